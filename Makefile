@@ -1,0 +1,47 @@
+# `make demo` and `make test` each do all of their set-up: on a machine with Python, git and make, on a fresh clone.
+
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types tests
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+demo: .venv/.installed-demo ## install what is missing, then continue a human voice into runs/demo/
+	$(BIN)/codeclm demo --out runs/demo
+
+test: .venv/.installed-test ## install what is missing, then lint, types and tests
+	@$(MAKE) --no-print-directory check
+
+check: lint types tests ## lint, types and tests, without installing
+
+lint: ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: ## pyright
+	$(BIN)/pyright
+
+tests: ## pytest
+	$(BIN)/python -m pytest
+
+# a stamp says that an install of these very requirements finished: a second run starts at once
+.venv/.installed-demo: pyproject.toml constraints.txt | .venv/.made
+	@echo "installing codeclm into .venv (a few minutes the first time)"
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+# the test extra holds the demo's, too
+.venv/.installed-test: pyproject.toml constraints.txt | .venv/.made
+	@echo "installing codeclm and its test tools into .venv (a few minutes the first time)"
+	$(INSTALL) -e '.[test]'
+	@touch .venv/.installed-demo $@
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "codeclm needs Python 3.11 or newer, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	@touch $@

@@ -1,0 +1,20 @@
+"""How audio becomes tokens, as a plain dataclass; importing it needs no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How audio is cut and grouped. All but `num_workers` decide what the store holds."""
+
+    files_per_shard: int = 256
+    max_utterance_s: float = 600.0  # a longer file becomes pieces name#0, name#1, ... of at most this
+    num_workers: int = 1  # processes with one thread each
+
+    def __post_init__(self) -> None:
+        if self.files_per_shard < 1 or self.num_workers < 1:
+            raise ValueError(
+                f"files_per_shard ({self.files_per_shard}) and num_workers ({self.num_workers}) must be at least 1"
+            )
+        if self.max_utterance_s < 1:
+            raise ValueError(f"max_utterance_s is {self.max_utterance_s}; it must be at least 1 second")

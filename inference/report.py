@@ -1,0 +1,155 @@
+"""Pictures of generations: what was said as a spectrogram, and how much each frame surprised the model.
+
+Draws only; the numbers come from the caller. S samples, T frames.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .evaluate.measures import hz_to_mel, log_mel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HZ_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)
+RANGE_DB = 70  # of the spectrogram's colours, from the loudest point down
+PROMPT_COLOUR, CONTINUATION_COLOUR = "#565e6b", "#c2410c"
+STYLE: dict = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+@dataclass(frozen=True)
+class GenerationPlot:
+    """One generation to draw."""
+
+    audio: np.ndarray  # [S], prompt + continuation
+    sample_rate: int  # Hz
+    surprise_bits: np.ndarray  # [T], bits per frame, summed over codebooks; NaN leaves a gap
+    frame_rate: float  # Hz
+    prompt_s: float  # where the continuation starts
+    title: str
+
+
+def plot_generation(
+    audio: np.ndarray,
+    sample_rate: int,
+    surprise_bits: np.ndarray,
+    frame_rate: float,
+    prompt_s: float,
+    path: Path,
+    title: str,
+) -> None:
+    """Draw one generation (fields: `GenerationPlot`) as PNG into `path`. Raises as `plot_generations` does."""
+    plot_generations([GenerationPlot(audio, sample_rate, surprise_bits, frame_rate, prompt_s, title)], path)
+
+
+def plot_generations(generations: Sequence[GenerationPlot], path: Path) -> None:
+    """Draw generations below each other on one time axis, as PNG, whole or not at all.
+
+    Raises ValueError for none or one without samples, ImportError without matplotlib, OSError if it cannot be written.
+    """
+    if not generations or any(len(item.audio) == 0 for item in generations):
+        raise ValueError("there is nothing to draw: no generation, or one without samples")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError:
+        raise ImportError("pictures need: pip install 'codeclm[demo]'") from None
+
+    with matplotlib.rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(hspace=0.04)
+        figure = Figure(figsize=(11, 4.6 * len(generations)), dpi=130, layout=layout)
+        axes = figure.subplots(
+            2 * len(generations), 1, sharex=True, squeeze=False, height_ratios=[5, 3] * len(generations)
+        )[:, 0]
+        most_bits = max(float(np.nanmax(item.surprise_bits, initial=1.0)) for item in generations)
+        for item, spectrogram, surprise in zip(generations, axes[::2], axes[1::2], strict=True):
+            _draw_spectrogram(spectrogram, item)
+            _draw_surprise(surprise, item)
+            surprise.set_ylim(0, 1.3 * most_bits)  # with room for the text
+        axes[0].set_xlim(0, max(len(item.audio) / item.sample_rate for item in generations))
+        axes[-1].set_xlabel("Time (s)")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            figure.savefig(partial, format="png")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _draw_spectrogram(axes: "Axes", item: GenerationPlot) -> None:
+    window = 2 ** round(np.log2(0.05 * item.sample_rate))  # long enough to show the harmonics of a voice
+    mel = 20 * log_mel(item.audio, item.sample_rate, window=window, hop=window // 8, bands=128)  # dB
+    duration, top = len(item.audio) / item.sample_rate, float(hz_to_mel(item.sample_rate / 2))
+    axes.imshow(
+        mel,
+        origin="lower",
+        aspect="auto",
+        extent=(0, duration, 0, top),
+        cmap="magma",
+        vmin=mel.max() - RANGE_DB,
+        vmax=mel.max(),
+        interpolation="bilinear",
+    )
+    ticks = [hz for hz in HZ_TICKS if hz <= item.sample_rate / 2]
+    axes.set_yticks(
+        [float(hz_to_mel(hz)) for hz in ticks], [f"{hz // 1000} k" if hz >= 1000 else str(hz) for hz in ticks]
+    )
+    axes.set_ylabel("Frequency (Hz)")
+    axes.set_title(item.title, loc="left", pad=24, fontweight="bold")
+    axes.tick_params(labelbottom=False, bottom=False)
+    if 0 < item.prompt_s < duration:
+        axes.axvline(item.prompt_s, color="white", linewidth=2, linestyle=(0, (4, 2)))
+    spans = [
+        ("prompt", 0.0, item.prompt_s, PROMPT_COLOUR),
+        ("continuation", item.prompt_s, duration, CONTINUATION_COLOUR),
+    ]
+    for label, start, end, colour in spans:
+        if end > start:
+            axes.annotate(
+                label,
+                ((start + end) / 2, 1.03),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                color=colour,
+                fontweight="bold",
+            )
+
+
+def _draw_surprise(axes: "Axes", item: GenerationPlot) -> None:
+    edges = np.arange(len(item.surprise_bits) + 1) / item.frame_rate
+    split = round(item.prompt_s * item.frame_rate)
+    for part, colour in ((slice(None, split), PROMPT_COLOUR), (slice(split, None), CONTINUATION_COLOUR)):
+        bits = item.surprise_bits[part]
+        if not np.isfinite(bits).any():
+            continue
+        part_edges = edges[part.start or 0 : (part.start or 0) + len(bits) + 1]
+        axes.stairs(bits, part_edges, fill=True, color=colour, alpha=0.3)
+        axes.stairs(bits, part_edges, color=colour, linewidth=1.2, baseline=None)
+        mean = float(np.nanmean(bits))
+        axes.hlines(mean, part_edges[0], part_edges[-1], color=colour, linestyle=":", linewidth=1.8)
+        axes.annotate(
+            f"mean {mean:.1f} bits",
+            (part_edges[0], 0.97),
+            xycoords=("data", "axes fraction"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="top",
+            color=colour,
+        )
+    if split > 0:
+        axes.axvline(item.prompt_s, color="black", linewidth=1.5, linestyle=(0, (4, 2)))
+    axes.set_ylabel("Surprise\n(bits per frame)")
+    axes.grid(axis="y", alpha=0.25)

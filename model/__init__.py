@@ -1,0 +1,32 @@
+"""What codeclm computes: codecs, the temporal backbone and depth decoder, delays."""
+
+from typing import TYPE_CHECKING, Any
+
+from .config import CodecReference, SpectralConfig, TransformerConfig
+
+if TYPE_CHECKING:
+    from .codecs import Codec, load_codec
+    from .hf_config import SpeechLMConfig
+    from .lm import SpeechLM, SpeechLMOutput
+
+__all__ = [
+    "Codec",
+    "CodecReference",
+    "SpectralConfig",
+    "SpeechLM",
+    "SpeechLMConfig",
+    "SpeechLMOutput",
+    "TransformerConfig",
+    "load_codec",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and transformers only when a network is asked for: `codeclm --help` needs neither."""
+    if name in ("Codec", "load_codec"):
+        from . import codecs as module
+    elif name in ("SpeechLM", "SpeechLMConfig", "SpeechLMOutput"):
+        from . import lm as module
+    else:
+        raise AttributeError(f"module 'codeclm.model' has no attribute '{name}'")
+    return getattr(module, name)

@@ -1,0 +1,287 @@
+"""The contract of every codec (model/codecs/base.py), on tiny codecs with random weights. B, K, T, S as there."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from codeclm.model.codecs import Codec, SpectralCodec, load_codec
+from codeclm.model.config import SpectralConfig
+
+TINY = SpectralConfig(
+    sample_rate=8_000, trunk_hop=40, window=80, encoder_dim=16, dim=16, encoder_layers=1, decoder_layers=1,
+    kernel=3, num_codebooks=4, codebook_size=32, codebook_dim=4,
+)  # fmt: skip
+CONFIGS = {
+    "tiny": TINY,
+    "no stride": replace(TINY, stride=1),
+    "long window": replace(TINY, window=160, stride=3),
+}
+few_examples = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def random_audio(num_samples: int, batch: int = 1, seed: int = 0) -> Tensor:
+    """[B, 1, S]: noise under a slow random envelope, so that frames differ."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(batch, 1, num_samples, generator=generator)
+    envelope = torch.rand(batch, 1, 2 + num_samples // 100, generator=generator)
+    return 0.3 * noise * torch.nn.functional.interpolate(envelope, num_samples, mode="linear", align_corners=True)
+
+
+def make_codec(config: SpectralConfig = TINY, seed: int = 0) -> SpectralCodec:
+    """Random weights, with codebooks filled from what the encoder says about noise: otherwise few codes are used."""
+    torch.manual_seed(seed)
+    codec = SpectralCodec(config).eval().requires_grad_(False)
+    for block in [module for module in codec.modules() if hasattr(module, "scale")]:
+        block.scale.fill_(1.0)  # untrained, a block adds little: a wrong left context would hardly show
+    latent = codec.encoder(random_audio(codec.hop_length * 200, seed=1)[:, 0])
+    for codebook in codec.quantizer.codebooks:
+        query = codebook.project_in(latent)[0]
+        codebook.entries.copy_(query[torch.randperm(len(query))[: config.codebook_size]])
+        latent = latent - codebook.decode(codebook.lookup(codebook.project_in(latent)))
+    return codec
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def codec(request) -> SpectralCodec:
+    return make_codec(CONFIGS[request.param])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("codec")
+    make_codec().save(folder)
+    return folder
+
+
+def cut(x: Tensor, lengths: list[int]) -> list[Tensor]:
+    """Chunks of the given lengths (repeated as needed) along the last axis."""
+    chunks, start = [], 0
+    while start < x.shape[-1]:
+        length = lengths[len(chunks) % len(lengths)]
+        chunks.append(x[..., start : start + length])
+        start += length
+    return chunks
+
+
+def stream(coder, chunks: list[Tensor]) -> Tensor:
+    return torch.cat([*(coder.push(chunk) for chunk in chunks), coder.flush()], dim=-1)
+
+
+def test_codes_have_the_promised_shape_and_vary(codec: Codec):
+    audio = random_audio(codec.hop_length * 100 + 7, batch=2)
+    codes = codec.encode(audio)
+    assert codes.shape == (2, codec.num_codebooks, codec.num_frames(audio.shape[-1]))
+    assert codec.num_frames(audio.shape[-1]) == 101
+    assert not codes.is_floating_point()
+    assert all(len(row.unique()) > codec.codebook_size // 4 for row in codes.transpose(0, 1).flatten(1))
+    assert codec.decode(codes).shape == (2, 1, 101 * codec.hop_length)
+
+
+def test_frame_rate_and_bitrate_follow_from_the_config():
+    codec = make_codec()
+    assert codec.frame_rate == 8_000 / 80
+    assert codec.bitrate == 100 * 4 * 5
+
+
+@few_examples
+@given(lengths=st.lists(st.integers(1, 900), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_batched_and_padded_codes_equal_single_codes(codec: Codec, lengths: list[int], seed: int):
+    rows = [random_audio(length, seed=seed + row) for row, length in enumerate(lengths)]
+    padded = random_audio(max(lengths), batch=len(rows), seed=seed + 50)  # what lies after a row's end must not matter
+    for row, audio in enumerate(rows):
+        padded[row, :, : audio.shape[-1]] = audio[0]
+    codes = codec.encode(padded, lengths)
+    for row, audio in enumerate(rows):
+        single = codec.encode(audio)
+        assert torch.equal(codes[row, :, : single.shape[-1]], single[0])
+        assert not codes[row, :, single.shape[-1] :].any()
+
+
+@few_examples
+@given(length=st.integers(1, 1500), chunks=st.lists(st.integers(1, 400), min_size=1, max_size=6))
+def test_streamed_codes_equal_offline_codes(codec: Codec, length: int, chunks: list[int]):
+    audio = random_audio(length, batch=2, seed=length)
+    assert torch.equal(stream(codec.streaming_encoder(), cut(audio, chunks)), codec.encode(audio))
+
+
+@few_examples
+@given(length=st.integers(1, 30), chunks=st.lists(st.integers(1, 9), min_size=1, max_size=6), k=st.integers(1, 4))
+def test_streamed_audio_equals_offline_audio(codec: Codec, length: int, chunks: list[int], k: int):
+    codes = torch.randint(codec.codebook_size, (2, k, length), generator=torch.Generator().manual_seed(length))
+    streamed = stream(codec.streaming_decoder(), cut(codes, chunks))
+    torch.testing.assert_close(streamed, codec.decode(codes), atol=1e-5, rtol=1e-5)
+
+
+def test_codes_of_a_prefix_are_a_prefix_of_the_codes(codec: Codec):
+    audio = random_audio(codec.hop_length * 12)
+    codes = codec.encode(audio)
+    for frames in (1, 2, 7):
+        assert torch.equal(codec.encode(audio[..., : frames * codec.hop_length]), codes[..., :frames])
+
+
+def test_a_later_code_moves_no_audio_before_its_window(codec: SpectralCodec):
+    codes = codec.encode(random_audio(codec.hop_length * 12))
+    changed = codes.clone()
+    changed[..., 8:] = (changed[..., 8:] + 1) % codec.codebook_size
+    before = 8 * codec.hop_length - codec.latency_samples
+    audio, other = codec.decode(codes), codec.decode(changed)
+    assert torch.equal(audio[..., :before], other[..., :before])
+    assert not torch.equal(audio[..., before:], other[..., before:])
+
+
+def test_fewer_codebooks_decode_and_each_one_matters(codec: Codec):
+    codes = codec.encode(random_audio(codec.hop_length * 10))
+    audios = [codec.decode(codes[:, :k]) for k in range(1, codec.num_codebooks + 1)]
+    assert all(audio.shape == audios[0].shape for audio in audios)
+    assert all(not torch.equal(a, b) for a, b in zip(audios[:-1], audios[1:], strict=True))
+
+
+def test_a_coder_without_input_flushes_nothing(codec: Codec):
+    assert codec.streaming_encoder().flush().shape == (1, codec.num_codebooks, 0)
+    assert codec.streaming_decoder().flush().shape == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "audio, words",
+    [
+        (torch.full((1, 1, 100), float("nan")), "NaN or infinite"),
+        (torch.full((1, 1, 100), float("inf")), "NaN or infinite"),
+        (torch.zeros(1, 1, 0), "empty"),
+        (torch.zeros(0, 1, 100), "empty"),
+        (torch.zeros(100), r"\[B, 1, S\].*not \[100\]"),
+        (torch.zeros(1, 2, 100), "mono"),
+    ],
+)
+def test_unusable_audio_is_refused_with_a_reason(audio: Tensor, words: str):
+    codec = make_codec()
+    for encode in (codec.encode, codec.streaming_encoder().push):
+        with pytest.raises(ValueError, match=words):
+            encode(audio)
+
+
+@pytest.mark.parametrize("lengths", [[100], [100, 0], [100, -1], [100, 101]])
+def test_lengths_that_do_not_fit_the_batch_are_refused(lengths: list[int]):
+    with pytest.raises(ValueError, match="lengths must be 2 numbers from 1 to 100"):
+        make_codec().encode(random_audio(100, batch=2), lengths)
+
+
+@pytest.mark.parametrize(
+    "codes, words",
+    [
+        (torch.zeros(1, 4, 3), r"must be integers.*float32"),
+        (torch.zeros(4, 3, dtype=torch.long), r"\[B, K, T\].*\[4, 3\]"),
+        (torch.zeros(1, 5, 3, dtype=torch.long), "5 codebooks; codec 'spectral' has 4"),
+        (torch.zeros(1, 0, 3, dtype=torch.long), "0 codebooks"),
+        (torch.zeros(1, 4, 0, dtype=torch.long), "no frame"),
+        (torch.full((1, 4, 3), 32), r"32\.\.32.*0\.\.31"),
+        (torch.full((1, 4, 3), -1), r"-1\.\.-1.*0\.\.31"),
+    ],
+)
+def test_unusable_codes_are_refused_with_a_reason(codes: Tensor, words: str):
+    codec = make_codec()
+    for decode in (codec.decode, codec.streaming_decoder().push):
+        with pytest.raises(ValueError, match=words):
+            decode(codes)
+
+
+def test_a_saved_codec_loads_frozen_with_the_same_codes_and_fingerprint(tmp_path: Path):
+    codec = make_codec()
+    codec.save(tmp_path)
+    loaded = load_codec(tmp_path)
+    audio = random_audio(1000)
+    assert loaded.fingerprint == codec.fingerprint
+    assert torch.equal(loaded.encode(audio), codec.encode(audio))
+    assert torch.equal(loaded.decode(loaded.encode(audio)), codec.decode(codec.encode(audio)))
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_the_fingerprint_changes_with_any_weight_and_with_the_rates():
+    prints = [make_codec().fingerprint, make_codec(seed=1).fingerprint]
+    for name in ("encoder.norm.bias", "quantizer.codebooks.3.entries", "decoder.head.bias"):
+        codec = make_codec()
+        codec.get_parameter(name).flatten()[0] += 1e-3
+        prints.append(codec.fingerprint)
+    prints.append(make_codec(replace(TINY, sample_rate=9_000)).fingerprint)
+    assert len(set(prints)) == len(prints)
+
+
+def test_a_codec_saved_as_float16_computes_in_float32_and_keeps_its_fingerprint(tmp_path: Path):
+    make_codec().save(tmp_path / "half", torch.float16)
+    half = load_codec(tmp_path / "half")
+    assert isinstance(half, SpectralCodec)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
+    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.float32}
+    half.save(tmp_path / "whole")
+    assert load_codec(tmp_path / "whole").fingerprint == half.fingerprint
+
+
+def copy_of(saved: Path, folder: Path) -> Path:
+    for path in saved.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def only_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def edit_weights(folder: Path, edit) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def edit_config(folder: Path, **settings) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+
+
+@pytest.mark.parametrize(
+    "damage, error, words",
+    [
+        (lambda f: (f / "config.json").unlink(), FileNotFoundError, "holds no codec.*config.json is missing"),
+        (lambda f: (f / "config.json").write_text("{"), ValueError, "is not a codec's config"),
+        (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "no weights to load"),
+        (only_a_pickle, FileNotFoundError, "pytorch_model.bin is a pickle, which is never read"),
+        (truncate, ValueError, "not a whole safetensors file"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), ValueError, "not a whole safetensors file"),
+        (lambda f: edit_config(f, codec="mp3"), ValueError, "'mp3' is unknown"),
+        (lambda f: edit_config(f, num_codebook=4), ValueError, "unknown codec setting 'num_codebook'"),
+        (lambda f: edit_config(f, window=99), ValueError, "window 99 must be 2, 3, ... times trunk_hop 40"),
+        (lambda f: edit_config(f, window=40), ValueError, "window 40 must be 2, 3, ... times trunk_hop 40"),
+        (lambda f: edit_config(f, dim="wide"), ValueError, "dim is 'wide'; it must be a whole number, at least 1"),
+        (lambda f: edit_config(f, num_codebooks=0), ValueError, "num_codebooks is 0; it must be a whole number"),
+        (lambda f: edit_config(f, num_codebooks=5), ValueError, "'quantizer.codebooks.4.*is missing"),
+        (lambda f: edit_config(f, codebook_size=64), ValueError, r"is \[32, 4\], should be \[64, 4\]"),
+        (lambda f: edit_weights(f, lambda w: w.pop("decoder.head.bias")), ValueError, "'decoder.head.bias' is missing"),
+        (lambda f: edit_weights(f, lambda w: w["decoder.head.bias"].fill_(torch.nan)), ValueError, "holds NaN"),
+        (lambda f: edit_weights(f, lambda w: w.update(extra=torch.ones(1))), ValueError, "'extra' does not belong"),
+    ],
+)
+def test_a_damaged_codec_folder_is_refused_in_one_line(saved: Path, tmp_path: Path, damage, error, words: str):
+    damage(copy_of(saved, tmp_path))
+    with pytest.raises(error, match=words) as caught:
+        load_codec(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_unknown_codec_name_says_what_may_be_given():
+    with pytest.raises(ValueError, match="codec 'spectrall' is unknown; give 'spectral' or a folder"):
+        load_codec("spectrall")
+
+
+def test_every_config_field_is_saved(saved: Path):
+    assert json.loads((saved / "config.json").read_text()) == {"codec": "spectral", **asdict(TINY)}

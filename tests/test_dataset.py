@@ -1,0 +1,160 @@
+"""data/dataset.py: every frame once per epoch, and batches that depend on (seed, step) alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codeclm.data.dataset import TokenBatches, evaluation_batches, split_heldout
+from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+
+INFO = CodecInfo("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)
+LENGTHS = [3, 90, 17, 1, 40, 250, 8, 8, 33, 61, 5, 120]
+
+
+def make_store(folder: Path, lengths: list[int]) -> TokenStore:
+    """Codebook 0 counts the frames of the whole store, so that a frame is known by its code."""
+    ends = np.cumsum(lengths)
+    folder.mkdir(exist_ok=True)
+    entries = [
+        Utterance(f"u{i}", n, np.stack([np.arange(end - n, end), np.full(n, i)], axis=1))
+        for i, (n, end) in enumerate(zip(lengths, ends, strict=True))
+    ]
+    half = len(entries) // 2
+    shards = [write_shard(folder, number, part, INFO) for number, part in enumerate([entries[:half], entries[half:]])]
+    commit_store(folder, INFO, shards)
+    return TokenStore(folder)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> TokenStore:
+    return make_store(tmp_path_factory.mktemp("store"), LENGTHS)
+
+
+def epoch_of(batches: TokenBatches, epoch: int) -> list[torch.Tensor]:
+    first = sum(len(batches.epoch_batches(earlier)) for earlier in range(epoch))
+    return [batches[first + i] for i in range(len(batches.epoch_batches(epoch)))]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    max_frames=st.integers(1, 50),
+    extra=st.integers(0, 200),
+    seed=st.integers(0, 1000),
+    epoch=st.integers(0, 2),
+)
+def test_every_frame_is_seen_exactly_once_per_epoch(tmp_path_factory, lengths, max_frames, extra, seed, epoch):
+    store = make_store(tmp_path_factory.mktemp("h"), lengths)
+    batches = TokenBatches(store, max_frames + extra, max_frames, seed)
+    seen = []
+    for batch in epoch_of(batches, epoch):
+        assert batch.shape[0] * batch.shape[2] <= max_frames + extra and batch.shape[2] <= max_frames
+        for row in batch:
+            valid = row[0] >= 0
+            length = int(valid.sum())
+            assert length and valid[:length].all() and (row[:, length:] == -1).all()  # padding only at the end
+            assert (row[0, :length].diff() == 1).all() and (
+                row[1, :length] == row[1, 0]
+            ).all()  # one utterance, in order
+            seen += row[0, :length].tolist()
+    assert sorted(seen) == list(range(sum(lengths))) and batches.num_frames == sum(lengths)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step(store):
+    one, other = TokenBatches(store, 200, 50, seed=3), TokenBatches(store, 200, 50, seed=3)
+    steps = list(range(2 * len(one.epoch_batches(0))))
+    forward = [one[step] for step in steps]
+    backward = [other[step] for step in reversed(steps)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True))
+    different = TokenBatches(store, 200, 50, seed=4)
+    assert not all(torch.equal(different[step], batch) for step, batch in zip(steps, forward, strict=True))
+
+
+def test_ranks_together_are_the_global_batch(store):
+    batches = TokenBatches(store, 200, 50, seed=0)
+    for step in range(10):
+        whole = batches.global_batch(step)
+        assert torch.equal(whole, batches[step]) and whole.dtype == torch.int64
+        for world_size in (2, 3, 40):
+            parts = [batches.rank_batch(step, rank, world_size) for rank in range(world_size)]
+            joined = torch.full_like(whole, -7)
+            for rank, part in enumerate(parts):
+                assert part.shape[1:] == whole.shape[1:]
+                joined[rank::world_size] = part
+            assert torch.equal(joined, whole)
+
+
+def test_steps_count_on_across_epochs_and_cuts_move(store):
+    batches = TokenBatches(store, 200, 50, seed=0)
+    sizes = [len(batches.epoch_batches(epoch)) for epoch in range(3)]
+    expected = [(epoch, i) for epoch, size in enumerate(sizes) for i in range(size)]
+    assert [batches.locate(step) for step in range(sum(sizes))] == expected
+    cuts = [{start for batch in batches.epoch_batches(e) for u, start, _ in batch.tolist() if u == 5} for e in range(3)]
+    assert cuts[0] != cuts[1] != cuts[2]
+    with pytest.raises(ValueError, match="step is -1"):
+        batches.locate(-1)
+
+
+def test_rows_of_a_batch_have_similar_lengths(tmp_path):
+    lengths = np.random.default_rng(0).integers(5, 100, 600).tolist()
+    batches = TokenBatches(make_store(tmp_path, lengths), 800, 100, seed=0)
+    total = sum(batch[:, 0].numel() for batch in epoch_of(batches, 0))
+    assert sum(lengths) / total > 0.93
+
+
+def test_only_the_chosen_utterances_are_used(store):
+    batches = TokenBatches(store, 200, 50, seed=0, indices=[1, 4])
+    assert {int(row[1, 0]) for batch in epoch_of(batches, 0) for row in batch} == {1, 4}
+    assert batches.num_frames == LENGTHS[1] + LENGTHS[4]
+
+
+def test_evaluation_shows_every_utterance_whole_and_once(store):
+    seen = {}
+    for utterances, codes in evaluation_batches(store, 100):
+        assert codes[:, 0].numel() <= 100 or len(utterances) == 1
+        for utterance, row in zip(utterances, codes, strict=True):
+            length = LENGTHS[utterance]
+            np.testing.assert_array_equal(row[:, :length].T, store.codes(utterance))
+            assert (row[:, length:] == -1).all()
+            seen[utterance] = seen.get(utterance, 0) + 1
+    assert seen == dict.fromkeys(range(len(LENGTHS)), 1)
+    assert [utterances for utterances, _ in evaluation_batches(store, 100, [7])] == [[7]]
+
+
+def test_what_leaves_nothing_to_use_is_an_error(store):
+    with pytest.raises(ValueError, match="no utterance"):
+        TokenBatches(store, 200, 50, 0, indices=[])
+    with pytest.raises(ValueError, match="no utterance"):
+        evaluation_batches(store, 200, [])
+    with pytest.raises(ValueError, match="0..11"):
+        TokenBatches(store, 200, 50, 0, indices=[12])
+    with pytest.raises(ValueError, match="would not fit"):
+        TokenBatches(store, 40, 50, 0)
+    with pytest.raises(ValueError, match="rank 2"):
+        TokenBatches(store, 200, 50, 0).rank_batch(0, 2, 2)
+
+
+def test_heldout_names_stay_held_out_when_files_are_added():
+    names = [f"speaker/{i}" for i in range(1000)]
+    train, heldout = split_heldout(names, 0.1, seed=0)
+    assert sorted(train + heldout) == list(range(1000)) and 60 < len(heldout) < 140
+    more = ["new/a", *names, "new/b"]
+    assert {names[i] for i in heldout} == {more[i] for i in split_heldout(more, 0.1, 0)[1]} - {"new/a", "new/b"}
+    assert split_heldout(names, 0.1, seed=1)[1] != heldout
+
+
+def test_pieces_of_one_file_are_held_out_together():
+    names = [f"{file}#{piece}" for file in range(50) for piece in range(4)]
+    _, heldout = split_heldout(names, 0.3, seed=0)
+    files = {names[i].split("#")[0] for i in heldout}
+    assert len(heldout) == 4 * len(files)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1e-9, 1 - 1e-9])
+def test_a_share_that_leaves_nothing_is_refused(share):
+    with pytest.raises(ValueError, match="share"):
+        split_heldout(["a", "b"], share, seed=0)

@@ -1,0 +1,217 @@
+"""data/prepare.py: the same bytes whatever happens, and every bad file skipped by name."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from filelock import FileLock
+
+from codeclm.data.prepare import PrepareConfig, prepare, utterance_names
+from codeclm.data.shards import TokenStore
+from codeclm.model.codecs import SpectralCodec, SpectralConfig
+
+RATE = 8_000
+TINY = {"sample_rate": 8_000, "trunk_hop": 80, "window": 160, "encoder_dim": 16, "dim": 16, "encoder_layers": 1}
+TINY |= {"latent_layers": 1, "bottleneck_layers": 1, "decoder_layers": 1, "num_codebooks": 3, "codebook_size": 32}
+SLOW_RUN = """
+import sys, time, torch
+from pathlib import Path
+from codeclm.data.prepare import PrepareConfig, prepare
+from codeclm.model.codecs import SpectralCodec, SpectralConfig
+torch.manual_seed(0)
+codec = SpectralCodec(SpectralConfig(**TINY)).eval().requires_grad_(False)
+encode = codec.encode
+codec.encode = lambda audio: (time.sleep(0.1), encode(audio))[1]
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), codec, PrepareConfig(files_per_shard=2))
+"""
+
+
+@pytest.fixture(scope="module")
+def codec() -> SpectralCodec:
+    torch.manual_seed(0)
+    return SpectralCodec(SpectralConfig(**TINY)).eval().requires_grad_(False)
+
+
+def voice(seed: int, duration_s: float = 0.5, rate: int = RATE) -> np.ndarray:
+    """Coloured noise: every frame has other codes."""
+    noise = np.random.default_rng(seed).standard_normal(round(duration_s * rate))
+    return (0.1 * np.convolve(noise, [1, 0.9, 0.5, 0.2], "same")).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory) -> Path:
+    """Nine good files and a silent one."""
+    folder = tmp_path_factory.mktemp("audio")
+    for i in range(9):
+        soundfile.write(folder / f"{i}.wav", voice(i, 0.3 + 0.1 * i), RATE)
+    soundfile.write(folder / "5-silent.wav", np.zeros(RATE), RATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(audio, codec, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "tokens"
+    prepare(audio, out, codec, PrepareConfig(files_per_shard=2))
+    return out
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != ".lock"}
+
+
+def test_codes_are_those_of_the_codec(audio, codec, unbroken):
+    store = TokenStore(unbroken)
+    store.verify()
+    store.require_codec(codec.fingerprint, codec.name)
+    assert store.names == [str(i) for i in range(9)]
+    for i in range(9):
+        samples = soundfile.read(audio / f"{i}.wav", dtype="float32")[0]
+        expected = codec.encode(torch.from_numpy(samples)[None, None])[0]
+        np.testing.assert_array_equal(store.codes(i), expected.T.numpy())
+        assert store.num_samples[i] == len(samples)
+
+
+def test_a_killed_and_resumed_run_gives_the_bytes_of_an_unbroken_one(audio, codec, unbroken, tmp_path, monkeypatch):
+    out = tmp_path / "tokens"
+    process = subprocess.Popen([sys.executable, "-c", f"TINY = {TINY}\n{SLOW_RUN}", str(audio), str(out)])
+    deadline = time.monotonic() + 120
+    while not (out / "shard-00001.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "store.json").exists()
+    encoded = []
+    encode = codec.encode
+    monkeypatch.setattr(codec, "encode", lambda batch: encoded.append(1) or encode(batch))
+    prepare(audio, out, codec, PrepareConfig(files_per_shard=2))
+    assert content(out) == content(unbroken)
+    assert 0 < len(encoded) <= 5  # four files of the first two shards were not done again
+
+
+def test_one_and_two_workers_give_the_same_bytes(audio, codec, unbroken, tmp_path):
+    prepare(audio, tmp_path / "tokens", codec, PrepareConfig(files_per_shard=2, num_workers=2))
+    assert content(tmp_path / "tokens") == content(unbroken)
+
+
+def test_a_damaged_shard_is_made_again_and_a_changed_file_noticed(audio, codec, unbroken, tmp_path):
+    config, out = PrepareConfig(files_per_shard=2), tmp_path / "tokens"
+    prepare(audio, out, codec, config)
+    shard = out / "shard-00001.bin"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    prepare(audio, out, codec, config)
+    assert content(out) == content(unbroken)
+    few = tmp_path / "few"
+    few.mkdir()
+    soundfile.write(few / "0.wav", voice(99), RATE)
+    prepare(few, out, codec, config)
+    assert TokenStore(out).names == ["0"] and not (out / "shard-00001.bin").exists()
+
+
+def write_bad_files(folder: Path) -> dict[str, str]:
+    """One file of each bad kind -> {name: reason}."""
+    (folder / "zero.wav").touch()
+    (folder / "text.wav").write_text("hello")
+    soundfile.write(folder / "header.wav", np.zeros(0), RATE)
+    soundfile.write(folder / "cut.wav", voice(0), RATE)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:3_000])
+    nan = voice(0)
+    nan[100] = np.nan
+    soundfile.write(folder / "nan.wav", nan, RATE, subtype="FLOAT")
+    soundfile.write(folder / "short.wav", voice(0, 0.05), RATE)
+    soundfile.write(folder / "silent.wav", np.zeros(RATE), RATE)
+    (folder / "nowhere.wav").symlink_to(folder / "absent")
+    return {
+        "zero": "empty",
+        "text": "cannot be read as audio",
+        "header": "no samples",
+        "cut": "cut off",
+        "nan": "NaN",
+        "short": "too short",
+        "silent": "silent",
+        "nowhere": "no such file",
+    }
+
+
+def test_each_bad_file_is_skipped_named_and_counted(codec, tmp_path, capsys):
+    folder, out = tmp_path / "audio", tmp_path / "tokens"
+    folder.mkdir()
+    bad = write_bad_files(folder)
+    soundfile.write(folder / "good-8k.wav", voice(1), RATE)
+    soundfile.write(folder / "good-stereo.wav", np.stack([voice(1, 0.5, 22_050)] * 2, axis=1), 22_050)
+    soundfile.write(folder / "good-8bit.wav", voice(1), RATE, subtype="PCM_U8")
+    summary = prepare(folder, out, codec)
+    assert (summary.num_files, summary.num_utterances, summary.num_rejected) == (11, 3, 8)
+    assert summary.hours == pytest.approx(1.5 / 3600, rel=1e-3) and summary.num_frames == 3 * 25
+    assert "8 rejected" in str(summary) and str(out / "rejected.jsonl") in str(summary)
+    listed = {line["name"]: line["reason"] for line in map(json.loads, (out / "rejected.jsonl").open())}
+    assert set(listed) == set(bad) and all(bad[name] in listed[name] for name in bad)
+    printed = capsys.readouterr().out
+    assert all(f"{name}.wav: " in printed for name in bad)
+    assert TokenStore(out).names == ["good-8bit", "good-8k", "good-stereo"]
+
+
+def test_no_good_file_at_all_commits_no_store(codec, tmp_path):
+    (tmp_path / "audio").mkdir()
+    bad = write_bad_files(tmp_path / "audio")
+    with pytest.raises(ValueError, match=f"none of {len(bad)} audio files can be used") as caught:
+        prepare(tmp_path / "audio", tmp_path / "tokens", codec)
+    assert "\n" not in str(caught.value) and (tmp_path / "tokens/rejected.jsonl").exists()
+    with pytest.raises(FileNotFoundError, match="not finished"):
+        TokenStore(tmp_path / "tokens")
+
+
+def test_a_long_file_becomes_pieces_that_cover_it(codec, tmp_path):
+    samples = voice(0, 140.05)
+    samples[70 * RATE :] = 0  # the whole second piece; the scrap of 0.05 s is no third one
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
+    samples = np.concatenate([samples[: 70 * RATE], voice(1, 130)])
+    soundfile.write(tmp_path / "longer.wav", samples, RATE, subtype="FLOAT")
+    summary = prepare(tmp_path, tmp_path / "tokens", codec, PrepareConfig(max_utterance_s=70))
+    store = TokenStore(tmp_path / "tokens")
+    assert store.names == ["long#0", "longer#0", "longer#1", "longer#2"]
+    assert store.num_samples[1:].tolist() == [70 * RATE, 70 * RATE, 60 * RATE]
+    assert summary.num_rejected == 1 and '"long#1"' in (tmp_path / "tokens/rejected.jsonl").read_text()
+    whole = codec.encode(torch.from_numpy(samples[70 * RATE : 140 * RATE])[None, None])[0].T.numpy()
+    assert (store.codes(2) == whole).mean() > 0.999  # streamed in pushes; a near-tie may round the other way
+
+
+def test_names_are_paths_without_suffix_unless_two_would_collide(tmp_path):
+    files = [tmp_path / name for name in ("a.flac", "a.wav", "a.wav.ogg", "sub/b.wav", "sub/c.d.wav")]
+    names = utterance_names(tmp_path, files)
+    assert names == ["a.flac", "a.wav", "a.wav.ogg", "sub/b", "sub/c.d"]
+
+
+def test_a_store_of_another_codec_is_refused_and_left_alone(audio, unbroken):
+    before = content(unbroken)
+    other = SpectralCodec(SpectralConfig(encoder_dim=16, dim=16, encoder_layers=1, decoder_layers=1))
+    with pytest.raises(ValueError, match=other.fingerprint[:12]):
+        prepare(audio, unbroken, other)
+    assert content(unbroken) == before
+
+
+def test_two_prepares_on_one_folder_are_refused(audio, codec, tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(OSError, match="another codeclm prepare"):
+        prepare(audio, tmp_path, codec)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(audio, codec, tmp_path, monkeypatch):
+    monkeypatch.setattr(codec, "encode", lambda batch: pytest.fail("work was done"))
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/below", Path("/proc/tokens")):
+        with pytest.raises(OSError, match=str(out)) as caught:
+            prepare(audio, out, codec)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"files_per_shard": 0}, {"num_workers": 0}, {"max_utterance_s": 0.0}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        PrepareConfig(**options)

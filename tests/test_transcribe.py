@@ -1,0 +1,74 @@
+"""Word error rates, and the real speech recogniser where its packages are installed."""
+
+import importlib.util
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codeclm.data.audio import load_audio
+from codeclm.inference.evaluate import transcribe
+from codeclm.inference.evaluate.transcribe import Transcriber, normalised_words, whisper_folder, word_error_rate
+
+
+def real_clip() -> Path:
+    beside = Path(__file__).parent / "assets" / "prompt.flac"
+    clip = beside if beside.is_file() else Path(str(resources.files("codeclm.model.pretrained") / "prompt.flac"))
+    if not clip.is_file():
+        pytest.skip("no bundled prompt.flac")
+    return clip
+
+
+def needs_whisper() -> None:
+    for package in ("faster_whisper", *transcribe.WHISPER_PARTS):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+def test_case_and_punctuation_do_not_count_as_errors():
+    pytest.importorskip("jiwer")
+    assert normalised_words("It\u2019s twenty-five, sir!") == ["its", "twenty", "five", "sir"]
+    assert word_error_rate("Press 1; it's OK.", "press 1 its ok") == 0
+
+
+def test_word_error_rate_counts_edits_per_reference_word_and_pools_over_clips():
+    pytest.importorskip("jiwer")
+    assert word_error_rate("a b c d", "a x c") == 0.5
+    assert word_error_rate("a b c d", "") == 1
+    assert word_error_rate(["a b c", "d"], ["a b c", "x"]) == 0.25
+    with pytest.raises(ValueError, match="no words"):
+        word_error_rate("...", "a")
+    with pytest.raises(ValueError, match="2 references"):
+        word_error_rate(["a", "b"], ["a"])
+
+
+def test_the_model_is_joined_once_from_both_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for package, files in zip(
+        transcribe.WHISPER_PARTS, (("model.bin.part1",), ("model.bin.part2", *transcribe.WHISPER_FILES)), strict=True
+    ):
+        (tmp_path / package / "data").mkdir(parents=True)
+        for name in files:
+            (tmp_path / package / "data" / name).write_text(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(transcribe.resources, "files", lambda package: tmp_path / package)
+    folder = whisper_folder()
+    assert folder == tmp_path / "cache" / "codeclm" / "whisper-base"
+    assert (folder / "model.bin").read_text() == "model.bin.part1model.bin.part2"
+    (folder / "model.bin").write_text("kept")
+    assert (whisper_folder() / "model.bin").read_text() == "kept"
+    (folder / "tokenizer.json").unlink()
+    assert (whisper_folder() / "model.bin").read_text() == "model.bin.part1model.bin.part2"
+    assert [path.name for path in folder.parent.iterdir()] == ["whisper-base"]
+
+
+def test_real_speech_becomes_words_and_silence_none():
+    needs_whisper()
+    clip = real_clip()
+    transcriber = Transcriber()
+    audio = load_audio(clip, 24_000)
+    text = transcriber.transcribe(audio, 24_000)
+    assert len(normalised_words(text)) >= 3
+    assert transcriber.transcribe(audio, 24_000) == text
+    assert transcriber.detect_language(audio, 24_000) == "en"
+    assert transcriber.transcribe(np.zeros(16_000, np.float32), 16_000) == ""

@@ -1,0 +1,109 @@
+"""Checkpoints that are whole or absent: temporary folder, hashes, COMPLETE, rename. No pickle anywhere.
+
+A checkpoint `step-00001200/` holds safetensors files, `state.json`, and `COMPLETE` with the sha256 of each file,
+written last. The newest folder whose hashes hold is the one that counts; a broken one is named and passed over.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.shards import file_sha256
+
+Tensors = dict[str, Tensor]
+
+
+def save_checkpoint(run: Path, step: int, files: Mapping[str, Tensors], state: dict, keep: int = 2) -> Path:
+    """Write `run/step-N` with one safetensors file for each entry of `files`; then remove all but the newest `keep`.
+
+    Raises OSError (disk full, not writable); an earlier checkpoint is never touched before this one is complete.
+    """
+    target = run / f"step-{step:08d}"
+    partial = run / f".partial-{step:08d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for name, tensors in files.items():
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial / f"{name}.safetensors")
+        (partial / "state.json").write_text(json.dumps({"step": step, **state}))
+        hashes = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
+        for path in partial.iterdir():
+            _fsync(path)
+        (partial / "COMPLETE").write_text(json.dumps(hashes))
+        _fsync(partial / "COMPLETE")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    except (SafetensorError, OSError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are intact") from None
+    # one of a later step was broken, or the run would not be back here: it goes before any older one
+    others = sorted(set(run.glob("step-*")) - {target}, key=lambda path: (path < target, path))
+    for old in others[: max(0, len(others) - keep + 1)]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None."""
+    for path in sorted(run.glob("step-*"), reverse=True):
+        problem = checkpoint_problem(path)
+        if problem is None:
+            return path
+        tqdm.write(f"{path}: passed over, {problem}")
+    return None
+
+
+def checkpoint_problem(path: Path) -> str | None:
+    """Why a checkpoint cannot be trusted, or None if every hash holds."""
+    try:
+        hashes = dict(json.loads((path / "COMPLETE").read_text()))
+    except (OSError, ValueError, TypeError):
+        hashes = {}
+    if not hashes:
+        return "it was not finished"
+    for name, expected in hashes.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if file_sha256(path / name) != expected:
+            return f"{name} does not have the content it was written with"
+    return None
+
+
+def load_tensors(checkpoint: Path, name: str) -> Tensors:
+    return load_file(checkpoint / f"{name}.safetensors")
+
+
+def load_state(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The optimizer's state as named tensors; its hyperparameters come from the config, not from here."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, values in state.items()
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

