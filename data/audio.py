@@ -4,6 +4,7 @@ Everything a file can be wrong about is found here and told in one line (`AudioE
 codecs or tokens. S samples.
 """
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,12 +173,15 @@ def save_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     import soundfile
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    content = io.BytesIO()  # libsndfile would not say why a disk does not take its bytes
+    soundfile.write(content, np.clip(audio, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
     try:
-        soundfile.write(partial, np.clip(audio, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.getbuffer())
         os.replace(partial, path)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise OSError(f"{path}: cannot be written ({error})") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()

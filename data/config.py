@@ -16,5 +16,5 @@ class PrepareConfig:
             raise ValueError(
                 f"files_per_shard ({self.files_per_shard}) and num_workers ({self.num_workers}) must be at least 1"
             )
-        if self.max_utterance_s < 1:
-            raise ValueError(f"max_utterance_s is {self.max_utterance_s}; it must be at least 1 second")
+        if not 1 <= self.max_utterance_s < float("inf"):
+            raise ValueError(f"max_utterance_s is {self.max_utterance_s}; it must be at least 1 second, and finite")

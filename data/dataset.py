@@ -114,19 +114,39 @@ def split_heldout(names: Sequence[str], share: float, seed: int) -> tuple[list[i
     """Utterance names -> (indices for training, indices held out), `share` of the names held out.
 
     A name's side depends on the name and the seed only, so that it stays when files are added; pieces of one file
-    (`name#0`, `name#1`) go together. Raises ValueError if a side would be empty.
+    (`name#0`, `name#1`) go together. With few utterances at least one is held out and one is not.
+    Raises ValueError if there is only one.
     """
     if not 0 < share < 1:
         raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
-    heldout = [_fraction(re.sub(r"#\d+$", "", name), seed) < share for name in names]
-    sides = [i for i, held in enumerate(heldout) if not held], [i for i, held in enumerate(heldout) if held]
-    for side, word in zip(sides, ("train on", "hold out"), strict=True):
-        if not side:
-            raise ValueError(
-                f"a held-out share of {share} leaves none of {len(names)} utterances to {word}; "
-                "choose another share or seed, or prepare more audio"
-            )
-    return sides
+    files = [re.sub(r"#\d+$", "", name) for name in names]
+    if len(set(files)) < 2:
+        files = list(names)  # a single recording is split by its pieces
+    fractions = [_fraction(file, seed) for file in files]
+    if len(set(files)) < 2:
+        raise ValueError(f"{len(names)} utterance is not enough to train on and to hold out; add more audio")
+    # however few there are, the first by hash is held out and the last is not
+    limit = min(max(share, min(fractions) + 1e-12), max(fractions))
+    heldout = [fraction < limit for fraction in fractions]
+    return [i for i, held in enumerate(heldout) if not held], [i for i, held in enumerate(heldout) if held]
+
+
+def balance_voices(store: TokenStore, indices: Sequence[int], power: float) -> list[int]:
+    """Repeat utterances so that each voice's share of the frames goes with about its length to the `power`.
+
+    A voice is the first folder of the names. power 1 changes nothing; at 0 all voices weigh the same. Whole numbers of
+    repetitions only, so that an epoch still shows every frame equally often within a voice.
+    """
+    if not 0 <= power <= 1:
+        raise ValueError(f"the power of voices is {power}; it must lie between 0 and 1")
+    voices: dict[str, list[int]] = {}
+    for i in indices:
+        voices.setdefault(store.names[i].rpartition("/")[0].split("/")[0], []).append(i)
+    frames = {voice: int(store.num_frames[members].sum()) for voice, members in voices.items()}
+    most = max(frames.values(), default=1)
+    return [
+        i for voice, members in voices.items() for i in members * round((most / max(frames[voice], 1)) ** (1 - power))
+    ]
 
 
 def _fraction(name: str, seed: int) -> float:

@@ -61,8 +61,13 @@ class PrepareSummary:
     num_frames: int
     out: Path
 
+    @property
+    def content(self) -> str:
+        length = f"{self.hours:.2f} h" if self.hours >= 1 else f"{60 * self.hours:.1f} min"
+        return f"{length} of audio, {self.num_utterances} utterances, {self.num_frames} frames"
+
     def __str__(self) -> str:
-        text = f"{self.out}: {self.hours:.2f} h of audio, {self.num_utterances} utterances, {self.num_frames} frames"
+        text = f"{self.out}: {self.content}"
         if self.num_rejected:
             text += f"\n{self.num_rejected} rejected (of {self.num_files} files), listed in {self.out / REJECTED}"
         return text
@@ -97,7 +102,7 @@ def prepare(audio: Path, out: Path, codec: Codec, config: PrepareConfig = Prepar
             (out / HEADER).unlink()  # no store until all of its shards fit again
         made = iter(list(_encode_shards(todo, out, codec, config, len(files))))
         indices = [next(made) if index is None else index for index in found]
-        return _finish(out, info, indices, len(files))
+        return _finish(audio, out, info, indices, len(files))
 
 
 def utterance_names(audio: Path, files: Sequence[Path]) -> list[str]:
@@ -168,13 +173,13 @@ def _plan(audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareCo
     shards = []
     for first in range(0, len(named), config.files_per_shard):
         members = named[first : first + config.files_per_shard]
-        made_from = [info.fingerprint, float(config.max_utterance_s), [[name, *_stamp(path)] for path, name in members]]
+        made_from = [info.fingerprint, float(config.max_utterance_s), [[name, *stamp(path)] for path, name in members]]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         shards.append(_Shard(len(shards), members, key))
     return shards
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
     """Size in bytes and time of the last change in ns; (-1, -1) for a link to nowhere."""
     try:
         stat = path.stat()
@@ -192,7 +197,7 @@ def _encode_shards(
     info, seconds = CodecInfo.of(codec), 0.0
     with (
         _encoder(codec, config, len(jobs)) as encode,
-        tqdm(total=num_files, initial=num_files - waiting, desc="prepare", unit="file", delay=2) as progress,
+        tqdm(total=num_files, initial=num_files - waiting, desc="prepare", unit="file", leave=False) as progress,
     ):
         results = encode(jobs)
 
@@ -212,7 +217,7 @@ def _encode_shards(
             yield write_shard(out, shard.number, entries(shard), info, shard.key)
 
 
-def _finish(out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int) -> PrepareSummary:
+def _finish(audio: Path, out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int) -> PrepareSummary:
     """Write rejected.jsonl, remove what an earlier run left over, commit the store."""
     rejected = [entry for index in indices for entry in index.rejected]
     with atomic_file(out / REJECTED) as file:
@@ -220,8 +225,7 @@ def _finish(out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files
     utterances = [entry for index in indices for entry in index.utterances]
     if not utterances:
         raise ValueError(
-            f"{out}: none of {num_files} audio files can be used; the reasons are in {out / REJECTED}"
-            f" (first: {rejected[0].name}: {rejected[0].reason})"
+            f"{audio}: none of {num_files} audio files can be used (first: {rejected[0].name}: {rejected[0].reason})"
         )
     kept = {shard_name(number) for number in range(len(indices))}
     for path in out.glob("shard-*.*"):
@@ -283,7 +287,7 @@ def _encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Enc
     try:
         yield lambda jobs: _in_order(pool, jobs, FILES_AHEAD * num_workers)
     except BrokenProcessPool:
-        raise RuntimeError(
+        raise ChildProcessError(
             "a worker process died (out of memory, or a script without `if __name__ == '__main__'`); "
             "what is finished is kept: run it again with fewer workers"
         ) from None
@@ -333,6 +337,10 @@ def _printable(text: str) -> str:
 def open_or_prepare(data: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig()) -> TokenStore:
     """The token store in `data`, or, where `data` is audio, the one that `prepare` makes of it in `out`."""
     if (data / HEADER).is_file():
-        return TokenStore(data)
-    print(prepare(data, out, codec, config))
+        store = TokenStore(data)
+        store.verify()
+        return store
+    summary = prepare(data, out, codec, config)
+    skipped = f"; {summary.num_rejected} skipped" if summary.num_rejected else ""
+    print(f"{data}: {summary.content}{skipped}")
     return TokenStore(out)

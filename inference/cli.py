@@ -4,6 +4,7 @@ Heavy imports are inside the functions, so that --help answers at once.
 """
 
 import json
+import math
 import os
 import tempfile
 from dataclasses import replace
@@ -17,12 +18,17 @@ from .config import EvaluateConfig, SamplingConfig
 
 Options = arg(name="")  # the fields of a config become flags without a prefix
 Model = Annotated[str, arg(help="a model folder or a training run; 'default' is the embedded model")]
+CodecName = Annotated[str, arg(help="a folder that holds a codec; 'spectral' is the embedded one")]
+Audio = Annotated[Path, arg(metavar="AUDIO", help="an audio file, or a folder of them")]
+AudioFile = Annotated[Path, arg(metavar="AUDIO", help="an audio file")]
+Data = Annotated[Path, arg(metavar="DATA", help="a token store, an audio file, or a folder of them")]
+Seed = Annotated[int, arg(help="same seed, same machine: same bytes")]
 
 
 def prepare(
-    audio: Positional[Path],
-    out: Positional[Path],
-    codec: str = "spectral",
+    audio: Positional[Audio],
+    out: Positional[Annotated[Path, arg(metavar="OUT", help="folder of the token store")]],
+    codec: CodecName = "spectral",
     config: Annotated[PrepareConfig, Options] = PrepareConfig(),
 ) -> None:
     """Turn a folder of AUDIO into a token store in OUT (resumable; what cannot be used is named and skipped)."""
@@ -33,21 +39,22 @@ def prepare(
 
 
 def generate(
-    prompt: Positional[Path | None] = None,
-    out: Path = Path("continuation.wav"),
+    prompt: Positional[Annotated[Path | None, arg(metavar="PROMPT", help="the audio file to continue")]] = None,
+    out: Annotated[Path, arg(help="the WAV file to write")] = Path("continuation.wav"),
     model: Model = "default",
     duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
-    seed: int = 0,
+    seed: Seed = 0,
     with_prompt: Annotated[
         bool, arg(help="write the prompt, as the codec renders it, before the continuation")
     ] = False,
     sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
 ) -> None:
     """Continue the speech in PROMPT (WAV, FLAC, OGG, MP3, ...), or start from nothing."""
-    from .load import load
+    from .loading import load
 
-    lm = load(model)
+    check_seeds(seed)
     check_writable(out)
+    lm = load(model)
     result = lm.generate(prompt, duration, seed, sampling, progress=True)
     result.save(out, with_prompt)
     bits = result.surprise_bits[result.num_prompt_frames :].mean() * lm.codec.frame_rate
@@ -55,32 +62,37 @@ def generate(
 
 
 def evaluate(
-    data: Positional[Path],
+    data: Positional[Data],
     model: Model = "default",
-    json_file: Annotated[Path | None, arg(name="json", help="also write the numbers here")] = None,
+    json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here")] = None,
     baseline_data: Annotated[
-        Path | None, arg(help="audio or tokens that the baselines are counted on, normally the training data")
+        Path | None,
+        arg(metavar="DATA", help="audio or tokens that the baselines are counted on, normally the training data"),
     ] = None,
     continuations: Annotated[int, arg(help="instead: continue so many of the files and measure the results")] = 0,
     prompt_s: Annotated[float, arg(help="seconds of each file that are continued")] = 3.0,
     duration: Annotated[float, arg(help="seconds of each continuation")] = 8.0,
     asr: Annotated[bool, arg(help="transcribe the continuations with whisper-base (extra 'eval')")] = False,
-    out: Annotated[Path | None, arg(help="folder to keep the continuations in")] = None,
-    seed: int = 0,
+    out: Annotated[Path | None, arg(metavar="FOLDER", help="where to keep the continuations")] = None,
     config: Annotated[EvaluateConfig, Options] = EvaluateConfig(),
 ) -> None:
     """Measure speech in DATA (audio or a token store): bits/s, perplexities and baselines, or continuations."""
-    from .load import load
+    from .loading import load
 
+    check_writable(json_file, out and out / "01.wav")
+    if continuations < 0 or not 0.1 <= prompt_s < math.inf:
+        raise ValueError(f"continuations ({continuations}) must not be negative, prompt_s ({prompt_s}) at least 0.1 s")
     lm = load(model)
     if continuations:
         from ..data.audio import find_audio
         from .evaluate.continuations import continuation_report
 
-        report = continuation_report(lm, _spread(find_audio(data), continuations), prompt_s, duration, seed, asr, out)
+        report = continuation_report(
+            lm, _spread(find_audio(data), continuations), prompt_s, duration, config.seed, asr, out
+        )
         _write_json(json_file, report.to_dict())
     else:
-        report = likelihood_report(lm, data, baseline_data, replace(config, seed=seed))
+        report = likelihood_report(lm, data, baseline_data, config)
         _write_json(json_file, json.loads(report.to_json()))
     print(report.table())
 
@@ -88,7 +100,7 @@ def evaluate(
 def likelihood_report(lm: Any, data: Path, baseline_data: Path | None, config: EvaluateConfig) -> Any:
     """Score audio or tokens; audio is tokenized in a temporary folder."""
     from ..data.prepare import open_or_prepare
-    from .load import model_folder
+    from .loading import model_folder
     from .score import checkpoint_hash
     from .score import evaluate as run
 
@@ -97,10 +109,19 @@ def likelihood_report(lm: Any, data: Path, baseline_data: Path | None, config: E
         baseline_store = None
         if baseline_data is not None:
             baseline_store = open_or_prepare(baseline_data, Path(scratch) / "baseline", lm.codec)
-        return run(lm.model, store, checkpoint_hash(model_folder(lm.name)), baseline_store, config)
+        elif len(store) < 2:
+            raise ValueError(
+                f"{data}: one utterance is not enough for the baselines; add files or give --baseline-data"
+            )
+        report = run(lm.model, store, checkpoint_hash(model_folder(lm.name)), baseline_store, config)
+        return report if baseline_data is None else replace(report, baselines_from=str(baseline_data))
 
 
-def codec_roundtrip(audio: Positional[Path], out: Positional[Path], codec: str = "spectral") -> None:
+def codec_roundtrip(
+    audio: Positional[AudioFile],
+    out: Positional[Annotated[Path, arg(metavar="OUT", help="the WAV file to write")]],
+    codec: CodecName = "spectral",
+) -> None:
     """Encode AUDIO, decode the codes into the WAV file OUT, and say what was lost."""
     import torch
 
@@ -108,8 +129,8 @@ def codec_roundtrip(audio: Positional[Path], out: Positional[Path], codec: str =
     from ..model.codecs import load_codec
     from .evaluate.measures import log_mel_distance
 
-    coder = load_codec(codec)
     check_writable(out)
+    coder = load_codec(codec)
     samples = load_audio(audio, coder.sample_rate)
     codes = coder.encode(torch.from_numpy(samples)[None, None])
     output = coder.decode(codes)[0, 0, : len(samples)].numpy()
@@ -122,17 +143,18 @@ def codec_roundtrip(audio: Positional[Path], out: Positional[Path], codec: str =
 
 
 def codec_report(
-    audio: Positional[Path],
-    codec: str = "spectral",
+    audio: Positional[Audio],
+    codec: CodecName = "spectral",
     limit: Annotated[int, arg(help="measure only so many of the files, spread evenly; 0: all")] = 0,
     asr: Annotated[bool, arg(help="compare whisper-base transcripts (extra 'eval')")] = False,
-    json_file: Annotated[Path | None, arg(name="json", help="also write the numbers here")] = None,
+    json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here")] = None,
 ) -> None:
     """Measure what a codec does to the speech in AUDIO: PESQ, STOI, log-mel distance, word errors, codebook use."""
     from ..data.audio import find_audio
     from ..model.codecs import load_codec
     from .evaluate.codec_report import codec_report as run
 
+    check_writable(json_file)
     files = find_audio(audio)
     report = run(_spread(files, limit) if limit else files, load_codec(codec), asr)
     _write_json(json_file, report.to_dict())
@@ -143,24 +165,42 @@ def demo(out: Path = Path("runs/demo"), duration: float = 8.0, seeds: tuple[int,
     """Continue the bundled recording of a human voice: WAV files, a picture and metrics in OUT."""
     from .demo import run
 
+    check_seeds(*seeds)
+    check_writable(out / "metrics.json")
     print(run(out, duration, seeds))
 
 
-def check_writable(path: Path) -> None:
-    """Raise OSError before long work whose result could not be written to `path`."""
-    folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise OSError(f"{path}: cannot be written; choose another --out")
+def check_writable(*files: Path | None) -> None:
+    """Raise OSError before long work whose result could not be written to one of `files`. Creates nothing."""
+    for path in filter(None, files):
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir():
+            raise OSError(f"{path}: is a folder; give the name of a file to write")
+        if not nearest.is_dir():
+            raise OSError(f"{path}: cannot be written, because {nearest} is a file, not a folder")
+        if not os.access(nearest, os.W_OK):
+            raise OSError(f"{path}: cannot be written (no permission in {nearest})")
+
+
+def check_seeds(*seeds: int) -> None:
+    if not seeds or not all(0 <= seed < 2**63 for seed in seeds):
+        raise ValueError(
+            f"seed {', '.join(map(str, seeds)) or 'is missing'}: seeds are whole numbers from 0 to 2**63 - 1"
+        )
 
 
 def _spread(files: list[Path], count: int) -> list[Path]:
-    """`count` of the files, evenly spread over their order."""
+    """`count` of the files, evenly spread over their order. Raises ValueError for a negative count."""
+    if count < 0:
+        raise ValueError(f"limit is {count}; it must be at least 1, or 0 for all files")
     count = min(count, len(files))
     return [files[i * len(files) // count] for i in range(count)]
 
 
 def _write_json(path: Path | None, values: dict) -> None:
     if path is not None:
-        check_writable(path)
-        path.write_text(json.dumps(values, indent=2) + "\n")
+        from ..data.shards import atomic_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(json.dumps(values, indent=2).encode() + b"\n")

@@ -13,7 +13,9 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf") or not 0 <= self.depth_temperature < float("inf"):
-            raise ValueError(f"temperatures must be finite and not negative, not {self.temperature}")
+            raise ValueError(
+                f"temperatures must be finite and not negative, not {self.temperature} and {self.depth_temperature}"
+            )
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (all codes) or more, not {self.top_k}")
 
@@ -25,5 +27,11 @@ class EvaluateConfig:
     frames_per_batch: int = 4096
     max_frames: int = 2048  # a longer utterance is scored in pieces of this many frames, each from its own start
     bootstrap_samples: int = 1000
-    seed: int = 0
+    seed: int = 0  # of the bootstrap, and of continuations
     limit: int = 0  # score only the first so many utterances (by hash of the name); 0: all
+
+    def __post_init__(self) -> None:
+        if min(self.frames_per_batch, self.max_frames, self.bootstrap_samples) < 1:
+            raise ValueError("frames_per_batch, max_frames and bootstrap_samples must be at least 1")
+        if self.limit < 0 or self.seed < 0:
+            raise ValueError(f"limit ({self.limit}) and seed ({self.seed}) must not be negative")

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..data.audio import save_wav
 from .engine import Generation, SpeechGenerator
 from .evaluate.measures import measure_speech
-from .load import EMBEDDED_MODEL, load, model_folder
+from .loading import EMBEDDED_MODEL, load, model_folder
 from .report import GenerationPlot, plot_generations
 from .score import DEFINITION, checkpoint_hash
 

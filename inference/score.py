@@ -62,7 +62,6 @@ class LikelihoodReport:
 
     def table(self) -> str:
         """For the terminal: bits/s, its interval, and perplexities of the model and the baselines."""
-        low, high = self.model.interval
         lines = [
             f"{self.num_utterances} utterances, {self.duration_s / 60:.1f} min, {self.num_frames} frames, "
             f"codec {self.codec} {self.codec_fingerprint[:12]}, data {self.data_hash[:12]}, "
@@ -79,12 +78,12 @@ class LikelihoodReport:
                 f"{row.coarse_bits_per_second:15.1f}   {perplexity}"
             )
         saved = 1 - self.model.bits_per_second / self.bigram.bits_per_second
+        compared = f"{abs(saved):.1%} {'fewer' if saved >= 0 else 'more'} bits than the bigram"
+        smaller = self.raw_bits_per_second / self.model.bits_per_second
         lines += [
             f"{'raw codes':10}{self.raw_bits_per_second:9.1f}",
             "",
-            f"the model needs {saved:.1%} fewer bits than the bigram, "
-            f"{self.raw_bits_per_second / self.model.bits_per_second:.2f}x fewer than the raw codes "
-            f"(between {low:.1f} and {high:.1f} bits/s)",
+            f"the model needs {compared}; the raw codes need {smaller:.2f} times the model's",
             f"EOS: {self.eos_nats:.2f} nats per utterance, not counted above",
             f"definition: {self.definition}",
             f"context: {self.context}; baselines counted on {self.baselines_from}",
@@ -128,9 +127,9 @@ def score_store(
             for row, (i, start, stop) in enumerate(pieces):
                 codes[row, :, : stop - start] = torch.from_numpy(store.codes(i, start, stop).T.astype(np.int64))
             ends = torch.tensor([stop == store.num_frames[i] for i, _, stop in pieces])
-            output = model(codes, ends=ends)
+            output = model(codes.to(model.device), ends=ends.to(model.device))
             for row, (i, start, stop) in enumerate(pieces):
-                nll[row_of[i]] += output.nll[row].double().sum(dim=-1).numpy()
+                nll[row_of[i]] += output.nll[row].double().sum(dim=-1).cpu().numpy()
                 eos_nll[row_of[i]] += output.eos_nll[row].item()
                 bar.update(stop - start)
     return Scores(nll, store.num_frames[chosen], eos_nll)

@@ -39,6 +39,9 @@ class SpeechLMConfig(PretrainedConfig):
             )
         if len(self.delays) != num_codebooks or min(self.delays) < 0:
             raise ValueError(f"delays {self.delays} must be {num_codebooks} numbers, none negative")
+        if min(self.delays) < self.delays[0]:
+            # else what a codebook that runs ahead does not have would tell of the end before codebook 0 does
+            raise ValueError(f"delays {self.delays}: no codebook may lag less than codebook 0")
         super().__init__(**kwargs)
 
     @property

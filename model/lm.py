@@ -99,7 +99,7 @@ class SpeechLM(PreTrainedModel):
         Codebook 0's target after the last frame of a row that ends is EOS; what is ABSENT is not scored.
         """
         steps = delay(codes, self.config.delays)
-        if max(self.config.delays) == 0:
+        if self.config.delays[0] == max(self.config.delays):
             steps = F.pad(steps, (0, 1), value=ABSENT)  # room for EOS
         inputs = torch.cat([torch.full_like(steps[:, :, :1], self.bos), steps[:, :, :-1]], dim=2)
         targets = steps.clone()
@@ -140,11 +140,10 @@ class SpeechLM(PreTrainedModel):
             return SpeechLMOutput(loss=loss)
         is_eos = targets[:, 0] == self.eos
         eos_nll = (nll_0 * is_eos).sum(dim=1)
-        rest = nll_0.new_zeros(targets.shape[0] * targets.shape[2], self.num_codebooks - 1)
-        rest = rest.index_copy(0, chosen, depth_nll.to(rest.dtype)).view(targets.shape[0], -1, self.num_codebooks - 1)
+        rest = nll_0.new_zeros(targets[:, 0].numel(), self.num_codebooks - 1)
+        rest = rest.index_copy(0, chosen, depth_nll.to(rest.dtype)).view(*targets[:, 0].shape, self.num_codebooks - 1)
         nll = torch.cat([(nll_0 * ~is_eos)[:, None], rest.transpose(1, 2)], dim=1)  # [B, K, S]
-        if max(self.config.delays) == 0:
-            nll = nll[:, :, :-1]
+        nll = nll[:, :, : codes.shape[2] + max(self.config.delays)]  # without the room for EOS
         return SpeechLMOutput(loss=loss, nll=undelay(nll, self.config.delays), eos_nll=eos_nll)
 
     def _depth_frames(self, targets: Tensor, fraction: float) -> tuple[Tensor, float]:
@@ -157,6 +156,8 @@ class SpeechLM(PreTrainedModel):
 
     def _depth_nll(self, context: Tensor, targets: Tensor) -> Tensor:
         """context [N, D], targets [N, K] -> nats [N, K-1] of codebooks 1..K-1, 0 where absent."""
+        if len(targets) == 0:  # a single codebook leaves the depth decoder nothing to do
+            return context.new_zeros(0, self.num_codebooks - 1)
         given = torch.where(targets[:, :-1] == self.eos, ABSENT, targets[:, :-1])
         x = self.project(context)[:, None] + self.embed_depth(given)  # [N, K-1, depth width]
         return cross_entropy(self.depth_logits(self.depth_decoder(x)), targets[:, 1:].t()).t()

@@ -212,14 +212,17 @@ def test_the_fingerprint_changes_with_any_weight_and_with_the_rates():
     assert len(set(prints)) == len(prints)
 
 
-def test_a_codec_saved_as_float16_computes_in_float32_and_keeps_its_fingerprint(tmp_path: Path):
-    make_codec().save(tmp_path / "half", torch.float16)
-    half = load_codec(tmp_path / "half")
-    assert isinstance(half, SpectralCodec)
-    assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
-    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.float32}
-    half.save(tmp_path / "whole")
-    assert load_codec(tmp_path / "whole").fingerprint == half.fingerprint
+def test_a_packed_codec_is_close_to_the_original_and_keeps_its_fingerprint(tmp_path: Path):
+    codec = make_codec(SpectralConfig(encoder_dim=64, dim=64, num_codebooks=2, codebook_size=16))
+    codec.save(tmp_path / "packed", packed=True)
+    packed = load_codec(tmp_path / "packed")
+    assert torch.int8 in {tensor.dtype for tensor in load_file(tmp_path / "packed" / "model.safetensors").values()}
+    assert {tensor.dtype for tensor in packed.state_dict().values()} == {torch.float32}
+    for name, tensor in packed.state_dict().items():
+        original = codec.state_dict()[name]
+        assert (tensor - original).abs().max() <= original.abs().max() / 254 * 1.01
+    packed.save(tmp_path / "whole")
+    assert load_codec(tmp_path / "whole").fingerprint == packed.fingerprint != codec.fingerprint
 
 
 def copy_of(saved: Path, folder: Path) -> Path:

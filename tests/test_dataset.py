@@ -8,19 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.dataset import TokenBatches, evaluation_batches, split_heldout
+from codeclm.data.dataset import TokenBatches, balance_voices, evaluation_batches, split_heldout
 from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 
 INFO = CodecInfo("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)
 LENGTHS = [3, 90, 17, 1, 40, 250, 8, 8, 33, 61, 5, 120]
 
 
-def make_store(folder: Path, lengths: list[int]) -> TokenStore:
+def make_store(folder: Path, lengths: list[int], names: list[str] | None = None) -> TokenStore:
     """Codebook 0 counts the frames of the whole store, so that a frame is known by its code."""
     ends = np.cumsum(lengths)
     folder.mkdir(exist_ok=True)
     entries = [
-        Utterance(f"u{i}", n, np.stack([np.arange(end - n, end), np.full(n, i)], axis=1))
+        Utterance(names[i] if names else f"u{i}", n, np.stack([np.arange(end - n, end), np.full(n, i)], axis=1))
         for i, (n, end) in enumerate(zip(lengths, ends, strict=True))
     ]
     half = len(entries) // 2
@@ -158,3 +158,10 @@ def test_pieces_of_one_file_are_held_out_together():
 def test_a_share_that_leaves_nothing_is_refused(share):
     with pytest.raises(ValueError, match="share"):
         split_heldout(["a", "b"], share, seed=0)
+
+
+def test_small_voices_are_repeated_and_power_1_changes_nothing(tmp_path: Path):
+    store = make_store(tmp_path, [40, 40, 40, 40, 10], names=[*(f"big/{i}" for i in range(4)), "small/0"])
+    assert balance_voices(store, range(5), 1.0) == [0, 1, 2, 3, 4]
+    assert balance_voices(store, range(5), 0.5) == [0, 1, 2, 3] + [4] * 4
+    assert balance_voices(store, range(5), 0.0) == [0, 1, 2, 3] + [4] * 16

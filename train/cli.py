@@ -3,6 +3,7 @@
 Heavy imports are inside the functions, so that --help answers at once.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,19 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, arg
 
+from ..data.config import PrepareConfig
 from ..inference import cli as using
-from ..inference.cli import Model, Options
+from ..inference.cli import Audio, CodecName, Data, Model, Options
 from .config import FINETUNE, CodecTrainConfig, TrainConfig
+
+PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
+Run = Annotated[Path, arg(help="folder of the run; the same command again goes on where it stood")]
 
 
 def train(
-    data: Positional[Path],
-    out: Path,
-    codec: str = "spectral",
+    data: Positional[Data],
+    out: Run,
+    codec: CodecName = "spectral",
     config: Annotated[TrainConfig, Options] = TrainConfig(),
 ) -> None:
     """Train a new speech LM on DATA (a token store, or audio) into the run folder --out; resumes what is there."""
@@ -29,31 +34,31 @@ def train(
     from .loop import train as run
 
     coder = load_codec(codec)
-    store = open_or_prepare(data, out / "tokens", coder)
+    store = open_or_prepare(data, out / "tokens", coder, PIECES)
     store.require_codec(coder.fingerprint, coder.name)
     print(f"{run(new_model(store, config), coder, store, out, config)}: the best weights on the held-out utterances")
 
 
 def finetune(
-    data: Positional[Path],
-    out: Path,
+    data: Positional[Data],
+    out: Run,
     model: Annotated[Model, arg(name="from")] = "default",
     config: Annotated[TrainConfig, Options] = FINETUNE,
 ) -> None:
     """Go on training a model (--from) on DATA (audio, or a token store) into the run folder --out; resumable."""
     from ..data.prepare import open_or_prepare
-    from ..inference.load import load
+    from ..inference.loading import load
     from .loop import for_small_data
     from .loop import train as run
 
     lm = load(model)
-    store = open_or_prepare(data, out / "tokens", lm.codec)
+    store = open_or_prepare(data, out / "tokens", lm.codec, PIECES)
     config = for_small_data(config, len(store))
     print(f"{run(lm.model, lm.codec, store, out, config)}: the best weights on the held-out utterances")
 
 
 def codec_train(
-    data: Positional[Path], out: Path, config: Annotated[CodecTrainConfig, Options] = CodecTrainConfig()
+    data: Positional[Audio], out: Run, config: Annotated[CodecTrainConfig, Options] = CodecTrainConfig()
 ) -> None:
     """Train a "spectral" codec on the audio in DATA, whose sub-folders are voices; resumes what --out holds."""
     from .codec import train_codec
@@ -92,8 +97,30 @@ def main(args: list[str] | None = None) -> None:
             verbs, prog=prog, description="A speech language model on neural codec tokens.", args=args or ["--help"]
         )
     except KeyboardInterrupt:
+        close_progress_bars()
         print("codeclm: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `codeclm ... | head`: whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"codeclm: {' '.join(str(error).split())}", file=sys.stderr)
+        close_progress_bars()
+        print(f"codeclm: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def close_progress_bars() -> None:
+    """End the lines of bars that are still open, so that a message gets a line of its own."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, for people: the system's own errors as "file: reason"."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__

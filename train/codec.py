@@ -5,8 +5,10 @@ their hours, so that a voice with much speech does not drown the others. Step n 
 run that was killed goes on from its newest checkpoint as if it had not been. B batch, S samples.
 """
 
+import hashlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -20,6 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.audio import AudioError, find_audio, load_audio
+from ..data.prepare import stamp
+from ..data.shards import atomic_file
 from ..model.codecs.spectral import SpectralCodec
 from . import codec_losses as losses
 from .checkpoint import latest_checkpoint, load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
@@ -31,23 +35,31 @@ class VoiceCrops:
     """Random crops of the voices in a folder, kept decoded as int16 in `cache`, one array a voice."""
 
     def __init__(self, data: Path, cache: Path, sample_rate: int, max_hours: float):
+        """Raises AudioError if no file of any voice can be used."""
         cache.mkdir(parents=True, exist_ok=True)
         voices: dict[str, list[Path]] = {}
         for path in find_audio(data):
-            voices.setdefault(path.relative_to(data).parts[0], []).append(path)
-        self.voices = []
+            parts = path.relative_to(data if data.is_dir() else data.parent).parts
+            voice = parts[0] if len(parts) > 1 else data.resolve().stem  # a folder without sub-folders is one voice
+            voices.setdefault(voice, []).append(path)
+        decoded = {}
         for voice, paths in sorted(voices.items()):
-            stored = cache / f"{voice}-{sample_rate}.npy"
-            if not stored.exists():
-                self._decode(voice, paths, stored, sample_rate, max_hours)
-            self.voices.append(np.load(stored, mmap_mode="r", allow_pickle=False))
+            made_from = [sample_rate, max_hours, [[str(path), *stamp(path)] for path in paths]]
+            key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
+            stored = cache / f"{voice}-{key}.npy"
+            if stored.exists() or self._decode(voice, paths, stored, sample_rate, max_hours):
+                decoded[voice] = np.load(stored, mmap_mode="r", allow_pickle=False)
+        if not decoded:
+            raise AudioError(f"{data}: no file of any voice can be used")
+        self.voices = list(decoded.values())
         hours = np.array([len(voice) for voice in self.voices]) / sample_rate / 3600
         self.shares = np.sqrt(hours) / np.sqrt(hours).sum()
-        for voice, hour, share in zip(sorted(voices), hours, self.shares, strict=True):
+        for voice, hour, share in zip(decoded, hours, self.shares, strict=True):
             tqdm.write(f"voice {voice}: {hour:.2f} h, drawn {share:.0%} of the time")
 
     @staticmethod
-    def _decode(voice: str, paths: list[Path], stored: Path, sample_rate: int, max_hours: float) -> None:
+    def _decode(voice: str, paths: list[Path], stored: Path, sample_rate: int, max_hours: float) -> bool:
+        """Write the voice's samples; False if none of its files can be used."""
         parts, total = [], 0
         for path in tqdm(paths, desc=f"decode {voice}", unit="file"):
             try:
@@ -60,11 +72,11 @@ class VoiceCrops:
             if total > max_hours * 3600 * sample_rate:
                 break
         if not parts:
-            raise AudioError(f"{voice}: no file of this voice can be used")
-        partial = stored.with_suffix(".partial")
-        with partial.open("wb") as file:
+            tqdm.write(f"voice {voice}: left out, no file of it can be used")
+            return False
+        with atomic_file(stored) as file:
             np.save(file, np.concatenate(parts), allow_pickle=False)
-        partial.rename(stored)
+        return True
 
     def draw(self, batch_size: int, num_samples: int, rng: np.random.Generator) -> Tensor:
         """[B, S] with a random speed (and so pitch and formants) for half of the rows, and a random level."""
@@ -75,6 +87,7 @@ class VoiceCrops:
             length = math.ceil(num_samples * speed)
             start = int(rng.integers(0, max(1, len(voice) - length)))
             crop = torch.from_numpy(voice[start : start + length].astype(np.float32) / 32768)
+            crop = F.pad(crop, (0, length - len(crop)))
             if crop.square().mean() < 1e-5 and rng.random() < 0.9:  # mostly silence teaches little
                 continue
             row = F.interpolate(crop[None, None], size=num_samples, mode="linear", align_corners=False)[0, 0]
@@ -216,5 +229,8 @@ def train_codec(data: Path, out: Path, config: CodecTrainConfig = CodecTrainConf
                 save_checkpoint(out, trainer.step, trainer.files(), state)
     codec = SpectralCodec(config.codec)
     codec.load_state_dict(trainer.average)
-    codec.save(out / "codec")
+    partial = out / ".codec.partial"
+    codec.save(partial)
+    shutil.rmtree(out / "codec", ignore_errors=True)
+    partial.rename(out / "codec")
     return out / "codec"

@@ -16,6 +16,12 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be more than 0, and finite")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must not be negative")
+
 
 @dataclass(frozen=True)
 class BatchConfig:
@@ -23,7 +29,15 @@ class BatchConfig:
 
     frames_per_batch: int = 4096  # over all processes, padding included
     max_frames: int = 512  # longer utterances are cut
+    voice_power: float = 1.0  # below 1, voices (first folder of the names) with little speech are seen more often
     heldout_share: float = 0.02  # of the utterances; kept out of training and used to choose the best weights
+
+    def __post_init__(self) -> None:
+        if min(self.frames_per_batch, self.max_frames) < 1:
+            given = f"frames_per_batch {self.frames_per_batch}, max_frames {self.max_frames}"
+            raise ValueError(f"{given}: each must be at least 1")
+        if not 0 < self.heldout_share < 1:
+            raise ValueError(f"heldout_share is {self.heldout_share}; it must lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -44,10 +58,20 @@ class TrainConfig:
     evaluate_every: int = 250  # steps between looks at the held-out utterances
     save_every: int = 250  # steps between checkpoints
     bf16: bool = True  # matrix products in bfloat16 where that is fast
+    compile: bool = False  # fuse the blocks' operations: needs a C++ compiler and a minute or two at the start
     seed: int = 0
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.evaluate_every, self.save_every) < 1:
+            given = f"steps {self.steps}, evaluate_every {self.evaluate_every}, save_every {self.save_every}"
+            raise ValueError(f"{given}: each must be at least 1")
+        if not 0 < self.depth_fraction <= 1:
+            raise ValueError(f"depth_fraction is {self.depth_fraction}; it must be more than 0 and at most 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1")
 
 
 FINETUNE = TrainConfig(

@@ -15,13 +15,14 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.dataset import TokenBatches, split_heldout
+from ..data.dataset import TokenBatches, balance_voices, split_heldout
 from ..data.shards import TokenStore
 from ..inference.config import EvaluateConfig
-from ..inference.load import save_model
+from ..inference.loading import FOREIGN_KEYS, save_model
 from ..inference.score import score_store
 from ..model.codecs import Codec
 from ..model.config import CodecReference
@@ -60,10 +61,15 @@ class Trainer:
         self.step, self.best = 0, math.inf
         training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed)
         batch = config.batch
+        training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
         max_frames = min(batch.max_frames, batch.frames_per_batch)
         self.batches = TokenBatches(store, batch.frames_per_batch, max_frames, config.seed, training)
+        AcceleratorState._reset_state()  # a second run in this process may want another precision
         precision = "bf16" if config.bf16 and has_fast_bf16() else "no"
         self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+        if config.compile:
+            for block in (*model.backbone.blocks, *model.depth_decoder.blocks):
+                block.compile(dynamic=True)
         self.raw_model = model
         self.model: Any = self.accelerator.prepare(model)
         self.optimizer = make_optimizer(model, config.optimizer)
@@ -81,8 +87,12 @@ class Trainer:
             group["lr"] = rate
         torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + rank)  # the frames the depth decoder sees
         codes, ends = self._rows(rank, world_size)
-        num_global = num_scored(*self._rows(0, 1)) if world_size > 1 else num_scored(codes, ends)
-        loss = self._loss(codes.to(device), ends.to(device)) * (world_size * num_scored(codes, ends) / num_global)
+        scored = num_scored(codes, ends)
+        num_global = num_scored(*self._rows(0, 1)) if world_size > 1 else scored
+        if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
+            codes, ends = (rows[:1] for rows in self._rows(0, 1))
+        output = self.model(codes.to(device), ends=ends.to(device), depth_fraction=config.depth_fraction)
+        loss = output.loss * (world_size * scored / num_global)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
@@ -99,11 +109,6 @@ class Trainer:
     def _rows(self, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
         batch = self.step, rank, world_size
         return self.batches.rank_batch(*batch), self.batches.rank_ends(*batch)
-
-    def _loss(self, codes: Tensor, ends: Tensor) -> Tensor:
-        if codes.shape[0] == 0:  # fewer rows than ranks: this one only takes part in the reduction
-            return sum(parameter.sum() for parameter in self.raw_model.parameters()) * 0.0  # type: ignore[return-value]
-        return self.model(codes, ends=ends, depth_fraction=self.config.depth_fraction).loss
 
     def evaluate(self) -> float:
         """bits/s of the held-out utterances; keeps the weights if they are the best so far. Main process only."""
@@ -138,9 +143,11 @@ class Trainer:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resumed run to be the same run."""
+        # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers
+        settings = json.loads(json.dumps(self.raw_model.config.to_dict()))
         return {
             "data": self.store.data_hash,
-            "model": self.raw_model.config.to_dict(),
+            "model": {key: value for key, value in settings.items() if key not in FOREIGN_KEYS},
             "batch": asdict(self.config.batch),
             "seed": self.config.seed,
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from ...data.audio import load_audio
 from ...model.codecs import Codec
@@ -115,7 +116,7 @@ def codec_report(paths: Sequence[Path], codec: Codec, asr: bool = False) -> Code
     transcriber = Transcriber() if asr else None
     counts = np.zeros((codec.num_codebooks, codec.codebook_size), dtype=np.int64)
     clips, skipped = [], []
-    for path in paths:
+    for path in tqdm(paths, desc="measure", unit="clip", delay=2):
         try:
             audio = load_audio(path, codec.sample_rate)
             codes, output = _through(codec, audio)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from ...data.audio import SILENCE_DBFS, AudioError, load_audio, save_wav
 from ...model.codecs import Codec
@@ -140,7 +141,7 @@ def continuation_report(
     """
     transcriber = Transcriber() if asr else None
     continuations, skipped = [], []
-    for path in prompts:
+    for path in tqdm(prompts, desc="continue", unit="prompt", delay=2):
         try:
             prompt = _first_seconds(path, prompt_s, lm.codec.sample_rate)
         except AudioError as error:

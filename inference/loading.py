@@ -5,9 +5,12 @@ one, `codec/` with the codec's own. Loading is strict: nothing missing, unknown,
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from ..model.codecs import Codec, load_codec
 from ..model.hf_config import SpeechLMConfig
@@ -68,7 +71,12 @@ def read_config(path: Path) -> SpeechLMConfig:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"{path}: unknown setting '{unknown[0]}'")
-    return SpeechLMConfig(**values)
+    try:
+        return SpeechLMConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except TypeError as error:
+        raise ValueError(f"{path}: a setting is not of the right kind ({error})") from None
 
 
 def load_model_codec(folder: Path, model: SpeechLM) -> Codec:
@@ -79,14 +87,28 @@ def load_model_codec(folder: Path, model: SpeechLM) -> Codec:
 
 
 def save_model(model: SpeechLM, codec: Codec, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write what `load` reads. The codec goes along unless it is the embedded one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stored = model.__class__(model.config)
-    torch.nn.Module.to(stored, dtype)
-    stored.load_state_dict(model.state_dict())
-    stored.save_pretrained(folder)
-    if not is_embedded(codec):
-        codec.save(folder / "codec")
+    """Write what `load` reads, whole or not at all. The codec goes along unless it is the embedded one.
+
+    Raises OSError if the disk does not take it; what was in `folder` before is then still there.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        model.config.save_pretrained(partial)
+        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+        if not is_embedded(codec):
+            codec.save(partial / "codec")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)  # a folder that is not empty cannot be replaced in one go
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"{folder}: the model could not be written ({error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_embedded(codec: Codec) -> bool:

@@ -1,0 +1,83 @@
+"""What several tests share: tiny codecs, models and token stores, all from fixed seeds."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
+from codeclm.model.codecs import Codec, SpectralCodec
+from codeclm.model.config import SpectralConfig
+
+BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
+DEPTH = TransformerConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)
+
+
+@pytest.fixture(scope="session")
+def make_codec() -> Callable[..., SpectralCodec]:
+    """Codecs with random weights: 8 kHz, 80 samples per frame, 100 frames per second."""
+
+    def make(num_codebooks: int = 3, codebook_size: int = 8, seed: int = 0) -> SpectralCodec:
+        torch.manual_seed(seed)
+        config = SpectralConfig(
+            sample_rate=8000, trunk_hop=40, window=80, stride=2, encoder_dim=8, dim=8, encoder_layers=1,
+            latent_layers=0, bottleneck_layers=0, decoder_layers=1, kernel=3, expansion=2,
+            num_codebooks=num_codebooks, codebook_size=codebook_size, codebook_dim=4,
+        )  # fmt: skip
+        return SpectralCodec(config, name="tiny").eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., SpeechLM]:
+    """Models whose weights are random but far from zero, so that every part of them matters to the output."""
+
+    def make(
+        delays: Sequence[int] = (0, 0, 0),
+        codebook_size: int = 7,
+        codec: Codec | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        backbone: TransformerConfig = BACKBONE,
+    ) -> SpeechLM:
+        reference = CodecReference("tiny", "0" * 64, 8000, 80)
+        if codec is not None:
+            codebook_size = codec.codebook_size
+            reference = CodecReference(codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length)
+        torch.manual_seed(seed)
+        model = SpeechLM(
+            SpeechLMConfig(len(delays), codebook_size, backbone, DEPTH, delays=list(delays), codec=reference)
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        torch.nn.Module.to(model, dtype)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_store() -> Callable[..., TokenStore]:
+    """A finished token store in `folder` with the codes [T, K] given, one utterance each."""
+
+    def make(
+        folder: Path,
+        utterances: Sequence[np.ndarray],
+        codec: Codec | CodecInfo,
+        names: Sequence[str] | None = None,
+    ) -> TokenStore:
+        folder.mkdir(parents=True, exist_ok=True)
+        info = codec if isinstance(codec, CodecInfo) else CodecInfo.of(codec)
+        names = names or [f"voice/u{i}" for i in range(len(utterances))]
+        entries = [
+            Utterance(name, len(codes) * info.hop_length, codes) for name, codes in zip(names, utterances, strict=True)
+        ]
+        commit_store(folder, info, [write_shard(folder, 0, entries, info)])
+        return TokenStore(folder)
+
+    return make

@@ -1,0 +1,203 @@
+"""inference/engine.py: what is generated is what the model says, and one row does not know of the others."""
+
+import numpy as np
+import pytest
+import torch
+
+from codeclm.data.audio import AudioError, load_audio, save_wav
+from codeclm.inference import SamplingConfig
+from codeclm.inference.engine import SpeechGenerator, State, generate_codes
+from codeclm.model.delay_pattern import ABSENT, undelay
+
+DELAYS = [(0, 0, 0), (0, 1, 1), (1, 1, 3)]
+FREE = SamplingConfig(temperature=1.0, depth_temperature=1.0, top_k=0)
+
+
+def run(model, prompt, num_frames, seeds, sampling=FREE, stop_at_eos=False) -> State:
+    return list(generate_codes(model, prompt, num_frames, seeds, sampling, stop_at_eos))[-1]
+
+
+def codes_of(state: State, model) -> torch.Tensor:
+    return undelay(state.steps, model.config.delays)
+
+
+@pytest.fixture(scope="module")
+def prompt() -> torch.Tensor:
+    return torch.randint(0, 7, (3, 5), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("delays", DELAYS)
+@pytest.mark.parametrize("with_prompt", [False, True])
+def test_the_recorded_nll_is_what_the_model_gives_the_codes(make_model, prompt, delays, with_prompt):
+    model = make_model(delays)
+    given = prompt if with_prompt else None
+    state = run(model, given, 6, [0, 1])
+    codes = codes_of(state, model)
+    frames = 6 + (5 if with_prompt else 0)
+    assert codes.shape == (2, 3, frames) and codes.min() >= 0 and codes.max() < 7
+    with torch.no_grad():
+        expected = model(codes).nll
+    torch.testing.assert_close(undelay(state.nll, delays).double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("delays", DELAYS)
+def test_every_code_of_the_prompt_is_kept(make_model, prompt, delays):
+    model = make_model(delays)
+    codes = codes_of(run(model, prompt, 6, [0, 1, 2]), model)
+    assert torch.equal(codes[:, :, :5], prompt.expand(3, 3, 5))
+
+
+@pytest.mark.parametrize("delays", DELAYS)
+def test_each_row_of_a_batch_is_the_seed_alone(make_model, prompt, delays):
+    model = make_model(delays)
+    together = codes_of(run(model, prompt, 8, [5, 6, 7]), model)
+    for row, seed in enumerate([5, 6, 7]):
+        assert torch.equal(codes_of(run(model, prompt, 8, [seed]), model)[0], together[row])
+    assert not torch.equal(together[0], together[1]) and not torch.equal(together[1], together[2])
+
+
+@torch.no_grad()
+def test_temperature_zero_takes_the_likeliest_code_of_every_step(make_model):
+    model = make_model((0, 0, 0))
+    codes = codes_of(run(model, None, 5, [0], SamplingConfig(0.0, 0.0, 0)), model)
+    nll = model(codes).nll
+    for k in range(3):
+        for t in range(5):
+            variants = codes.repeat(7, 1, 1)
+            variants[:, k, t] = torch.arange(7)
+            assert model(variants).nll[:, k, t].min() >= nll[0, k, t] - 1e-12
+
+
+def test_eos_is_drawn_only_when_asked_for(make_model):
+    model = make_model((0, 1, 1))
+    with torch.no_grad():
+        model.head_0.weight[:-1] *= 0.01
+        # the direction that the backbone starts in makes EOS by far the likeliest
+        direction = model.backbone(model.embed_frames(torch.full((1, 3, 1), model.bos)))[0, 0]
+        model.head_0.weight[model.eos] = 5 * direction / direction.norm()
+    state = run(model, None, 10, range(20))
+    assert not state.finished.any() and state.position == 11 and codes_of(state, model).min() >= 0
+    stopped = run(model, None, 10, range(20), stop_at_eos=True)
+    assert stopped.finished.all() and stopped.position < 11
+
+
+def test_prompt_codes_of_another_model_are_refused(make_model):
+    model = make_model((0, 0, 0))
+    for bad in (torch.full((3, 2), 7), torch.zeros(2, 2, dtype=torch.long), torch.zeros(3, 0, dtype=torch.long)):
+        with pytest.raises(ValueError, match="codes"):
+            run(model, bad, 2, [0])
+    assert ABSENT not in codes_of(run(model, None, 2, [0]), model)
+
+
+# --- with a codec ---
+
+RATE, HOP = 8000, 80
+
+
+@pytest.fixture(scope="module")
+def codec(make_codec):
+    return make_codec()
+
+
+@pytest.fixture(scope="module")
+def generator(make_model, codec) -> SpeechGenerator:
+    return SpeechGenerator(make_model((0, 1, 1), codec=codec, dtype=torch.float32), codec, "tiny-model")
+
+
+def tone(duration_s: float = 0.5, rate: int = RATE) -> np.ndarray:
+    time = np.arange(round(duration_s * rate)) / rate
+    return (0.3 * np.sin(2 * np.pi * (200 + 300 * time) * time)).astype(np.float32)
+
+
+@pytest.mark.parametrize("duration_s, frames", [(0.5, 50), (0.123, 12), (0.0001, 1)])
+def test_audio_is_as_long_as_was_asked_for(generator, duration_s, frames):
+    made = generator.generate(None, duration_s)
+    assert made.audio.dtype == np.float32 and made.audio.shape == (frames * HOP,)
+    assert made.codes.shape == made.nll.shape == (3, frames) and made.surprise_bits.shape == (frames,)
+    assert made.finish_reason == "length" and made.sample_rate == RATE
+    assert made.prompt_audio.shape == (0,) and made.num_prompt_frames == 0
+    assert np.isfinite(made.audio).all() and (made.nll > 0).all()
+
+
+def test_a_path_and_its_samples_are_the_same_prompt(generator, tmp_path):
+    save_wav(tmp_path / "p.wav", tone(), RATE)
+    from_path = generator.generate(tmp_path / "p.wav", 0.1, seed=3)
+    from_text = generator.generate(str(tmp_path / "p.wav"), 0.1, seed=3)
+    from_array = generator.generate((load_audio(tmp_path / "p.wav", RATE), RATE), 0.1, seed=3)
+    for other in (from_text, from_array):
+        np.testing.assert_array_equal(from_path.codes, other.codes)
+        np.testing.assert_array_equal(from_path.audio, other.audio)
+    assert from_path.num_prompt_frames == 50 and len(from_path.prompt_audio) == 50 * HOP
+    expected = generator.codec.encode(torch.from_numpy(load_audio(tmp_path / "p.wav", RATE))[None, None])[0]
+    np.testing.assert_array_equal(from_path.codes[:, :50], expected.numpy())
+
+
+def test_samples_at_another_rate_are_resampled(generator):
+    made = generator.generate((tone(0.5, 16_000), 16_000), 0.1)
+    assert abs(made.num_prompt_frames - 50) <= 1
+    same = generator.generate((tone(), RATE), 0.1)
+    assert (made.codes[:, :45] == same.codes[:, :45]).mean() > 0.5  # nearly the same samples
+
+
+def test_a_last_frame_that_is_not_full_is_left_out_of_the_prompt(generator):
+    exact = generator.generate((tone(0.5), RATE), 0.1)
+    longer = generator.generate((np.concatenate([tone(0.5), tone(0.0096)]), RATE), 0.1)
+    np.testing.assert_array_equal(exact.codes, longer.codes)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(generator):
+    one, again, other = (generator.generate((tone(), RATE), 0.2, seed=seed) for seed in (1, 1, 2))
+    assert one.audio.tobytes() == again.audio.tobytes() and np.array_equal(one.nll, again.nll)
+    assert not np.array_equal(one.codes, other.codes)
+    many = generator.generate_many((tone(), RATE), 0.2, seeds=[1, 2])
+    np.testing.assert_array_equal(many[0].codes, one.codes)
+    np.testing.assert_array_equal(many[1].codes, other.codes)
+
+
+def test_the_continuation_joins_the_prompt_without_a_seam(generator):
+    made = generator.generate((tone(), RATE), 0.2)
+    whole = generator.codec.decode(torch.from_numpy(made.codes)[None])[0, 0].numpy()
+    np.testing.assert_array_equal(np.concatenate([made.prompt_audio, made.audio]), whole)
+
+
+def test_save_writes_the_continuation_or_both(generator, tmp_path):
+    made = generator.generate((tone(), RATE), 0.2)
+    made.save(tmp_path / "a.wav")
+    made.save(tmp_path / "b.wav", with_prompt=True)
+    assert len(load_audio(tmp_path / "a.wav", RATE, check_speech=False)) == 20 * HOP
+    assert len(load_audio(tmp_path / "b.wav", RATE, check_speech=False)) == 70 * HOP
+
+
+def test_another_codec_is_refused_by_name_with_both_fingerprints(make_codec, generator):
+    other = make_codec(seed=1)
+    wanted, given = generator.codec.fingerprint[:12], other.fingerprint[:12]
+    assert wanted != given
+    with pytest.raises(ValueError, match=rf"my-model.*'tiny' \({wanted}\).*'tiny' \({given}\)"):
+        SpeechGenerator(generator.model, other, "my-model")
+
+
+@pytest.mark.parametrize("duration_s", [0, -1, float("nan"), float("inf"), 1e9])
+def test_a_duration_without_a_meaning_is_refused(generator, duration_s):
+    with pytest.raises(ValueError, match=r"duration must be more than 0 s and less than a day, not"):
+        generator.generate(None, duration_s)
+
+
+@pytest.mark.parametrize("rate", [RATE, 16_000])
+@pytest.mark.parametrize(
+    "samples, reason",
+    [
+        (np.zeros(9000, np.float32), "silent"),
+        (np.full(9000, np.nan, np.float32), "NaN"),
+        (tone()[:100], "too short"),
+        (np.zeros(0, np.float32), "too short"),
+        (1000 * tone(2.0), "float audio must lie in"),
+    ],
+)
+def test_an_unusable_prompt_is_refused_with_the_reason(generator, samples, reason, rate):
+    with pytest.raises(AudioError, match=f"the prompt: .*{reason}"):
+        generator.generate((samples, rate), 0.1)
+
+
+def test_a_prompt_file_that_is_missing_is_named(generator, tmp_path):
+    with pytest.raises(AudioError, match="none.wav: no such file"):
+        generator.generate(tmp_path / "none.wav", 0.1)

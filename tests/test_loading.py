@@ -1,0 +1,159 @@
+"""inference/loading.py: a whole model loads and gives the same numbers; whatever is broken is named in one line."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from codeclm.inference.loading import load, save_model
+
+CODES = torch.randint(0, 8, (2, 3, 6), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def codec(make_codec):
+    return make_codec()
+
+
+@pytest.fixture(scope="module")
+def model(make_model, codec):
+    return make_model((0, 1, 1), codec=codec, dtype=torch.float32)
+
+
+@pytest.fixture
+def folder(model, codec, tmp_path) -> Path:
+    save_model(model, codec, tmp_path / "m")
+    return tmp_path / "m"
+
+
+@torch.no_grad()
+def test_a_saved_model_and_its_codec_load_and_give_the_same_nll(model, codec, folder):
+    generator = load(folder)
+    assert generator.codec.fingerprint == codec.fingerprint
+    assert torch.equal(generator.model(CODES).nll, model(CODES).nll)
+    assert not generator.model.training
+    assert load(str(folder)).generate(None, 0.05).audio.shape == (400,)
+
+
+@torch.no_grad()
+def test_a_training_run_loads_from_its_model_folder(model, folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    folder.rename(tmp_path / "run" / "model")
+    assert torch.equal(load(tmp_path / "run").model(CODES).nll, model(CODES).nll)
+
+
+@torch.no_grad()
+def test_half_precision_files_compute_in_float32(model, codec, tmp_path):
+    save_model(model, codec, tmp_path, torch.float16)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert all(tensor.dtype == torch.float16 for tensor in stored.values())
+    loaded = load(tmp_path).model
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+    torch.testing.assert_close(loaded(CODES).nll, model(CODES).nll, rtol=0, atol=0.02)
+    assert next(model.parameters()).dtype == torch.float32  # what was saved is as it was
+
+
+def edit_config(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return edit
+
+
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return edit
+
+
+def truncate(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+
+
+def empty(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+BROKEN = {
+    "no folder": (shutil.rmtree, "no such model folder"),
+    "empty folder": (empty, "holds no model"),
+    "config missing": (lambda f: (f / "config.json").unlink(), "config.json"),
+    "config not JSON": (lambda f: (f / "config.json").write_text('{"a'), "config.json: is not valid JSON"),
+    "config not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json: is not valid JSON"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "not a codeclm model's config"),
+    "foreign model": (edit_config(lambda c: c.update(model_type="mimi")), "not a codeclm model's config"),
+    "unknown setting": (edit_config(lambda c: c.update(num_codebook=3)), "unknown setting 'num_codebook'"),
+    "nested typo": (edit_config(lambda c: c["depth"].update(widht=3)), "'depth.widht'; did you mean 'depth."),
+    "nested of another kind": (edit_config(lambda c: c.update(depth=3)), "not of the right kind"),
+    "setting of another kind": (edit_config(lambda c: c.update(num_codebooks="three")), "not of the right kind"),
+    "heads that do not divide": (edit_config(lambda c: c["depth"].update(num_heads=3)), "num_heads 3"),
+    "weights missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+    "weights cut off": (truncate, "model.safetensors: is not a whole safetensors file"),
+    "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "is not a whole safetensors file"),
+    "tensor missing": (edit_weights(lambda w: w.pop("head_0.weight")), "tensor 'head_0.weight' is missing"),
+    "tensor unknown": (edit_weights(lambda w: w.update(other=torch.ones(2))), "tensor 'other' does not belong"),
+    "tensor NaN": (edit_weights(lambda w: w["depth_heads"][0, 0].fill_(float("nan"))), "'depth_heads' holds NaN"),
+    "tensor shape": (
+        edit_weights(lambda w: w.update({"project.weight": torch.ones(2, 2)})),
+        r"'project.weight' is \[2, 2\], should be \[8, 16\]",
+    ),
+    "fewer codebooks": (edit_config(lambda c: c.update(num_codebooks=2, delays=[0, 0])), "should be"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_named_in_one_line(folder, name):
+    damage, message = BROKEN[name]
+    damage(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.safetensors"])
+def test_a_pickle_is_never_opened(folder, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises((ValueError, FileNotFoundError), match=str(folder)):
+        load(folder)
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads((folder / name).read_bytes())  # this one would have done it
+    assert (tmp_path / "exploded").exists()
+
+
+def test_a_codec_folder_replaced_by_another_codec_is_refused(make_codec, folder, codec):
+    shutil.rmtree(folder / "codec")
+    other = make_codec(seed=1)
+    other.save(folder / "codec")
+    with pytest.raises(ValueError, match=f"{codec.fingerprint[:12]}.*{other.fingerprint[:12]}"):
+        load(folder)
+
+
+def test_a_broken_codec_is_named(folder):
+    (folder / "codec" / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="codec/model.safetensors: is not a whole safetensors file"):
+        load(folder)
+
+
+def test_load_is_the_function_whatever_was_imported_before():
+    code = "import codeclm.train.loop; from codeclm.inference import load; assert callable(load), load"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0

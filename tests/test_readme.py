@@ -1,0 +1,110 @@
+"""What the README says is true: its commands parse, its Python compiles, its tree is the tree, its targets exist."""
+
+import importlib
+import inspect
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from codeclm.train import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SHELL = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+COMMANDS = sorted(
+    {line for line in SHELL if line.startswith("codeclm ")} | set(re.findall(r"`(codeclm (?:\w+ )+[^`]*)`", README))
+)
+TREE = next(text for kind, text in BLOCKS if not kind and text.startswith("model/\n"))
+
+
+def tree_paths() -> list[str]:
+    """The paths that the commented tree names, files and folders, relative to the root."""
+    found, folders = [], []
+    for line in TREE.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders = folders[:depth]
+        found.append("".join(folders) + name)
+        if name.endswith("/"):
+            folders.append(name)
+    return found
+
+
+def recorder(verb: Callable, calls: list) -> Callable:
+    """A function with the signature of `verb` that only notes what it was called with."""
+
+    def note(*args: object, **kwargs: object) -> None:
+        calls.append((verb.__name__, inspect.signature(verb).bind(*args, **kwargs).arguments))
+
+    note.__signature__ = inspect.signature(verb)  # type: ignore[attr-defined]
+    note.__annotations__, note.__doc__, note.__name__ = verb.__annotations__, verb.__doc__, verb.__name__
+    return note
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_are_real(line, monkeypatch):
+    calls: list = []
+    for verbs in (cli.VERBS, cli.CODEC_VERBS):
+        for name, verb in verbs.items():
+            monkeypatch.setitem(verbs, name, recorder(verb, calls))
+    cli.main(shlex.split(line)[1:])
+    assert len(calls) == 1
+
+
+def test_every_verb_is_shown():
+    shown = {" ".join(line.split()[1:3]) for line in COMMANDS}
+    assert all(any(line.split()[0] == verb for line in shown) for verb in cli.VERBS if verb != "demo")
+    assert {f"codec {verb}" for verb in cli.CODEC_VERBS} <= shown
+
+
+@pytest.mark.parametrize("source", [text for kind, text in BLOCKS if kind == "python"])
+def test_the_python_examples_compile_and_import(source):
+    compile(source, "README.md", "exec")
+    for module, names in re.findall(r"^from (codeclm[\w.]*) import ([\w, ]+)$", source, re.MULTILINE):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
+
+
+def test_the_shell_blocks_are_shell():
+    for kind, text in BLOCKS:
+        if kind == "sh":
+            subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_every_file_of_the_tree_exists():
+    assert [path for path in tree_paths() if not (ROOT / path).exists()] == []
+
+
+def test_every_module_is_in_the_tree():
+    shown = tree_paths()
+    # a folder of whose files none is shown stands for all of them
+    whole = [
+        path
+        for path in shown
+        if path.endswith("/") and not any(other.startswith(path) for other in shown if other != path)
+    ]
+    modules = [
+        path.relative_to(ROOT).as_posix()
+        for house in ("model", "data", "inference", "train")
+        for path in (ROOT / house).rglob("*.py")
+        if path.name != "__init__.py"
+    ]
+    assert [path for path in modules if path not in shown and not path.startswith(tuple(whole))] == []
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {line.split()[1] for line in SHELL if line.startswith("make ")} | set(re.findall(r"`make (\w+)", README))
+    assert named and named <= targets
+
+
+def test_every_extra_and_module_that_is_named_exists():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"'\.\[(\w+)\]'", README) + re.findall(r"extra `(\w+)`", README)) <= set(extras)
+    for module in re.findall(r"python -m (codeclm[\w.]+)", README):
+        assert (ROOT / (module.removeprefix("codeclm.").replace(".", "/") + ".py")).is_file()

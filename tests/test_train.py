@@ -1,0 +1,404 @@
+"""train/loop.py: it learns what is there to learn, resumes bit for bit, and gives the same on any number of ranks.
+
+The codes come from a source of known entropy: codebook 0 is a Markov chain, codebook 1 a noisy function of codebook 0.
+"""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from codeclm.data.dataset import split_heldout
+from codeclm.data.shards import TokenStore
+from codeclm.inference.loading import load, load_speech_lm
+from codeclm.inference.score import score_store
+from codeclm.model.config import TransformerConfig
+from codeclm.train.checkpoint import latest_checkpoint, load_tensors
+from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
+from codeclm.train.loop import Trainer, new_model, train
+from codeclm.train.optim import learning_rate, make_optimizer
+
+SIZE = 4
+SHAPE = ModelConfig(
+    backbone=TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=32),
+    depth=TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=32),
+)
+SHORT = TrainConfig(
+    steps=12,
+    depth_fraction=0.5,
+    evaluate_every=6,
+    save_every=4,
+    bf16=False,
+    batch=BatchConfig(frames_per_batch=128, max_frames=32, heldout_share=0.2),
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=3),
+    model=SHAPE,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Codebook 0 moves on by 0, 1, 2 or 3 (mod 4) with these probabilities; codebook 1 is codebook 0 plus 1 with
+    probability `faithful`, else any of the three others. Everything starts uniform, so it stays uniform."""
+
+    moves: tuple[float, ...] = (0.08, 0.8, 0.1, 0.02)
+    faithful: float = 0.9
+
+    @property
+    def bits_per_frame(self) -> float:
+        """The entropy rate."""
+        move = -sum(p * math.log2(p) for p in self.moves)
+        noise = 1 - self.faithful
+        return move - self.faithful * math.log2(self.faithful) - noise * math.log2(noise / 3)
+
+    def draw(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+        """Codes [T, 2]."""
+        moves = rng.choice(SIZE, num_frames, p=self.moves)
+        moves[0] = rng.integers(SIZE)
+        coarse = moves.cumsum() % SIZE
+        wrong = rng.random(num_frames) > self.faithful
+        return np.stack([coarse, (coarse + 1 + wrong * rng.integers(1, SIZE, num_frames)) % SIZE], axis=1)
+
+    def bits(self, codes: np.ndarray) -> float:
+        """What these codes cost whoever knows the source."""
+        moves = np.diff(codes[:, 0]) % SIZE
+        right = codes[:, 1] == (codes[:, 0] + 1) % SIZE
+        likelihood = np.where(right, self.faithful, (1 - self.faithful) / 3)
+        return 2 - np.log2(np.array(self.moves)[moves]).sum() - np.log2(likelihood).sum()
+
+
+SOURCE = Source()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in one order, here and in subprocesses; and accelerate remembers nothing of an earlier test."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def codec(make_codec):
+    return make_codec(num_codebooks=2, codebook_size=SIZE)
+
+
+def draw(source: Source, lengths: list[int], seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [source.draw(length, rng) for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def store(make_store, codec, tmp_path_factory) -> TokenStore:
+    return make_store(tmp_path_factory.mktemp("store"), draw(SOURCE, [20, 33, 7, 50, 12, 28, 41, 5] * 4, 0), codec)
+
+
+def run(store: TokenStore, codec, out: Path, config: TrainConfig = SHORT) -> dict[str, torch.Tensor]:
+    """Train (or resume) -> the weights and optimizer state of the last checkpoint."""
+    train(new_model(store, config), codec, store, out, config)
+    return state_of(out, config.steps)
+
+
+def state_of(out: Path, steps: int) -> dict[str, torch.Tensor]:
+    checkpoint = latest_checkpoint(out)
+    assert checkpoint is not None and checkpoint.name == f"step-{steps:08d}"
+    optimizer = {f"optimizer.{key}": tensor for key, tensor in load_tensors(checkpoint, "optimizer").items()}
+    return load_tensors(checkpoint, "model") | optimizer
+
+
+def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [key for key in one if not torch.equal(one[key], other[key])]
+    assert not different
+
+
+def metrics(out: Path, key: str) -> dict[int, float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+# --- learning ---
+
+LONG = replace(
+    SHORT,
+    steps=240,
+    depth_fraction=1.0,
+    evaluate_every=80,
+    save_every=1000,
+    batch=BatchConfig(frames_per_batch=1024, max_frames=64, heldout_share=0.1),
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.0),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(make_store, codec, tmp_path_factory) -> Path:
+    """A run that has seen enough of SOURCE."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    large = make_store(folder / "store", draw(SOURCE, [64] * 600, 1), codec)
+    train(new_model(large, LONG), codec, large, folder / "run", LONG)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def fresh(make_store, codec, tmp_path_factory) -> tuple[TokenStore, list[np.ndarray]]:
+    """Codes of SOURCE that no run has seen."""
+    codes = draw(SOURCE, [64] * 300, 2)
+    return make_store(tmp_path_factory.mktemp("fresh"), codes, codec), codes
+
+
+def test_training_lowers_the_loss_and_the_heldout_bits_and_keeps_the_best_weights(trained, codec):
+    loss, heldout = metrics(trained, "loss"), metrics(trained, "heldout_bits_per_second")
+    assert loss[240] < 0.7 * loss[10]
+    assert list(heldout) == [0, 80, 160, 240] and heldout[240] < 0.7 * heldout[0]
+    generator = load(trained)
+    assert generator.codec.fingerprint == codec.fingerprint
+    store = TokenStore(trained.parent / "store")
+    _, indices = split_heldout(store.names, LONG.batch.heldout_share, LONG.seed)
+    scores = score_store(generator.model, store, indices=indices, progress=False)
+    bits = store.codec.frame_rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2)
+    assert bits == pytest.approx(min(heldout.values()), rel=1e-5)
+
+
+def test_a_model_reaches_the_entropy_of_its_source_and_never_goes_below(trained, fresh):
+    store, codes = fresh
+    scores = score_store(load_speech_lm(trained / "model"), store, progress=False)
+    per_utterance = scores.nll.sum(axis=1) / math.log(2)
+    possible = np.array([SOURCE.bits(row) for row in codes])
+    frames = scores.num_frames.sum()
+    assert possible.sum() / frames == pytest.approx(SOURCE.bits_per_frame, rel=0.03)  # the source is as it says
+    excess = per_utterance - possible  # of the same codes: the noise of the source falls out
+    standard_error = excess.std() * math.sqrt(len(excess))
+    assert -4 * standard_error < excess.sum() < 0.05 * possible.sum()
+
+
+def test_both_the_frame_and_its_past_are_used(trained, fresh):
+    """Codebook 0 alone costs what its moves cost, codebook 1 given codebook 0 what its noise costs."""
+    store, _ = fresh
+    scores = score_store(load_speech_lm(trained / "model"), store, progress=False)
+    coarse, finer = scores.nll.sum(axis=0) / scores.num_frames.sum() / math.log(2)
+    moves = replace(SOURCE, faithful=1 - 1e-12).bits_per_frame
+    assert coarse == pytest.approx(moves, rel=0.1) and finer == pytest.approx(SOURCE.bits_per_frame - moves, rel=0.1)
+
+
+@torch.no_grad()
+def test_wrong_shifts_between_the_codebooks_lose_to_the_right_one(trained, fresh):
+    model, codes = load_speech_lm(trained / "model"), torch.from_numpy(np.stack(fresh[1])).transpose(1, 2)
+    middle = range(2, 62)
+    bits = {}
+    for shift in range(-2, 3):
+        finer = codes[:, 1, middle.start + shift : middle.stop + shift]
+        shifted = torch.stack([codes[:, 0, middle.start : middle.stop], finer], dim=1)
+        bits[shift] = float(model(shifted).nll.sum(dim=1).mean()) / math.log(2)
+    assert min(bits, key=lambda shift: bits[shift]) == 0
+    assert all(bits[shift] > bits[0] + 0.3 for shift in bits if shift)
+
+
+def test_finetuning_on_another_source_lowers_its_heldout_bits(trained, make_store, codec, tmp_path):
+    other = Source(moves=(0.3, 0.1, 0.5, 0.1), faithful=0.6)
+    store = make_store(tmp_path / "store", draw(other, [64] * 80, 3), codec)
+    config = replace(LONG, steps=60, evaluate_every=30, optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5))
+    train(load_speech_lm(trained / "model"), codec, store, tmp_path / "run", config)
+    heldout = metrics(tmp_path / "run", "heldout_bits_per_second")
+    assert heldout[60] < 0.85 * heldout[0]
+    assert heldout[60] / store.codec.frame_rate < 1.1 * other.bits_per_frame
+
+
+def test_codes_of_another_codec_are_refused(trained, store, make_codec, make_store, tmp_path):
+    other = make_codec(num_codebooks=2, codebook_size=SIZE, seed=1)
+    foreign = make_store(tmp_path / "foreign", draw(SOURCE, [9] * 9, 0), other)
+    with pytest.raises(ValueError, match="foreign: holds tokens of codec"):
+        Trainer(load_speech_lm(trained / "model"), other, foreign, tmp_path / "run", SHORT)
+
+
+# --- resuming ---
+
+PROGRAM = """
+import os, signal
+from pathlib import Path
+import torch
+from codeclm.data.shards import TokenStore
+from codeclm.model.codecs import load_codec
+from codeclm.model.config import *
+from codeclm.train.config import *
+from codeclm.train import loop
+
+torch.set_num_threads(1)
+config, store = {config!r}, TokenStore({store!r})
+model = loop.new_model(store, config)
+{before}
+loop.train(model, load_codec({codec!r}), store, Path({out!r}), config)
+"""
+KILL = """
+step = loop.Trainer.train_step
+def stop(self):
+    if self.step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self)
+loop.Trainer.train_step = stop
+"""
+
+
+def program(store: TokenStore, codec, out: Path, config: TrainConfig, before: str) -> Path:
+    codec.save(out.parent / "codec")
+    path = out.parent / f"{out.name}.py"
+    path.write_text(
+        PROGRAM.format(
+            config=config, store=str(store.folder), codec=str(out.parent / "codec"), out=str(out), before=before
+        )
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store, codec, tmp_path_factory) -> dict[str, torch.Tensor]:
+    torch.set_num_threads(1)
+    return run(store, codec, tmp_path_factory.mktemp("uninterrupted"))
+
+
+def test_a_run_killed_and_resumed_equals_an_uninterrupted_one_bit_for_bit(store, codec, uninterrupted, tmp_path):
+    script = program(store, codec, tmp_path / "run", SHORT, KILL)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=environment)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in sorted((tmp_path / "run").glob("step-*"))] == ["step-00000004"]
+    assert_same_bits(run(store, codec, tmp_path / "run"), uninterrupted)
+
+
+def test_a_half_written_newest_checkpoint_is_passed_over(store, codec, uninterrupted, tmp_path, capsys):
+    run(store, codec, tmp_path)
+    newest = tmp_path / "step-00000012"
+    (newest / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes()[:-8])
+    assert_same_bits(run(store, codec, tmp_path), uninterrupted)
+    output = capsys.readouterr()
+    assert "step-00000012: passed over" in output.out + output.err and "resumed at step 8" in output.out + output.err
+
+
+def test_a_finished_run_does_nothing_when_started_again(store, codec, uninterrupted, tmp_path):
+    assert_same_bits(run(store, codec, tmp_path), uninterrupted)  # and the seed alone decides
+    before = (tmp_path / "step-00000012" / "COMPLETE").stat().st_mtime_ns
+    assert_same_bits(run(store, codec, tmp_path), uninterrupted)
+    assert (tmp_path / "step-00000012" / "COMPLETE").stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def resumable(store, codec, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("resumable")
+    run(store, codec, out, replace(SHORT, steps=4))
+    return out
+
+
+@pytest.mark.parametrize(
+    "what, change",
+    [
+        ("model", {"model": replace(SHAPE, delays=(0, 1))}),
+        ("batch", {"batch": replace(SHORT.batch, frames_per_batch=64)}),
+        ("seed", {"seed": 1}),
+    ],
+)
+def test_resuming_with_another_setting_is_refused_by_name(store, codec, resumable, what, change):
+    with pytest.raises(ValueError, match=f"step-00000004: was made with another {what}; give another --out"):
+        run(store, codec, resumable, replace(SHORT, **change))
+
+
+def test_resuming_with_other_data_is_refused_by_name(make_store, codec, resumable, tmp_path):
+    other = make_store(tmp_path / "other", draw(SOURCE, [20] * 20, 9), codec)
+    with pytest.raises(ValueError, match="was made with another data; give another --out"):
+        run(other, codec, resumable)
+
+
+def test_broken_weights_stop_the_run_before_the_step(store, codec, resumable):
+    trainer = Trainer(new_model(store, SHORT), codec, store, resumable, SHORT)
+    assert trainer.restore() and trainer.step == 4
+    trainer.raw_model.head_0.weight.data[0, 0] = float("nan")
+    before = {name: tensor.clone() for name, tensor in trainer.raw_model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="step 4: the loss is nan.*newest checkpoint.*is intact") as caught:
+        trainer.train_step()
+    assert "\n" not in str(caught.value) and trainer.step == 4
+    for name, tensor in trainer.raw_model.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(7.0), before[name].nan_to_num(7.0)), name
+    assert latest_checkpoint(resumable) == resumable / "step-00000004"
+
+
+# --- ranks ---
+
+CHECK_RANKS = """
+model = torch.nn.Module.double(model)
+init = loop.Trainer.__init__
+def counted(self, *arguments):
+    init(self, *arguments)
+    assert self.accelerator.num_processes == 2, "not two processes"
+loop.Trainer.__init__ = counted
+"""
+
+
+def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
+    """In float64. With 48 frames some batches have one row, which leaves a rank without any."""
+    config = replace(
+        SHORT,
+        depth_fraction=1.0,
+        steps=16,
+        evaluate_every=8,
+        save_every=16,
+        batch=replace(SHORT.batch, frames_per_batch=48, max_frames=40),
+    )
+    model = torch.nn.Module.double(new_model(store, config))
+    trainer = Trainer(model, codec, store, tmp_path, config)
+    rows = {len(trainer.batches[step]) for step in range(16)}
+    assert 1 in rows and len(rows) > 2
+    train(model, codec, store, tmp_path / "one", config)
+    script = program(store, codec, tmp_path / "two", config, CHECK_RANKS)
+    torchrun = Path(sys.executable).parent / "torchrun"
+    command = [torchrun, "--standalone", "--nproc_per_node", "2", script]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    workers = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+    try:
+        output, _ = workers.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        os.killpg(workers.pid, signal.SIGKILL)
+        raise AssertionError("the ranks wait for each other for ever") from None
+    assert workers.returncode == 0, output[-3000:]
+    one, two = state_of(tmp_path / "one", 16), state_of(tmp_path / "two", 16)
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+    one_loss, two_loss = (metrics(tmp_path / name, "loss") for name in ("one", "two"))
+    assert one_loss == pytest.approx(two_loss, abs=2e-6) and len(one_loss) == 2
+
+
+# --- optimizer ---
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    config = OptimizerConfig(learning_rate=2.0, final_share=0.1, warmup_steps=10)
+    rates = [learning_rate(config, step, 110) for step in range(111)]
+    assert rates[0] == pytest.approx(0.2) and rates[4] == pytest.approx(1.0) and rates[9] == rates[10] == 2.0
+    assert rates[60] == pytest.approx((2.0 + 0.2) / 2) and rates[110] == pytest.approx(0.2)
+    assert all(earlier > later for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert learning_rate(config, 500, 110) == pytest.approx(0.2)
+    assert learning_rate(OptimizerConfig(learning_rate=1.0, warmup_steps=0), 0, 1) == 1.0
+
+
+def test_only_matrices_that_are_no_embedding_decay(store):
+    model = new_model(store, SHORT)
+    model.head_0.weight.requires_grad_(False)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, others = make_optimizer(model, OptimizerConfig(weight_decay=0.3)).param_groups
+    assert decayed["weight_decay"] == 0.3 and others["weight_decay"] == 0.0
+    with_decay, without = ({names[id(p)] for p in group["params"]} for group in (decayed, others))
+    assert with_decay | without == set(names.values()) - {"head_0.weight"} and not with_decay & without
+    assert all("norm" in name or "embedding" in name for name in without)
+    assert not any("norm" in name or "embedding" in name for name in with_decay)
+    assert {"depth_heads", "project.weight", "backbone.blocks.0.down.weight"} <= with_decay
