@@ -154,10 +154,22 @@ def test_pieces_of_one_file_are_held_out_together():
     assert len(heldout) == 4 * len(files)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1e-9, 1 - 1e-9])
-def test_a_share_that_leaves_nothing_is_refused(share):
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_share_outside_0_to_1_is_refused(share):
     with pytest.raises(ValueError, match="share"):
         split_heldout(["a", "b"], share, seed=0)
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.5, 1 - 1e-9])
+@pytest.mark.parametrize("names", [["a", "b"], ["a#0", "a#1", "a#2"], ["a", "b", "c", "d"]])
+def test_both_sides_have_something_however_little_there_is(names, share):
+    training, heldout = split_heldout(names, share, seed=0)
+    assert training and heldout and sorted(training + heldout) == list(range(len(names)))
+
+
+def test_one_utterance_cannot_be_split():
+    with pytest.raises(ValueError, match="not enough"):
+        split_heldout(["a"], 0.5, seed=0)
 
 
 def test_small_voices_are_repeated_and_power_1_changes_nothing(tmp_path: Path):
