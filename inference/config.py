@@ -10,12 +10,16 @@ class SamplingConfig:
     temperature: float = 0.8  # of codebook 0; 0 takes the likeliest code
     depth_temperature: float = 0.8  # of the other codebooks
     top_k: int = 100  # only the likeliest codes are drawn; 0: all of them
+    stop_at_end: bool = False  # stop where the model says that the utterance ends, before the duration is over
+    max_prompt_s: float = 10.0  # of a longer prompt only the end is continued
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf") or not 0 <= self.depth_temperature < float("inf"):
             raise ValueError(
                 f"temperatures must be finite and not negative, not {self.temperature} and {self.depth_temperature}"
             )
+        if not self.max_prompt_s > 0:
+            raise ValueError(f"max_prompt_s must be more than 0, not {self.max_prompt_s}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (all codes) or more, not {self.top_k}")
 

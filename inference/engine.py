@@ -54,9 +54,11 @@ class State:
     cache: KVCache
     steps: Tensor  # [B, K, capacity] delayed codes; position s is filled for s < position
     position: int  # the next step to be generated
+    num_prompt_frames: int
+    num_frames: int  # prompt and continuation, when none ends before
     generators: list[torch.Generator]
     nll: Tensor = field(repr=False)  # [B, K, capacity] nats
-    finished: Tensor = field(repr=False)  # [B] bool, EOS was drawn
+    end: Tensor = field(repr=False)  # [B] the frame at which EOS was drawn; num_frames where it was not
 
 
 @torch.inference_mode()
@@ -67,22 +69,21 @@ def start(model: SpeechLM, prompt: Tensor | None, num_frames: int, seeds: Sequen
     """
     batch, num_codebooks, delays = len(seeds), model.num_codebooks, model.config.delays
     prompt_frames = 0 if prompt is None else prompt.shape[1]
-    capacity = prompt_frames + num_frames + max(delays)
-    steps = torch.full((batch, num_codebooks, capacity), ABSENT, dtype=torch.long)
-    if prompt is not None:
-        model.check_codes(prompt[None])
-        for k, lag in enumerate(delays):
-            steps[:, k, lag : lag + prompt_frames] = prompt[k]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    total = prompt_frames + num_frames
+    capacity = total + max(delays)
+    steps = torch.full((batch, num_codebooks, capacity), ABSENT, device=model.device)
+    nll = torch.zeros(batch, num_codebooks, capacity, device=model.device)
     cache = KVCache(model.config.backbone_config, batch, capacity + 1, model.head_0.weight)
-    nll = torch.zeros(batch, num_codebooks, capacity)
-    state = State(cache, steps, 0, generators, nll, torch.zeros(batch, dtype=torch.bool))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    end = torch.full((batch,), total, device=model.device)
+    state = State(cache, steps, prompt_frames, prompt_frames, total, generators, nll, end)
     if prompt is not None:
+        prompt = prompt.to(model.device)
         # the prompt's own nll in step order, and one pass that fills the cache up to the first step to be drawn
         prompt_nll = model(prompt[None]).nll
         for k, lag in enumerate(delays):
-            state.nll[:, k, lag : lag + prompt_frames] = prompt_nll[:, k].float()
-        state.position = prompt_frames
+            steps[:, k, lag : lag + prompt_frames] = prompt[k]
+            nll[:, k, lag : lag + prompt_frames] = prompt_nll[:, k].float()
         inputs = torch.cat([torch.full_like(steps[:, :, :1], model.bos), steps[:, :, : prompt_frames - 1]], dim=2)
         model.start_step(inputs, cache)
     return state
@@ -90,27 +91,32 @@ def start(model: SpeechLM, prompt: Tensor | None, num_frames: int, seeds: Sequen
 
 @torch.inference_mode()
 def step(model: SpeechLM, state: State, sampling: SamplingConfig, allow_eos: bool = False) -> State:
-    """Generate one step of every row: draws what is not given, records the nll of what was drawn."""
-    s, delays = state.position, model.config.delays
-    last_frame = state.steps.shape[2] - max(delays)
+    """Generate one step of every row: draws what is not given, records the nll of what was drawn.
+
+    A row that has ended gets no more codes than those that lag behind its end.
+    """
+    s = state.position
     before = state.steps[:, :, s - 1 : s] if s else torch.full_like(state.steps[:, :, :1], model.bos)
     logits, context = model.start_step(before, state.cache)
     depth_cache = KVCache(model.config.depth_config, len(state.generators), model.num_codebooks, logits)
-    code = torch.full_like(state.steps[:, 0, 0], ABSENT)
-    for k in range(model.num_codebooks):
+    for k, lag in enumerate(model.config.delays):
         if k:
-            logits = model.depth_step(context, code, k, depth_cache)
-        inside = 0 <= s - delays[k] < last_frame
-        given = state.steps[:, k, s]
-        noise = exponential_noise(state.generators, model.codebook_size + 1)[:, : logits.shape[1]]
-        if not inside:
-            code = given
+            logits = model.depth_step(context, state.steps[:, k - 1, s], k, depth_cache)
+        # drawn whether needed or not: what a row draws depends on its seed and its position alone
+        noise = exponential_noise(state.generators, model.codebook_size + 1)[:, : logits.shape[1]].to(logits.device)
+        frame = s - lag
+        if not 0 <= frame < state.num_frames:
             continue
-        code = given if bool((given != ABSENT).all()) else draw(model, logits, k, sampling, noise, allow_eos)
-        state.nll[:, k, s] = F.cross_entropy(logits.float(), code, reduction="none")
+        code = state.steps[:, k, s]
+        if frame >= state.num_prompt_frames:
+            code = draw(model, logits, k, sampling, noise, allow_eos)
+            code = torch.where(frame < state.end, code, ABSENT)
+        state.nll[:, k, s] = F.cross_entropy(logits.float(), code, ignore_index=ABSENT, reduction="none")
         if k == 0:
-            state.finished |= code == model.eos
-            code = code.clamp_max(model.codebook_size - 1)
+            ends = code == model.eos
+            state.end = torch.where(ends, frame, state.end)
+            state.nll[:, k, s].masked_fill_(ends, 0.0)
+            code = code.masked_fill(ends, ABSENT)
         state.steps[:, k, s] = code
     state.position += 1
     return state
@@ -125,19 +131,15 @@ def draw(model: SpeechLM, logits: Tensor, k: int, sampling: SamplingConfig, nois
 
 
 def generate_codes(
-    model: SpeechLM,
-    prompt: Tensor | None,
-    num_frames: int,
-    seeds: Sequence[int],
-    sampling: SamplingConfig,
-    stop_at_eos: bool = False,
+    model: SpeechLM, prompt: Tensor | None, num_frames: int, seeds: Sequence[int], sampling: SamplingConfig
 ) -> Iterator[State]:
-    """Yield the state after each step until `num_frames` frames are complete (or, on request, every row has ended)."""
+    """Yield the state after each step until `num_frames` frames are complete, or every row has ended."""
     state = start(model, prompt, num_frames, seeds)
-    while state.position < state.steps.shape[2]:
-        state = step(model, state, sampling, allow_eos=stop_at_eos)
+    lag = max(model.config.delays)
+    while state.position < state.num_frames + lag:
+        state = step(model, state, sampling, allow_eos=sampling.stop_at_end)
         yield state
-        if stop_at_eos and bool(state.finished.all()):
+        if sampling.stop_at_end and state.position >= int(state.end.max()) + lag:
             return
 
 
@@ -174,7 +176,7 @@ class SpeechGenerator:
         """
         if not 0 < duration_s < 24 * 3600:
             raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
-        codes = None if prompt is None else self.encode(prompt)
+        codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
         num_frames = max(1, round(duration_s * self.codec.frame_rate))
         states = generate_codes(self.model, codes, num_frames, seeds, sampling)
         if progress:
@@ -186,10 +188,13 @@ class SpeechGenerator:
         for state in states:  # noqa: B007
             pass
         assert state is not None
-        return [self._finish(state, row, codes) for row in range(len(seeds))]
+        return [self._finish(state, row) for row in range(len(seeds))]
 
-    def encode(self, prompt: str | Path | tuple[np.ndarray, int]) -> Tensor:
-        """Audio -> codes [K, T]. A last frame that the audio does not fill is left out: it would tell of an end."""
+    def encode(self, prompt: str | Path | tuple[np.ndarray, int], max_s: float = 10.0) -> Tensor:
+        """The last `max_s` seconds of audio -> codes [K, T].
+
+        A last frame that the audio does not fill is left out: it would tell of an end.
+        """
         if isinstance(prompt, tuple):
             audio, rate = prompt
             if rate != self.codec.sample_rate:
@@ -200,25 +205,26 @@ class SpeechGenerator:
             check_usable(audio, self.codec.sample_rate, "the prompt")
         else:
             audio = load_audio(prompt, self.codec.sample_rate)
-        whole = len(audio) // self.codec.hop_length * self.codec.hop_length
-        return self.codec.encode(torch.from_numpy(audio[: whole or len(audio)])[None, None])[0]
+        hop = self.codec.hop_length
+        whole = len(audio) // hop * hop or len(audio)
+        first = max(0, whole - round(max_s * self.codec.frame_rate) * hop)
+        device = next(self.codec.parameters()).device
+        return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(device))[0]
 
-    def _finish(self, state: State, row: int, prompt: Tensor | None) -> Generation:
-        delays = self.model.config.delays
-        codes = undelay(state.steps[row : row + 1], delays)[0]
-        nll = undelay(state.nll[row : row + 1], delays)[0]
-        prompt_frames = 0 if prompt is None else prompt.shape[1]
+    def _finish(self, state: State, row: int) -> Generation:
+        delays, end, cut = self.model.config.delays, int(state.end[row]), state.num_prompt_frames
+        codes = undelay(state.steps[row : row + 1], delays)[0, :, :end]
+        nll = undelay(state.nll[row : row + 1], delays)[0, :, :end]
         # decoded in one go, so that the continuation joins the prompt without a seam
-        audio = self.codec.decode(codes[None])[0, 0].numpy()
-        cut = prompt_frames * self.codec.hop_length
+        audio = self.codec.decode(codes[None])[0, 0].cpu().numpy() if end else np.zeros(0, np.float32)
         return Generation(
-            audio=audio[cut:],
-            prompt_audio=audio[:cut],
+            audio=audio[cut * self.codec.hop_length :],
+            prompt_audio=audio[: cut * self.codec.hop_length],
             sample_rate=self.codec.sample_rate,
-            codes=codes.numpy(),
-            nll=nll.numpy(),
-            num_prompt_frames=prompt_frames,
-            finish_reason="length",
+            codes=codes.cpu().numpy(),
+            nll=nll.cpu().numpy(),
+            num_prompt_frames=cut,
+            finish_reason="eos" if end < state.num_frames else "length",
         )
 
 

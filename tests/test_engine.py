@@ -1,5 +1,7 @@
 """inference/engine.py: what is generated is what the model says, and one row does not know of the others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,8 @@ DELAYS = [(0, 0, 0), (0, 1, 1), (1, 1, 3)]
 FREE = SamplingConfig(temperature=1.0, depth_temperature=1.0, top_k=0)
 
 
-def run(model, prompt, num_frames, seeds, sampling=FREE, stop_at_eos=False) -> State:
-    return list(generate_codes(model, prompt, num_frames, seeds, sampling, stop_at_eos))[-1]
+def run(model, prompt, num_frames, seeds, sampling=FREE) -> State:
+    return list(generate_codes(model, prompt, num_frames, seeds, sampling))[-1]
 
 
 def codes_of(state: State, model) -> torch.Tensor:
@@ -76,9 +78,27 @@ def test_eos_is_drawn_only_when_asked_for(make_model):
         direction = model.backbone(model.embed_frames(torch.full((1, 3, 1), model.bos)))[0, 0]
         model.head_0.weight[model.eos] = 5 * direction / direction.norm()
     state = run(model, None, 10, range(20))
-    assert not state.finished.any() and state.position == 11 and codes_of(state, model).min() >= 0
-    stopped = run(model, None, 10, range(20), stop_at_eos=True)
-    assert stopped.finished.all() and stopped.position < 11
+    assert (state.end == 10).all() and state.position == 11 and codes_of(state, model).min() >= 0
+    stopped = run(model, None, 10, range(20), replace(FREE, stop_at_end=True))
+    assert (stopped.end < 10).all() and stopped.position < 11
+
+
+@pytest.mark.parametrize("delays", DELAYS)
+def test_a_row_that_ended_has_all_its_codes_and_their_nll(make_model, delays):
+    model = make_model(delays)
+    with torch.no_grad():
+        model.head_0.weight[model.eos] *= 0.1  # neither at once nor never
+    prompt = torch.randint(0, 7, (3, 4), generator=torch.Generator().manual_seed(0))
+    state = run(model, prompt, 12, range(30), replace(FREE, stop_at_end=True))
+    codes, nll = codes_of(state, model), undelay(state.nll, model.config.delays)
+    ended = (state.end < 16).nonzero().flatten().tolist()
+    assert len(ended) >= 3 and len({int(state.end[row]) for row in ended}) > 1
+    for row in ended:
+        end = int(state.end[row])
+        assert codes[row, :, :end].min() >= 0 and (codes[row, :, end:] == ABSENT).all()
+        scored = model(codes[row : row + 1, :, :end], ends=torch.tensor([True])).nll[0]
+        # the prompt's last delayed codes were scored before codebook 0 went on
+        assert (scored - nll[row, :, :end]).abs().max() < 1e-5
 
 
 def test_prompt_codes_of_another_model_are_refused(make_model):
