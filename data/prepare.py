@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..model.codecs import Codec, load_codec
 from .audio import MIN_DURATION_S, AudioError, audio_blocks, check_usable, find_audio
 from .config import PrepareConfig
+from .progress import progress_bar
 from .shards import (
     HEADER,
     CodecInfo,
@@ -197,7 +198,9 @@ def _encode_shards(
     info, seconds = CodecInfo.of(codec), 0.0
     with (
         _encoder(codec, config, len(jobs)) as encode,
-        tqdm(total=num_files, initial=num_files - waiting, desc="prepare", unit="file", leave=False) as progress,
+        progress_bar(
+            total=num_files, initial=num_files - waiting, desc="prepare", unit="file", leave=False
+        ) as progress,
     ):
         results = encode(jobs)
 
@@ -210,8 +213,8 @@ def _encode_shards(
                     else:
                         seconds += entry.num_samples / info.sample_rate
                     yield entry
-                progress.set_postfix(audio=f"{seconds:.0f} s", refresh=False)
-                progress.update()
+                bar.set_postfix(audio=f"{seconds:.0f} s", refresh=False)
+                bar.update()
 
         for shard in todo:
             yield write_shard(out, shard.number, entries(shard), info, shard.key)

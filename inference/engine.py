@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.audio import check_usable, load_audio, save_wav
+from ..data.progress import progress_bar
 from ..model.codecs import Codec
 from ..model.delay_pattern import ABSENT, undelay
 from ..model.lm import SpeechLM
@@ -180,10 +181,8 @@ class SpeechGenerator:
         num_frames = max(1, round(duration_s * self.codec.frame_rate))
         states = generate_codes(self.model, codes, num_frames, seeds, sampling)
         if progress:
-            from tqdm import tqdm
-
             total = num_frames + max(self.model.config.delays)
-            states = tqdm(states, total=total, unit="frame", desc=f"generate x{len(seeds)}")
+            states = progress_bar(states, total=total, unit="frame", desc=f"generate x{len(seeds)}")
         state = None
         for state in states:  # noqa: B007
             pass

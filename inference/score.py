@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..data.progress import progress_bar
 from ..data.shards import TokenStore, file_sha256
 from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM
@@ -120,7 +120,7 @@ def score_store(
     nll = np.zeros((len(chosen), model.num_codebooks))
     eos_nll = np.zeros(len(chosen))
     total = int(store.num_frames[chosen].sum())
-    with tqdm(total=total, unit="frame", desc="score", disable=not progress) as bar:
+    with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
         for pieces in _batches(store, chosen, config):
             longest = max(stop - start for _, start, stop in pieces)
             codes = torch.full((len(pieces), model.num_codebooks, longest), ABSENT, dtype=torch.long)

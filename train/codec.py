@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..data.audio import AudioError, find_audio, load_audio
 from ..data.prepare import stamp
+from ..data.progress import progress_bar
 from ..data.shards import atomic_file
 from ..model.codecs.spectral import SpectralCodec
 from . import codec_losses as losses
@@ -61,7 +62,7 @@ class VoiceCrops:
     def _decode(voice: str, paths: list[Path], stored: Path, sample_rate: int, max_hours: float) -> bool:
         """Write the voice's samples; False if none of its files can be used."""
         parts, total = [], 0
-        for path in tqdm(paths, desc=f"decode {voice}", unit="file"):
+        for path in progress_bar(paths, desc=f"decode {voice}", unit="file"):
             try:
                 audio = load_audio(path, sample_rate)
             except AudioError as error:
@@ -213,7 +214,7 @@ def train_codec(data: Path, out: Path, config: CodecTrainConfig = CodecTrainConf
     (out / "config.json").write_text(json.dumps(asdict(config), indent=2))
     seconds = config.crop_frames * config.codec.trunk_hop * config.codec.stride / config.codec.sample_rate
     with (out / "metrics.jsonl").open("a") as log:
-        progress = tqdm(
+        progress = progress_bar(
             batches(crops, config, trainer.step), total=config.steps, initial=trainer.step, unit="step", mininterval=5
         )
         started = time.monotonic()

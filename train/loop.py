@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.dataset import TokenBatches, balance_voices, split_heldout
+from ..data.progress import progress_bar
 from ..data.shards import TokenStore
 from ..inference.config import EvaluateConfig
 from ..inference.loading import FOREIGN_KEYS, save_model
@@ -169,7 +170,7 @@ def train(model: SpeechLM, codec: Codec, store: TokenStore, out: Path, config: T
         tqdm.write(describe(trainer))
     trainer.raw_model.train()
     with (out / "metrics.jsonl").open("a") as log:
-        bar = tqdm(total=config.steps, initial=trainer.step, unit="step", disable=not trainer.is_main, mininterval=2)
+        bar = progress_bar(total=config.steps, initial=trainer.step, unit="step", disable=not trainer.is_main)
         if trainer.step == 0 and trainer.is_main:
             report(log, bar, {"step": 0, "heldout_bits_per_second": trainer.evaluate()})
         started, codes_seen = time.monotonic(), 0

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ...data.audio import load_audio
+from ...data.progress import progress_bar
 from ...model.codecs import Codec
 from . import measures
 from .plain import json_safe
@@ -116,7 +116,7 @@ def codec_report(paths: Sequence[Path], codec: Codec, asr: bool = False) -> Code
     transcriber = Transcriber() if asr else None
     counts = np.zeros((codec.num_codebooks, codec.codebook_size), dtype=np.int64)
     clips, skipped = [], []
-    for path in tqdm(paths, desc="measure", unit="clip", delay=2):
+    for path in progress_bar(paths, desc="measure", unit="clip", delay=2):
         try:
             audio = load_audio(path, codec.sample_rate)
             codes, output = _through(codec, audio)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from ...data.audio import SILENCE_DBFS, AudioError, load_audio, save_wav
+from ...data.progress import progress_bar
 from ...model.codecs import Codec
 from .measures import SpeechMeasures, measure_speech, semitones
 from .plain import json_safe
@@ -141,7 +141,7 @@ def continuation_report(
     """
     transcriber = Transcriber() if asr else None
     continuations, skipped = [], []
-    for path in tqdm(prompts, desc="continue", unit="prompt", delay=2):
+    for path in progress_bar(prompts, desc="continue", unit="prompt", delay=2):
         try:
             prompt = _first_seconds(path, prompt_s, lm.codec.sample_rate)
         except AudioError as error:

@@ -9,7 +9,8 @@ Bible (bible-kjv) and fortunes. Needs `pip install 'codeclm[recipes]'`, ffmpeg, 
 `apt-get install bible-kjv fortunes ffmpeg`; `apt-get download` fetches the sounds, no root needed for that.
 
 Result: OUT/train/VOICE/*.flac, OUT/heldout/VOICE/*.flac (5 % of the utterances, chosen by a hash of the name) and
-OUT/unseen/june/*.flac (one human speaker whom no training sees), a transcript beside each synthetic utterance.
+OUT/unseen/june_{tune,test}/*.flac (one human speaker whom no training sees: 10 minutes to fine-tune on, 15 to test
+with); a transcript beside each synthetic utterance.
 Files that exist are kept, so an interrupted build goes on where it stopped.
 """
 
@@ -24,6 +25,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 from tqdm import tqdm
+
+from ...data.progress import progress_bar
 
 HUMAN_VOICES = {
     "en_US_f_Allison": "allison_en",
@@ -52,6 +55,13 @@ class CorpusConfig:
 def split_of(name: str) -> str:
     """ "heldout" for 5 % of the names, "train" for the others; a pure function of the name."""
     return "heldout" if zlib.crc32(name.encode()) % 20 == 0 else "train"
+
+
+def folder_of(voice: str, name: str) -> Path:
+    """Where a human recording belongs; the unseen voice has parts of its own."""
+    if voice == UNSEEN_VOICE:
+        return Path("unseen") / f"{voice}_{'tune' if zlib.crc32(name.encode()) % 13 < 5 else 'test'}"
+    return Path(split_of(name)) / voice
 
 
 def read_texts(config: CorpusConfig) -> list[str]:
@@ -96,7 +106,7 @@ def synthesise(
     import soundfile
 
     seconds, index = 0.0, 0
-    with tqdm(total=round(hours * 3600), unit="s of speech", desc=voice) as bar:
+    with progress_bar(total=round(hours * 3600), unit="s of speech", desc=voice) as bar:
         while seconds < hours * 3600:
             text = next(texts, None)
             if text is None:
@@ -148,12 +158,11 @@ def fetch_human(out: Path) -> None:
         subprocess.run(["dpkg", "-x", str(archive), str(cache / "unpacked")], check=True)
     root = cache / "unpacked/usr/share/asterisk/sounds"
     sources = sorted(path for path in root.rglob("*.g722") if not NOT_SPEECH.search(str(path)))
-    for source in tqdm(sources, unit="prompt", desc="human"):
+    for source in progress_bar(sources, unit="prompt", desc="human"):
         relative = source.relative_to(root).with_suffix("")
         voice = HUMAN_VOICES[relative.parts[0]]
         name = "-".join([voice, *relative.parts[1:]])
-        split = "unseen" if voice == UNSEEN_VOICE else split_of(name)
-        target = out / split / voice / f"{name}.flac"
+        target = out / folder_of(voice, name) / f"{name}.flac"
         if target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
