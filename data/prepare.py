@@ -198,9 +198,7 @@ def _encode_shards(
     info, seconds = CodecInfo.of(codec), 0.0
     with (
         _encoder(codec, config, len(jobs)) as encode,
-        progress_bar(
-            total=num_files, initial=num_files - waiting, desc="prepare", unit="file", leave=False
-        ) as progress,
+        progress_bar(total=num_files, initial=num_files - waiting, desc="prepare", unit="file", leave=False) as bar,
     ):
         results = encode(jobs)
 
