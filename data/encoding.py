@@ -1,0 +1,147 @@
+"""Audio files -> codes, here or in worker processes: the same bytes either way. S samples, T frames, K codebooks."""
+
+import multiprocessing
+import os
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..model.codecs import Codec, load_codec
+from .audio import MIN_DURATION_S, AudioError, audio_blocks, check_usable
+from .config import PrepareConfig
+from .shards import Rejected, Utterance
+
+PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
+FILES_AHEAD = 4  # per worker: files handed out before the oldest one is written
+
+Entries = list[Utterance | Rejected]  # what one file became
+
+
+def encode_file(path: Path, name: str, codec: Codec, max_utterance_s: float) -> Entries:
+    """One file -> its utterance, or its pieces `name#0`, `name#1`, ..., each checked by itself.
+
+    A file that cannot be read to its end is rejected as a whole.
+    """
+    limit = codec.hop_length * max(1, int(max_utterance_s * codec.sample_rate / codec.hop_length))
+    least = int(np.ceil(MIN_DURATION_S * codec.sample_rate))
+    pieces: Entries = []
+    try:
+        for piece in _pieces(audio_blocks(path, codec.sample_rate), limit, least):
+            try:
+                check_usable(piece, codec.sample_rate, str(path))
+                pieces.append(Utterance("", len(piece), _encode(piece, codec)))
+            except AudioError as error:
+                pieces.append(Rejected("", _reason(error, path)))
+    except AudioError as error:
+        return [Rejected(name, _reason(error, path))]
+    names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
+    return [replace(piece, name=name) for name, piece in zip(names, pieces, strict=True)]
+
+
+def _pieces(blocks: Iterable[np.ndarray], limit: int, least: int) -> Iterator[np.ndarray]:
+    """Blocks [S] -> pieces of `limit` samples; the last may be shorter, or up to `least` longer: never a mere scrap."""
+    held: list[np.ndarray] = []
+    for block in blocks:
+        held.append(block)
+        while sum(map(len, held)) >= limit + least:
+            audio = np.concatenate(held)
+            yield audio[:limit]
+            held = [audio[limit:]]
+    yield np.concatenate(held)
+
+
+def _encode(audio: np.ndarray, codec: Codec) -> np.ndarray:
+    """[S] -> codes [T, K] uint16; equal for whole and streamed audio by the codec's contract."""
+    device = next(codec.parameters()).device
+    batch = torch.from_numpy(np.ascontiguousarray(audio))[None, None].to(device)  # [1, 1, S]
+    push = round(PUSH_S * codec.sample_rate)
+    if batch.shape[-1] <= push:
+        codes = codec.encode(batch)
+    else:
+        encoder = codec.streaming_encoder()
+        parts = [encoder.push(chunk) for chunk in batch.split(push, dim=-1)]
+        codes = torch.cat([part.cpu() for part in [*parts, encoder.flush()]], dim=-1)
+    return codes[0].T.cpu().numpy().astype(np.uint16)
+
+
+def _reason(error: AudioError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+Encode = Callable[[Iterable[tuple[Path, str]]], Iterator[Entries]]  # (path, name) of files -> their entries, in order
+
+
+@contextmanager
+def encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Encode]:
+    """How files are encoded: here, or in processes. Each uses one thread: more of them can change codes in the last
+    digit, and one process per core is faster than many threads in one."""
+    num_workers = min(config.num_workers, num_jobs)
+    if num_workers <= 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield lambda jobs: (encode_file(*job, codec, config.max_utterance_s) for job in jobs)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    # as files: torch would pass the weights through /dev/shm, which is 64 MB in containers
+    folder = tempfile.TemporaryDirectory()
+    codec.save(Path(folder.name))
+    pool = ProcessPoolExecutor(
+        num_workers,
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (Path(folder.name), config.max_utterance_s),
+    )
+    try:
+        yield lambda jobs: _in_order(pool, jobs, FILES_AHEAD * num_workers)
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a worker process died (out of memory, or a script without `if __name__ == '__main__'`); "
+            "what is finished is kept: run it again with fewer workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        folder.cleanup()
+
+
+def _in_order(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Path, str]], ahead: int) -> Iterator[Entries]:
+    running = deque()
+    for job in jobs:
+        running.append(pool.submit(_work, *job))
+        if len(running) > ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+_worker: tuple[Codec, float] | None = None  # codec and max_utterance_s, in a worker process
+
+
+def _start_worker(codec: Path, max_utterance_s: float) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = load_codec(codec), max_utterance_s
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """A worker would wait for work for ever if prepare were killed by signal 9."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(path: Path, name: str) -> Entries:
+    assert _worker is not None
+    return encode_file(path, name, *_worker)
