@@ -114,14 +114,14 @@ def split_heldout(names: Sequence[str], share: float, seed: int) -> tuple[list[i
     """Utterance names -> (indices for training, indices held out), `share` of the names held out.
 
     A name's side depends on the name and the seed only, so that it stays when files are added; pieces of one file
-    (`name#0`, `name#1`) go together. With few utterances at least one is held out and one is not.
-    Raises ValueError if there is only one.
+    (`name#0`, `name#1`) and copies (`name~0`, `name~1`) go together. With few utterances at least one is held out and
+    one is not. Raises ValueError if there is only one.
     """
     if not 0 < share < 1:
         raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
-    files = [re.sub(r"#\d+$", "", name) for name in names]
+    files = [re.sub(r"(#\d+)?(~\d+)?$", "", name) for name in names]
     if len(set(files)) < 2:
-        files = list(names)  # a single recording is split by its pieces
+        files = [re.sub(r"~\d+$", "", name) for name in names]  # a single recording is split by its pieces
     fractions = [_fraction(file, seed) for file in files]
     if len(set(files)) < 2:
         raise ValueError(f"{len(names)} utterance is not enough to train on and to hold out; add more audio")

@@ -21,30 +21,52 @@ from .config import PrepareConfig
 from .shards import Rejected, Utterance
 
 PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
+COPY_LEVELS_DB = (0.0, 1.5, -1.5, 0.75, -0.75, 2.0, -2.0, 1.0)
 FILES_AHEAD = 4  # per worker: files handed out before the oldest one is written
 
 Entries = list[Utterance | Rejected]  # what one file became
 
 
-def encode_file(path: Path, name: str, codec: Codec, max_utterance_s: float) -> Entries:
+def encode_file(path: Path, name: str, codec: Codec, config: PrepareConfig) -> Entries:
     """One file -> its utterance, or its pieces `name#0`, `name#1`, ..., each checked by itself.
 
-    A file that cannot be read to its end is rejected as a whole.
+    With several copies, copy c of an utterance is called `name~c`; copy 0 is the utterance as it is. A file that cannot
+    be read to its end is rejected as a whole.
     """
-    limit = codec.hop_length * max(1, int(max_utterance_s * codec.sample_rate / codec.hop_length))
+    limit = codec.hop_length * max(1, int(config.max_utterance_s * codec.sample_rate / codec.hop_length))
     least = int(np.ceil(MIN_DURATION_S * codec.sample_rate))
-    pieces: Entries = []
+    pieces: list[list[Utterance] | Rejected] = []
     try:
         for piece in _pieces(audio_blocks(path, codec.sample_rate), limit, least):
             try:
                 check_usable(piece, codec.sample_rate, str(path))
-                pieces.append(Utterance("", len(piece), _encode(piece, codec)))
+                copies = _copies(piece, codec.hop_length, config.copies, least)
+                pieces.append([Utterance("", len(copy), _encode(copy, codec)) for copy in copies])
             except AudioError as error:
                 pieces.append(Rejected("", _reason(error, path)))
     except AudioError as error:
         return [Rejected(name, _reason(error, path))]
     names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
-    return [replace(piece, name=name) for name, piece in zip(names, pieces, strict=True)]
+    entries: Entries = []
+    for name, piece in zip(names, pieces, strict=True):
+        if isinstance(piece, Rejected):
+            entries.append(replace(piece, name=name))
+        elif len(piece) == 1:
+            entries.append(replace(piece[0], name=name))
+        else:
+            entries += [replace(copy, name=f"{name}~{number}") for number, copy in enumerate(piece)]
+    return entries
+
+
+def _copies(audio: np.ndarray, hop_length: int, count: int, least: int) -> list[np.ndarray]:
+    """[S] and `count - 1` variants that start a fraction of a frame later, at other levels; few if there is little."""
+    copies = [audio]
+    for number in range(1, count):
+        first = round(number * hop_length / count)
+        if len(audio) - first >= least + hop_length:
+            gain = 10 ** (COPY_LEVELS_DB[number % len(COPY_LEVELS_DB)] / 20)
+            copies.append(np.clip(audio[first:] * np.float32(gain), -1.0, 1.0))
+    return copies
 
 
 def _pieces(blocks: Iterable[np.ndarray], limit: int, least: int) -> Iterator[np.ndarray]:
@@ -89,7 +111,7 @@ def encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Enco
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            yield lambda jobs: (encode_file(*job, codec, config.max_utterance_s) for job in jobs)
+            yield lambda jobs: (encode_file(*job, codec, config) for job in jobs)
         finally:
             torch.set_num_threads(threads)
         return
@@ -100,7 +122,7 @@ def encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Enco
         num_workers,
         multiprocessing.get_context("spawn"),
         _start_worker,
-        (Path(folder.name), config.max_utterance_s),
+        (Path(folder.name), config),
     )
     try:
         yield lambda jobs: _in_order(pool, jobs, FILES_AHEAD * num_workers)
@@ -124,13 +146,13 @@ def _in_order(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Path, str]], ahead
         yield running.popleft().result()
 
 
-_worker: tuple[Codec, float] | None = None  # codec and max_utterance_s, in a worker process
+_worker: tuple[Codec, PrepareConfig] | None = None  # in a worker process
 
 
-def _start_worker(codec: Path, max_utterance_s: float) -> None:
+def _start_worker(codec: Path, config: PrepareConfig) -> None:
     global _worker
     torch.set_num_threads(1)
-    _worker = load_codec(codec), max_utterance_s
+    _worker = load_codec(codec), config
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -112,7 +112,12 @@ def _plan(audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareCo
     shards = []
     for first in range(0, len(named), config.files_per_shard):
         members = named[first : first + config.files_per_shard]
-        made_from = [info.fingerprint, float(config.max_utterance_s), [[name, *stamp(path)] for path, name in members]]
+        made_from = [
+            info.fingerprint,
+            float(config.max_utterance_s),
+            config.copies,
+            [[name, *stamp(path)] for path, name in members],
+        ]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         shards.append(_Shard(len(shards), members, key))
     return shards

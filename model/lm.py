@@ -117,20 +117,28 @@ class SpeechLM(PreTrainedModel):
         ends: Tensor | None = None,
         depth_fraction: float = 1.0,
         codebook_weights: Tensor | None = None,
+        input_dropout: float = 0.0,
     ) -> SpeechLMOutput:
         """Score codes [B, K, T] (ABSENT pads the end of shorter rows) given everything before each code.
 
         ends: [B] bool, rows after whose last frame EOS is expected (default: none, EOS is not scored).
         depth_fraction: share of the frames, drawn anew at each call, on which codebooks 1..K-1 are scored; their sum is
         scaled up, so the loss and its gradient keep their expectation. codebook_weights: [K], for training only.
+        input_dropout: share of the codes, drawn anew at each call, that are ABSENT as input, though scored as targets;
+        keeps a small corpus from being learnt by heart. For training only: the nll is then not the model's.
         Raises ValueError for codes that are not this model's.
         """
         self.check_codes(codes)
         inputs, targets = self.sequence(codes, ends)
+        given = targets
+        if input_dropout > 0:
+            inputs = drop_codes(inputs, input_dropout, keep=self.bos)
+            given = drop_codes(targets, input_dropout)
         context = self.backbone(self.embed_frames(inputs))  # [B, S, D]
         nll_0 = cross_entropy(self.head_0(context), targets[:, 0])  # [B, S]
         chosen, scale = self._depth_frames(targets, depth_fraction)
-        depth_nll = self._depth_nll(context.flatten(0, 1)[chosen], targets.transpose(1, 2).flatten(0, 1)[chosen])
+        given, scored = (x.transpose(1, 2).flatten(0, 1)[chosen] for x in (given, targets))  # [N, K]
+        depth_nll = self._depth_nll(context.flatten(0, 1)[chosen], given[:, :-1], scored[:, 1:])
 
         weights = torch.ones(self.num_codebooks) if codebook_weights is None else codebook_weights
         weights = weights.to(nll_0)
@@ -154,13 +162,13 @@ class SpeechLM(PreTrainedModel):
         count = max(1, round(fraction * len(scored)))
         return scored[torch.randperm(len(scored), device=scored.device)[:count]], len(scored) / count
 
-    def _depth_nll(self, context: Tensor, targets: Tensor) -> Tensor:
-        """context [N, D], targets [N, K] -> nats [N, K-1] of codebooks 1..K-1, 0 where absent."""
+    def _depth_nll(self, context: Tensor, given: Tensor, targets: Tensor) -> Tensor:
+        """context [N, D], codebooks 0..K-2 given and 1..K-1 as targets, both [N, K-1] -> nats [N, K-1], 0 if absent."""
         if len(targets) == 0:  # a single codebook leaves the depth decoder nothing to do
             return context.new_zeros(0, self.num_codebooks - 1)
-        given = torch.where(targets[:, :-1] == self.eos, ABSENT, targets[:, :-1])
+        given = torch.where(given == self.eos, ABSENT, given)
         x = self.project(context)[:, None] + self.embed_depth(given)  # [N, K-1, depth width]
-        return cross_entropy(self.depth_logits(self.depth_decoder(x)), targets[:, 1:].t()).t()
+        return cross_entropy(self.depth_logits(self.depth_decoder(x)), targets.t()).t()
 
     def depth_logits(self, x: Tensor, first: int = 1) -> Tensor:
         """Outputs of the depth decoder [N, J, width] for codebooks first..first+J-1 -> logits [J, N, V]."""
@@ -181,6 +189,12 @@ class SpeechLM(PreTrainedModel):
         """
         x = self.project(context)[:, None] + self.embed_depth(code[:, None], codebook - 1)
         return self.depth_logits(self.depth_decoder(x, cache), codebook)[0]
+
+
+def drop_codes(codes: Tensor, share: float, keep: int | None = None) -> Tensor:
+    """A random `share` of codes becomes ABSENT, but not those that are `keep`."""
+    dropped = torch.rand(codes.shape, device=codes.device) < share
+    return codes.masked_fill(dropped if keep is None else dropped & (codes != keep), ABSENT)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

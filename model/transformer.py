@@ -101,14 +101,15 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer)
         self.ff_norm = RMSNorm(config.dim, config.norm_eps)
+        self.dropout = 0.0  # of what is added to the residual stream, in training mode; not part of the model's shape
         self.gate = nn.Linear(config.dim, config.ff_dim, bias=False)
         self.up = nn.Linear(config.dim, config.ff_dim, bias=False)
         self.down = nn.Linear(config.ff_dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
+        x = x + F.dropout(self.attention(self.attention_norm(x), cos, sin, cache), self.dropout, self.training)
         y = self.ff_norm(x)
-        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+        return x + F.dropout(self.down(F.silu(self.gate(y)) * self.up(y)), self.dropout, self.training)
 
 
 class Transformer(nn.Module):

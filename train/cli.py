@@ -6,6 +6,7 @@ Heavy imports are inside the functions, so that --help answers at once.
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,7 @@ def finetune(
     from .loop import train as run
 
     lm = load(model)
-    store = open_or_prepare(data, out / "tokens", lm.codec, PIECES)
+    store = open_or_prepare(data, out / "tokens", lm.codec, replace(PIECES, copies=8))
     config = for_small_data(config, len(store))
     print(f"{run(lm.model, lm.codec, store, out, config)}: the best weights on the held-out utterances")
 

@@ -55,6 +55,8 @@ class TrainConfig:
 
     steps: int = 2000
     depth_fraction: float = 1.0  # share of the frames on which codebooks 1..K-1 are trained (unbiased)
+    input_dropout: float = 0.0  # share of the codes that the model does not see as input: against learning by heart
+    dropout: float = 0.0  # of what each block adds to the residual stream
     evaluate_every: int = 250  # steps between looks at the held-out utterances
     save_every: int = 250  # steps between checkpoints
     bf16: bool = True  # matrix products in bfloat16 where that is fast
@@ -70,14 +72,18 @@ class TrainConfig:
             raise ValueError(f"{given}: each must be at least 1")
         if not 0 < self.depth_fraction <= 1:
             raise ValueError(f"depth_fraction is {self.depth_fraction}; it must be more than 0 and at most 1")
+        if not 0 <= self.input_dropout < 1 or not 0 <= self.dropout < 1:
+            given = f"input_dropout {self.input_dropout}, dropout {self.dropout}"
+            raise ValueError(f"{given}: each must be at least 0 and less than 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1")
 
 
 FINETUNE = TrainConfig(
-    steps=300,
-    evaluate_every=25,
-    save_every=100,
+    steps=320,
+    input_dropout=0.1,
+    evaluate_every=40,
+    save_every=80,
     batch=BatchConfig(frames_per_batch=2048, heldout_share=0.1),
     optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=20),
 )

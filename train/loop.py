@@ -30,6 +30,7 @@ from ..model.config import CodecReference
 from ..model.delay_pattern import ABSENT
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
+from ..model.transformer import Block
 from .checkpoint import latest_checkpoint, load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig
 from .optim import learning_rate, make_optimizer
@@ -68,8 +69,9 @@ class Trainer:
         AcceleratorState._reset_state()  # a second run in this process may want another precision
         precision = "bf16" if config.bf16 and has_fast_bf16() else "no"
         self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
-        if config.compile:
-            for block in (*model.backbone.blocks, *model.depth_decoder.blocks):
+        for block in (*model.backbone.blocks, *model.depth_decoder.blocks):
+            cast(Block, block).dropout = config.dropout
+            if config.compile:
                 block.compile(dynamic=True)
         self.raw_model = model
         self.model: Any = self.accelerator.prepare(model)
@@ -92,7 +94,12 @@ class Trainer:
         num_global = num_scored(*self._rows(0, 1)) if world_size > 1 else scored
         if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
             codes, ends = (rows[:1] for rows in self._rows(0, 1))
-        output = self.model(codes.to(device), ends=ends.to(device), depth_fraction=config.depth_fraction)
+        output = self.model(
+            codes.to(device),
+            ends=ends.to(device),
+            depth_fraction=config.depth_fraction,
+            input_dropout=config.input_dropout,
+        )
         loss = output.loss * (world_size * scored / num_global)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
