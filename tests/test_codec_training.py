@@ -161,7 +161,7 @@ def test_the_learning_rate_warms_up_and_decays():
     assert all(a > b for a, b in zip(rates[3:-1], rates[4:], strict=True))
 
 
-def test_an_unusable_file_is_named_and_skipped_and_a_voice_without_any_is_an_error(tmp_path: Path, capsys):
+def test_an_unusable_file_or_voice_is_named_and_left_out_and_nothing_usable_is_an_error(tmp_path: Path, capsys):
     good, bad = tmp_path / "data" / "anna" / "good.wav", tmp_path / "data" / "anna" / "bad.wav"
     save_wav(good, voice(150.0, 2.0, 0), RATE)
     bad.write_bytes(b"not audio")
@@ -169,6 +169,18 @@ def test_an_unusable_file_is_named_and_skipped_and_a_voice_without_any_is_an_err
     assert [len(samples) for samples in crops.voices] == [2 * RATE]
     output = capsys.readouterr()
     assert "bad.wav: cannot be read as audio" in output.out + output.err
+    other = tmp_path / "data" / "bert" / "bad.wav"
+    other.parent.mkdir()
+    other.write_bytes(b"not audio")
+    assert len(VoiceCrops(tmp_path / "data", tmp_path / "second", RATE, 1.0).voices) == 1
+    output = capsys.readouterr()
+    assert "voice bert: left out" in output.out + output.err
     good.unlink()
-    with pytest.raises(AudioError, match="anna: no file of this voice can be used"):
-        VoiceCrops(tmp_path / "data", tmp_path / "second", RATE, 1.0)
+    with pytest.raises(AudioError, match="no file of any voice can be used"):
+        VoiceCrops(tmp_path / "data", tmp_path / "third", RATE, 1.0)
+
+
+def test_a_folder_without_sub_folders_is_one_voice(tmp_path: Path):
+    for number in range(3):
+        save_wav(tmp_path / "data" / f"{number}.wav", voice(150.0, 1.0, number), RATE)
+    assert [len(samples) for samples in VoiceCrops(tmp_path / "data", tmp_path / "c", RATE, 1.0).voices] == [3 * RATE]

@@ -177,3 +177,15 @@ def test_small_voices_are_repeated_and_power_1_changes_nothing(tmp_path: Path):
     assert balance_voices(store, range(5), 1.0) == [0, 1, 2, 3, 4]
     assert balance_voices(store, range(5), 0.5) == [0, 1, 2, 3] + [4] * 4
     assert balance_voices(store, range(5), 0.0) == [0, 1, 2, 3] + [4] * 16
+
+
+def test_copies_of_one_utterance_are_held_out_together():
+    names = [f"{file}~{copy}" for file in range(40) for copy in range(4)] + [
+        f"x#{i}~{c}" for i in range(3) for c in (0, 1)
+    ]
+    _, heldout = split_heldout(names, 0.3, seed=0)
+    files = {names[i].split("~")[0].split("#")[0] for i in heldout}
+    assert {name for name in names if name.split("~")[0].split("#")[0] in files} == {names[i] for i in heldout}
+    single = [f"x#{i}~{c}" for i in range(3) for c in (0, 1)]  # one recording: by pieces, never by copies
+    training, heldout = split_heldout(single, 0.3, seed=0)
+    assert not {single[i].split("~")[0] for i in training} & {single[i].split("~")[0] for i in heldout}

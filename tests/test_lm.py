@@ -286,3 +286,17 @@ def test_a_mistyped_nested_setting_is_refused_with_the_nearest_name(make_model, 
 def test_a_config_that_no_model_can_have_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SpeechLMConfig(**({"num_codebooks": 3} | settings))
+
+
+def test_input_dropout_changes_what_the_model_sees_but_not_what_it_is_scored_on(make_model):
+    model, codes = make_model([0, 1, 1]), random_codes(2, 3, 6)
+    torch.manual_seed(0)
+    plain, dropped = model(codes), model(codes, input_dropout=0.5)
+    assert (dropped.nll > 0).all() and not torch.allclose(plain.nll, dropped.nll)
+    torch.manual_seed(0)
+    assert torch.equal(model(codes, input_dropout=0.5).nll, dropped.nll)
+    # with nothing to see but BOS, no code depends on another
+    blind = model(codes, input_dropout=1.0).nll
+    other = (codes + 1) % SIZE
+    other[:, 1, 3] = codes[:, 1, 3]
+    assert torch.allclose(model(other, input_dropout=1.0).nll[:, 1, 3], blind[:, 1, 3])

@@ -183,6 +183,21 @@ def test_a_long_file_becomes_pieces_that_cover_it(codec, tmp_path):
     assert (store.codes(2) == whole).mean() > 0.999  # streamed in pushes; a near-tie may round the other way
 
 
+def test_copies_are_the_same_speech_from_later_and_at_other_levels(codec, tmp_path):
+    samples = voice(0, 2.0)
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    prepare(tmp_path / "a.wav", tmp_path / "tokens", codec, PrepareConfig(copies=4))
+    store = TokenStore(tmp_path / "tokens")
+    assert store.names == ["a~0", "a~1", "a~2", "a~3"]
+    later = [len(samples) - round(copy * codec.hop_length / 4) for copy in range(4)]
+    assert store.num_samples.tolist() == later
+    plain = codec.encode(torch.from_numpy(samples)[None, None])[0].T.numpy()
+    assert (store.codes(0) == plain).all()
+    for copy in range(1, 4):
+        length = min(len(plain), len(store.codes(copy)))
+        assert (store.codes(copy)[:length] != plain[:length]).mean() > 0.05
+
+
 def test_names_are_paths_without_suffix_unless_two_would_collide(tmp_path):
     files = [tmp_path / name for name in ("a.flac", "a.wav", "a.wav.ogg", "sub/b.wav", "sub/c.d.wav")]
     names = utterance_names(tmp_path, files)
