@@ -22,7 +22,7 @@ class CountBaselines:
             for k in range(num_codebooks):
                 column = codes[:, k].astype(np.int64)
                 np.add.at(pairs[k], (np.concatenate([[codebook_size], column[:-1]]), column), 1)
-        self.pairs = pairs
+        self.pairs, self.totals = pairs, pairs.sum(axis=2)  # [K, V + 1, V] and [K, V + 1]
         self.unigram = np.stack([self._unigram(pairs[k].sum(axis=0)) for k in range(num_codebooks)])  # [K, V]
         self.weights = [self._best_weight(pairs[k], self.unigram[k]) for k in range(num_codebooks)]
 
@@ -48,5 +48,5 @@ class CountBaselines:
             base, weight = self.unigram[k][column], self.weights[k]
             unigram[k] = -np.log(base).sum()
             joint = self.pairs[k][before, column] + weight * base
-            bigram[k] = -np.log(joint / (self.pairs[k].sum(axis=1)[before] + weight)).sum()
+            bigram[k] = -np.log(joint / (self.totals[k][before] + weight)).sum()
         return unigram, bigram
