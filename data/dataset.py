@@ -1,7 +1,8 @@
 """Batches of codes from a token store: for training a pure function of (seed, step), for evaluation in order.
 
 Nothing here has a state that a checkpoint would need: step n is the same batch in every run and on every rank.
-N utterances, B rows of a batch, K codebooks, T frames. A *segment* is (utterance, start, stop) in frames.
+N utterances, B rows of a batch, K codebooks, T frames. A *segment* is (utterance, start, stop) in frames. With text,
+T counts columns: frames and the columns that hold text only (text_batches.py).
 """
 
 import hashlib
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from .shards import TokenStore
+from .text_batches import Layout, StoreGrids
+from .text_tokenizer import TextTokenizer
 
 PAD = -1  # absent: embeds to zero and is never scored
 POOL_BATCHES = 50  # rows are sorted by length within so many batches: little padding, and still well mixed
@@ -24,6 +27,7 @@ class TokenBatches:
 
     An epoch shows every frame of the chosen utterances exactly once. An utterance longer than `max_frames` is cut
     into consecutive segments, at other places in every epoch. `batches[step]` counts on across epochs.
+    With a tokenizer rows have text where `StoreGrids` says, and both limits count columns.
     """
 
     def __init__(
@@ -33,8 +37,13 @@ class TokenBatches:
         max_frames: int,
         seed: int,
         indices: Sequence[int] | None = None,
+        tokenizer: TextTokenizer | None = None,
+        layout: Layout = "first",
     ):
-        """indices: the utterances to use (default all). Raises ValueError if there is none or no row would fit."""
+        """indices: the utterances to use (default all). tokenizer: for their transcripts (default: no text).
+
+        Raises ValueError if there is no utterance or no row would fit.
+        """
         if max_frames < 1:
             raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
         if frames_per_batch < max_frames:
@@ -43,6 +52,7 @@ class TokenBatches:
             )
         self.store, self.frames_per_batch, self.max_frames, self.seed = store, frames_per_batch, max_frames, seed
         self.indices = _chosen(store, indices)
+        self.grids = StoreGrids(store, tokenizer, layout, max_frames)
         self.num_frames = int(store.num_frames[self.indices].sum())  # of one epoch
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far
         self._newest: tuple[int, list[np.ndarray]] = (-1, [])
@@ -56,15 +66,21 @@ class TokenBatches:
 
     def rank_batch(self, step: int, rank: int, world_size: int) -> Tensor:
         """Rows rank::world_size of the global batch, with the global batch's T; there may be none ([0, K, T])."""
+        return self.rank_grid(step, rank, world_size)[1]
+
+    def rank_grid(self, step: int, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+        """The rows of `rank_batch` with their text -> (text [B, T], codes [B, K, T]), int64, -1 where absent."""
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of 0..{world_size - 1}")
         epoch, index = self.locate(step)
         segments = self.epoch_batches(epoch)[index]
-        longest = int((segments[:, 2] - segments[:, 1]).max())
-        return _stack(self.store, segments[rank::world_size], longest)
+        return _stack(self.grids, segments[rank::world_size], int(self.grids.lengths(segments).max()))
 
     def rank_ends(self, step: int, rank: int, world_size: int) -> Tensor:
-        """[B] bool for the rows of `rank_batch`: whether the row goes up to the end of its utterance."""
+        """[B] bool for the rows of `rank_batch`: whether the row goes up to the end of its utterance.
+
+        The audio then ends after the row's last frame; text columns may follow that.
+        """
         epoch, index = self.locate(step)
         segments = self.epoch_batches(epoch)[index][rank::world_size]
         return torch.from_numpy(segments[:, 2] == self.store.num_frames[segments[:, 0]])
@@ -86,11 +102,12 @@ class TokenBatches:
         return self._newest[1]
 
     def _plan(self, rng: np.random.Generator) -> list[np.ndarray]:
-        segments = rng.permutation(_cut(self.indices, self.store.num_frames, self.max_frames, rng))
-        lengths = segments[:, 2] - segments[:, 1]
+        room = self.max_frames - self.grids.num_columns  # [N] frames that the first segment may have
+        segments = rng.permutation(_cut(self.indices, self.store.num_frames, self.max_frames, room, rng))
+        lengths = self.grids.lengths(segments)
         pool_of = np.cumsum(lengths) // (POOL_BATCHES * self.frames_per_batch)
         pools = np.split(segments, np.flatnonzero(np.diff(pool_of)) + 1)
-        batches = [batch for pool in pools for batch in _pack(pool, self.frames_per_batch)]
+        batches = [batch for pool in pools for batch in _pack(pool, self.grids, self.frames_per_batch)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -102,11 +119,23 @@ def evaluation_batches(
     A batch holds at most `frames_per_batch` frames, padding included; a longer utterance has one of its own.
     Raises ValueError if there is no utterance.
     """
-    chosen = _chosen(store, indices)
-    lengths = store.num_frames[chosen]
-    segments = np.stack([chosen, np.zeros_like(chosen), lengths], axis=1)
+    grids = evaluation_grids(store, frames_per_batch, indices)
+    return ((utterances, codes) for utterances, _, codes in grids)
+
+
+def evaluation_grids(
+    store: TokenStore,
+    frames_per_batch: int,
+    indices: Sequence[int] | None = None,
+    tokenizer: TextTokenizer | None = None,
+    layout: Layout = "first",
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """`evaluation_batches` with text -> (utterances [B], text [B, T], codes [B, K, T]); T counts columns."""
+    grids, chosen = StoreGrids(store, tokenizer, layout), _chosen(store, indices)
+    segments = np.stack([chosen, np.zeros_like(chosen), store.num_frames[chosen]], axis=1)
     return (
-        (batch[:, 0].tolist(), _stack(store, batch, int(batch[0, 2]))) for batch in _pack(segments, frames_per_batch)
+        (batch[:, 0].tolist(), *_stack(grids, batch, int(grids.lengths(batch).max())))
+        for batch in _pack(segments, grids, frames_per_batch)
     )
 
 
@@ -163,11 +192,14 @@ def _chosen(store: TokenStore, indices: Sequence[int] | None) -> np.ndarray:
     return chosen
 
 
-def _cut(indices: np.ndarray, num_frames: np.ndarray, max_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Utterances -> segments [M, 3] of at most `max_frames` that cover every frame once."""
-    lengths = num_frames[indices]
+def _cut(
+    indices: np.ndarray, num_frames: np.ndarray, max_frames: int, room: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Utterances -> segments [M, 3] of at most `max_frames`, the first of `room` [N], that cover every frame once."""
+    lengths, room = num_frames[indices], room[indices]
     # the first cut is random, the others follow at max_frames: in the next epoch all of them lie elsewhere
-    first = np.where(lengths > max_frames, rng.integers(1, max_frames + 1, len(indices)), lengths)
+    drawn = rng.integers(1, max_frames + 1, len(indices))
+    first = np.where(lengths > room, 1 + (drawn - 1) * room // max_frames, lengths)
     counts = 1 + -(-(lengths - first) // max_frames)
     owner = np.repeat(np.arange(len(indices)), counts)  # [M]
     position = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)  # [M] 0, 1, .. in its utterance
@@ -176,9 +208,9 @@ def _cut(indices: np.ndarray, num_frames: np.ndarray, max_frames: int, rng: np.r
     return np.stack([indices[owner], start, stop], axis=1)
 
 
-def _pack(segments: np.ndarray, frames_per_batch: int) -> list[np.ndarray]:
+def _pack(segments: np.ndarray, grids: StoreGrids, frames_per_batch: int) -> list[np.ndarray]:
     """Segments [M, 3] -> batches of neighbours in length: rows * longest <= frames_per_batch, or one row."""
-    lengths = segments[:, 2] - segments[:, 1]
+    lengths = grids.lengths(segments)
     order = np.argsort(-lengths, kind="stable")
     batches, i = [], 0
     while i < len(order):
@@ -188,9 +220,11 @@ def _pack(segments: np.ndarray, frames_per_batch: int) -> list[np.ndarray]:
     return batches
 
 
-def _stack(store: TokenStore, segments: np.ndarray, longest: int) -> Tensor:
-    batch = torch.full((len(segments), store.codec.num_codebooks, longest), PAD)
-    for row, (utterance, start, stop) in zip(batch, segments.tolist(), strict=True):
-        codes = store.codes(utterance, start, stop).astype(np.int64)  # [T, K]
-        row[:, : stop - start] = torch.from_numpy(codes).T
-    return batch
+def _stack(grids: StoreGrids, segments: np.ndarray, longest: int) -> tuple[Tensor, Tensor]:
+    text = torch.full((len(segments), longest), PAD)
+    codes = torch.full((len(segments), grids.store.codec.num_codebooks, longest), PAD)
+    for row, segment in enumerate(segments.tolist()):
+        row_text, row_codes = map(torch.from_numpy, grids.grid(*segment))
+        text[row, : len(row_text)] = row_text
+        codes[row, :, : len(row_text)] = row_codes
+    return text, codes

@@ -19,6 +19,7 @@ from ..model.codecs import Codec, load_codec
 from .audio import MIN_DURATION_S, AudioError, audio_blocks, check_usable
 from .config import PrepareConfig
 from .shards import Rejected, Utterance
+from .text_tokenizer import clean_text
 
 PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
 COPY_LEVELS_DB = (0.0, 1.5, -1.5, 0.75, -0.75, 2.0, -2.0, 1.0)
@@ -31,12 +32,14 @@ def encode_file(path: Path, name: str, codec: Codec, config: PrepareConfig) -> E
     """One file -> its utterance, or its pieces `name#0`, `name#1`, ..., each checked by itself.
 
     With several copies, copy c of an utterance is called `name~c`; copy 0 is the utterance as it is. A file that cannot
-    be read to its end is rejected as a whole.
+    be read to its end is rejected as a whole, and so is one whose transcript cannot be read. Copies of an utterance
+    have its text, pieces have none.
     """
     limit = codec.hop_length * max(1, int(config.max_utterance_s * codec.sample_rate / codec.hop_length))
     least = int(np.ceil(MIN_DURATION_S * codec.sample_rate))
     pieces: list[list[Utterance] | Rejected] = []
     try:
+        text = read_transcript(path)
         for piece in _pieces(audio_blocks(path, codec.sample_rate), limit, least):
             try:
                 check_usable(piece, codec.sample_rate, str(path))
@@ -46,16 +49,43 @@ def encode_file(path: Path, name: str, codec: Codec, config: PrepareConfig) -> E
                 pieces.append(Rejected("", _reason(error, path)))
     except AudioError as error:
         return [Rejected(name, _reason(error, path))]
+    text = text if len(pieces) == 1 else None
     names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
     entries: Entries = []
     for name, piece in zip(names, pieces, strict=True):
         if isinstance(piece, Rejected):
             entries.append(replace(piece, name=name))
         elif len(piece) == 1:
-            entries.append(replace(piece[0], name=name))
+            entries.append(replace(piece[0], name=name, text=text))
         else:
-            entries += [replace(copy, name=f"{name}~{number}") for number, copy in enumerate(piece)]
+            entries += [replace(copy, name=f"{name}~{number}", text=text) for number, copy in enumerate(piece)]
     return entries
+
+
+def transcript_path(audio: Path) -> Path:
+    """Where the transcript of an audio file lies, if it has one: NAME.txt beside NAME.wav."""
+    return audio.with_suffix(".txt")
+
+
+def read_transcript(audio: Path) -> str | None:
+    """What is said in an audio file, white space normalised; None without a transcript or with an empty one.
+
+    Raises AudioError, naming the file, if its transcript is not UTF-8 text or cannot be read.
+    """
+    path = transcript_path(audio)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise AudioError(f"{audio}: its transcript {path.name} cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise AudioError(
+            f"{audio}: its transcript {path.name} is not UTF-8 text (byte {error.start}); convert or remove it"
+        ) from None
+    if "\0" in text:  # UTF-16 without its mark
+        raise AudioError(f"{audio}: its transcript {path.name} is not UTF-8 text (NUL bytes); convert or remove it")
+    return clean_text(text) or None
 
 
 def _copies(audio: np.ndarray, hop_length: int, count: int, least: int) -> list[np.ndarray]:

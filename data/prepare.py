@@ -1,8 +1,9 @@
 """Audio files -> a token store: `prepare(audio, out, codec)`.
 
 The sorted files are grouped into shards; a finished shard is never done again, so a run that was killed goes on where
-it was, and its bytes are those of an unbroken run with any number of workers. What cannot be used is skipped, printed
-and listed in OUT/rejected.jsonl. The files on disk are shards.py's. S samples, T frames, K codebooks.
+it was, and its bytes are those of an unbroken run with any number of workers. A transcript NAME.txt beside NAME.wav
+goes with its audio. What cannot be used is skipped, printed and listed in OUT/rejected.jsonl. The files on disk are
+shards.py's. S samples, T frames, K codebooks.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ..model.codecs import Codec
 from .audio import find_audio
 from .config import PrepareConfig
-from .encoding import encoder
+from .encoding import encoder, transcript_path
 from .progress import progress_bar
 from .shards import (
     HEADER,
@@ -50,11 +51,13 @@ class PrepareSummary:
     hours: float  # of the audio in the store
     num_frames: int
     out: Path
+    num_texts: int = 0  # utterances with a transcript
 
     @property
     def content(self) -> str:
         length = f"{self.hours:.2f} h" if self.hours >= 1 else f"{60 * self.hours:.1f} min"
-        return f"{length} of audio, {self.num_utterances} utterances, {self.num_frames} frames"
+        texts = f" ({self.num_texts} with text)" if self.num_texts else ""
+        return f"{length} of audio, {self.num_utterances} utterances{texts}, {self.num_frames} frames"
 
     def __str__(self) -> str:
         text = f"{self.out}: {self.content}"
@@ -116,7 +119,7 @@ def _plan(audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareCo
             info.fingerprint,
             float(config.max_utterance_s),
             config.copies,
-            [[name, *stamp(path)] for path, name in members],
+            [[name, *stamp(path), *_transcript_stamp(path)] for path, name in members],
         ]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         shards.append(_Shard(len(shards), members, key))
@@ -130,6 +133,12 @@ def stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return stat.st_size, stat.st_mtime_ns
+
+
+def _transcript_stamp(path: Path) -> tuple[int, ...]:
+    """Nothing for an audio file without a transcript: a shard of such files has the key it always had."""
+    found = stamp(transcript_path(path))
+    return () if found == (-1, -1) else found
 
 
 def _encode_shards(
@@ -178,7 +187,8 @@ def _finish(audio: Path, out: Path, info: CodecInfo, indices: Sequence[ShardInde
     commit_store(out, info, indices)
     hours = sum(entry.num_samples for entry in utterances) / info.sample_rate / 3600
     num_frames = sum(entry.num_frames for entry in utterances)
-    return PrepareSummary(num_files, len(utterances), len(rejected), hours, num_frames, out)
+    num_texts = sum(entry.text is not None for entry in utterances)
+    return PrepareSummary(num_files, len(utterances), len(rejected), hours, num_frames, out, num_texts)
 
 
 @contextmanager

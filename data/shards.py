@@ -1,7 +1,8 @@
 """The token store: codes of many utterances on disk, memory-mapped, checksummed, committed atomically.
 
     shard-00000.bin    codes of its utterances one after another, time-major uint16 [T, K], little-endian, no header
-    shard-00000.json   name, num_frames and num_samples of each utterance; what was rejected; written after the .bin
+    shard-00000.json   name, num_frames, num_samples and, if known, text of each utterance; what was rejected; written
+                       after the .bin
     store.json         the codec, the checksum of every shard, `data_hash`; written last: without it there is no store
 
 How audio becomes codes is prepare.py, how codes become batches is dataset.py. N utterances, T frames, K codebooks.
@@ -14,13 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..model.codecs import Codec
 
-FORMAT = 1
+FORMAT = 2  # of a store with texts; without any it is 1
 HEADER = "store.json"
 CODE = np.dtype("<u2")
 
@@ -63,6 +64,7 @@ class Utterance:
     name: str
     num_samples: int  # of audio at the codec's sample rate
     codes: np.ndarray  # [T, K] integers, T >= 1
+    text: str | None = None  # what is said
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Entry:
     name: str
     num_frames: int
     num_samples: int
+    text: str | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """As in the file: an utterance without text is written, and hashed, as if there were no such thing."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,8 @@ class ShardIndex:
 
     @property
     def index_sha256(self) -> str:
-        """sha256 over names and lengths, so that the checksums cover which code belongs to whom."""
-        return hashlib.sha256(json.dumps([asdict(entry) for entry in self.utterances]).encode()).hexdigest()
+        """sha256 over names, lengths and texts, so that the checksums cover which code belongs to whom."""
+        return hashlib.sha256(json.dumps([entry.stored() for entry in self.utterances]).encode()).hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> "ShardIndex":
@@ -150,6 +157,7 @@ class TokenStore:
         self.num_frames = np.array([entry.num_frames for entry in entries], np.int64)  # [N]
         self.num_samples = np.array([entry.num_samples for entry in entries], np.int64)  # [N]
         sizes = [len(index.utterances) for index in indices]
+        self._texts = [entry.text for entry in entries]
         self._shard_of = np.repeat(np.arange(len(sizes)), sizes)  # [N]
         first = np.concatenate([[0], np.cumsum([index.num_frames for index in indices])])
         ends = np.cumsum(self.num_frames)
@@ -172,6 +180,12 @@ class TokenStore:
             raise IndexError(f"frames {start}..{stop} are not in '{self.names[i]}', which has {length}")
         offset = int(self._offset[i])
         return self._map(int(self._shard_of[i]))[offset + start : offset + stop]
+
+    def text(self, i: int) -> str | None:
+        """What is said in utterance i, if that is known. Raises IndexError outside the store."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"utterance {i} is not in a store of {len(self)}")
+        return self._texts[i]
 
     def require_codec(self, fingerprint: str, name: str) -> None:
         """Raise ValueError unless the codes were made by the codec with this fingerprint; `name` is what to call it."""
@@ -266,10 +280,11 @@ def write_shard(
             data = _packed(entry, codec)
             digest.update(data)
             file.write(data)
-            utterances.append(Entry(entry.name, len(entry.codes), entry.num_samples))
+            utterances.append(Entry(entry.name, len(entry.codes), entry.num_samples, entry.text))
     index = ShardIndex(key, digest.hexdigest(), utterances, rejected)
     with atomic_file(path.with_suffix(".json")) as file:
-        file.write(json.dumps(asdict(index), indent=0).encode())
+        stored = asdict(index) | {"utterances": [entry.stored() for entry in utterances]}
+        file.write(json.dumps(stored, indent=0).encode())
     return index
 
 
@@ -289,7 +304,8 @@ def commit_store(folder: Path, codec: CodecInfo, shards: Sequence[ShardIndex]) -
         ShardInfo(shard_name(number), shard.sha256, shard.index_sha256, len(shard.utterances), shard.num_frames)
         for number, shard in enumerate(shards)
     ]
-    header = {"format": FORMAT, **asdict(StoreHeader(codec, _data_hash(infos), infos))}
+    has_text = any(entry.text is not None for shard in shards for entry in shard.utterances)
+    header = {"format": FORMAT if has_text else 1, **asdict(StoreHeader(codec, _data_hash(infos), infos))}
     with atomic_file(folder / HEADER) as file:
         file.write(json.dumps(header, indent=2).encode() + b"\n")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from .config import EvaluateConfig, SamplingConfig
 
 if TYPE_CHECKING:
-    from .engine import Generation, SpeechGenerator
+    from .generator import Generation, SpeechGenerator
     from .loading import load
 
 __all__ = ["EvaluateConfig", "Generation", "SamplingConfig", "SpeechGenerator", "load"]
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
     if name == "load":
         from . import loading as module
     elif name in ("Generation", "SpeechGenerator"):
-        from . import engine as module
+        from . import generator as module
     else:
         raise AttributeError(f"module 'codeclm.inference' has no attribute '{name}'")
     return getattr(module, name)

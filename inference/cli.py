@@ -43,6 +43,7 @@ def generate(
     out: Annotated[Path, arg(help="the WAV file to write")] = Path("continuation.wav"),
     model: Model = "default",
     duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
+    text: Annotated[str | None, arg(help="what to say, for a model that was trained with text")] = None,
     seed: Seed = 0,
     with_prompt: Annotated[
         bool, arg(help="write the prompt, as the codec renders it, before the continuation")
@@ -55,10 +56,12 @@ def generate(
     check_seeds(seed)
     check_writable(out)
     lm = load(model)
-    result = lm.generate(prompt, duration, seed, sampling, progress=True)
+    result = lm.generate(prompt, duration, seed, sampling, progress=True, text=text)
     result.save(out, with_prompt)
     bits = result.surprise_bits[result.num_prompt_frames :].mean() * lm.codec.frame_rate
     print(f"{out}: {len(result.audio) / result.sample_rate:.2f} s, {bits:.0f} bits/s, seed {seed}")
+    if result.text:
+        print(f"text: {result.text}")
 
 
 def evaluate(
@@ -113,7 +116,7 @@ def likelihood_report(lm: Any, data: Path, baseline_data: Path | None, config: E
             raise ValueError(
                 f"{data}: one utterance is not enough for the baselines; add files or give --baseline-data"
             )
-        report = run(lm.model, store, checkpoint_hash(model_folder(lm.name)), baseline_store, config)
+        report = run(lm.model, store, checkpoint_hash(model_folder(lm.name)), baseline_store, config, lm.tokenizer)
         return report if baseline_data is None else replace(report, baselines_from=str(baseline_data))
 
 
@@ -140,6 +143,59 @@ def codec_roundtrip(
         f"{out}: {len(samples) / coder.sample_rate:.2f} s, {codes.shape[1]} x {codes.shape[2]} codes, "
         f"{coder.bitrate:.0f} bits/s, log-mel distance {distance:.3f}"
     )
+
+
+def codec_compress(
+    audio: Positional[AudioFile],
+    out: Positional[Annotated[Path, arg(metavar="OUT", help="the .clm file to write")]],
+    model: Model = "default",
+) -> None:
+    """Compress the codes of AUDIO into OUT with the model's own probabilities: the file's size proves its bits/s."""
+    import torch
+
+    from ..data.audio import load_audio
+    from .compress import compress_codes, predicted_bits
+    from .container import ClmFile, codes_crc
+    from .loading import load, model_folder
+    from .score import checkpoint_hash
+
+    check_writable(out)
+    lm = load(model)
+    samples = load_audio(audio, lm.codec.sample_rate)
+    codes = lm.codec.encode(torch.from_numpy(samples)[None, None])[0]
+    payload = compress_codes(lm.model.double(), [codes], progress=True)[0]
+    file = ClmFile(
+        checkpoint_hash(model_folder(model)), lm.codec.fingerprint, lm.codec.num_codebooks, lm.codec.codebook_size,
+        codes.shape[1], len(samples), codes_crc(codes.numpy()), payload,
+    )  # fmt: skip
+    file.write(out)
+    print(f"{out}: {file.sizes(lm.codec, predicted_bits(lm.model, codes))}")
+
+
+def codec_decompress(
+    file: Positional[Annotated[Path, arg(metavar="IN", help="a .clm file")]],
+    out: Positional[Annotated[Path, arg(metavar="OUT", help="the WAV file to write")]],
+    model: Model = "default",
+) -> None:
+    """Turn a .clm file into the WAV file that `codec roundtrip` makes of the same audio."""
+    from ..data.audio import save_wav
+    from .compress import decompress_codes
+    from .container import ClmFile
+    from .loading import load, model_folder
+    from .score import checkpoint_hash
+
+    check_writable(out)
+    content = ClmFile.read(file)
+    lm = load(model)
+    content.require(file, checkpoint_hash(model_folder(model)), lm.codec, model)
+    try:
+        codes = decompress_codes(lm.model.double(), [content.payload], [content.num_frames], progress=True)[0]
+    except ValueError:
+        codes = None
+    content.check_codes(file, None if codes is None else codes.numpy())
+    assert codes is not None
+    save_wav(out, lm.codec.decode(codes[None])[0, 0, : content.num_samples].numpy(), lm.codec.sample_rate)
+    print(f"{out}: {content.num_samples / lm.codec.sample_rate:.2f} s; its codes are those that were compressed")
 
 
 def codec_report(

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..data.audio import save_wav
-from .engine import Generation, SpeechGenerator
 from .evaluate.measures import measure_speech
+from .generator import Generation, SpeechGenerator
 from .loading import EMBEDDED_MODEL, load, model_folder
 from .report import GenerationPlot, plot_generations
 from .score import DEFINITION, checkpoint_hash

@@ -1,237 +1,246 @@
-"""Generation: prompt codes in, continued codes and audio out. State is an object passed along, never a mode.
+"""Generation: a grid of frames in, the same grid with what was missing drawn. State is an object, never a mode.
 
-B batch, K codebooks, T frames, V codebook size. One step = one pass of the backbone, then codebook 0, then one pass of
-the depth decoder for each other codebook.
+A grid has a column for each frame, with codes and perhaps a text token (see model/steps.py): given columns first, then
+columns in which codes, text or both are drawn. So a continuation, speech from text, text from speech and speech with
+its own text are one loop. B batch, K codebooks, T columns (frames), V codebook size.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.audio import check_usable, load_audio, save_wav
-from ..data.progress import progress_bar
-from ..model.codecs import Codec
-from ..model.delay_pattern import ABSENT, undelay
+from ..model.delay_pattern import ABSENT, delay
 from ..model.lm import SpeechLM
-from ..model.transformer import KVCache
+from ..model.stepping import TEXT, Walk
 from .config import SamplingConfig
 from .sampling import exponential_noise, sample
+from .windows import Window, windows
 
-Prompt = str | Path | tuple[np.ndarray, int] | None
 
+@dataclass(frozen=True)
+class Request:
+    """What is given and what is to be drawn. Shapes without B hold for every row."""
 
-@dataclass
-class Generation:
-    """A continuation, the prompt it continues, and how surprising each code was to the model."""
-
-    audio: np.ndarray  # [S] float32, the continuation only
-    prompt_audio: np.ndarray  # [S'] float32, the prompt as the codec renders it; empty without a prompt
-    sample_rate: int  # Hz
-    codes: np.ndarray  # [K, T], prompt and continuation
-    nll: np.ndarray  # [K, T] nats under the model at temperature 1
-    num_prompt_frames: int
-    finish_reason: str  # "length" or "eos"
-
-    @property
-    def surprise_bits(self) -> np.ndarray:
-        """Bits per frame, summed over codebooks [T]."""
-        return self.nll.sum(axis=0) / np.log(2)
-
-    def save(self, path: str | Path, with_prompt: bool = False) -> None:
-        """Write a WAV file of the continuation, or of the prompt followed by it."""
-        audio = np.concatenate([self.prompt_audio, self.audio]) if with_prompt else self.audio
-        save_wav(path, audio, self.sample_rate)
+    num_frames: int  # columns to draw, after those that are given
+    codes: Tensor | None = None  # [K, T'] or [B, K, T'] given columns, ABSENT allowed
+    text: Tensor | None = None  # [T'] or [B, T'] of the given columns, ABSENT allowed
+    new_text: Tensor | None = None  # [num_frames] or [B, num_frames], where the text of the new columns is known
+    user: Tensor | None = None  # [U, T] or [B, U, T], what the other speaker says, of all columns
+    draw_codes: bool = True
+    draw_text: bool = False
+    text_end: int | None = None  # the token after which a row draws no more text; rows without codes end there
 
 
 @dataclass
 class State:
-    """Where a batch of generations stands: what the backbone has seen, and the steps so far."""
+    """Where a batch of generations stands: what is in the grid so far, and the walk through the window it is in."""
 
-    cache: KVCache
-    steps: Tensor  # [B, K, capacity] delayed codes; position s is filled for s < position
-    position: int  # the next step to be generated
+    codes: Tensor  # [B, K, T], ABSENT where none is (yet)
+    text: Tensor | None  # [B, T]
+    user: Tensor | None  # [B, U, T]
+    nll: Tensor  # [B, K, T] nats
+    text_nll: Tensor | None  # [B, T] nats
     num_prompt_frames: int
-    num_frames: int  # prompt and continuation, when none ends before
+    end: Tensor  # [B] the frame at which a row ended; T where it did not
     generators: list[torch.Generator]
-    nll: Tensor = field(repr=False)  # [B, K, capacity] nats
-    end: Tensor = field(repr=False)  # [B] the frame at which EOS was drawn; num_frames where it was not
+    request: Request
+    walk: Walk | None = field(default=None, repr=False)
+    frame: int = 0  # frames that are complete
+
+    @property
+    def num_frames(self) -> int:
+        """Given and drawn, when none ends before."""
+        return self.codes.shape[2]
 
 
 @torch.inference_mode()
-def start(model: SpeechLM, prompt: Tensor | None, num_frames: int, seeds: Sequence[int]) -> State:
-    """Prepare to continue `prompt` [K, T'] (or nothing) by `num_frames` frames, once for each seed.
+def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
+    """Lay out the grid, one row for each seed, and score what is given. Raises ValueError for what is not the model's.
 
-    Every prompt code keeps its value while generating, the delayed ones included. Raises ValueError for bad codes.
+    Every given code keeps its value while generating, the delayed ones included.
     """
-    batch, num_codebooks, delays = len(seeds), model.num_codebooks, model.config.delays
-    prompt_frames = 0 if prompt is None else prompt.shape[1]
-    total = prompt_frames + num_frames
-    capacity = total + max(delays)
-    steps = torch.full((batch, num_codebooks, capacity), ABSENT, device=model.device)
-    nll = torch.zeros(batch, num_codebooks, capacity, device=model.device)
-    cache = KVCache(model.config.backbone_config, batch, capacity + 1, model.head_0.weight)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    end = torch.full((batch,), total, device=model.device)
-    state = State(cache, steps, prompt_frames, prompt_frames, total, generators, nll, end)
-    if prompt is not None:
-        prompt = prompt.to(model.device)
-        # the prompt's own nll in step order, and one pass that fills the cache up to the first step to be drawn
-        prompt_nll = model(prompt[None]).nll
-        for k, lag in enumerate(delays):
-            steps[:, k, lag : lag + prompt_frames] = prompt[k]
-            nll[:, k, lag : lag + prompt_frames] = prompt_nll[:, k].float()
-        inputs = torch.cat([torch.full_like(steps[:, :, :1], model.bos), steps[:, :, : prompt_frames - 1]], dim=2)
-        model.start_step(inputs, cache)
+    batch, device, given = len(seeds), model.device, given_columns(request)
+    total = given + request.num_frames
+    if request.draw_text and not model.predicts_text:
+        raise ValueError("this model predicts no text; it was trained without a text stream, or is only given one")
+    codes = torch.full((batch, model.num_codebooks, total), ABSENT, device=device)
+    text = torch.full((batch, total), ABSENT, device=device) if model.text_size else None
+    user = None if request.user is None else expand(request.user, batch, 3).to(device)
+    if request.codes is not None:
+        prompt = expand(request.codes, batch, 3).to(device)
+        model.check_inputs(prompt)
+        codes[:, :, :given] = prompt
+    for words, columns in ((request.text, slice(0, given)), (request.new_text, slice(given, total))):
+        if words is not None:
+            if text is None:
+                raise ValueError("text was given to a model that has no text stream")
+            text[:, columns] = expand(words, batch, 2).to(device)
+    model.check_inputs(codes, text, user)
+    state = State(
+        codes, text, user, torch.zeros(codes.shape, device=device),
+        None if text is None else torch.zeros(text.shape, device=device),
+        given, torch.full((batch,), total, device=device),
+        [torch.Generator().manual_seed(seed) for seed in seeds], request, frame=given,
+    )  # fmt: skip
+    for window in windows(given, model.config.context_frames) if given else []:
+        score_window(model, state, window)
     return state
+
+
+def given_columns(request: Request) -> int:
+    """T'. Raises ValueError if codes and texts do not fit together."""
+    of_codes, of_text, of_new = (
+        None if x is None else x.shape[-1] for x in (request.codes, request.text, request.new_text)
+    )
+    if of_codes is not None and of_text is not None and of_codes != of_text:
+        raise ValueError(f"the given text has {of_text} columns, the given codes {of_codes}; they must be the same")
+    if of_new is not None and of_new != request.num_frames:
+        raise ValueError(f"the text of new columns has {of_new} tokens for {request.num_frames} columns")
+    return of_codes or of_text or 0
+
+
+def expand(values: Tensor, batch: int, dims: int) -> Tensor:
+    """Without a batch dimension: the same for every row."""
+    return values if values.ndim == dims else values.expand(batch, *values.shape)
+
+
+def score_window(model: SpeechLM, state: State, window: Window) -> None:
+    """The nats of given frames first..stop of a window, into the state."""
+    seen = slice(window.start, window.stop)
+    text = None if state.text is None else state.text[:, seen]
+    user = None if state.user is None else state.user[:, :, seen]
+    output = model(state.codes[:, :, seen], text=text, user=user)
+    kept = slice(window.first, window.stop)
+    state.nll[:, :, kept] = output.nll[:, :, window.first - window.start :].float()
+    if output.text_nll is not None and state.text_nll is not None:
+        state.text_nll[:, kept] = output.text_nll[:, window.first - window.start :].float()
 
 
 @torch.inference_mode()
-def step(model: SpeechLM, state: State, sampling: SamplingConfig, allow_eos: bool = False) -> State:
-    """Generate one step of every row: draws what is not given, records the nll of what was drawn.
-
-    A row that has ended gets no more codes than those that lag behind its end.
-    """
-    s = state.position
-    before = state.steps[:, :, s - 1 : s] if s else torch.full_like(state.steps[:, :, :1], model.bos)
-    logits, context = model.start_step(before, state.cache)
-    depth_cache = KVCache(model.config.depth_config, len(state.generators), model.num_codebooks, logits)
-    for k, lag in enumerate(model.config.delays):
-        if k:
-            logits = model.depth_step(context, state.steps[:, k - 1, s], k, depth_cache)
-        # drawn whether needed or not: what a row draws depends on its seed and its position alone
-        noise = exponential_noise(state.generators, model.codebook_size + 1)[:, : logits.shape[1]].to(logits.device)
-        frame = s - lag
-        if not 0 <= frame < state.num_frames:
-            continue
-        code = state.steps[:, k, s]
-        if frame >= state.num_prompt_frames:
-            code = draw(model, logits, k, sampling, noise, allow_eos)
-            code = torch.where(frame < state.end, code, ABSENT)
-        state.nll[:, k, s] = F.cross_entropy(logits.float(), code, ignore_index=ABSENT, reduction="none")
-        if k == 0:
-            ends = code == model.eos
-            state.end = torch.where(ends, frame, state.end)
-            state.nll[:, k, s].masked_fill_(ends, 0.0)
-            code = code.masked_fill(ends, ABSENT)
-        state.steps[:, k, s] = code
-    state.position += 1
-    return state
-
-
-def draw(model: SpeechLM, logits: Tensor, k: int, sampling: SamplingConfig, noise: Tensor, allow_eos: bool) -> Tensor:
-    """One code [B] of codebook k, or EOS where codebook 0 may end."""
-    if k == 0 and not allow_eos:
-        logits = logits.clone()
-        logits[:, model.eos] = float("-inf")
-    return sample(logits, sampling.depth_temperature if k else sampling.temperature, sampling.top_k, noise)
-
-
-def generate_codes(
-    model: SpeechLM, prompt: Tensor | None, num_frames: int, seeds: Sequence[int], sampling: SamplingConfig
+def generate(
+    model: SpeechLM, request: Request, seeds: Sequence[int], sampling: SamplingConfig = SamplingConfig()
 ) -> Iterator[State]:
-    """Yield the state after each step until `num_frames` frames are complete, or every row has ended."""
-    state = start(model, prompt, num_frames, seeds)
-    lag = max(model.config.delays)
-    while state.position < state.num_frames + lag:
-        state = step(model, state, sampling, allow_eos=sampling.stop_at_end)
-        yield state
-        if sampling.stop_at_end and state.position >= int(state.end.max()) + lag:
-            return
+    """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended."""
+    state = start(model, request, seeds)
+    for window in windows(state.num_frames, model.config.context_frames):
+        if window.stop > state.num_prompt_frames:
+            yield from walk_window(model, state, window, sampling)
+            if has_ended(state):
+                return
 
 
-class SpeechGenerator:
-    """A speech LM with its codec, ready to use; `load` makes one. Deterministic: same seed and machine, same bytes."""
-
-    def __init__(self, model: SpeechLM, codec: Codec, name: str):
-        self.model, self.codec, self.name = model.eval(), codec, name
-        check_codec(model, codec, name)
-
-    def generate(
-        self,
-        prompt: Prompt = None,
-        duration_s: float = 8.0,
-        seed: int = 0,
-        sampling: SamplingConfig = SamplingConfig(),
-        progress: bool = False,
-    ) -> Generation:
-        """Continue `prompt` by `duration_s` seconds; see `generate_many`."""
-        return self.generate_many(prompt, duration_s, [seed], sampling, progress)[0]
-
-    def generate_many(
-        self,
-        prompt: Prompt = None,
-        duration_s: float = 8.0,
-        seeds: Sequence[int] = (0,),
-        sampling: SamplingConfig = SamplingConfig(),
-        progress: bool = False,
-    ) -> list[Generation]:
-        """Continue one prompt once for each seed, as one batch; each row draws from random numbers of its own.
-
-        prompt: a path, (samples [S], sample_rate), or None to start from nothing. Raises AudioError for an unusable
-        prompt, ValueError for a duration that is not positive.
-        """
-        if not 0 < duration_s < 24 * 3600:
-            raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
-        codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
-        num_frames = max(1, round(duration_s * self.codec.frame_rate))
-        states = generate_codes(self.model, codes, num_frames, seeds, sampling)
-        if progress:
-            total = num_frames + max(self.model.config.delays)
-            states = progress_bar(states, total=total, unit="frame", desc=f"generate x{len(seeds)}")
-        state = None
-        for state in states:  # noqa: B007
-            pass
-        assert state is not None
-        return [self._finish(state, row) for row in range(len(seeds))]
-
-    def encode(self, prompt: str | Path | tuple[np.ndarray, int], max_s: float = 10.0) -> Tensor:
-        """The last `max_s` seconds of audio -> codes [K, T].
-
-        A last frame that the audio does not fill is left out: it would tell of an end.
-        """
-        if isinstance(prompt, tuple):
-            audio, rate = prompt
-            if rate != self.codec.sample_rate:
-                import soxr
-
-                audio = soxr.resample(np.asarray(audio, np.float32), rate, self.codec.sample_rate, "HQ")
-            audio = np.asarray(audio, np.float32)
-            check_usable(audio, self.codec.sample_rate, "the prompt")
-        else:
-            audio = load_audio(prompt, self.codec.sample_rate)
-        hop = self.codec.hop_length
-        whole = len(audio) // hop * hop or len(audio)
-        first = max(0, whole - round(max_s * self.codec.frame_rate) * hop)
-        device = next(self.codec.parameters()).device
-        return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(device))[0]
-
-    def _finish(self, state: State, row: int) -> Generation:
-        delays, end, cut = self.model.config.delays, int(state.end[row]), state.num_prompt_frames
-        codes = undelay(state.steps[row : row + 1], delays)[0, :, :end]
-        nll = undelay(state.nll[row : row + 1], delays)[0, :, :end]
-        # decoded in one go, so that the continuation joins the prompt without a seam
-        audio = self.codec.decode(codes[None])[0, 0].cpu().numpy() if end else np.zeros(0, np.float32)
-        return Generation(
-            audio=audio[cut * self.codec.hop_length :],
-            prompt_audio=audio[: cut * self.codec.hop_length],
-            sample_rate=self.codec.sample_rate,
-            codes=codes.cpu().numpy(),
-            nll=nll.cpu().numpy(),
-            num_prompt_frames=cut,
-            finish_reason="eos" if end < state.num_frames else "length",
-        )
+def walk_window(model: SpeechLM, state: State, window: Window, sampling: SamplingConfig) -> Iterator[State]:
+    """Draw the frames of one window that are not given."""
+    longest, begin = max(model.config.delays), max(window.first, state.num_prompt_frames)
+    num_steps = window.stop - window.start + longest
+    walk = state.walk = Walk(model, len(state.generators), num_steps + 1)
+    known = begin - window.start  # columns, and so many steps hold given codes only
+    if known:
+        seen = slice(window.start, begin)
+        delayed = delay(state.codes[:, :, seen], model.config.delays)[:, :, :known]
+        user = None
+        if state.user is not None:
+            lags = model.config.delays[: state.user.shape[1]]
+            user = delay(state.user[:, :, seen], lags)[:, :, :known]
+        walk.prefill(delayed, None if state.text is None else state.text[:, seen], user)
+    while walk.position < num_steps:
+        step(model, state, window, sampling)
+        done = window.start + walk.position - longest
+        if done > state.frame:
+            state.frame = done
+            yield state
+            if has_ended(state):
+                return
 
 
-def check_codec(model: SpeechLM, codec: Codec, name: str) -> None:
-    """Raise ValueError if `model` was trained on the codes of another codec."""
-    reference = model.config.codec_reference
-    if reference.fingerprint != codec.fingerprint:
-        raise ValueError(
-            f"{name}: the model was trained on codec '{reference.name}' ({reference.fingerprint[:12]}), "
-            f"not on this '{codec.name}' ({codec.fingerprint[:12]}); give the codec it was trained with"
-        )
+def has_ended(state: State) -> bool:
+    return state.frame >= int(state.end.max())
+
+
+def step(model: SpeechLM, state: State, window: Window, sampling: SamplingConfig) -> None:
+    """One step of every row: draws what is not given, records the nll of what was drawn."""
+    walk = state.walk
+    assert walk is not None
+    column = window.start + walk.position
+    walk.open()
+    if model.text_size:
+        walk.put(TEXT, text_token(model, state, window, column, sampling))
+    for k, lag in enumerate(model.config.delays):
+        walk.put(k, code(model, state, window, column - lag, k, sampling))
+    user = None
+    if state.user is not None:
+        heard = window.stop if model.config.end == "eos" else state.user.shape[2]  # beyond the end: as `code` has it
+        frames = [column - lag for lag in model.config.delays[: state.user.shape[1]]]
+        user = torch.stack([
+            state.user[:, k, t] if window.start <= t < heard else torch.full_like(state.end, ABSENT)
+            for k, t in enumerate(frames)
+        ], dim=1)  # fmt: skip
+    walk.close(user)
+
+
+def code(model: SpeechLM, state: State, window: Window, frame: int, k: int, sampling: SamplingConfig) -> Tensor:
+    """[B] what codebook k holds at `frame`: given, drawn, or ABSENT."""
+    assert state.walk is not None
+    absent = torch.full_like(state.end, ABSENT)
+    if frame < window.start:
+        return absent
+    if frame < max(window.first, state.num_prompt_frames):
+        given = state.codes[:, k, frame]
+        if window.first <= frame:  # known more of what surrounds it than when the given columns alone were scored
+            logits = state.walk.logits(k).float()
+            state.nll[:, k, frame] = F.cross_entropy(logits, given, ignore_index=ABSENT, reduction="none")
+        return given
+    # a model without an end of its own does not know of one: it goes on, and what is beyond the end is dropped
+    beyond = frame >= window.stop
+    if not state.request.draw_codes or (beyond and model.config.end == "eos"):
+        return absent
+    logits = state.walk.logits(k)
+    noise = exponential_noise(state.generators, model.num_classes)[:, : logits.shape[1]].to(logits.device)
+    if k == 0 and model.config.end == "eos" and not sampling.stop_at_end:
+        choices = logits.clone()
+        choices[:, model.eos] = float("-inf")
+    else:
+        choices = logits
+    drawn = sample(choices, sampling.depth_temperature if k else sampling.temperature, sampling.top_k, noise)
+    if beyond:
+        return drawn
+    drawn = torch.where(frame < state.end, drawn, ABSENT)
+    nll = F.cross_entropy(logits.float(), drawn, ignore_index=ABSENT, reduction="none")
+    if k == 0:
+        ends = drawn == model.eos
+        state.end = torch.where(ends, frame, state.end)
+        nll, drawn = nll.masked_fill(ends, 0.0), drawn.masked_fill(ends, ABSENT)
+    state.nll[:, k, frame], state.codes[:, k, frame] = nll, drawn
+    if model.config.end == "zeros" and sampling.stop_at_end and k == model.num_codebooks - 1:
+        is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
+        state.end = torch.where(is_zero, frame, state.end)
+    return drawn
+
+
+def text_token(model: SpeechLM, state: State, window: Window, column: int, sampling: SamplingConfig) -> Tensor:
+    """[B] the text of a column: given, drawn, or ABSENT."""
+    assert state.walk is not None and state.text is not None and state.text_nll is not None
+    request, beyond = state.request, column >= window.stop
+    absent, drawn_here = torch.full_like(state.end, ABSENT), column >= max(window.first, state.num_prompt_frames)
+    if not drawn_here or (beyond and (model.config.end == "eos" or not request.draw_text)):
+        return absent if beyond else state.text[:, column]
+    if not request.draw_text and request.new_text is None:
+        return absent
+    logits = state.walk.logits(TEXT) if model.predicts_text else None
+    token = state.text[:, column] if not beyond else absent
+    if request.draw_text:
+        assert logits is not None
+        noise = exponential_noise(state.generators, model.text_size).to(logits.device)
+        token = sample(logits, sampling.text_temperature, sampling.top_k, noise)
+        if beyond:
+            return token
+        token = torch.where(column < state.end, token, ABSENT)
+        state.text[:, column] = token
+    if logits is not None:
+        state.text_nll[:, column] = F.cross_entropy(logits.float(), token, ignore_index=ABSENT, reduction="none")
+    if request.text_end is not None and not request.draw_codes:
+        state.end = torch.where(token == request.text_end, column + 1, state.end)
+    return token

@@ -1,7 +1,8 @@
 """Load a speech LM with its codec: `load()` is the embedded default, `load(folder)` what training has written.
 
-A model folder holds config.json and model.safetensors (transformers' layout) and, where the codec is not the embedded
-one, `codec/` with the codec's own. Loading is strict: nothing missing, unknown, misshapen or NaN gets through.
+A model folder holds config.json and model.safetensors (transformers' layout), tokenizer.model where there is a text
+stream, and `codec/` where the codec is not the embedded one. Loading is strict: nothing missing, unknown, misshapen or
+NaN gets through.
 """
 
 import json
@@ -12,11 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ..data.text_tokenizer import TextTokenizer
 from ..model.codecs import Codec, load_codec
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
 from ..model.weights import load_strictly, read_weights
-from .engine import SpeechGenerator, check_codec
+from .generator import SpeechGenerator, check_codec
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "model" / "pretrained"
 DEFAULT = "default"
@@ -33,7 +35,7 @@ def load(name_or_folder: str | Path = DEFAULT) -> SpeechGenerator:
     folder = model_folder(name_or_folder)
     model = load_speech_lm(folder)
     codec = load_model_codec(folder, model)
-    return SpeechGenerator(model, codec, str(name_or_folder))
+    return SpeechGenerator(model, codec, str(name_or_folder), load_tokenizer(folder, model))
 
 
 def model_folder(name_or_folder: str | Path) -> Path:
@@ -86,7 +88,30 @@ def load_model_codec(folder: Path, model: SpeechLM) -> Codec:
     return codec
 
 
-def save_model(model: SpeechLM, codec: Codec, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def load_tokenizer(folder: Path, model: SpeechLM) -> TextTokenizer | None:
+    """The tokenizer of a model with a text stream. Raises ValueError if it is not the one it was trained with.
+
+    A converted model names none: its tokens are then given and returned as numbers.
+    """
+    text = model.config.text_stream
+    if not text.vocab_size or not text.tokenizer:
+        return None
+    tokenizer = TextTokenizer.load(folder)
+    if tokenizer.fingerprint != text.tokenizer:
+        raise ValueError(
+            f"{folder}: the model was trained with the tokenizer {text.tokenizer[:12]}, not with this "
+            f"{tokenizer.fingerprint[:12]}; copy the tokenizer.model that belongs to it"
+        )
+    return tokenizer
+
+
+def save_model(
+    model: SpeechLM,
+    codec: Codec,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: TextTokenizer | None = None,
+) -> None:
     """Write what `load` reads, whole or not at all. The codec goes along unless it is the embedded one.
 
     Raises OSError if the disk does not take it; what was in `folder` before is then still there.
@@ -100,6 +125,8 @@ def save_model(model: SpeechLM, codec: Codec, folder: Path, dtype: torch.dtype =
         save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
         if not is_embedded(codec):
             codec.save(partial / "codec")
+        if tokenizer is not None:
+            tokenizer.save(partial)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)  # a folder that is not empty cannot be replaced in one go

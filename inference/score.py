@@ -18,10 +18,13 @@ import torch
 
 from ..data.progress import progress_bar
 from ..data.shards import TokenStore, file_sha256
+from ..data.text_batches import StoreGrids
+from ..data.text_tokenizer import TextTokenizer
 from ..model.delay_pattern import ABSENT
-from ..model.lm import SpeechLM
+from ..model.lm import SpeechLM, SpeechLMOutput
 from .baselines import CountBaselines
 from .config import EvaluateConfig
+from .windows import Window, describe, windows
 
 DEFINITION = "codeclm-bits-1: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; BOS given, EOS left out"
 
@@ -42,13 +45,16 @@ class LikelihoodReport:
     """What `codeclm evaluate` prints and writes."""
 
     definition: str
+    scope: str  # which codebooks bits/s and bits/frame count: all, coarse (codebook 0) or fine (the others)
     context: str
     model: Likelihood
     unigram: Likelihood
     bigram: Likelihood
     baselines_from: str
-    raw_bits_per_second: float  # frame_rate * K * log2 V
+    raw_bits_per_second: float  # frame_rate * log2 V * codebooks in scope
     eos_nats: float  # mean per utterance
+    num_tokens: int  # text tokens that were predicted
+    text_nats: float  # mean per token
     num_utterances: int
     num_frames: int
     duration_s: float
@@ -85,7 +91,8 @@ class LikelihoodReport:
             "",
             f"the model needs {compared}; the raw codes need {smaller:.2f} times the model's",
             f"EOS: {self.eos_nats:.2f} nats per utterance, not counted above",
-            f"definition: {self.definition}",
+            *([f"text: {self.text_nats:.3f} nats per token, {self.num_tokens} tokens"] if self.num_tokens else []),
+            f"definition: {self.definition}; scope: {self.scope}",
             f"context: {self.context}; baselines counted on {self.baselines_from}",
         ]
         return "\n".join(lines)
@@ -93,11 +100,13 @@ class LikelihoodReport:
 
 @dataclass(frozen=True)
 class Scores:
-    """nll [N, K] nats summed over frames, num_frames [N], eos_nll [N] nats; utterances in store order."""
+    """Nats summed over frames; utterances in store order."""
 
-    nll: np.ndarray
-    num_frames: np.ndarray
-    eos_nll: np.ndarray
+    nll: np.ndarray  # [N, K]
+    num_frames: np.ndarray  # [N]
+    eos_nll: np.ndarray  # [N]
+    text_nll: np.ndarray  # [N], 0 without a text that is predicted
+    num_tokens: np.ndarray  # [N] text tokens
 
 
 @torch.inference_mode()
@@ -107,45 +116,73 @@ def score_store(
     config: EvaluateConfig = EvaluateConfig(),
     indices: Sequence[int] | None = None,
     progress: bool = True,
+    tokenizer: TextTokenizer | None = None,
 ) -> Scores:
-    """Score utterances of a store (default all).
+    """Score utterances of a store (default all); how far a frame looks back is windows.py's rule.
 
-    One longer than config.max_frames is scored in consecutive pieces, each of which starts from BOS; EOS counts after
-    its last piece. Raises ValueError if the store's codec is not the model's.
+    With the tokenizer of a model with text, an utterance that has a transcript is laid out as in training: its codes
+    are then scored as those of speech with that text.
+
+    Raises ValueError if the store's codec is not the model's, FloatingPointError if the model gives NaN.
     """
     reference = model.config.codec_reference
     store.require_codec(reference.fingerprint, reference.name)
     chosen = list(range(len(store))) if indices is None else list(indices)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
-    nll = np.zeros((len(chosen), model.num_codebooks))
-    eos_nll = np.zeros(len(chosen))
-    total = int(store.num_frames[chosen].sum())
+    grids = StoreGrids(store, tokenizer, model.config.text["layout"])
+    nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), model.num_codebooks)), np.zeros((3, len(chosen)))
+    total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
     with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
-        for pieces in _batches(store, chosen, config):
-            longest = max(stop - start for _, start, stop in pieces)
-            codes = torch.full((len(pieces), model.num_codebooks, longest), ABSENT, dtype=torch.long)
-            for row, (i, start, stop) in enumerate(pieces):
-                codes[row, :, : stop - start] = torch.from_numpy(store.codes(i, start, stop).T.astype(np.int64))
-            ends = torch.tensor([stop == store.num_frames[i] for i, _, stop in pieces])
-            output = model(codes.to(model.device), ends=ends.to(model.device))
-            for row, (i, start, stop) in enumerate(pieces):
-                nll[row_of[i]] += output.nll[row].double().sum(dim=-1).cpu().numpy()
+        for batch in _batches(grids, chosen, config.frames_per_batch, context_frames(model, config)):
+            output, text = score_batch(model, grids, batch)
+            assert output.nll is not None and output.eos_nll is not None
+            for row, (i, window) in enumerate(batch):
+                new = slice(window.first - window.start, window.stop - window.start)
+                nll[row_of[i]] += output.nll[row, :, new].double().sum(dim=-1).cpu().numpy()
                 eos_nll[row_of[i]] += output.eos_nll[row].item()
-                bar.update(stop - start)
-    return Scores(nll, store.num_frames[chosen], eos_nll)
+                if output.text_nll is not None:
+                    text_nll[row_of[i]] += output.text_nll[row, new].double().sum().item()
+                    num_tokens[row_of[i]] += (text[row, new] != ABSENT).sum().item()
+                bar.update(window.stop - window.first)
+    return Scores(nll, store.num_frames[chosen], eos_nll, text_nll, num_tokens)
 
 
-def _batches(store: TokenStore, chosen: Sequence[int], config: EvaluateConfig) -> Iterator[list[tuple[int, int, int]]]:
-    pieces = [
-        (i, start, min(start + config.max_frames, int(store.num_frames[i])))
-        for i in chosen
-        for start in range(0, int(store.num_frames[i]), config.max_frames)
-    ]
-    pieces.sort(key=lambda piece: piece[1] - piece[2])  # longest first
-    batch: list[tuple[int, int, int]] = []
+def score_batch(
+    model: SpeechLM, grids: StoreGrids, batch: list[tuple[int, Window]]
+) -> tuple[SpeechLMOutput, torch.Tensor]:
+    """(utterance, window) of each row -> the model's output and the text [B, T]. Raises FloatingPointError for NaN."""
+    longest = max(window.stop - window.start for _, window in batch)
+    text = torch.full((len(batch), longest), ABSENT)
+    codes = torch.full((len(batch), model.num_codebooks, longest), ABSENT)
+    ends = torch.zeros_like(text, dtype=torch.bool)
+    for row, (i, window) in enumerate(batch):
+        row_text, row_codes = grids.columns(i, window.start, window.stop)
+        codes[row, :, : row_codes.shape[1]] = torch.from_numpy(row_codes)
+        text[row, : len(row_text)] = torch.from_numpy(row_text)
+        last = grids.last_audio_column(i)
+        if window.first <= last < window.stop:  # counted once: in the window that predicts it
+            ends[row, last - window.start] = True
+    device = model.device
+    output = model(codes.to(device), ends.to(device), text=text.to(device) if model.text_size else None)
+    if torch.isnan(output.nll).any():
+        raise FloatingPointError("the model gave NaN: its weights are broken")
+    return output, text
+
+
+def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
+    return config.context_frames or model.config.context_frames
+
+
+def _batches(
+    grids: StoreGrids, chosen: Sequence[int], frames_per_batch: int, context: int
+) -> Iterator[list[tuple[int, Window]]]:
+    """(utterance, window) in batches of similar length, padding included at most `frames_per_batch`, or one."""
+    pieces = [(i, window) for i in chosen for window in windows(grids.length(i), context)]
+    pieces.sort(key=lambda piece: piece[1].start - piece[1].stop)  # longest first
+    batch: list[tuple[int, Window]] = []
     for piece in pieces:
-        longest = batch[0][2] - batch[0][1] if batch else 0
-        if batch and (len(batch) + 1) * longest > config.frames_per_batch:
+        longest = batch[0][1].stop - batch[0][1].start if batch else 0
+        if batch and (len(batch) + 1) * longest > frames_per_batch:
             yield batch
             batch = []
         batch.append(piece)
@@ -158,14 +195,15 @@ def likelihood(nll: np.ndarray, num_frames: np.ndarray, frame_rate: float, confi
     to_bits = frame_rate / math.log(2)
     frames = num_frames.sum()
     mean = nll.sum(axis=0) / frames
+    counted = {"all": slice(None), "coarse": slice(1), "fine": slice(1, None)}[config.scope]
     rng = np.random.default_rng(config.seed)
     draws = rng.integers(0, len(nll), (config.bootstrap_samples, len(nll)))
-    resampled = to_bits * nll.sum(axis=1)[draws].sum(axis=1) / num_frames[draws].sum(axis=1)
+    resampled = to_bits * nll[:, counted].sum(axis=1)[draws].sum(axis=1) / num_frames[draws].sum(axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Likelihood(
-        bits_per_second=float(to_bits * mean.sum()),
+        bits_per_second=float(to_bits * mean[counted].sum()),
         interval=(float(low), float(high)),
-        bits_per_frame=float(mean.sum() / math.log(2)),
+        bits_per_frame=float(mean[counted].sum() / math.log(2)),
         perplexity=[float(value) for value in np.exp(mean)],
         coarse_bits_per_second=float(to_bits * mean[0]),
     )
@@ -177,6 +215,7 @@ def evaluate(
     checkpoint_hash: str,
     baseline_store: TokenStore | None = None,
     config: EvaluateConfig = EvaluateConfig(),
+    tokenizer: TextTokenizer | None = None,
 ) -> LikelihoodReport:
     """Score a store with the model and with the two baselines.
 
@@ -184,19 +223,22 @@ def evaluate(
     utterances is predicted from the other half.
     """
     indices = choose(store, config)
-    scores = score_store(model, store, config, indices)
+    scores = score_store(model, store, config, indices, tokenizer=tokenizer)
     unigram, bigram = baseline_scores(store, indices, baseline_store)
     rate, info = store.codec.frame_rate, store.codec
     frames = int(scores.num_frames.sum())
     return LikelihoodReport(
         definition=DEFINITION,
-        context=f"each utterance from its start, in pieces of at most {config.max_frames} frames",
+        scope=config.scope,
+        context=describe(context_frames(model, config), rate),
         model=likelihood(scores.nll, scores.num_frames, rate, config),
         unigram=likelihood(unigram, scores.num_frames, rate, config),
         bigram=likelihood(bigram, scores.num_frames, rate, config),
         baselines_from=str(baseline_store.folder) if baseline_store else "the other half of the same utterances",
-        raw_bits_per_second=rate * info.num_codebooks * math.log2(info.codebook_size),
+        raw_bits_per_second=rate * num_counted(info.num_codebooks, config.scope) * math.log2(info.codebook_size),
         eos_nats=float(scores.eos_nll.mean()),
+        num_tokens=int(scores.num_tokens.sum()),
+        text_nats=float(scores.text_nll.sum() / max(1, scores.num_tokens.sum())),
         num_utterances=len(indices),
         num_frames=frames,
         duration_s=frames / rate,
@@ -205,6 +247,13 @@ def evaluate(
         data_hash=store.data_hash,
         checkpoint_hash=checkpoint_hash,
     )
+
+
+def num_counted(num_codebooks: int, scope: str) -> int:
+    """Codebooks that a scope counts. Raises ValueError for "fine" with a single codebook."""
+    if scope == "fine" and num_codebooks == 1:
+        raise ValueError("scope 'fine' counts codebooks 1 and up; this codec has one codebook")
+    return {"all": num_codebooks, "coarse": 1, "fine": num_codebooks - 1}[scope]
 
 
 def choose(store: TokenStore, config: EvaluateConfig) -> list[int]:

@@ -1,31 +1,135 @@
-"""The shapes of the networks as plain dataclasses; importing them needs neither torch nor transformers."""
+"""The shapes of the networks as plain dataclasses; importing them needs neither torch nor transformers.
+
+D width, K codebooks, V codebook size.
+"""
 
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
+
+TEXT_LAYOUTS = ("first", "last", "aligned")
+PATTERNS = ("depth", "delay", "parallel", "flatten")
+
+
+def nested(kind: type, value: Any, name: str) -> Any:
+    """`value` as the dataclass `kind`. Raises ValueError that names the nearest known key for an unknown one."""
+    if isinstance(value, kind):
+        return value
+    if is_dataclass(value):  # a plain TransformerConfig for the depth decoder, which adds to it
+        value = vars(value)
+    known = [field.name for field in fields(kind)]
+    for key in value:
+        if key not in known:
+            nearest = (difflib.get_close_matches(key, known, 1) or known)[0]
+            raise ValueError(f"unknown setting '{name}.{key}'; did you mean '{name}.{nearest}'?")
+    return kind(**value)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretching of the rotary wavelengths (transformers' rope_type "llama3")."""
+
+    factor: float = 1.0  # 1: no stretching
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, grouped-query attention, no biases."""
+    """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, grouped-query attention; wide enough for Llama and Qwen."""
 
     dim: int = 256
     num_layers: int = 8
     num_heads: int = 4
     num_kv_heads: int = 4
-    ff_dim: int = 768
+    ff_dim: int = 768  # width between gate and down
+    head_dim: int = 0  # 0: dim / num_heads
+    rope: bool = True  # False: no positions at all (Moshi's depth decoder)
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = RopeScaling()
     norm_eps: float = 1e-6
+    final_norm: bool = True  # RMSNorm after the last block
+    qk_norm: bool = False  # RMSNorm of each query and key head (Qwen3)
+    qkv_bias: bool = False  # biases of query, key and value (Qwen2)
+    sliding_window: int = 0  # positions that a position sees, itself included; 0: all before it
 
     def __post_init__(self) -> None:
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+        object.__setattr__(self, "rope_scaling", nested(RopeScaling, self.rope_scaling, "rope_scaling"))
+        if min(self.dim, self.num_layers, self.num_heads, self.num_kv_heads, self.ff_dim) < 1:
+            raise ValueError("dim, num_layers, num_heads, num_kv_heads and ff_dim must be at least 1")
+        if not self.head_dim and self.dim % self.num_heads or self.size_of_head % 2:
             raise ValueError(f"dim {self.dim} must be num_heads {self.num_heads} times an even number")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.sliding_window < 0:
+            raise ValueError(f"sliding_window {self.sliding_window} must not be negative (0: everything before)")
 
     @property
-    def head_dim(self) -> int:
-        return self.dim // self.num_heads
+    def size_of_head(self) -> int:
+        return self.head_dim or self.dim // self.num_heads
+
+
+@dataclass(frozen=True)
+class DepthConfig(TransformerConfig):
+    """The depth decoder: a transformer over the codebooks of one step, and how the backbone speaks to it.
+
+    Moshi is conditioning "add", first_codebook "depth", weight_sets one for each codebook, no RoPE, no final norm.
+    CSM is conditioning "prefix", embeddings "shared". The default is the cheapest: K - 1 positions, shared weights.
+    """
+
+    dim: int = 192
+    num_layers: int = 3
+    ff_dim: int = 512
+    # "add": the projected context is added at every position; "prefix": it is the first position of its own
+    conditioning: str = "add"
+    # who predicts codebook 0: the "backbone" (CSM) or the "depth" decoder, which then knows the step's text (Moshi)
+    first_codebook: str = "backbone"
+    # of the codes it is given: "own" of its width, "wide" own of the backbone's width and projected as the context is,
+    # "shared": the backbone's, projected as the context is
+    embeddings: str = "own"
+    sees_text: bool = False  # the step's text token is added at the first position (Moshi)
+    # which set of weights each position uses, such as (0, 1, 2, 3, 3, 3, 3, 3); empty: one set for all positions
+    weight_sets: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "weight_sets", tuple(self.weight_sets))
+        for name, legal in (
+            ("conditioning", ("add", "prefix")),
+            ("first_codebook", ("backbone", "depth")),
+            ("embeddings", ("own", "wide", "shared")),
+        ):
+            if getattr(self, name) not in legal:
+                raise ValueError(f"depth.{name} '{getattr(self, name)}' is unknown; choose one of {', '.join(legal)}")
+        if self.weight_sets and self.qkv_bias:
+            raise ValueError("depth.qkv_bias and depth.weight_sets exclude each other: sets of weights have no biases")
+        if self.weight_sets and sorted(set(self.weight_sets)) != list(range(max(self.weight_sets) + 1)):
+            raise ValueError(f"depth.weight_sets {self.weight_sets} must number its sets 0, 1, 2, ... without a gap")
+
+    def num_positions(self, num_codebooks: int) -> int:
+        """Positions of the depth decoder in one step."""
+        return num_codebooks - (self.conditioning == "add" and self.first_codebook == "backbone")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A text token beside the codes of each step: before the audio (CSM), after it (transcription), or aligned (Moshi).
+
+    In a step the text token comes before the codes.
+    """
+
+    vocab_size: int = 0  # 0: no text
+    predicted: bool = True  # False: text is only ever given (CSM)
+    tied: bool = False  # the head is the embedding table
+    layout: str = "first"  # what it was trained on: text columns "first" or "last", or "aligned" beside the audio
+    tokenizer: str = ""  # sha256 of tokenizer.model
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 0:
+            raise ValueError(f"text.vocab_size {self.vocab_size} must not be negative (0: no text)")
+        if self.layout not in TEXT_LAYOUTS:
+            raise ValueError(f"text.layout '{self.layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
 
 
 @dataclass(frozen=True)
@@ -65,16 +169,25 @@ class SpectralConfig:
 
 
 BACKBONE = TransformerConfig()
-DEPTH = TransformerConfig(dim=192, num_layers=3, num_heads=4, num_kv_heads=4, ff_dim=512)
+DEPTH = DepthConfig()
 
-
-def nested(kind: type, value: Any, name: str) -> Any:
-    """`value` as the dataclass `kind`. Raises ValueError that names the nearest known key for an unknown one."""
-    if isinstance(value, kind):
-        return value
-    known = [field.name for field in fields(kind)]
-    for key in value:
-        if key not in known:
-            nearest = (difflib.get_close_matches(key, known, 1) or known)[0]
-            raise ValueError(f"unknown setting '{name}.{key}'; did you mean '{name}.{nearest}'?")
-    return kind(**value)
+# shape names -> (backbone, depth decoder); "S" is the shape that `codeclm bench` reports
+PRESETS: dict[str, tuple[TransformerConfig, DepthConfig]] = {
+    "default": (BACKBONE, DEPTH),
+    "tiny": (
+        TransformerConfig(dim=256, num_layers=6, num_heads=4, num_kv_heads=4, ff_dim=768),
+        DepthConfig(dim=192, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=512),
+    ),
+    "S": (
+        TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=8, ff_dim=2048),
+        DepthConfig(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, ff_dim=1024),
+    ),
+    "small": (
+        TransformerConfig(dim=768, num_layers=12, num_heads=12, num_kv_heads=12, ff_dim=2560),
+        DepthConfig(dim=512, num_layers=4, num_heads=8, num_kv_heads=8, ff_dim=1536),
+    ),
+    "base": (
+        TransformerConfig(dim=2048, num_layers=16, num_heads=32, num_kv_heads=8, ff_dim=8192, rope_theta=500_000.0),
+        DepthConfig(dim=1024, num_layers=4, num_heads=16, num_kv_heads=4, ff_dim=2816),
+    ),
+}

@@ -5,15 +5,24 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from .config import BACKBONE, DEPTH, CodecReference, TransformerConfig, nested
+from .config import BACKBONE, DEPTH, PATTERNS, CodecReference, DepthConfig, TextConfig, TransformerConfig, nested
 
 
 class SpeechLMConfig(PretrainedConfig):
-    """Configuration of `SpeechLM`.
+    """Configuration of `SpeechLM`. K codebooks are predicted, V codes each.
 
-    backbone, depth: the temporal backbone and the depth decoder, as TransformerConfig or a dict of its fields.
-    delays: frames that each codebook lags (default: none). Raises ValueError for an unknown key in a nested part, or a
-    `delays` that has not one non-negative number for each codebook.
+    pattern: "depth": a depth decoder over the codebooks of a step; "delay", "parallel": one head for each codebook on
+        the backbone, all codebooks of a step at once, with and without delays; "flatten": one code for each position.
+    backbone, depth, text, codec: the parts, as their dataclass or a dict of its fields. depth counts for "depth" only.
+    delays: frames that each codebook lags (default: none; 0, 1, 2, ... for "delay").
+    user_codebooks: codebooks of another speaker that are heard, never predicted; delayed as the first ones are (Moshi).
+    bos: whether a row begins with a step of BOS; without, its first frame is given and not scored (CSM).
+    end: how a row ends: "eos" is a class of codebook 0, one past its codes; "zeros" a frame of which every code is 0
+        (CSM); "never" (Moshi).
+    gaps: where delays leave no code, the input is nothing at all ("absent") or the BOS code ("bos", Moshi).
+    context_frames: what the model was trained to look back on; more is scored and generated window by window.
+
+    Raises ValueError for an unknown key or value, or settings that exclude each other.
     """
 
     model_type = "codeclm"
@@ -23,34 +32,74 @@ class SpeechLMConfig(PretrainedConfig):
         num_codebooks: int = 8,
         codebook_size: int = 1024,
         backbone: TransformerConfig | dict[str, Any] = BACKBONE,
-        depth: TransformerConfig | dict[str, Any] = DEPTH,
+        depth: DepthConfig | dict[str, Any] = DEPTH,
         delays: list[int] | None = None,
         codec: CodecReference | dict[str, Any] | None = None,
+        pattern: str = "depth",
+        text: TextConfig | dict[str, Any] | None = None,
+        user_codebooks: int = 0,
+        bos: bool = True,
+        end: str = "eos",
+        gaps: str = "absent",
+        context_frames: int = 512,
         **kwargs: Any,
     ):
-        self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
+        self.num_codebooks, self.codebook_size, self.pattern = num_codebooks, codebook_size, pattern
         self.backbone = asdict(nested(TransformerConfig, backbone, "backbone"))
-        self.depth = asdict(nested(TransformerConfig, depth, "depth"))
-        self.delays = list(delays) if delays is not None else [0] * num_codebooks
+        self.depth = asdict(nested(DepthConfig, depth, "depth"))
+        if delays is None:
+            delays = list(range(num_codebooks)) if pattern == "delay" else [0] * num_codebooks
+        self.delays = list(delays)
+        self.text = asdict(nested(TextConfig, text or TextConfig(), "text"))
         self.codec = asdict(nested(CodecReference, codec or CodecReference(), "codec"))
-        if num_codebooks < 1 or codebook_size < 2:
-            raise ValueError(
-                f"num_codebooks {num_codebooks} must be at least 1, codebook_size {codebook_size} at least 2"
-            )
-        if len(self.delays) != num_codebooks or min(self.delays) < 0:
-            raise ValueError(f"delays {self.delays} must be {num_codebooks} numbers, none negative")
-        if min(self.delays) < self.delays[0]:
-            # else what a codebook that runs ahead does not have would tell of the end before codebook 0 does
-            raise ValueError(f"delays {self.delays}: no codebook may lag less than codebook 0")
+        self.user_codebooks, self.bos, self.end, self.gaps = user_codebooks, bos, end, gaps
+        self.context_frames = context_frames
+        self._check()
         super().__init__(**kwargs)
+
+    def _check(self) -> None:
+        num_codebooks, delays = self.num_codebooks, self.delays
+        if num_codebooks < 1 or self.codebook_size < 2:
+            raise ValueError(
+                f"num_codebooks {num_codebooks} must be at least 1, codebook_size {self.codebook_size} at least 2"
+            )
+        if self.pattern not in PATTERNS:
+            raise ValueError(f"pattern '{self.pattern}' is unknown; choose one of {', '.join(PATTERNS)}")
+        if len(delays) != num_codebooks or min(delays) < 0:
+            raise ValueError(f"delays {delays} must be {num_codebooks} numbers, none negative")
+        if min(delays) < delays[0]:
+            # else what a codebook that runs ahead does not have would tell of the end before codebook 0 does
+            raise ValueError(f"delays {delays}: no codebook may lag less than codebook 0")
+        if self.pattern in ("parallel", "flatten") and any(delays):
+            raise ValueError(f"delays {delays}: the pattern '{self.pattern}' has none; give pattern 'delay' or 'depth'")
+        if self.pattern == "flatten" and (self.user_codebooks or not self.bos):
+            raise ValueError("the pattern 'flatten' has neither user_codebooks nor a start without BOS; give 'depth'")
+        if self.pattern == "flatten" and (not self.bos or self.gaps == "bos"):
+            raise ValueError("bos False and gaps 'bos': the pattern 'flatten' has neither; give pattern 'depth'")
+        for name, legal in (("gaps", ("absent", "bos")), ("end", ("eos", "zeros", "never"))):
+            if getattr(self, name) not in legal:
+                raise ValueError(f"{name} '{getattr(self, name)}' is unknown; choose one of {', '.join(legal)}")
+        if not 0 <= self.user_codebooks <= num_codebooks:
+            raise ValueError(f"user_codebooks {self.user_codebooks} must be 0 to num_codebooks ({num_codebooks})")
+        if self.context_frames < 2:
+            raise ValueError(f"context_frames {self.context_frames} must be at least 2")
+        depth, positions = self.depth_config, self.depth_config.num_positions(num_codebooks)
+        if self.pattern == "depth" and depth.weight_sets and len(depth.weight_sets) != positions:
+            raise ValueError(f"depth.weight_sets has {len(depth.weight_sets)} entries for {positions} positions")
+        if self.pattern == "depth" and depth.sees_text and not self.text["vocab_size"]:
+            raise ValueError("depth.sees_text: this model has no text stream; give text.vocab_size")
 
     @property
     def backbone_config(self) -> TransformerConfig:
         return TransformerConfig(**self.backbone)
 
     @property
-    def depth_config(self) -> TransformerConfig:
-        return TransformerConfig(**self.depth)
+    def depth_config(self) -> DepthConfig:
+        return DepthConfig(**self.depth)
+
+    @property
+    def text_stream(self) -> TextConfig:
+        return TextConfig(**self.text)
 
     @property
     def codec_reference(self) -> CodecReference:

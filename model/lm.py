@@ -1,12 +1,16 @@
-"""SpeechLM: a temporal backbone over frames and a depth decoder over the codebooks of one frame (RQ-Transformer).
+"""SpeechLM: a temporal backbone over frames, and a depth decoder or heads over the codebooks of one frame.
 
     frame = embeddings(codes of the step before).sum         # [B, K, S] -> [B, S, D]
     context = backbone(frame)                                # [B, S, D]
+    text       <- text_head(context)                         # where there is a text stream
     codebook 0 <- head_0(context)                            # V codes and EOS
     codebook k <- head_k(depth_decoder(project(context) + embedding(codebook k - 1), ...))
 
-B batch, K codebooks, T frames, S steps (frames plus the largest delay, plus one for EOS), D width, V codebook size,
-N frames given to the depth decoder. Others say depformer or fast transformer for the depth decoder.
+This is pattern "depth" (RQ-Transformer) with its default options. In "delay" and "parallel" all codebooks of a step
+have heads on the context; in "flatten" every code is a position of the backbone. How frames become steps is steps.py,
+the depth decoder depth.py, walking step by step stepping.py. B batch, K codebooks (U of another speaker), T frames,
+S steps, D width, V codebook size, C classes: V, and EOS where codebook 0 has one. Others say depformer or fast
+transformer for the depth decoder.
 """
 
 from dataclasses import dataclass
@@ -17,97 +21,126 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from .delay_pattern import ABSENT, delay, undelay
+from .delay_pattern import ABSENT
+from .depth import DepthTerms, make_depth_parts
 from .hf_config import SpeechLMConfig
-from .transformer import KVCache, Transformer
+from .losses import Weights, cross_entropy
+from .steps import Steps, arrange, to_frames
+from .transformer import GroupedLinear, Transformer
+
+DEPTH_CHUNK = 256  # steps that the depth decoder takes at a time: few enough for memory, enough to keep a GPU busy
 
 
 @dataclass
 class SpeechLMOutput(ModelOutput):
     """What `SpeechLM.forward` gives."""
 
-    loss: Tensor | None = None  # mean nats per code (and EOS), codebooks weighted as asked
+    loss: Tensor | None = None  # mean nats per code, EOS and text token, weighted as asked
     nll: Tensor | None = None  # [B, K, T] nats, 0 where the code is absent; None with depth_fraction < 1
-    eos_nll: Tensor | None = None  # [B] nats of the end, 0 where `ends` is false
+    eos_nll: Tensor | None = None  # [B] nats of the end(s), 0 where none is expected
+    text_nll: Tensor | None = None  # [B, T] nats, 0 where there is no text or it is not predicted
+    logits: Tensor | None = None  # [B, K, T, C], EOS last, -inf for codebooks that have none; where asked for
+    text_logits: Tensor | None = None  # [B, T, text vocabulary]; where asked for
 
 
 class SpeechLM(PreTrainedModel):
     config_class = SpeechLMConfig
     config: SpeechLMConfig
     base_model_prefix = "speech_lm"
+    # the parts that some patterns and options have and others do not
+    text_embedding: nn.Embedding
+    text_head: nn.Linear
+    heads: nn.Parameter
+    project: nn.Module
+    depth_embedding: nn.Embedding
+    depth_text_embedding: nn.Embedding
+    depth_decoder: Transformer
+    depth_heads: nn.Parameter
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: SpeechLMConfig):
         super().__init__(config)
-        backbone, depth = config.backbone_config, config.depth_config
+        width, text = config.backbone_config.dim, config.text_stream
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
+        self.pattern, self.text_size = config.pattern, text.vocab_size
         self.bos = self.eos = config.codebook_size  # one past the codes: a row of the embeddings, a class of head 0
+        self.num_classes = config.codebook_size + (config.end == "eos")  # of codebook 0
         rows = config.codebook_size + 1
         # one table: codebook k has rows k * (V + 1) ...; the last row stands for "absent" and is never read
-        self.frame_embedding = nn.Embedding(config.num_codebooks * rows + 1, backbone.dim)
-        self.backbone = Transformer(backbone)
-        self.head_0 = nn.Linear(backbone.dim, config.codebook_size + 1, bias=False)
-        self.project = nn.Linear(backbone.dim, depth.dim, bias=False)
-        self.depth_embedding = nn.Embedding((config.num_codebooks - 1) * rows + 1, depth.dim)
-        self.depth_decoder = Transformer(depth)
-        self.depth_heads = nn.Parameter(torch.empty(config.num_codebooks - 1, depth.dim, config.codebook_size))
+        self.frame_embedding = nn.Embedding((config.num_codebooks + config.user_codebooks) * rows + 1, width)
+        self.backbone = Transformer(config.backbone_config, config)
+        if text.vocab_size:
+            self.text_embedding = nn.Embedding(text.vocab_size + 1, width)  # the last row is BOS
+            if text.predicted and not text.tied:
+                self.text_head = nn.Linear(width, text.vocab_size, bias=False)
+        others = config.num_codebooks - 1
+        if config.pattern == "depth":
+            first_width = config.depth_config.dim if config.depth_config.first_codebook == "depth" else width
+            self.head_0 = nn.Linear(first_width, self.num_classes, bias=False)
+            make_depth_parts(self, config)
+        else:
+            self.head_0 = nn.Linear(width, self.num_classes, bias=False)
+            self.heads = nn.Parameter(torch.empty(others, width, config.codebook_size))
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear | nn.Embedding | GroupedLinear):
             nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, SpeechLM):
-            nn.init.normal_(module.depth_heads, std=0.02)
+            nn.init.normal_(module.depth_heads if self.pattern == "depth" else module.heads, std=0.02)
         elif isinstance(module, Transformer):
             for block in module.blocks:
                 nn.init.normal_(block.attention.output.weight, std=module.output_std())  # pyright: ignore
                 nn.init.normal_(block.down.weight, std=module.output_std())  # pyright: ignore
 
-    # --- codes in ---
+    # --- in ---
 
-    def check_codes(self, codes: Tensor) -> None:
-        """Raise ValueError unless codes are integers [B, K, T >= 1] in -1..V-1."""
-        if codes.ndim != 3 or codes.is_floating_point():
-            raise ValueError(f"codes must be integers [B, K, T], not {codes.dtype} {list(codes.shape)}")
-        if codes.shape[1] != self.num_codebooks:
-            raise ValueError(f"codes have {codes.shape[1]} codebooks; this model has {self.num_codebooks}")
+    def check_inputs(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
+        """Raise ValueError unless codes are integers [B, K, T >= 1] in -1..V-1, and text and user codes fit them."""
+        check_range(codes, "codes", (None, self.num_codebooks, None), self.codebook_size)
         if codes.shape[0] == 0 or codes.shape[2] == 0:
             raise ValueError("codes hold no frame: there is nothing to score")
-        low, high = int(codes.min()), int(codes.max())
-        if low < ABSENT or high >= self.codebook_size:
-            raise ValueError(f"codes span {low}..{high}; this model has 0..{self.codebook_size - 1} (-1: absent)")
+        if text is not None:
+            if not self.text_size:
+                raise ValueError("text was given to a model that has no text stream")
+            check_range(text, "text", (codes.shape[0], codes.shape[2]), self.text_size)
+        if user is not None:
+            if not self.config.user_codebooks:
+                raise ValueError("user codes were given to a model that hears no other speaker")
+            check_range(
+                user, "user codes", (len(codes), self.config.user_codebooks, codes.shape[2]), self.codebook_size
+            )
 
-    def embed_frames(self, steps: Tensor) -> Tensor:
-        """Delayed codes [B, K, S], BOS and ABSENT allowed -> [B, S, D], the sum over codebooks."""
-        batch, num_codebooks, num_steps = steps.shape
+    def embed_frames(self, steps: Tensor, text: Tensor | None = None) -> Tensor:
+        """Steps [B, K + U, S] and text [B, S], BOS and ABSENT allowed -> [B, S, D], the sum over codebooks and text."""
+        batch, num_streams, num_steps = steps.shape
         absent = self.frame_embedding.num_embeddings - 1
-        offsets = torch.arange(num_codebooks, device=steps.device)[:, None] * (self.codebook_size + 1)
-        index = torch.where(steps == ABSENT, absent, steps + offsets).transpose(1, 2).reshape(-1, num_codebooks)
+        offsets = torch.arange(num_streams, device=steps.device)[:, None] * (self.codebook_size + 1)
+        index = torch.where(steps == ABSENT, absent, steps + offsets).transpose(1, 2).reshape(-1, num_streams)
         total = F.embedding_bag(index, self.frame_embedding.weight, mode="sum", padding_idx=absent)
-        return total.view(batch, num_steps, -1)
+        total = total.view(batch, num_steps, -1)
+        return total if text is None else total + self.embed_text(text)
 
-    def embed_depth(self, codes: Tensor, first: int = 0) -> Tensor:
-        """Codes [N, J] of codebooks first..first+J-1 of a step, ABSENT allowed -> [N, J, depth width]."""
-        absent = self.depth_embedding.num_embeddings - 1
-        offsets = (torch.arange(codes.shape[1], device=codes.device) + first) * (self.codebook_size + 1)
-        index = torch.where(codes == ABSENT, absent, codes + offsets)
-        return F.embedding(index, self.depth_embedding.weight) * (codes != ABSENT)[..., None]
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Text tokens [...], BOS and ABSENT allowed -> [..., D]."""
+        return F.embedding(text.clamp_min(0), self.text_embedding.weight) * (text != ABSENT)[..., None]
 
-    def sequence(self, codes: Tensor, ends: Tensor | None) -> tuple[Tensor, Tensor]:
-        """codes [B, K, T] -> (inputs, targets), each [B, K, S]: the delayed codes one step later, and in place.
-
-        Codebook 0's target after the last frame of a row that ends is EOS; what is ABSENT is not scored.
-        """
-        steps = delay(codes, self.config.delays)
-        if self.config.delays[0] == max(self.config.delays):
-            steps = F.pad(steps, (0, 1), value=ABSENT)  # room for EOS
-        inputs = torch.cat([torch.full_like(steps[:, :, :1], self.bos), steps[:, :, :-1]], dim=2)
-        targets = steps.clone()
-        if ends is not None:
-            num_frames = (codes[:, 0] != ABSENT).sum(dim=1)
-            rows = ends.nonzero().flatten()
-            targets[rows, 0, self.config.delays[0] + num_frames[rows]] = self.eos
-        return inputs, targets
+    def embed_positions(self, steps: Steps) -> Tensor:
+        """For "flatten": the token before each slot of each step -> [B, S * slots, D]; a step's text comes first."""
+        codes = steps.targets.masked_fill(steps.targets == self.eos, ABSENT).transpose(1, 2)  # [B, S, K]
+        offsets = torch.arange(self.num_codebooks, device=codes.device) * (self.codebook_size + 1)
+        x = F.embedding((codes + offsets).clamp_min(0), self.frame_embedding.weight) * (codes != ABSENT)[..., None]
+        starts = steps.inputs[:, 0] == self.bos  # [B, S]
+        begin = self.frame_embedding.weight[self.bos]
+        if steps.text_targets is not None:
+            x = torch.cat([self.embed_text(steps.text_targets)[:, :, None], x], dim=2)
+            begin = self.text_embedding.weight[-1]
+        before = F.pad(x.flatten(1, 2)[:, :-1], (0, 0, 1, 0)).view(x.shape)  # [B, S, slots, D]
+        first = torch.where(starts[..., None], begin, before[:, :, 0])
+        return torch.cat([first[:, :, None], before[:, :, 1:]], dim=2).flatten(1, 2)
 
     # --- the whole sequence at once ---
 
@@ -115,93 +148,157 @@ class SpeechLM(PreTrainedModel):
         self,
         codes: Tensor,
         ends: Tensor | None = None,
+        text: Tensor | None = None,
+        user: Tensor | None = None,
+        documents: Tensor | None = None,
+        weights: Weights = Weights(),
         depth_fraction: float = 1.0,
-        codebook_weights: Tensor | None = None,
+        depth_chunk: int = DEPTH_CHUNK,
         input_dropout: float = 0.0,
+        return_logits: bool = False,
     ) -> SpeechLMOutput:
         """Score codes [B, K, T] (ABSENT pads the end of shorter rows) given everything before each code.
 
-        ends: [B] bool, rows after whose last frame EOS is expected (default: none, EOS is not scored).
-        depth_fraction: share of the frames, drawn anew at each call, on which codebooks 1..K-1 are scored; their sum is
-        scaled up, so the loss and its gradient keep their expectation. codebook_weights: [K], for training only.
-        input_dropout: share of the codes, drawn anew at each call, that are ABSENT as input, though scored as targets;
-        keeps a small corpus from being learnt by heart. For training only: the nll is then not the model's.
-        Raises ValueError for codes that are not this model's.
+        ends: [B] bool, rows after whose last frame EOS is expected (default: none, EOS is not scored); or [B, T], the
+        frames that are last. text: [B, T], ABSENT where there is none. user: [B, U, T], heard and never scored.
+        documents: [B, T] numbers that rise along a row: several utterances packed into it, none sees another.
+
+        For training only: weights; depth_fraction, share of the frames, drawn anew at each call, on which the depth
+        decoder is trained (its sum is scaled up, so the loss and its gradient keep their expectation); depth_chunk,
+        steps whose activations are held at a time; input_dropout, share of the codes, drawn anew at each call, that are
+        ABSENT as input, though scored as targets (the nll is then not the model's).
+        Raises ValueError for input that is not this model's.
         """
-        self.check_codes(codes)
-        inputs, targets = self.sequence(codes, ends)
-        given = targets
+        self.check_inputs(codes, text, user)
+        if self.text_size and text is None:
+            text = torch.full_like(codes[:, 0], ABSENT)
+        if self.config.user_codebooks and user is None:
+            user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
+        steps = arrange(self.config, codes, ends, text, user, documents)
+        inputs, given = steps.inputs, steps.targets
         if input_dropout > 0:
             inputs = drop_codes(inputs, input_dropout, keep=self.bos)
-            given = drop_codes(targets, input_dropout)
-        context = self.backbone(self.embed_frames(inputs))  # [B, S, D]
-        nll_0 = cross_entropy(self.head_0(context), targets[:, 0])  # [B, S]
-        chosen, scale = self._depth_frames(targets, depth_fraction)
-        given, scored = (x.transpose(1, 2).flatten(0, 1)[chosen] for x in (given, targets))  # [N, K]
-        depth_nll = self._depth_nll(context.flatten(0, 1)[chosen], given[:, :-1], scored[:, 1:])
+            given = drop_codes(given, input_dropout)
+        contexts = self.contexts(
+            Steps(inputs, given, steps.text_inputs, steps.text_targets, steps.documents, steps.place)
+        )
+        scored = self.score(contexts, steps, given, weights, depth_fraction, depth_chunk)
+        output = SpeechLMOutput(loss=scored.total / steps.num_scored(self.predicts_text))
+        if scored.nll is not None:
+            is_eos = steps.targets[:, 0] == self.eos
+            output.eos_nll = (scored.nll[:, 0] * is_eos).sum(dim=1)
+            nll = torch.cat([(scored.nll[:, 0] * ~is_eos)[:, None], scored.nll[:, 1:]], dim=1)
+            output.nll = to_frames(nll, steps.place, self.config.delays)
+        if scored.text_nll is not None:
+            output.text_nll = to_frames(scored.text_nll[:, None], steps.place, [0])[:, 0]
+        if return_logits:
+            logits, text_logits = self.all_logits(contexts, steps)
+            output.logits = to_frames(logits, steps.place, self.config.delays)
+            if text_logits is not None:
+                output.text_logits = to_frames(text_logits[:, None], steps.place, [0])[:, 0]
+        return output
 
-        weights = torch.ones(self.num_codebooks) if codebook_weights is None else codebook_weights
-        weights = weights.to(nll_0)
-        total = weights[0] * nll_0.sum() + scale * (depth_nll.sum(dim=0) * weights[1:]).sum()
-        loss = total / (targets != ABSENT).sum().clamp_min(1)
-        if depth_fraction < 1:
-            return SpeechLMOutput(loss=loss)
-        is_eos = targets[:, 0] == self.eos
-        eos_nll = (nll_0 * is_eos).sum(dim=1)
-        rest = nll_0.new_zeros(targets[:, 0].numel(), self.num_codebooks - 1)
-        rest = rest.index_copy(0, chosen, depth_nll.to(rest.dtype)).view(*targets[:, 0].shape, self.num_codebooks - 1)
-        nll = torch.cat([(nll_0 * ~is_eos)[:, None], rest.transpose(1, 2)], dim=1)  # [B, K, S]
-        nll = nll[:, :, : codes.shape[2] + max(self.config.delays)]  # without the room for EOS
-        return SpeechLMOutput(loss=loss, nll=undelay(nll, self.config.delays), eos_nll=eos_nll)
+    def contexts(self, steps: Steps) -> Tensor:
+        """Steps through the backbone -> [B, S, D]; for "flatten" [B, S, slots, D]."""
+        if self.pattern != "flatten":
+            return self.backbone(self.embed_frames(steps.inputs, steps.text_inputs), documents=steps.documents)
+        documents = steps.documents
+        slots = self.num_codebooks + bool(self.text_size)
+        if documents is not None:
+            documents = documents.repeat_interleave(slots, dim=1)
+        return self.backbone(self.embed_positions(steps), documents=documents).unflatten(1, (-1, slots))
 
-    def _depth_frames(self, targets: Tensor, fraction: float) -> tuple[Tensor, float]:
-        """Indices into the flattened [B * S] steps that the depth decoder scores, and 1 / their share."""
-        scored = (targets[:, 1:] != ABSENT).any(dim=1).flatten().nonzero().flatten()
-        if fraction >= 1 or len(scored) == 0:
-            return scored, 1.0
-        count = max(1, round(fraction * len(scored)))
-        return scored[torch.randperm(len(scored), device=scored.device)[:count]], len(scored) / count
+    def slot(self, contexts: Tensor, k: int) -> Tensor:
+        """The context [B, S, D] that codebook k's head sees, k = -1 for text. All the same but for "flatten"."""
+        return contexts[:, :, k + bool(self.text_size)] if self.pattern == "flatten" else contexts
 
-    def _depth_nll(self, context: Tensor, given: Tensor, targets: Tensor) -> Tensor:
-        """context [N, D], codebooks 0..K-2 given and 1..K-1 as targets, both [N, K-1] -> nats [N, K-1], 0 if absent."""
-        if len(targets) == 0:  # a single codebook leaves the depth decoder nothing to do
-            return context.new_zeros(0, self.num_codebooks - 1)
-        given = torch.where(given == self.eos, ABSENT, given)
-        x = self.project(context)[:, None] + self.embed_depth(given)  # [N, K-1, depth width]
-        return cross_entropy(self.depth_logits(self.depth_decoder(x)), targets.t()).t()
+    def score(
+        self, contexts: Tensor, steps: Steps, given: Tensor, weights: Weights, fraction: float, chunk: int
+    ) -> "Scored":
+        """The weighted sum of all nats, and the nats of each step."""
+        targets, of = steps.targets, weights.of(self.num_codebooks, contexts)
+        total, text_nll = contexts.new_zeros((), dtype=torch.promote_types(contexts.dtype, torch.float32)), None
+        if self.predicts_text and steps.text_targets is not None:
+            logits = self.text_logits(self.slot(contexts, -1))
+            text_nll, penalty = cross_entropy(logits, steps.text_targets, weights.z_loss)
+            total = total + weights.text * text_nll.sum() + penalty
+        parts = []
+        if not self.depth_is_first:
+            nll, penalty = cross_entropy(self.head_0(self.slot(contexts, 0)), targets[:, 0], weights.z_loss)
+            total = total + of[0] * nll.sum() + penalty
+            parts.append(nll[:, None])
+        if self.pattern == "depth":
+            terms = DepthTerms(self, steps, given, of, weights.z_loss)
+            depth_total, depth_nll = terms.sum(contexts, fraction, chunk)
+            total = total + depth_total
+            parts = None if depth_nll is None else [*parts, depth_nll]
+        elif self.num_codebooks > 1:
+            nll, penalty = cross_entropy(self.head_logits(contexts), targets[:, 1:], weights.z_loss)
+            total = total + (nll.sum(dim=(0, 2)) * of[1:]).sum() + penalty
+            parts.append(nll)
+        return Scored(total, None if parts is None else torch.cat(parts, dim=1), text_nll)
 
-    def depth_logits(self, x: Tensor, first: int = 1) -> Tensor:
-        """Outputs of the depth decoder [N, J, width] for codebooks first..first+J-1 -> logits [J, N, V]."""
-        return torch.bmm(x.transpose(0, 1), self.depth_heads[first - 1 : first - 1 + x.shape[1]])
+    @property
+    def predicts_text(self) -> bool:
+        return bool(self.text_size) and self.config.text["predicted"]
 
-    # --- one frame at a time ---
+    @property
+    def depth_is_first(self) -> bool:
+        """Whether the depth decoder predicts codebook 0, too."""
+        return self.pattern == "depth" and self.config.depth["first_codebook"] == "depth"
 
-    def start_step(self, inputs: Tensor, cache: KVCache) -> tuple[Tensor, Tensor]:
-        """Steps [B, K, S] (BOS first) through the backbone -> (logits of codebook 0 [B, V+1], context [B, D]) at the
-        last of them; the cache grows by S."""
-        context = self.backbone(self.embed_frames(inputs), cache)[:, -1]
-        return self.head_0(context), context
+    def text_logits(self, context: Tensor) -> Tensor:
+        """[..., D] -> [..., text vocabulary]."""
+        if self.config.text["tied"]:
+            return F.linear(context, self.text_embedding.weight[:-1])
+        return self.text_head(context)
 
-    def depth_step(self, context: Tensor, code: Tensor, codebook: int, cache: KVCache) -> Tensor:
-        """Logits [B, V] of `codebook` >= 1, given `code` [B] of the one before (ABSENT allowed).
+    def head_logits(self, contexts: Tensor) -> Tensor:
+        """Codebooks 1..K-1 of every step by heads on the backbone -> [B, K-1, S, V]."""
+        if self.pattern != "flatten":
+            return torch.einsum("bsd,kdv->bksv", contexts, self.heads.to(contexts.dtype))
+        own = contexts[:, :, 1 + bool(self.text_size) :]
+        return torch.einsum("bskd,kdv->bksv", own, self.heads.to(contexts.dtype))
 
-        The depth decoder's cache starts afresh every frame.
-        """
-        x = self.project(context)[:, None] + self.embed_depth(code[:, None], codebook - 1)
-        return self.depth_logits(self.depth_decoder(x, cache), codebook)[0]
+    def all_logits(self, contexts: Tensor, steps: Steps) -> tuple[Tensor, Tensor | None]:
+        """-> [B, K, S, C] and, with a text stream that is predicted, [B, S, text vocabulary]."""
+        parts = [] if self.depth_is_first else [self.head_0(self.slot(contexts, 0))[:, None]]
+        if self.pattern == "depth":
+            parts.append(DepthTerms(self, steps, steps.targets).logits(contexts))
+        elif self.num_codebooks > 1:
+            parts.append(self.head_logits(contexts))
+        padded = [F.pad(part, (0, self.num_classes - part.shape[-1]), value=float("-inf")) for part in parts]
+        text = self.text_logits(self.slot(contexts, -1)) if self.predicts_text else None
+        return torch.cat(padded, dim=1), text
+
+
+@dataclass
+class Scored:
+    """Nats of steps, before they are put back into frames."""
+
+    total: Tensor  # the weighted sum
+    nll: Tensor | None  # [B, K, S], EOS among codebook 0's; None where only a share of the frames was scored
+    text_nll: Tensor | None  # [B, S]
+
+
+def check_range(values: Tensor, name: str, shape: tuple[int | None, ...], size: int) -> None:
+    """Raise ValueError unless values are integers of `shape` (None: any) in -1..size-1."""
+    if values.is_floating_point() or values.ndim != len(shape):
+        letters = "[B, K, T]" if len(shape) == 3 else "[B, T]"
+        raise ValueError(f"{name} must be integers {letters}, not {values.dtype} {list(values.shape)}")
+    if len(shape) == 3 and shape[1] is not None and values.shape[1] != shape[1]:
+        raise ValueError(f"{name} have {values.shape[1]} codebooks; this model has {shape[1]}")
+    if any(want is not None and want != have for want, have in zip(shape, values.shape, strict=True)):
+        raise ValueError(f"{name} {list(values.shape)} do not go with codes of {list(shape)} rows and frames")
+    if values.numel() and not (int(values.min()) >= ABSENT and int(values.max()) < size):
+        span = f"{int(values.min())}..{int(values.max())}"
+        raise ValueError(f"{name} span {span}; this model has 0..{size - 1} (-1: absent)")
 
 
 def drop_codes(codes: Tensor, share: float, keep: int | None = None) -> Tensor:
     """A random `share` of codes becomes ABSENT, but not those that are `keep`."""
     dropped = torch.rand(codes.shape, device=codes.device) < share
     return codes.masked_fill(dropped if keep is None else dropped & (codes != keep), ABSENT)
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Nats in float32 at least: logits [..., V], targets [...] -> [...], 0 where the target is ABSENT."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    flat = F.cross_entropy(wide.flatten(0, -2), targets.flatten(), ignore_index=ABSENT, reduction="none")
-    return flat.view(targets.shape)
 
 
 AutoConfig.register("codeclm", SpeechLMConfig)

@@ -4,19 +4,21 @@ B batch, S positions, D width, H heads, G key/value heads, E head width. What it
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import TransformerConfig
+from .attention import AttentionChoice, Visibility, attend, prepare_mask
+from .config import RopeScaling, TransformerConfig
 
 
 class KVCache:
     """Keys and values of the positions seen so far, preallocated; `length` positions are filled in every row."""
 
     def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor):
-        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
+        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.size_of_head)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.length = 0
 
@@ -45,15 +47,55 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         # one pass for the norm: several times faster on CPU than rms_norm, which is made of single operations there
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype) * x.shape[-1] ** -0.5
-        return x * (1 / (size + self.eps)).to(x.dtype) * self.weight.to(x.dtype)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+        return x * (norm * norm / x.shape[-1] + self.eps).rsqrt().to(x.dtype) * self.weight.to(x.dtype)
+
+
+class Linear(nn.Linear):
+    """One weight for every position."""
+
+    def forward(self, input: Tensor, sets: tuple[int, ...] = ()) -> Tensor:
+        return F.linear(input, self.weight, self.bias)
+
+
+class GroupedLinear(nn.Module):
+    """A set of weights for each position, or for several: one batched product, no loop."""
+
+    def __init__(self, dim_in: int, dim_out: int, num_sets: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_sets, dim_out, dim_in))
+
+    def forward(self, x: Tensor, sets: tuple[int, ...]) -> Tensor:
+        """x [B, S, D] and the set of each position [S] -> [B, S, D']."""
+        first = sets[0]
+        if sets == tuple(range(first, first + len(sets))):
+            weight = self.weight[first : first + len(sets)]  # a view: the usual case copies nothing
+        else:
+            weight = self.weight[list(sets)]
+        return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+
+
+def make_linear(dim_in: int, dim_out: int, num_sets: int, bias: bool = False) -> nn.Module:
+    return GroupedLinear(dim_in, dim_out, num_sets) if num_sets else Linear(dim_in, dim_out, bias=bias)
 
 
 def rotary_tables(positions: Tensor, config: TransformerConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin [S, E / 2] for integer positions [S]. Computed at each call: a buffer would not survive loading."""
-    exponent = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float64) / config.head_dim
-    angles = positions.double()[:, None] * config.rope_theta**-exponent  # [S, E / 2]
+    width = config.size_of_head
+    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
+    frequency = stretch(config.rope_theta**-exponent, config.rope_scaling)
+    angles = positions.double()[:, None] * frequency  # [S, E / 2]
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def stretch(frequency: Tensor, scaling: RopeScaling) -> Tensor:
+    """Llama 3's scaling of rotary frequencies: long wavelengths by `factor`, short ones not, those between in part."""
+    if scaling.factor == 1:
+        return frequency
+    turns = scaling.original_positions * frequency / (2 * math.pi)  # full turns over the original context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequency * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -63,74 +105,85 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: TransformerConfig, layer: int):
-        super().__init__()
-        self.config, self.layer = config, layer
-        kv_dim = config.num_kv_heads * config.head_dim
-        self.query = nn.Linear(config.dim, config.dim, bias=False)
-        self.key = nn.Linear(config.dim, kv_dim, bias=False)
-        self.value = nn.Linear(config.dim, kv_dim, bias=False)
-        self.output = nn.Linear(config.dim, config.dim, bias=False)
+    is_causal = True  # this and the names below are what transformers' attention functions look for
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None) -> Tensor:
-        batch, steps, dim = x.shape
+    def __init__(self, config: TransformerConfig, layer: int, choice: Any, num_sets: int = 0):
+        super().__init__()
+        self.shape, self.layer_idx, self.config = config, layer, choice
+        self.num_key_value_groups = config.num_heads // config.num_kv_heads
+        width, kv_width = (heads * config.size_of_head for heads in (config.num_heads, config.num_kv_heads))
+        self.query = make_linear(config.dim, width, num_sets, config.qkv_bias)
+        self.key = make_linear(config.dim, kv_width, num_sets, config.qkv_bias)
+        self.value = make_linear(config.dim, kv_width, num_sets, config.qkv_bias)
+        self.output = make_linear(width, config.dim, num_sets)
+        if config.qk_norm:
+            self.query_norm = RMSNorm(config.size_of_head, config.norm_eps)
+            self.key_norm = RMSNorm(config.size_of_head, config.norm_eps)
+
+    def forward(
+        self, x: Tensor, tables: tuple[Tensor, Tensor] | None, mask: Any, cache: KVCache | None, sets: tuple[int, ...]
+    ) -> Tensor:
         query, key, value = (
-            project(x).view(batch, steps, -1, self.config.head_dim).transpose(1, 2)
+            project(x, sets).unflatten(-1, (-1, self.shape.size_of_head)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if self.shape.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if tables is not None:
+            query, key = rotate(query, *tables), rotate(key, *tables)
         if cache is not None:
-            key, value = cache.append(self.layer, key, value)
-        mixed = causal_attention(query, key, value)
-        return self.output(mixed.transpose(1, 2).reshape(batch, steps, dim))
-
-
-def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """query [B, H, S, E] at the last S of the P positions of key and value [B, G, P, E] -> [B, H, S, E]."""
-    steps, positions = query.shape[2], key.shape[2]
-    grouped = query.shape[1] != key.shape[1]
-    if steps == positions or steps == 1:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=steps > 1, enable_gqa=grouped)
-    mask = torch.ones(steps, positions, dtype=torch.bool, device=query.device).tril(positions - steps)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+            key, value = cache.append(self.layer_idx, key, value)
+        return self.output(attend(self, query, key, value, mask, self.shape.sliding_window), sets)
 
 
 class Block(nn.Module):
-    def __init__(self, config: TransformerConfig, layer: int):
+    def __init__(self, config: TransformerConfig, layer: int, choice: Any, num_sets: int = 0):
         super().__init__()
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config, layer, choice, num_sets)
         self.ff_norm = RMSNorm(config.dim, config.norm_eps)
         self.dropout = 0.0  # of what is added to the residual stream, in training mode; not part of the model's shape
-        self.gate = nn.Linear(config.dim, config.ff_dim, bias=False)
-        self.up = nn.Linear(config.dim, config.ff_dim, bias=False)
-        self.down = nn.Linear(config.ff_dim, config.dim, bias=False)
+        self.gate = make_linear(config.dim, config.ff_dim, num_sets)
+        self.up = make_linear(config.dim, config.ff_dim, num_sets)
+        self.down = make_linear(config.ff_dim, config.dim, num_sets)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None) -> Tensor:
-        x = x + F.dropout(self.attention(self.attention_norm(x), cos, sin, cache), self.dropout, self.training)
+    def forward(
+        self, x: Tensor, tables: tuple[Tensor, Tensor] | None, mask: Any, cache: KVCache | None, sets: tuple[int, ...]
+    ) -> Tensor:
+        mixed = self.attention(self.attention_norm(x), tables, mask, cache, sets)
+        x = x + F.dropout(mixed, self.dropout, self.training)
         y = self.ff_norm(x)
-        return x + F.dropout(self.down(F.silu(self.gate(y)) * self.up(y)), self.dropout, self.training)
+        y = self.down(F.silu(self.gate(y, sets)) * self.up(y, sets), sets)
+        return x + F.dropout(y, self.dropout, self.training)
 
 
 class Transformer(nn.Module):
-    """x [B, S, D] -> [B, S, D], normed; position s sees positions <= s (and what the cache holds)."""
+    """x [B, S, D] -> [B, S, D]; position s sees positions <= s (and what the cache holds)."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, choice: Any = None, weight_sets: tuple[int, ...] = ()):
+        """choice: what carries `_attn_implementation` (default: sdpa). weight_sets: the set of each position."""
         super().__init__()
-        self.config = config
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.config, self.choice, self.weight_sets = config, choice or AttentionChoice(), weight_sets
+        num_sets = max(weight_sets, default=-1) + 1
+        self.blocks = nn.ModuleList(Block(config, i, self.choice, num_sets) for i in range(config.num_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps) if config.final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
+        """documents: [B, S], positions see those of their own number only; not with a cache."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # the residual stream, too: it is most of the traffic
         start = cache.length if cache is not None else 0
-        positions = torch.arange(start, start + x.shape[1], device=x.device)
-        cos, sin = rotary_tables(positions, self.config, x.dtype)
+        end = start + x.shape[1]
+        tables = None
+        if self.config.rope:
+            tables = rotary_tables(torch.arange(start, end, device=x.device), self.config, x.dtype)
+        seen = Visibility(x.shape[1], end, self.config.sliding_window, documents)
+        mask = prepare_mask(self.choice._attn_implementation, seen, x)
+        sets = self.weight_sets[start:end]
         for block in self.blocks:
-            x = block(x, cos, sin, cache)
+            x = block(x, tables, mask, cache, sets)
         if cache is not None:
-            cache.length += positions.shape[0]
+            cache.length = end
         return self.norm(x)
 
     def output_std(self) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ import torch
 from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
 from codeclm.model.codecs import Codec, SpectralCodec
-from codeclm.model.config import SpectralConfig
+from codeclm.model.config import DepthConfig, SpectralConfig
 
 BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
-DEPTH = TransformerConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)
+DEPTH = DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)
 
 
 @pytest.fixture(scope="session")
@@ -43,14 +44,17 @@ def make_model() -> Callable[..., SpeechLM]:
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
         backbone: TransformerConfig = BACKBONE,
+        depth: DepthConfig = DEPTH,
+        **options: Any,
     ) -> SpeechLM:
+        """delays: one for each codebook. options: of SpeechLMConfig."""
         reference = CodecReference("tiny", "0" * 64, 8000, 80)
         if codec is not None:
             codebook_size = codec.codebook_size
             reference = CodecReference(codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length)
         torch.manual_seed(seed)
         model = SpeechLM(
-            SpeechLMConfig(len(delays), codebook_size, backbone, DEPTH, delays=list(delays), codec=reference)
+            SpeechLMConfig(len(delays), codebook_size, backbone, depth, delays=list(delays), codec=reference, **options)
         )
         with torch.no_grad():
             for parameter in model.parameters():
@@ -70,12 +74,14 @@ def make_store() -> Callable[..., TokenStore]:
         utterances: Sequence[np.ndarray],
         codec: Codec | CodecInfo,
         names: Sequence[str] | None = None,
+        texts: Sequence[str] | None = None,
     ) -> TokenStore:
         folder.mkdir(parents=True, exist_ok=True)
         info = codec if isinstance(codec, CodecInfo) else CodecInfo.of(codec)
         names = names or [f"voice/u{i}" for i in range(len(utterances))]
         entries = [
-            Utterance(name, len(codes) * info.hop_length, codes) for name, codes in zip(names, utterances, strict=True)
+            Utterance(name, len(codes) * info.hop_length, codes, None if texts is None else texts[i])
+            for i, (name, codes) in enumerate(zip(names, utterances, strict=True))
         ]
         commit_store(folder, info, [write_shard(folder, 0, entries, info)])
         return TokenStore(folder)

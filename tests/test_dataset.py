@@ -1,5 +1,7 @@
 """data/dataset.py: every frame once per epoch, and batches that depend on (seed, step) alone."""
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +10,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.dataset import TokenBatches, balance_voices, evaluation_batches, split_heldout
+from codeclm.data.dataset import TokenBatches, balance_voices, evaluation_batches, evaluation_grids, split_heldout
 from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.text_batches import StoreGrids
+from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
 
 INFO = CodecInfo("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)
 LENGTHS = [3, 90, 17, 1, 40, 250, 8, 8, 33, 61, 5, 120]
 
 
-def make_store(folder: Path, lengths: list[int], names: list[str] | None = None) -> TokenStore:
+def make_store(
+    folder: Path, lengths: list[int], names: list[str] | None = None, texts: Sequence[str | None] = ()
+) -> TokenStore:
     """Codebook 0 counts the frames of the whole store, so that a frame is known by its code."""
     ends = np.cumsum(lengths)
     folder.mkdir(exist_ok=True)
     entries = [
-        Utterance(names[i] if names else f"u{i}", n, np.stack([np.arange(end - n, end), np.full(n, i)], axis=1))
-        for i, (n, end) in enumerate(zip(lengths, ends, strict=True))
+        Utterance(names[i] if names else f"u{i}", n, np.stack([np.arange(end - n, end), np.full(n, i)], axis=1), text)
+        for i, (n, end, text) in enumerate(zip_longest(lengths, ends, texts))
     ]
     half = len(entries) // 2
     shards = [write_shard(folder, number, part, INFO) for number, part in enumerate([entries[:half], entries[half:]])]
@@ -189,3 +195,122 @@ def test_copies_of_one_utterance_are_held_out_together():
     single = [f"x#{i}~{c}" for i in range(3) for c in (0, 1)]  # one recording: by pieces, never by copies
     training, heldout = split_heldout(single, 0.3, seed=0)
     assert not {single[i].split("~")[0] for i in training} & {single[i].split("~")[0] for i in heldout}
+
+
+# --- with text ---
+
+LAYOUTS = ("first", "last", "aligned")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer.train(["the quick brown fox jumps over the lazy dog"], vocab_size=290)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    utterances=st.lists(
+        st.tuples(st.integers(1, 60), st.none() | st.text("the dog", min_size=1, max_size=40)), min_size=1, max_size=15
+    ),
+    layout=st.sampled_from(LAYOUTS),
+    max_frames=st.integers(1, 70),
+    extra=st.integers(0, 200),
+    seed=st.integers(0, 1000),
+    epoch=st.integers(0, 1),
+)
+def test_rows_have_their_text_where_it_is_right(
+    tmp_path_factory, tokenizer, utterances, layout, max_frames, extra, seed, epoch
+):
+    lengths, texts = [length for length, _ in utterances], [text for _, text in utterances]
+    store = make_store(tmp_path_factory.mktemp("h"), lengths, texts=texts)
+    first_frame = np.cumsum(lengths) - lengths
+    batches = TokenBatches(store, max_frames + extra, max_frames, seed, tokenizer=tokenizer, layout=layout)
+    seen, aligned_text = [], {}
+    first = sum(len(batches.epoch_batches(earlier)) for earlier in range(epoch))
+    for step in range(first, first + len(batches.epoch_batches(epoch))):
+        text, codes = batches.rank_grid(step, 0, 1)
+        assert text.shape == codes[:, 0].shape and text.numel() <= max_frames + extra and text.shape[1] <= max_frames
+        for row, row_codes, ends in zip(text, codes, batches.rank_ends(step, 0, 1), strict=True):
+            audio = (row_codes[0] >= 0).nonzero().flatten()
+            frames, i = row_codes[0, audio], int(row_codes[1, audio[0]])
+            assert (audio.diff() == 1).all() and (frames.diff() == 1).all() and (row_codes[1, audio] == i).all()
+            seen += frames.tolist()
+            begin, stop = int(frames[0]) - first_frame[i], int(frames[-1]) + 1 - first_frame[i]
+            assert bool(ends) == (stop == lengths[i])
+            tokens = tokenizer.encode(texts[i] or "")
+            own = len(tokens) + 1
+            if layout == "aligned":
+                kept = bool(tokens) and len(tokens) <= lengths[i]
+                assert audio[0] == 0 and (row[: len(audio)] >= 0).all() == kept and (row[len(audio) :] == -1).all()
+                aligned_text.setdefault(i, {}).update(zip(range(begin, stop), row.tolist(), strict=False))
+                continue
+            room = begin == 0 and own < max_frames if layout == "first" else own + lengths[i] <= max_frames
+            expected = [*tokens, EOS] if tokens and room else []
+            start = 0 if layout == "first" else len(audio)
+            assert row[start : start + len(expected)].tolist() == expected and (row >= 0).sum() == len(expected)
+            assert audio[0] == (len(expected) if layout == "first" else 0)
+    assert sorted(seen) == list(range(sum(lengths)))
+    for i, by_frame in aligned_text.items():  # the parts of an utterance together are its whole text
+        whole = [by_frame[frame] for frame in range(lengths[i])]
+        tokens = tokenizer.encode(texts[i] or "")
+        kept = len(tokens) <= lengths[i]
+        assert [token for token in whole if token not in (PAD, EPAD, -1)] == (tokens if kept else [])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_text_too_is_a_pure_function_of_seed_and_step_on_any_number_of_ranks(tmp_path, tokenizer, layout):
+    texts = [None if i % 4 == 3 else "the lazy dog " * (1 + i % 3) for i in range(len(LENGTHS))]
+    store = make_store(tmp_path, LENGTHS, texts=texts)
+    one, other = (TokenBatches(store, 200, 50, 3, tokenizer=tokenizer, layout=layout) for _ in range(2))
+    for step in reversed(range(8)):
+        other.rank_grid(step, 0, 1)
+    with_text = 0
+    for step in range(8):
+        whole_text, whole_codes = one.rank_grid(step, 0, 1)
+        assert torch.equal(one[step], whole_codes)
+        with_text += int((whole_text >= 0).any())
+        for rank in range(3):
+            text, codes = other.rank_grid(step, rank, 3)
+            assert torch.equal(text, whole_text[rank::3]) and torch.equal(codes, whole_codes[rank::3])
+    assert with_text >= 3
+
+
+def test_without_a_tokenizer_there_is_no_text(store):
+    text, codes = TokenBatches(store, 200, 50, 0).rank_grid(0, 0, 1)
+    assert (text == -1).all() and text.shape == (codes.shape[0], codes.shape[2])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_evaluation_has_every_text_whole(tmp_path, tokenizer, layout):
+    texts = ["the dog", None, "the quick brown fox", "over", "the lazy dog"]
+    lengths = [30, 9, 17, 3, 80]
+    store = make_store(tmp_path, lengths, texts=texts)
+    grids = StoreGrids(store, tokenizer, layout)
+    seen = {}
+    for utterances, text, codes in evaluation_grids(store, 100, tokenizer=tokenizer, layout=layout):
+        assert text.shape == codes[:, 0].shape and (text.numel() <= 100 or len(utterances) == 1)
+        for i, row, row_codes in zip(utterances, text, codes, strict=True):
+            np.testing.assert_array_equal(row_codes[:, row_codes[0] >= 0].T, store.codes(i))
+            seen[i] = tokenizer.decode(row)
+    assert seen == {i: (text or "") if grids.has_text[i] else "" for i, text in enumerate(texts)}
+    assert grids.has_text.tolist() == [
+        True,
+        False,
+        True,
+        layout != "aligned" or len(tokenizer.encode("over")) < 4,
+        True,
+    ]
+
+
+def test_a_text_is_kept_up_to_the_last_column_that_there_is(tmp_path, tokenizer):
+    num_tokens = len(tokenizer.encode("the lazy dog"))
+    store = make_store(tmp_path, [num_tokens, num_tokens - 1], texts=["the lazy dog"] * 2)
+    assert StoreGrids(store, tokenizer, "aligned").has_text.tolist() == [True, False]
+    for layout, least in (("first", num_tokens + 2), ("last", 2 * num_tokens + 1)):  # with EOS and audio
+        assert StoreGrids(store, tokenizer, layout, least).has_text[0]
+        assert not StoreGrids(store, tokenizer, layout, least - 1).has_text[0]
+
+
+def test_an_unknown_layout_is_refused(store):
+    with pytest.raises(ValueError, match="layout 'middle' is unknown; choose one of first, last, aligned"):
+        StoreGrids(store, layout="middle")  # pyright: ignore

@@ -8,19 +8,18 @@ import torch
 
 from codeclm.data.audio import AudioError, load_audio, save_wav
 from codeclm.inference import SamplingConfig
-from codeclm.inference.engine import SpeechGenerator, State, generate_codes
-from codeclm.model.delay_pattern import ABSENT, undelay
+from codeclm.inference.engine import Request, State, generate
+from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.windows import windows
+from codeclm.model.config import DepthConfig, TextConfig
+from codeclm.model.delay_pattern import ABSENT
 
 DELAYS = [(0, 0, 0), (0, 1, 1), (1, 1, 3)]
 FREE = SamplingConfig(temperature=1.0, depth_temperature=1.0, top_k=0)
 
 
 def run(model, prompt, num_frames, seeds, sampling=FREE) -> State:
-    return list(generate_codes(model, prompt, num_frames, seeds, sampling))[-1]
-
-
-def codes_of(state: State, model) -> torch.Tensor:
-    return undelay(state.steps, model.config.delays)
+    return list(generate(model, Request(num_frames, prompt), seeds, sampling))[-1]
 
 
 @pytest.fixture(scope="module")
@@ -34,34 +33,34 @@ def test_the_recorded_nll_is_what_the_model_gives_the_codes(make_model, prompt, 
     model = make_model(delays)
     given = prompt if with_prompt else None
     state = run(model, given, 6, [0, 1])
-    codes = codes_of(state, model)
+    codes = state.codes
     frames = 6 + (5 if with_prompt else 0)
     assert codes.shape == (2, 3, frames) and codes.min() >= 0 and codes.max() < 7
     with torch.no_grad():
         expected = model(codes).nll
-    torch.testing.assert_close(undelay(state.nll, delays).double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(state.nll.double(), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("delays", DELAYS)
 def test_every_code_of_the_prompt_is_kept(make_model, prompt, delays):
     model = make_model(delays)
-    codes = codes_of(run(model, prompt, 6, [0, 1, 2]), model)
+    codes = run(model, prompt, 6, [0, 1, 2]).codes
     assert torch.equal(codes[:, :, :5], prompt.expand(3, 3, 5))
 
 
 @pytest.mark.parametrize("delays", DELAYS)
 def test_each_row_of_a_batch_is_the_seed_alone(make_model, prompt, delays):
     model = make_model(delays)
-    together = codes_of(run(model, prompt, 8, [5, 6, 7]), model)
+    together = run(model, prompt, 8, [5, 6, 7]).codes
     for row, seed in enumerate([5, 6, 7]):
-        assert torch.equal(codes_of(run(model, prompt, 8, [seed]), model)[0], together[row])
+        assert torch.equal(run(model, prompt, 8, [seed]).codes[0], together[row])
     assert not torch.equal(together[0], together[1]) and not torch.equal(together[1], together[2])
 
 
 @torch.no_grad()
 def test_temperature_zero_takes_the_likeliest_code_of_every_step(make_model):
     model = make_model((0, 0, 0))
-    codes = codes_of(run(model, None, 5, [0], SamplingConfig(0.0, 0.0, 0)), model)
+    codes = run(model, None, 5, [0], SamplingConfig(0.0, 0.0, 0)).codes
     nll = model(codes).nll
     for k in range(3):
         for t in range(5):
@@ -78,9 +77,9 @@ def test_eos_is_drawn_only_when_asked_for(make_model):
         direction = model.backbone(model.embed_frames(torch.full((1, 3, 1), model.bos)))[0, 0]
         model.head_0.weight[model.eos] = 5 * direction / direction.norm()
     state = run(model, None, 10, range(20))
-    assert (state.end == 10).all() and state.position == 11 and codes_of(state, model).min() >= 0
+    assert (state.end == 10).all() and state.frame == 10 and state.codes.min() >= 0
     stopped = run(model, None, 10, range(20), replace(FREE, stop_at_end=True))
-    assert (stopped.end < 10).all() and stopped.position < 11
+    assert (stopped.end < 10).all() and stopped.frame < 10
 
 
 @pytest.mark.parametrize("delays", DELAYS)
@@ -90,7 +89,7 @@ def test_a_row_that_ended_has_all_its_codes_and_their_nll(make_model, delays):
         model.head_0.weight[model.eos] *= 0.1  # neither at once nor never
     prompt = torch.randint(0, 7, (3, 4), generator=torch.Generator().manual_seed(0))
     state = run(model, prompt, 12, range(30), replace(FREE, stop_at_end=True))
-    codes, nll = codes_of(state, model), undelay(state.nll, model.config.delays)
+    codes, nll = state.codes, state.nll
     ended = (state.end < 16).nonzero().flatten().tolist()
     assert len(ended) >= 3 and len({int(state.end[row]) for row in ended}) > 1
     for row in ended:
@@ -106,7 +105,131 @@ def test_prompt_codes_of_another_model_are_refused(make_model):
     for bad in (torch.full((3, 2), 7), torch.zeros(2, 2, dtype=torch.long), torch.zeros(3, 0, dtype=torch.long)):
         with pytest.raises(ValueError, match="codes"):
             run(model, bad, 2, [0])
-    assert ABSENT not in codes_of(run(model, None, 2, [0]), model)
+    assert ABSENT not in run(model, None, 2, [0]).codes
+
+
+OPTIONS = [
+    {"pattern": "delay", "delays": (0, 1, 2)},
+    {"pattern": "parallel"},
+    {"pattern": "flatten"},
+    {"depth": DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16, first_codebook="depth")},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("context_frames", [512, 6])
+def test_every_pattern_records_the_nll_that_scoring_gives_also_past_its_context(
+    make_model, prompt, options, context_frames
+):
+    model = make_model(options.get("delays", (0, 0, 0)), context_frames=context_frames,
+                       **{key: value for key, value in options.items() if key != "delays"})  # fmt: skip
+    state = run(model, prompt, 9, [0, 1])
+    expected = torch.zeros_like(state.nll)
+    for window in windows(14, context_frames):
+        with torch.no_grad():
+            nll = model(state.codes[:, :, window.start : window.stop]).nll
+        expected[:, :, window.first : window.stop] = nll[:, :, window.first - window.start :].float()
+    torch.testing.assert_close(state.nll, expected, rtol=1e-5, atol=1e-5)
+    assert state.codes.min() >= 0 and torch.equal(state.codes[:, :, :5], prompt.expand(2, 3, 5))
+
+
+def test_a_model_without_an_end_generates_what_a_longer_run_generates(make_model, prompt):
+    model = make_model((0, 1, 2), end="never", gaps="bos")
+    longer, shorter = (run(model, prompt, count, [3]) for count in (12, 7))
+    assert torch.equal(longer.codes[:, :, :12], shorter.codes)
+
+
+def test_a_frame_of_zeros_ends_a_row_of_a_model_that_says_so(make_model):
+    model = make_model((0, 0, 0), end="zeros")
+    with torch.no_grad():
+        model.head_0.weight.mul_(0.3)
+        model.depth_heads.mul_(0.3)  # every code is about as likely: zeros come soon
+    states = [run(model, None, 40, range(40), replace(FREE, stop_at_end=stop)) for stop in (True, False)]
+    assert (states[1].end == 40).all()
+    ended = (states[0].end < 40).nonzero().flatten().tolist()
+    assert ended
+    for row in ended:
+        end = int(states[0].end[row])
+        assert (states[0].codes[row, :, end] == 0).all() and (states[0].codes[row, :, end + 1 :] == ABSENT).all()
+
+
+# --- with text ---
+
+
+@pytest.fixture(scope="module", params=["depth", "delay", "flatten"])
+def speaker(make_model, request):
+    """A model with a text stream of 11 tokens."""
+    delays = (0, 1, 2) if request.param == "delay" else (0, 0, 0)
+    return make_model(delays, pattern=request.param, text=TextConfig(11))
+
+
+def test_speech_from_text_is_drawn_after_columns_of_text(speaker):
+    words = torch.tensor([4, 9, 2])
+    state = list(generate(speaker, Request(5, text=words), [0, 1], FREE))[-1]
+    assert state.num_prompt_frames == 3 and state.codes.shape == (2, 3, 8)
+    assert (state.codes[:, :, :3] == ABSENT).all() and state.codes[:, :, 3:].min() >= 0
+    assert torch.equal(state.text[:, :3], words.expand(2, 3)) and (state.text[:, 3:] == ABSENT).all()
+    check_scores(speaker, state)
+    other = list(generate(speaker, Request(5, text=torch.tensor([4, 8, 2])), [0, 1], FREE))[-1]
+    assert not torch.equal(other.nll[:, 0, 3], state.nll[:, 0, 3])  # what is said depends on the text
+
+
+def test_text_is_drawn_after_columns_of_speech_until_its_end(speaker, prompt):
+    request = Request(30, prompt, draw_codes=False, draw_text=True, text_end=2)
+    state = list(generate(speaker, request, range(12), replace(FREE, text_temperature=1.0)))[-1]
+    assert (state.codes[:, :, 5:] == ABSENT).all() and (state.text[:, :5] == ABSENT).all()
+    ended = (state.end < 35).nonzero().flatten().tolist()
+    assert len(ended) >= 3
+    for row in ended:
+        end = int(state.end[row])
+        assert state.text[row, end - 1] == 2 and 2 not in state.text[row, 5 : end - 1]
+        assert (state.text[row, end:] == ABSENT).all()
+    check_scores(speaker, state)
+
+
+def test_speech_with_its_own_text_draws_both_in_every_column(speaker):
+    state = list(generate(speaker, Request(6, draw_text=True), [0, 1], replace(FREE, text_temperature=1.0)))[-1]
+    assert state.codes.min() >= 0 and state.text.min() >= 0
+    check_scores(speaker, state)
+
+
+def test_a_known_text_is_kept_while_speech_is_drawn_beside_it(speaker, prompt):
+    words = torch.tensor([1, 5, 5, 0, 7, 3])
+    state = list(generate(speaker, Request(6, prompt, torch.full((5,), ABSENT), new_text=words), [0], FREE))[-1]
+    assert torch.equal(state.text[0, 5:], words) and state.codes.min() >= 0
+    check_scores(speaker, state)
+
+
+@torch.no_grad()
+def check_scores(model, state: State) -> None:
+    """What was recorded while drawing is what the model gives the finished grid."""
+    output = model(state.codes, text=state.text)
+    torch.testing.assert_close(state.nll, output.nll.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state.text_nll, output.text_nll.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "request_, message",
+    [
+        (Request(3, draw_text=True), "predicts no text"),
+        (Request(3, text=torch.tensor([1])), "no text stream"),
+        (Request(3, new_text=torch.tensor([1, 2])), "2 tokens for 3 columns"),
+        (Request(3, user=torch.zeros(3, 3, dtype=torch.long)), "hears no other speaker"),
+    ],
+)
+def test_what_a_model_cannot_be_given_is_refused(make_model, request_, message):
+    with pytest.raises(ValueError, match=message):
+        list(generate(make_model(), request_, [0]))
+
+
+def test_a_text_that_does_not_fit_is_refused(make_model, prompt):
+    model = make_model(text=TextConfig(11))
+    for request, message in (
+        (Request(3, prompt, torch.tensor([1, 2])), "2 columns, the given codes 5"),
+        (Request(3, text=torch.tensor([11])), "text span -1..11"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(generate(model, request, [0]))
 
 
 # --- with a codec ---

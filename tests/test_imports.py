@@ -11,7 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("model", "data", "inference", "train")
-HEAVY = ("torch", "transformers", "soundfile", "soxr", "matplotlib", "faster_whisper")
+HEAVY = (
+    "torch",
+    "transformers",
+    "soundfile",
+    "soxr",
+    "sentencepiece",
+    "matplotlib",
+    "faster_whisper",
+    "gguf",
+    "tensorboard",
+)
 
 
 def imported_houses(source: str, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:

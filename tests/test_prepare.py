@@ -13,6 +13,8 @@ import soundfile
 import torch
 from filelock import FileLock
 
+from codeclm.data.audio import AudioError
+from codeclm.data.encoding import read_transcript
 from codeclm.data.prepare import PrepareConfig, prepare, utterance_names
 from codeclm.data.shards import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
@@ -47,11 +49,13 @@ def voice(seed: int, duration_s: float = 0.5, rate: int = RATE) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory) -> Path:
-    """Nine good files and a silent one."""
+    """Nine good files, two with transcripts, and a silent one."""
     folder = tmp_path_factory.mktemp("audio")
     for i in range(9):
         soundfile.write(folder / f"{i}.wav", voice(i, 0.3 + 0.1 * i), RATE)
     soundfile.write(folder / "5-silent.wav", np.zeros(RATE), RATE)
+    (folder / "2.txt").write_text("two")
+    (folder / "7.txt").write_text("seven\n")
     return folder
 
 
@@ -71,6 +75,7 @@ def test_codes_are_those_of_the_codec(audio, codec, unbroken):
     store.verify()
     store.require_codec(codec.fingerprint, codec.name)
     assert store.names == [str(i) for i in range(9)]
+    assert [store.text(i) for i in range(9)] == [None, None, "two", None, None, None, None, "seven", None]
     for i in range(9):
         samples = soundfile.read(audio / f"{i}.wav", dtype="float32")[0]
         expected = codec.encode(torch.from_numpy(samples)[None, None])[0]
@@ -196,6 +201,77 @@ def test_copies_are_the_same_speech_from_later_and_at_other_levels(codec, tmp_pa
     for copy in range(1, 4):
         length = min(len(plain), len(store.codes(copy)))
         assert (store.codes(copy)[:length] != plain[:length]).mean() > 0.05
+
+
+@pytest.fixture
+def spoken(tmp_path) -> Path:
+    """Four files with transcripts and one without."""
+    folder = tmp_path / "spoken"
+    (folder / "sub").mkdir(parents=True)
+    for i, name in enumerate(["a", "b", "c", "d", "sub/a"]):
+        soundfile.write(folder / f"{name}.wav", voice(i), RATE)
+    (folder / "a.txt").write_bytes("\ufeffOù  est-il?\r\n".encode())
+    (folder / "b.txt").write_text("b")
+    (folder / "d.txt").write_text(" \n")
+    (folder / "sub/a.txt").write_text("one\ntwo\t three\n")
+    (folder / "other.txt").write_bytes(b"\xff no audio's transcript")
+    return folder
+
+
+def test_transcripts_beside_the_audio_go_into_the_store(spoken, codec, tmp_path):
+    summary = prepare(spoken, tmp_path / "tokens", codec, PrepareConfig(files_per_shard=2))
+    store = TokenStore(tmp_path / "tokens")
+    assert {name: store.text(i) for i, name in enumerate(store.names)} == {
+        "a": "Où est-il?", "b": "b", "c": None, "d": None, "sub/a": "one two three"
+    }  # fmt: skip
+    assert "5 utterances (3 with text)" in str(summary)
+
+
+def test_a_changed_new_or_removed_transcript_is_noticed_in_its_shard_only(spoken, codec, tmp_path, monkeypatch):
+    config, out = PrepareConfig(files_per_shard=2), tmp_path / "tokens"
+    prepare(spoken, out, codec, config)
+    encoded = []
+    encode = codec.encode
+    monkeypatch.setattr(codec, "encode", lambda batch: encoded.append(1) or encode(batch))
+
+    def texts() -> list[str | None]:
+        encoded.clear()
+        prepare(spoken, out, codec, config)
+        store = TokenStore(out)
+        return [store.text(i) for i in range(len(store))]
+
+    assert texts() == ["Où est-il?", "b", None, None, "one two three"] and len(encoded) == 0
+    (spoken / "b.txt").write_text("changed")
+    assert texts()[1] == "changed" and len(encoded) == 2
+    (spoken / "c.txt").write_text("new")
+    assert texts()[2] == "new" and len(encoded) == 2
+    (spoken / "sub/a.txt").unlink()
+    assert texts()[4] is None and len(encoded) == 1
+
+
+def test_copies_have_the_text_and_pieces_of_a_cut_file_have_none(codec, tmp_path):
+    soundfile.write(tmp_path / "a.wav", voice(0, 2.0), RATE)
+    soundfile.write(tmp_path / "long.wav", voice(1, 2.0), RATE)
+    for name in ("a", "long"):
+        (tmp_path / f"{name}.txt").write_text("what is said")
+    prepare(tmp_path / "a.wav", tmp_path / "copies", codec, PrepareConfig(copies=2))
+    store = TokenStore(tmp_path / "copies")
+    assert [store.text(i) for i in range(2)] == ["what is said"] * 2
+    prepare(tmp_path / "long.wav", tmp_path / "pieces", codec, PrepareConfig(max_utterance_s=1.0))
+    store = TokenStore(tmp_path / "pieces")
+    assert [store.text(i) for i in range(2)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"caf\xe9", r"is not UTF-8 text \(byte 3\); convert or remove it"), ("ab".encode("utf-16-le"), "NUL bytes")],
+)
+def test_a_file_whose_transcript_is_no_utf8_is_rejected_by_name(spoken, codec, tmp_path, data, reason):
+    (spoken / "b.txt").write_bytes(data)
+    summary = prepare(spoken, tmp_path / "tokens", codec)
+    assert summary.num_rejected == 1 and "b" not in TokenStore(tmp_path / "tokens").names
+    with pytest.raises(AudioError, match=rf"b.wav: its transcript b.txt.*{reason}"):
+        read_transcript(spoken / "b.wav")
 
 
 def test_names_are_paths_without_suffix_unless_two_would_collide(tmp_path):

@@ -41,6 +41,11 @@ def nll_of(model, codes: np.ndarray, ends: bool = True) -> tuple[np.ndarray, flo
     return output.nll[0].sum(dim=-1).numpy(), float(output.eos_nll)
 
 
+@torch.no_grad()
+def nll_by_frame(model, codes: np.ndarray) -> np.ndarray:
+    return model(torch.from_numpy(codes.T[None].astype(np.int64))).nll[0].numpy()
+
+
 @pytest.mark.parametrize("frames_per_batch", [1, 20, 33, 10_000])
 def test_scores_are_the_models_nll_in_store_order_for_any_batch(model, store, utterances, frames_per_batch):
     scores = score_store(model, store, EvaluateConfig(frames_per_batch), progress=False)
@@ -57,13 +62,16 @@ def test_chosen_utterances_keep_the_order_they_were_asked_for(model, store):
     assert some.num_frames.tolist() == [30, 5, 3]
 
 
-def test_a_long_utterance_is_scored_in_pieces_that_each_start_afresh(model, store, utterances):
-    scores = score_store(model, store, EvaluateConfig(max_frames=8, frames_per_batch=24), progress=False)
+def test_a_long_utterance_is_scored_in_windows_that_are_given_half_of_the_one_before(model, store, utterances):
+    scores = score_store(model, store, EvaluateConfig(context_frames=8, frames_per_batch=24), progress=False)
     for row, codes in enumerate(utterances):
-        starts = range(0, len(codes), 8)
-        pieces = [nll_of(model, codes[start : start + 8], start + 8 >= len(codes)) for start in starts]
-        np.testing.assert_allclose(scores.nll[row], sum(nll for nll, _ in pieces), rtol=0, atol=1e-9)
-        assert scores.eos_nll[row] == pytest.approx(sum(eos for _, eos in pieces), abs=1e-9)  # after the last one
+        expected, eos = nll_of(model, codes[:8], ends=len(codes) <= 8)
+        for first in range(8, len(codes), 4):
+            given = nll_by_frame(model, codes[first - 4 : first + 4])
+            expected = expected + given[:, 4:].sum(axis=1)
+            eos = nll_of(model, codes[first - 4 : first + 4])[1]
+        np.testing.assert_allclose(scores.nll[row], expected, rtol=0, atol=1e-9)
+        assert scores.eos_nll[row] == pytest.approx(eos, abs=1e-9)  # after the last one
     whole = score_store(model, store, progress=False)
     assert abs(scores.nll[4] - whole.nll[4]).max() > 1e-3 and np.allclose(scores.nll[0], whole.nll[0], atol=1e-9)
 

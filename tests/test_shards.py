@@ -1,5 +1,6 @@
 """data/shards.py: codes come back as they went in, and damage is found and named."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codeclm.data.shards import HEADER, CodecInfo, Rejected, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.shards import (
+    HEADER,
+    CodecInfo,
+    Rejected,
+    ShardIndex,
+    TokenStore,
+    Utterance,
+    commit_store,
+    write_shard,
+)
 
 INFO = CodecInfo("tiny", "f" * 64, 16_000, 640, num_codebooks=3, codebook_size=1024)
 LENGTHS = [[5, 1], [], [7, 2, 4]]  # frames of the utterances of each shard; one shard has rejected files only
@@ -30,6 +40,14 @@ def write_store(folder: Path, commit: bool = True) -> list[np.ndarray]:
     return written
 
 
+def write_texts(folder: Path, texts: list[str | None]) -> ShardIndex:
+    folder.mkdir()
+    codes = random_codes(np.random.default_rng(0), 4)
+    shard = write_shard(folder, 0, [Utterance(f"u{i}", 2500, codes, text) for i, text in enumerate(texts)], INFO)
+    commit_store(folder, INFO, [shard])
+    return shard
+
+
 def flip_bit(path: Path, byte: int) -> None:
     data = bytearray(path.read_bytes())
     data[byte] ^= 1
@@ -50,6 +68,33 @@ def test_codes_names_and_lengths_come_back(tmp_path):
     for i, start, stop in [(5, 0, None), (0, 0, 6), (0, 4, 3), (-1, 0, None)]:
         with pytest.raises(IndexError):
             store.codes(i, start, stop)
+
+
+def test_texts_come_back_and_belong_to_the_data_hash(tmp_path):
+    hashes = []
+    for number, texts in enumerate([["Où est-il? 日本", None], ["Où est-il? 日本", "b"], [None, None]]):
+        write_texts(tmp_path / str(number), texts)
+        store = TokenStore(tmp_path / str(number))
+        store.verify()
+        assert [store.text(i) for i in range(2)] == texts
+        hashes.append(store.data_hash)
+        with pytest.raises(IndexError):
+            store.text(2)
+    assert len(set(hashes)) == 3
+    path = tmp_path / "1/shard-00000.json"
+    path.write_text(path.read_text().replace('"b"', '"c"'))
+    with pytest.raises(ValueError, match="shard-00000.json"):
+        TokenStore(tmp_path / "1")
+
+
+def test_a_store_without_texts_is_written_and_hashed_as_before_there_were_any(tmp_path):
+    shard = write_texts(tmp_path / "s", [None])
+    utterance = {"name": "u0", "num_frames": 4, "num_samples": 2500}
+    assert json.loads((tmp_path / "s/shard-00000.json").read_text())["utterances"] == [utterance]
+    assert shard.index_sha256 == hashlib.sha256(json.dumps([utterance]).encode()).hexdigest()
+    assert json.loads((tmp_path / "s" / HEADER).read_text())["format"] == 1
+    write_texts(tmp_path / "t", ["a"])  # which an older codeclm cannot read, and now says so
+    assert json.loads((tmp_path / "t" / HEADER).read_text())["format"] == 2
 
 
 def test_verify_names_the_shard_with_one_flipped_bit(tmp_path):
@@ -85,7 +130,7 @@ def test_an_unfinished_store_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda header: header | {"format": 2}, "newer codeclm"),
+        (lambda header: header | {"format": 3}, "newer codeclm"),
         (lambda header: {k: v for k, v in header.items() if k != "format"}, "not the header"),
         (lambda header: header | {"codec": {}}, "does not describe"),
         (lambda header: header | {"data_hash": "0" * 64}, "data_hash"),

@@ -16,7 +16,9 @@ from tyro.conf import Positional, arg
 from ..data.config import PrepareConfig
 from ..inference import cli as using
 from ..inference.cli import Audio, CodecName, Data, Model, Options
-from .config import FINETUNE, CodecTrainConfig, TrainConfig
+from ..inference.convert_cli import convert
+from ..inference.verify_cli import verify
+from .config import FINETUNE, CodecTrainConfig, PatternsConfig, TrainConfig
 
 PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
 Run = Annotated[Path, arg(help="folder of the run; the same command again goes on where it stood")]
@@ -31,13 +33,15 @@ def train(
     """Train a new speech LM on DATA (a token store, or audio) into the run folder --out; resumes what is there."""
     from ..data.prepare import open_or_prepare
     from ..model.codecs import load_codec
-    from .loop import new_model
+    from .loop import new_model, new_tokenizer
     from .loop import train as run
 
     coder = load_codec(codec)
     store = open_or_prepare(data, out / "tokens", coder, PIECES)
     store.require_codec(coder.fingerprint, coder.name)
-    print(f"{run(new_model(store, config), coder, store, out, config)}: the best weights on the held-out utterances")
+    tokenizer = new_tokenizer(store, config)
+    best = run(new_model(store, config, tokenizer), coder, store, out, config, tokenizer)
+    print(f"{best}: the best weights on the held-out utterances")
 
 
 def finetune(
@@ -55,7 +59,24 @@ def finetune(
     lm = load(model)
     store = open_or_prepare(data, out / "tokens", lm.codec, replace(PIECES, copies=8))
     config = for_small_data(config, len(store))
-    print(f"{run(lm.model, lm.codec, store, out, config)}: the best weights on the held-out utterances")
+    print(f"{run(lm.model, lm.codec, store, out, config, lm.tokenizer)}: the best weights on the held-out utterances")
+
+
+def patterns(
+    data: Positional[Data],
+    out: Run,
+    codec: CodecName = "spectral",
+    config: Annotated[PatternsConfig, Options] = PatternsConfig(),
+) -> None:
+    """Train every pattern on DATA, for the same time and for the same operations, and compare what they reach."""
+    from ..data.prepare import open_or_prepare
+    from ..model.codecs import load_codec
+    from .patterns import compare_patterns, table
+
+    coder = load_codec(codec)
+    store = open_or_prepare(data, out / "tokens", coder, PIECES)
+    store.require_codec(coder.fingerprint, coder.name)
+    print(table(compare_patterns(store, coder, out, config), config.train))
 
 
 def codec_train(
@@ -71,19 +92,24 @@ VERBS: dict[str, Callable[..., Any]] = {
     "prepare": using.prepare,
     "train": train,
     "finetune": finetune,
+    "patterns": patterns,
     "generate": using.generate,
     "evaluate": using.evaluate,
+    "verify": verify,
+    "convert": convert,
     "demo": using.demo,
 }
 CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "train": codec_train,
     "roundtrip": using.codec_roundtrip,
     "report": using.codec_report,
+    "compress": using.codec_compress,
+    "decompress": using.codec_decompress,
 }
 
 
 def codec() -> None:
-    """Train, try and measure codecs: codeclm codec train | roundtrip | report."""
+    """Train, try and measure codecs, and compress speech: codeclm codec train | roundtrip | report | compress | ..."""
     main(["codec", "--help"])
 
 

@@ -1,8 +1,9 @@
 """How models are trained, as plain dataclasses; importing them needs neither torch nor transformers."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from ..model.config import BACKBONE, DEPTH, SpectralConfig, TransformerConfig
+from ..model.config import BACKBONE, DEPTH, PATTERNS, PRESETS, DepthConfig, SpectralConfig, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,37 @@ class BatchConfig:
 
 
 @dataclass(frozen=True)
+class TextOptions:
+    """Whether a new model has a text stream; its transcripts are the .txt files beside the audio."""
+
+    layout: Literal["none", "first", "last", "aligned"] = "none"  # columns before the audio, after it, or beside it
+    vocab_size: int = 2000  # of the sentencepiece tokenizer, which is trained on the training transcripts
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape of a new SpeechLM; K and V come from the data's codec."""
 
-    backbone: TransformerConfig = BACKBONE
-    depth: TransformerConfig = DEPTH
-    delays: tuple[int, ...] = ()  # frames each codebook lags; empty: none lags
+    preset: Literal["default", "tiny", "S", "small", "base"] = "default"  # sizes of both parts, from model/config.py
+    pattern: Literal["depth", "delay", "parallel", "flatten"] = "depth"  # how the codebooks of a frame are predicted
+    backbone: TransformerConfig = BACKBONE  # counts for the preset "default"
+    depth: DepthConfig = DEPTH  # of the depth decoder, for the pattern "depth"; counts for the preset "default"
+    text: TextOptions = TextOptions()
+    delays: tuple[int, ...] = ()  # frames each codebook lags; empty: none, or 0, 1, 2, ... for the pattern "delay"
+
+    @property
+    def parts(self) -> tuple[TransformerConfig, DepthConfig]:
+        """Backbone and depth decoder."""
+        return (self.backbone, self.depth) if self.preset == "default" else PRESETS[self.preset]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What weighs the parts of the loss in training; no reported number knows of it."""
+
+    codebooks: tuple[float, ...] = ()  # one weight for each codebook; empty: 1 for all
+    text: float = 1.0  # of the text tokens
+    z_loss: float = 0.0  # of the squared log-normaliser: keeps logits from drifting in long runs
 
 
 @dataclass(frozen=True)
@@ -54,7 +80,8 @@ class TrainConfig:
     """One training run, from nothing or from a model."""
 
     steps: int = 2000
-    depth_fraction: float = 1.0  # share of the frames on which codebooks 1..K-1 are trained (unbiased)
+    depth_fraction: float = 1.0  # share of the frames on which the depth decoder is trained (unbiased)
+    depth_chunk: int = 256  # frames whose depth activations are held at a time: memory against number of kernels
     input_dropout: float = 0.0  # share of the codes that the model does not see as input: against learning by heart
     dropout: float = 0.0  # of what each block adds to the residual stream
     evaluate_every: int = 250  # steps between looks at the held-out utterances
@@ -65,11 +92,14 @@ class TrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.evaluate_every, self.save_every) < 1:
             given = f"steps {self.steps}, evaluate_every {self.evaluate_every}, save_every {self.save_every}"
             raise ValueError(f"{given}: each must be at least 1")
+        if self.depth_chunk < 1:
+            raise ValueError(f"depth_chunk is {self.depth_chunk}; it must be at least 1")
         if not 0 < self.depth_fraction <= 1:
             raise ValueError(f"depth_fraction is {self.depth_fraction}; it must be more than 0 and at most 1")
         if not 0 <= self.input_dropout < 1 or not 0 <= self.dropout < 1:
@@ -77,6 +107,28 @@ class TrainConfig:
             raise ValueError(f"{given}: each must be at least 0 and less than 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1")
+
+
+@dataclass(frozen=True)
+class PatternsConfig:
+    """How the patterns are compared."""
+
+    minutes: float = 3.0  # of training for each pattern
+    patterns: tuple[str, ...] = PATTERNS  # the first one's run sets the budget of operations
+    generated_frames: int = 50  # whose generation is timed
+    train: TrainConfig = TrainConfig(
+        steps=1,
+        model=ModelConfig(preset="tiny"),
+        batch=BatchConfig(frames_per_batch=2048, max_frames=256),
+        optimizer=OptimizerConfig(warmup_steps=50),
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < float("inf") or self.generated_frames < 1:
+            raise ValueError(f"minutes ({self.minutes}) must be more than 0, generated_frames at least 1")
+        unknown = sorted(set(self.patterns) - set(PATTERNS))
+        if unknown or not self.patterns:
+            raise ValueError(f"patterns {unknown or 'are missing'}; choose from {', '.join(PATTERNS)}")
 
 
 FINETUNE = TrainConfig(

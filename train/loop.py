@@ -22,14 +22,16 @@ from tqdm import tqdm
 from ..data.dataset import TokenBatches, balance_voices, split_heldout
 from ..data.progress import progress_bar
 from ..data.shards import TokenStore
+from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
 from ..inference.loading import FOREIGN_KEYS, save_model
 from ..inference.score import score_store
 from ..model.codecs import Codec
-from ..model.config import CodecReference
+from ..model.config import CodecReference, DepthConfig, TextConfig, nested
 from ..model.delay_pattern import ABSENT
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
+from ..model.losses import Weights
 from ..model.transformer import Block
 from .checkpoint import latest_checkpoint, load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig
@@ -37,17 +39,31 @@ from .optim import learning_rate, make_optimizer
 from .precision import has_fast_bf16
 
 
-def new_model(store: TokenStore, config: TrainConfig) -> SpeechLM:
-    """A SpeechLM with random weights (config.seed) for the codes of a store."""
+def new_tokenizer(store: TokenStore, config: TrainConfig) -> TextTokenizer | None:
+    """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream."""
+    if config.model.text.layout == "none":
+        return None
+    training, _ = split_heldout(store.names, config.batch.heldout_share, config.seed)
+    return TextTokenizer.train((store.text(i) or "" for i in training), config.model.text.vocab_size)
+
+
+def new_model(store: TokenStore, config: TrainConfig, tokenizer: TextTokenizer | None = None) -> SpeechLM:
+    """A SpeechLM with random weights (config.seed) for the codes of a store, and for text with a tokenizer."""
     torch.manual_seed(config.seed)
-    codec = store.codec
+    codec, (backbone, depth) = store.codec, config.model.parts
+    if config.model.text.layout == "aligned":  # else a frame's codes would not see the text of that very frame
+        depth = replace(nested(DepthConfig, depth, "depth"), first_codebook="depth", sees_text=True)
     return SpeechLM(
         SpeechLMConfig(
             num_codebooks=codec.num_codebooks,
             codebook_size=codec.codebook_size,
-            backbone=config.model.backbone,
-            depth=config.model.depth,
+            backbone=backbone,
+            depth=depth,
             delays=list(config.model.delays) or None,
+            pattern=config.model.pattern,
+            context_frames=config.batch.max_frames,
+            text=tokenizer
+            and TextConfig(tokenizer.vocab_size, layout=config.model.text.layout, tokenizer=tokenizer.fingerprint),
             codec=CodecReference(codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length),
         )
     )
@@ -56,24 +72,31 @@ def new_model(store: TokenStore, config: TrainConfig) -> SpeechLM:
 class Trainer:
     """One run: the model, its optimizer, the data, and where it stands."""
 
-    def __init__(self, model: SpeechLM, codec: Codec, store: TokenStore, out: Path, config: TrainConfig):
+    def __init__(
+        self,
+        model: SpeechLM,
+        codec: Codec,
+        store: TokenStore,
+        out: Path,
+        config: TrainConfig,
+        tokenizer: TextTokenizer | None = None,
+    ):
         reference = model.config.codec_reference
         store.require_codec(reference.fingerprint, reference.name)
-        self.config, self.out, self.codec, self.store = config, out, codec, store
-        self.step, self.best = 0, math.inf
+        self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
+        self.raw_model, self.step, self.best = model, 0, math.inf
         training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed)
         batch = config.batch
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
         max_frames = min(batch.max_frames, batch.frames_per_batch)
-        self.batches = TokenBatches(store, batch.frames_per_batch, max_frames, config.seed, training)
+        self.batches = TokenBatches(store, batch.frames_per_batch, max_frames, config.seed, training, *self._text())
         AcceleratorState._reset_state()  # a second run in this process may want another precision
         precision = "bf16" if config.bf16 and has_fast_bf16() else "no"
         self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
-        for block in (*model.backbone.blocks, *model.depth_decoder.blocks):
-            cast(Block, block).dropout = config.dropout
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            block.dropout = config.dropout
             if config.compile:
                 block.compile(dynamic=True)
-        self.raw_model = model
         self.model: Any = self.accelerator.prepare(model)
         self.optimizer = make_optimizer(model, config.optimizer)
 
@@ -89,15 +112,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + rank)  # the frames the depth decoder sees
-        codes, ends = self._rows(rank, world_size)
-        scored = num_scored(codes, ends)
-        num_global = num_scored(*self._rows(0, 1)) if world_size > 1 else scored
+        rows = self._rows(rank, world_size)
+        scored = self.num_scored(*rows)
+        num_global = self.num_scored(*self._rows(0, 1)) if world_size > 1 else scored
         if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
-            codes, ends = (rows[:1] for rows in self._rows(0, 1))
+            rows = tuple(values if values is None else values[:1] for values in self._rows(0, 1))
+        codes, ends, text = (values if values is None else values.to(device) for values in rows)
         output = self.model(
-            codes.to(device),
-            ends=ends.to(device),
+            codes,
+            ends=ends,
+            text=text,
+            weights=Weights(config.loss.codebooks or None, config.loss.text, config.loss.z_loss),
             depth_fraction=config.depth_fraction,
+            depth_chunk=config.depth_chunk,
             input_dropout=config.input_dropout,
         )
         loss = output.loss * (world_size * scored / num_global)
@@ -114,21 +141,32 @@ class Trainer:
         self.step += 1
         return {"loss": total, "learning_rate": rate, "gradient_norm": float(norm), "codes": num_global}
 
-    def _rows(self, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+    def _rows(self, rank: int, world_size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Codes, ends and text of this step."""
         batch = self.step, rank, world_size
-        return self.batches.rank_batch(*batch), self.batches.rank_ends(*batch)
+        text, codes = self.batches.rank_grid(*batch)
+        return codes, self.batches.rank_ends(*batch), text if self.raw_model.text_size else None
+
+    def num_scored(self, codes: Tensor, ends: Tensor, text: Tensor | None) -> int:
+        """Codes, EOS and text tokens that a batch scores."""
+        model, count = self.raw_model, (codes != ABSENT).sum()
+        count = count + ends.sum() if model.config.end == "eos" else count
+        return int(count + (text != ABSENT).sum() if model.predicts_text and text is not None else count)
+
+    def _text(self) -> tuple[TextTokenizer | None, Any]:
+        return self.tokenizer, self.raw_model.config.text["layout"]
 
     def evaluate(self) -> float:
         """bits/s of the held-out utterances; keeps the weights if they are the best so far. Main process only."""
         self.raw_model.eval()
         with self.accelerator.autocast():
-            scores = score_store(self.raw_model, self.store, EvaluateConfig(), self.heldout, progress=False)
+            scores = score_store(self.raw_model, self.store, EvaluateConfig(), self.heldout, False, self.tokenizer)
         self.raw_model.train()
         rate = self.store.codec.frame_rate
         bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
         if bits < self.best:
             self.best = bits
-            save_model(self.raw_model, self.codec, self.out / "model")
+            save_model(self.raw_model, self.codec, self.out / "model", tokenizer=self.tokenizer)
         return bits
 
     def save(self) -> None:
@@ -161,15 +199,17 @@ class Trainer:
         }
 
 
-def num_scored(codes: Tensor, ends: Tensor) -> int:
-    """Codes and EOS that a batch scores."""
-    return int((codes != ABSENT).sum() + ends.sum())
-
-
-def train(model: SpeechLM, codec: Codec, store: TokenStore, out: Path, config: TrainConfig) -> Path:
-    """Run or resume -> the folder of the best weights on the held-out utterances."""
+def train(
+    model: SpeechLM,
+    codec: Codec,
+    store: TokenStore,
+    out: Path,
+    config: TrainConfig,
+    tokenizer: TextTokenizer | None = None,
+) -> Path:
+    """Run or resume -> the folder of the best weights on the held-out utterances. tokenizer: for a model with text."""
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(model, codec, store, out, config)
+    trainer = Trainer(model, codec, store, out, config, tokenizer)
     if trainer.restore() and trainer.is_main:
         tqdm.write(f"resumed at step {trainer.step}")
     if trainer.is_main:
@@ -202,7 +242,9 @@ def train(model: SpeechLM, codec: Codec, store: TokenStore, out: Path, config: T
 
 def describe(trainer: Trainer) -> str:
     model, batches = trainer.raw_model, trainer.batches
-    parts = {"backbone": model.backbone, "depth decoder": model.depth_decoder}
+    parts: dict[str, torch.nn.Module] = {"backbone": model.backbone}
+    if model.pattern == "depth":
+        parts["depth decoder"] = model.depth_decoder
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M" for name, part in parts.items())
     hours = batches.num_frames / trainer.store.codec.frame_rate / 3600
     machine = trainer.accelerator

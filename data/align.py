@@ -1,0 +1,139 @@
+"""Where the tokens of a text lie beside the codes of its audio: building the frame grid, and reading words back.
+
+A grid is a pair (text [L], codes [K, L]), int64; -1 where a column has no text or no audio.
+K codebooks, L columns, T frames.
+
+    text_first     t  t  EOS  .  .  .  .        text-to-speech (CSM)
+                   .  .  .    c  c  c  c
+    audio_first    .  .  .  .  t  t  EOS        transcription; the audio's own end belongs to column T, the first text
+                   c  c  c  c  .  .  .
+    aligned        PAD  EPAD  t  t  PAD  ...    Moshi's inner monologue; `spread` where the words' times are unknown
+                   c    c     c  c  c    ...
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..model.delay_pattern import ABSENT
+from .text_tokenizer import EOS, EPAD, PAD
+
+Grid = tuple[np.ndarray, np.ndarray]  # text [L], codes [K, L]
+
+
+class Word(NamedTuple):
+    """A word of an aligned text."""
+
+    tokens: list[int]
+    start_s: float
+
+
+def audio_only(codes: np.ndarray) -> Grid:
+    """codes [K, T] without a text."""
+    codes = _checked_codes(codes)
+    return np.full(codes.shape[1], ABSENT), codes
+
+
+def text_first(tokens: Sequence[int], codes: np.ndarray) -> Grid:
+    """Tokens, EOS, then codes [K, T] (T = 0: a prompt for speech)."""
+    codes, text = _checked_codes(codes), _sentence(tokens)
+    return _beside(text, 0, codes.shape[1]), _beside(codes, len(text), 0)
+
+
+def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
+    """codes [K, T], then tokens, EOS."""
+    codes, text = _checked_codes(codes), _sentence(tokens)
+    return _beside(text, codes.shape[1], 0), _beside(codes, 0, len(text))
+
+
+def aligned(words: Sequence[Word], codes: np.ndarray, frame_rate: float) -> Grid:
+    """Each word's tokens one per frame from frame floor(start_s * frame_rate) on, beside codes [K, T].
+
+    EPAD stands in the frame before a word unless that holds a token of the word before or would be frame -1; PAD in
+    all others. A word whose first frame is still taken is pushed later. A word that would run over the end of the audio
+    begins earlier, and so do words before it where they are in its way: no token is ever dropped.
+    Raises ValueError for words out of order, outside the audio or empty, and for more tokens than frames.
+    """
+    codes = _checked_codes(codes)
+    num_frames, starts = codes.shape[1], [word.start_s for word in words]
+    for start, before in zip(starts, [0.0, *starts], strict=False):
+        if not before <= start < num_frames / frame_rate:
+            raise ValueError(
+                f"a word starts at {start} s; the word before it at {before} s and the audio ends at "
+                f"{num_frames / frame_rate:g} s: words must be in order and within the audio"
+            )
+    # 1e-6: frame / frame_rate * frame_rate can be a rounding error less than frame
+    frames = [math.floor(start * frame_rate + 1e-6) for start in starts]
+    return _place([word.tokens for word in words], frames, num_frames), codes
+
+
+def spread(words: Sequence[Sequence[int]], num_characters: Sequence[int], codes: np.ndarray) -> Grid:
+    """`aligned` for words [their tokens] whose times are unknown: each is given frames by its length in characters.
+
+    An approximation that takes speech as even from the first frame to the last: pauses, silence at the ends and changes
+    of pace put words off by up to about a second. It teaches which words are near, not when a word begins.
+    Raises ValueError for empty words and for more tokens than frames.
+    """
+    codes = _checked_codes(codes)
+    lengths = np.array([length + 1 for length in num_characters])  # with the space before the next word
+    before = np.cumsum(lengths) - lengths
+    frames = (before * codes.shape[1] // max(1, lengths.sum())).tolist()
+    return _place(words, frames, codes.shape[1]), codes
+
+
+def read_words(text: np.ndarray, frame_rate: float, starts_word: Callable[[int], bool]) -> list[Word]:
+    """The words of an aligned text [T] with the times at which they stand there; reads what `aligned` wrote.
+
+    A word ends at PAD, EPAD or -1, or where the next begins (`TextTokenizer.starts_word`).
+    """
+    words: list[Word] = []
+    inside = False
+    for frame, token in enumerate(text.tolist()):
+        if token in (ABSENT, PAD, EPAD):
+            inside = False
+        elif inside and not starts_word(token):
+            words[-1].tokens.append(token)
+        else:
+            inside = True
+            words.append(Word([token], frame / frame_rate))
+    return words
+
+
+def _place(words: Sequence[Sequence[int]], frames: Sequence[int], num_frames: int) -> np.ndarray:
+    """Words and the frames where they should begin, in order -> text [T]."""
+    left = sum(map(len, words))
+    if left > num_frames:
+        raise ValueError(f"{left} text tokens do not fit beside {num_frames} frames of audio")
+    text, end = np.full(num_frames, PAD), 0
+    for tokens, wanted in zip(words, frames, strict=True):
+        if not tokens or min(tokens) < 0 or PAD in tokens or EPAD in tokens:
+            raise ValueError(f"a word has the tokens {list(tokens)}; it needs at least one, and no PAD, EPAD or -1")
+        start = min(max(wanted, end), num_frames - left)
+        if start > end:
+            text[start - 1] = EPAD
+        end = start + len(tokens)
+        text[start:end] = tokens
+        left -= len(tokens)
+    return text
+
+
+def _sentence(tokens: Sequence[int]) -> np.ndarray:
+    if min(tokens, default=0) < 0:
+        raise ValueError(f"text tokens must not be negative; there is {min(tokens)}")
+    return np.array([*tokens, EOS], np.int64)
+
+
+def _checked_codes(codes: np.ndarray) -> np.ndarray:
+    """Integers of any kind [K, T] -> int64."""
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or codes.dtype.kind not in "iu":
+        raise ValueError(f"codes must be integers [K, T], not {codes.dtype} {list(codes.shape)}")
+    return codes.astype(np.int64)
+
+
+def _beside(array: np.ndarray, before: int, after: int) -> np.ndarray:
+    """[..., L] with absent columns before and after."""
+    widths = [(0, 0)] * (array.ndim - 1) + [(before, after)]
+    return np.pad(array, widths, constant_values=ABSENT)

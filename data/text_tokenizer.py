@@ -1,0 +1,134 @@
+"""Text <-> text tokens: a thin class over sentencepiece, kept in one file (tokenizer.model).
+
+BPE within words, bytes for characters it does not know: any text can be written, and comes back with its white space
+normalised. The special ids are Moshi's. Where tokens lie beside the codes of the audio is align.py.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .shards import atomic_file
+
+EPAD = 0  # end of padding, in the frame before a word; sentencepiece's "unknown", which bytes make unneeded
+BOS, EOS, PAD = 1, 2, 3
+MIN_VOCAB_SIZE = 4 + 256 + 1  # special tokens, bytes and the start of a word
+TOKENIZER_FILE = "tokenizer.model"
+WORD_START = "\u2581"  # how sentencepiece writes the space before a word
+
+
+def clean_text(text: str) -> str:
+    """White space of any kind and length -> one space; none at the ends."""
+    return " ".join(text.replace(WORD_START, " ").split())
+
+
+class TextTokenizer:
+    """Tokens are 0..vocab_size-1: EPAD, BOS, EOS, PAD, 256 bytes, then pieces of words."""
+
+    def __init__(self, model: bytes, source: str = TOKENIZER_FILE):
+        """model: the content of a tokenizer.model; source: what to call it in errors.
+
+        Raises ValueError if it is no sentencepiece model or has other special ids.
+        """
+        from sentencepiece import SentencePieceProcessor
+
+        self.model = model
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self._pieces = SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(model)
+            self.vocab_size = self._pieces.vocab_size()
+            special = tuple(getattr(self._pieces, f"{name}_id")() for name in ("unk", "bos", "eos", "pad"))
+        except (RuntimeError, ValueError):  # ValueError: the reason itself is not UTF-8
+            special, self.vocab_size = None, 0
+        if not self.vocab_size:
+            raise ValueError(f"{source}: is not a sentencepiece model, or is damaged; copy or train it again")
+        if special != (EPAD, BOS, EOS, PAD):
+            raise ValueError(
+                f"{source}: has the ids {special} for unknown, BOS, EOS and PAD; they must be {(EPAD, BOS, EOS, PAD)}"
+            )
+
+    @classmethod
+    def train(cls, transcripts: Iterable[str], vocab_size: int = 2000) -> "TextTokenizer":
+        """The same transcripts in the same order give the same bytes.
+
+        Raises ValueError if there is no text, or a vocabulary of this size cannot be made from it.
+        """
+        from sentencepiece import SentencePieceTrainer
+
+        if vocab_size < MIN_VOCAB_SIZE:
+            raise ValueError(f"vocab_size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}, 256 of them for bytes")
+        texts = [text for text in map(clean_text, transcripts) if text]
+        if not texts:
+            raise ValueError("no text to train a tokenizer on; put a transcript NAME.txt beside each NAME.wav")
+        model = io.BytesIO()
+        try:
+            SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                vocab_size=vocab_size,
+                model_type="bpe",
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                unk_id=EPAD,
+                bos_id=BOS,
+                eos_id=EOS,
+                pad_id=PAD,
+                max_sentence_length=2**30,  # bytes; longer texts would be left out without a word
+                num_threads=1,  # the number becomes part of the file
+                minloglevel=2,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(_in_one_line(str(error), vocab_size)) from None
+        return cls(model.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TextTokenizer":
+        """`path`: a tokenizer.model, or the folder that holds it. Raises FileNotFoundError or ValueError."""
+        path = Path(path)
+        path = path / TOKENIZER_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; a model that reads text has a {TOKENIZER_FILE}")
+        return cls(path.read_bytes(), str(path))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write folder/tokenizer.model, whole or not at all -> its path. Raises OSError if it cannot be written."""
+        path = Path(folder) / TOKENIZER_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(self.model)
+        return path
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of the text, without BOS and EOS. Raises ValueError for lone surrogates, which are no text."""
+        return [token for word in self.encode_words(text) for token in word]
+
+    def encode_words(self, text: str) -> list[list[int]]:
+        """Tokens of each word, words being what white space separates."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text holds {text[error.start]!r}, which is no character") from None
+        return self._pieces.encode(clean_text(text).split())
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Tokens -> text; special tokens and -1 (absent) are left out. Raises ValueError for unknown tokens."""
+        pieces = [token for token in map(int, tokens) if token > PAD]
+        if pieces and max(pieces) >= self.vocab_size:
+            raise ValueError(f"text token {max(pieces)} is unknown; this tokenizer has 0..{self.vocab_size - 1}")
+        return self._pieces.decode(pieces)
+
+    def starts_word(self, token: int) -> bool:
+        """Whether a word begins with this token."""
+        return self._pieces.id_to_piece(token).startswith(WORD_START)
+
+
+def _in_one_line(error: str, vocab_size: int) -> str:
+    """What sentencepiece says about a vocabulary size, for people."""
+    if found := re.search(r"too high .* value <= (\d+)", error):
+        return f"vocab_size {vocab_size} is more than this text supports; choose at most {found[1]}, or add text"
+    if found := re.search(r"smaller than required_chars. -?\d+ vs (\d+)", error):
+        return f"vocab_size {vocab_size} is too small for the characters of this text; choose at least {found[1]}"
+    return f"no tokenizer with vocab_size {vocab_size} can be trained on this text ({error.splitlines()[0]})"

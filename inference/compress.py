@@ -1,0 +1,150 @@
+"""Codes <-> bytes with a speech LM's own probabilities: the size of the bytes proves the bits that the model claims.
+
+Every code is arithmetic-coded with the distribution that the model gives it, step by step, when everything before it is
+known. Nothing is left out of a distribution (EOS keeps its class), so the size is what `codeclm evaluate` counts. How
+far a frame looks back is windows.py's rule. What a model without BOS is given first has no distribution: it is coded
+with equal probabilities. There is no text and no other speaker. B rows, K codebooks, T frames.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data.progress import progress_bar
+from ..model.delay_pattern import ABSENT, delay
+from ..model.lm import SpeechLM
+from ..model.stepping import TEXT, Walk
+from .arithmetic import Decoder, Distributions, Encoder, distributions
+from .windows import Window, windows
+
+# (row, codebook, frame, distributions, which of these) -> the code there
+Coder = Callable[[int, int, int, Distributions, int], int]
+
+
+def compress_codes(
+    model: SpeechLM, utterances: Sequence[Tensor], batch_size: int = 1, progress: bool = False
+) -> list[bytes]:
+    """Codes [K, T] of each utterance -> the bytes of each.
+
+    Raises ValueError for codes that are not this model's, or a model that is not in float64: in float32 the
+    probabilities of another batch size or machine differ too much for `decompress_codes`.
+    """
+    require_float64(model)
+    for codes in utterances:
+        model.check_inputs(codes[None])
+        if int(codes.min()) == ABSENT:
+            raise ValueError("codes hold -1 (absent), which cannot be compressed")
+    payloads = []
+    for first in range(0, len(utterances), batch_size):
+        batch = [codes.tolist() for codes in utterances[first : first + batch_size]]
+        encoders = [Encoder() for _ in batch]
+
+        def encode(row: int, k: int, frame: int, source: Distributions, index: int, batch=batch, to=encoders) -> int:
+            to[row].encode_from(batch[row][k][frame], source, index)
+            return batch[row][k][frame]
+
+        code_rows(model, [len(codes[0]) for codes in batch], encode, "compress" if progress else "")
+        payloads += [encoder.finish() for encoder in encoders]
+    return payloads
+
+
+def decompress_codes(
+    model: SpeechLM, payloads: Sequence[bytes], num_frames: Sequence[int], batch_size: int = 1, progress: bool = False
+) -> list[Tensor]:
+    """The inverse of `compress_codes`, with any batch size: the bytes and frames of each utterance -> codes [K, T].
+
+    Raises ValueError for damaged bytes where the damage shows, or a model that is not in float64.
+    """
+    require_float64(model)
+    utterances = []
+    for first in range(0, len(payloads), batch_size):
+        decoders = [Decoder(payload) for payload in payloads[first : first + batch_size]]
+
+        def decode(row: int, k: int, frame: int, source: Distributions, index: int, decoders=decoders) -> int:
+            code = decoders[row].decode_from(source, index)
+            if code >= model.codebook_size:  # EOS, which no encoder is given
+                raise ValueError("the coded data are damaged")
+            return code
+
+        lengths = list(num_frames[first : first + batch_size])
+        utterances += code_rows(model, lengths, decode, "decompress" if progress else "")
+    return utterances
+
+
+@torch.inference_mode()
+def predicted_bits(model: SpeechLM, codes: Tensor) -> float:
+    """What `codeclm evaluate` counts for codes [K, T], and the raw bits of what a model without BOS is given."""
+    nats = 0.0
+    for window in windows(codes.shape[1], model.config.context_frames):
+        output = model(codes[None, :, window.start : window.stop].to(model.device))
+        nats += float(output.nll[0, :, window.first - window.start :].double().sum())
+    given = 0 if model.config.bos else model.config.delays.count(0)
+    return nats / math.log(2) + given * math.log2(model.codebook_size)
+
+
+def require_float64(model: SpeechLM) -> None:
+    if model.dtype != torch.float64:
+        raise ValueError(f"the model is in {model.dtype}; compression needs float64: call model.double()")
+
+
+@torch.inference_mode()
+def code_rows(model: SpeechLM, num_frames: list[int], coder: Coder, title: str = "") -> list[Tensor]:
+    """Walk through rows of so many frames and ask `coder` for every code -> the codes [K, T] of each row.
+
+    title: of a progress bar, if there is to be one.
+    """
+    rows = _Rows(model, num_frames, torch.full((len(num_frames), model.num_codebooks, max(num_frames)), ABSENT), coder)
+    plan = windows(max(num_frames), model.config.context_frames)
+    total = sum(window.stop - window.first + max(model.config.delays) for window in plan)
+    with progress_bar(total=total, unit="frame", desc=title, disable=not title) as bar:
+        for window in plan:
+            for _ in rows.walk(window):
+                bar.update()
+    return [codes[:, :length] for codes, length in zip(rows.codes, num_frames, strict=True)]
+
+
+@dataclass
+class _Rows:
+    model: SpeechLM
+    num_frames: list[int]
+    codes: Tensor  # [B, K, T], ABSENT where the coder has not been asked yet
+    coder: Coder
+
+    def walk(self, window: Window) -> Iterator[None]:
+        """Take the rows that reach into a window through its steps, one at a time."""
+        rows = [row for row, length in enumerate(self.num_frames) if length > window.first]
+        model, delays, first_step = self.model, self.model.config.delays, window.first - window.start
+        num_steps = window.stop - window.start + max(delays)
+        walk = Walk(model, len(rows), num_steps)
+        known = delay(self.codes[rows, :, window.start : window.first], delays)[:, :, :first_step]
+        if not first_step and not model.config.bos:
+            equal = torch.zeros(len(rows), model.codebook_size)
+            known = torch.stack([self.code(rows, window, k, 0, lambda: equal) for k in range(len(delays))], dim=1)
+            known, first_step = known[:, :, None], 1
+            yield
+        if first_step:
+            walk.prefill(known.to(model.device))
+        for step in range(first_step, num_steps):
+            walk.open()
+            if model.text_size:
+                walk.put(TEXT, torch.full((len(rows),), ABSENT, device=model.device))
+            for k in range(len(delays)):
+                value = self.code(rows, window, k, step, lambda k=k: walk.logits(k))
+                walk.put(k, value.to(model.device))
+            walk.close()
+            yield
+
+    def code(self, rows: list[int], window: Window, k: int, step: int, logits: Callable[[], Tensor]) -> Tensor:
+        """[rows] what codebook k holds at a step of a window: known, asked for, or ABSENT."""
+        frame = window.start + step - self.model.config.delays[k]
+        if not window.start <= frame < window.stop:
+            return torch.full((len(rows),), ABSENT)
+        asked = [place for place, row in enumerate(rows) if window.first <= frame < self.num_frames[row]]
+        if asked:
+            source = distributions(logits()[asked].double().cpu().numpy())
+            for index, place in enumerate(asked):
+                self.codes[rows[place], k, frame] = self.coder(rows[place], k, frame, source, index)
+        return self.codes[rows, k, frame]

@@ -1,0 +1,185 @@
+"""A speech LM with its codec: prompts as audio in, continuations as audio out. The codes between are engine.py's.
+
+K codebooks, T frames, S samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.align import spread, text_first
+from ..data.audio import check_usable, load_audio, save_wav
+from ..data.progress import progress_bar
+from ..data.text_tokenizer import EOS, TextTokenizer, clean_text
+from ..model.codecs import Codec
+from ..model.delay_pattern import ABSENT
+from ..model.lm import SpeechLM
+from .config import SamplingConfig
+from .engine import Request, State, generate
+
+Prompt = str | Path | tuple[np.ndarray, int] | None
+
+
+@dataclass
+class Generation:
+    """A continuation, the prompt it continues, and how surprising each code was to the model."""
+
+    audio: np.ndarray  # [S] float32, the continuation only
+    prompt_audio: np.ndarray  # [S'] float32, the prompt as the codec renders it; empty without a prompt
+    sample_rate: int  # Hz
+    codes: np.ndarray  # [K, T], prompt and continuation
+    nll: np.ndarray  # [K, T] nats under the model at temperature 1
+    num_prompt_frames: int
+    finish_reason: str  # "length" or "eos"
+    text: str = ""  # what the model wrote beside the audio, or after it
+
+    @property
+    def surprise_bits(self) -> np.ndarray:
+        """Bits per frame, summed over codebooks [T]."""
+        return self.nll.sum(axis=0) / np.log(2)
+
+    def save(self, path: str | Path, with_prompt: bool = False) -> None:
+        """Write a WAV file of the continuation, or of the prompt followed by it."""
+        audio = np.concatenate([self.prompt_audio, self.audio]) if with_prompt else self.audio
+        save_wav(path, audio, self.sample_rate)
+
+
+class SpeechGenerator:
+    """A speech LM with its codec, ready to use; `load` makes one. Deterministic: same seed and machine, same bytes."""
+
+    def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
+        self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
+        check_codec(model, codec, name)
+
+    def generate(
+        self,
+        prompt: Prompt = None,
+        duration_s: float = 8.0,
+        seed: int = 0,
+        sampling: SamplingConfig = SamplingConfig(),
+        progress: bool = False,
+        text: str | None = None,
+    ) -> Generation:
+        """Continue `prompt` by at most `duration_s` seconds; see `generate_many`."""
+        return self.generate_many(prompt, duration_s, [seed], sampling, progress, text)[0]
+
+    def generate_many(
+        self,
+        prompt: Prompt = None,
+        duration_s: float = 8.0,
+        seeds: Sequence[int] = (0,),
+        sampling: SamplingConfig = SamplingConfig(),
+        progress: bool = False,
+        text: str | None = None,
+    ) -> list[Generation]:
+        """Continue one prompt once for each seed, as one batch; each row draws from random numbers of its own.
+
+        prompt: a path, (samples [S], sample_rate), or None to start from nothing. text: what is to be said, for a model
+        with a text stream; in a model whose text comes first it begins with what the prompt says. A model with aligned
+        text writes its own where none is given. Raises AudioError for an unusable prompt, ValueError for a duration
+        that is not positive, or a text that the model cannot take.
+        """
+        if not 0 < duration_s < 24 * 3600:
+            raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
+        codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
+        num_frames = max(1, round(duration_s * self.codec.frame_rate))
+        request = self._request(num_frames, codes, text)
+        return self._run(request, seeds, sampling, progress)
+
+    def transcribe(
+        self,
+        audio: str | Path | tuple[np.ndarray, int],
+        max_tokens: int = 200,
+        sampling: SamplingConfig = SamplingConfig(text_temperature=0.0),
+        max_s: float = 20.0,
+    ) -> str:
+        """What is said in the last `max_s` seconds of `audio`, by a model that was trained with its text last."""
+        if self.tokenizer is None or self.model.config.text["layout"] != "last":
+            raise ValueError(f"{self.name}: cannot transcribe; train a model with --model.text.layout last")
+        codes = self.encode(audio, max_s)
+        request = Request(max_tokens, codes, draw_codes=False, draw_text=True, text_end=EOS)
+        return self._run(request, [0], sampling, False)[0].text
+
+    def _request(self, num_frames: int, codes: Tensor | None, text: str | None) -> Request:
+        """Lay out what is given, as the model was trained."""
+        layout = self.model.config.text["layout"] if self.model.text_size else "none"
+        if text is None:
+            return Request(num_frames, codes, draw_text=layout == "aligned" and self.model.predicts_text)
+        if self.tokenizer is None or layout not in ("first", "aligned"):
+            raise ValueError(f"{self.name}: cannot speak a given text; train a model with --model.text.layout first")
+        words = self.tokenizer.encode_words(text)
+        if layout == "aligned":
+            empty = np.zeros((self.model.num_codebooks, num_frames), np.int64)
+            new, _ = spread(words, [len(word) for word in clean_text(text).split()], empty)
+            return Request(num_frames, codes, new_text=torch.from_numpy(new))
+        given = np.zeros((self.model.num_codebooks, 0), np.int64) if codes is None else codes.cpu().numpy()
+        row, grid = text_first([token for word in words for token in word], given)
+        return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row))
+
+    def _run(
+        self, request: Request, seeds: Sequence[int], sampling: SamplingConfig, progress: bool
+    ) -> list[Generation]:
+        states = generate(self.model, request, seeds, sampling)
+        if progress:
+            states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")
+        state = None
+        for state in states:  # noqa: B007
+            pass
+        assert state is not None
+        return [self._finish(state, row) for row in range(len(seeds))]
+
+    def encode(self, prompt: str | Path | tuple[np.ndarray, int], max_s: float = 10.0) -> Tensor:
+        """The last `max_s` seconds of audio -> codes [K, T].
+
+        A last frame that the audio does not fill is left out: it would tell of an end.
+        """
+        if isinstance(prompt, tuple):
+            audio, rate = prompt
+            if rate != self.codec.sample_rate:
+                import soxr
+
+                audio = soxr.resample(np.asarray(audio, np.float32), rate, self.codec.sample_rate, "HQ")
+            audio = np.asarray(audio, np.float32)
+            check_usable(audio, self.codec.sample_rate, "the prompt")
+        else:
+            audio = load_audio(prompt, self.codec.sample_rate)
+        hop = self.codec.hop_length
+        whole = len(audio) // hop * hop or len(audio)
+        first = max(0, whole - round(max_s * self.codec.frame_rate) * hop)
+        device = next(self.codec.parameters()).device
+        return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(device))[0]
+
+    def _finish(self, state: State, row: int) -> Generation:
+        end = int(state.end[row])
+        audible = (state.codes[row, 0, :end] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
+        codes, nll = state.codes[row][:, audible], state.nll[row][:, audible]
+        cut = int((audible < state.num_prompt_frames).sum())
+        # decoded in one go, so that the continuation joins the prompt without a seam
+        audio = self.codec.decode(codes[None])[0, 0].cpu().numpy() if len(audible) else np.zeros(0, np.float32)
+        words = ""
+        if self.tokenizer is not None and state.text is not None:
+            words = self.tokenizer.decode(state.text[row, :end].tolist())
+        return Generation(
+            audio=audio[cut * self.codec.hop_length :],
+            prompt_audio=audio[: cut * self.codec.hop_length],
+            sample_rate=self.codec.sample_rate,
+            codes=codes.cpu().numpy(),
+            nll=nll.cpu().numpy(),
+            num_prompt_frames=cut,
+            finish_reason="eos" if end < state.num_frames else "length",
+            text=words,
+        )
+
+
+def check_codec(model: SpeechLM, codec: Codec, name: str) -> None:
+    """Raise ValueError if `model` was trained on the codes of another codec."""
+    reference = model.config.codec_reference
+    if reference.fingerprint != codec.fingerprint:
+        raise ValueError(
+            f"{name}: the model was trained on codec '{reference.name}' ({reference.fingerprint[:12]}), "
+            f"not on this '{codec.name}' ({codec.fingerprint[:12]}); give the codec it was trained with"
+        )

@@ -1,0 +1,34 @@
+"""How far back a frame looks: the one rule for scoring, generating and arithmetic coding.
+
+A sequence longer than the model's context is taken in windows of `context_frames`: the first window predicts all of its
+frames; each later one is given the last half of the window before and predicts the frames after it. Every window starts
+with BOS. So a frame is predicted from everything before it if the sequence fits, else from the
+`context_frames // 2` frames before its window and those of the window that precede it. T frames.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames start..stop are seen; first..stop are predicted, start..first are given."""
+
+    start: int
+    first: int
+    stop: int
+
+
+def windows(num_frames: int, context_frames: int) -> list[Window]:
+    """The windows of a sequence of `num_frames` frames. Together they predict every frame exactly once."""
+    found = [Window(0, 0, min(num_frames, context_frames))]
+    while found[-1].stop < num_frames:
+        first = found[-1].stop
+        start = first - context_frames // 2
+        found.append(Window(start, first, min(num_frames, start + context_frames)))
+    return found
+
+
+def describe(context_frames: int, frame_rate: float) -> str:
+    """The rule in a line."""
+    limit = f"{context_frames} frames ({context_frames / frame_rate:.1f} s)"
+    return f"each utterance from its start; beyond {limit} in windows that are given the {context_frames // 2} before"

@@ -1,0 +1,102 @@
+"""Causal attention through transformers' attention interface: sdpa, flash_attention_2, flex_attention or eager.
+
+B batch, S query positions, P positions of keys and values (the last S of them are the queries'), H heads,
+G key/value heads, E head width.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+@dataclass
+class AttentionChoice:
+    """Which implementation a transformer uses, under the name that transformers' functions look for."""
+
+    _attn_implementation: str = "sdpa"
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Which positions a query sees: those before it, within `window`, within its own document."""
+
+    num_queries: int
+    num_positions: int
+    window: int = 0  # positions, the query's own included; 0: all
+    documents: Tensor | None = field(default=None, compare=False)  # [B, P]; None: one document in every row
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether "causal" says it all, from an empty cache or for a single query."""
+        reaches = not self.window or self.num_positions <= self.window
+        return reaches and self.documents is None and self.num_queries in (1, self.num_positions)
+
+    def mask(self, device: torch.device) -> Tensor:
+        """[1 or B, 1, S, P] bool, true where the query sees the position."""
+        position = torch.arange(self.num_positions, device=device)
+        query = position[-self.num_queries :, None]
+        seen = position <= query
+        if self.window:
+            seen = seen & (position > query - self.window)
+        seen = seen[None]
+        if self.documents is not None:
+            own = self.documents[:, -self.num_queries :, None]
+            seen = seen & (own == self.documents[:, None])
+        return seen[:, None]
+
+    def flex_mask(self, batch: int, device: torch.device) -> Any:
+        """The same as a BlockMask of torch's flex_attention."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        offset, window, documents = self.num_positions - self.num_queries, self.window, self.documents
+
+        def sees(b: Tensor, _: Tensor, q: Tensor, position: Tensor) -> Tensor:
+            query = q + offset
+            seen = position <= query
+            if window:
+                seen = seen & (position > query - window)
+            return seen if documents is None else seen & (documents[b, query] == documents[b, position])
+
+        return create_block_mask(sees, batch, None, self.num_queries, self.num_positions, device)
+
+
+def prepare_mask(implementation: str, seen: Visibility, like: Tensor) -> Any:
+    """What `implementation` wants as a mask, made once for all layers; None where "causal" is enough.
+
+    Raises ValueError for documents with flash attention, which takes them in another form.
+    """
+    if "flash" in implementation:
+        if seen.documents is not None:
+            raise ValueError(
+                f"attn_implementation '{implementation}' cannot keep packed documents apart; "
+                "use sdpa or flex_attention, or one document for each row"
+            )
+        return None
+    if implementation == "flex_attention":
+        return seen.flex_mask(like.shape[0], like.device)
+    if implementation == "sdpa" and seen.is_plain:
+        return None
+    return seen.mask(like.device)
+
+
+def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, window: int) -> Tensor:
+    """query [B, H, S, E], key and value [B, G, P, E] -> [B, S, H * E]. The module says which implementation."""
+    choice: Any = module.config
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(choice._attn_implementation, eager_attention)
+    scaling = query.shape[-1] ** -0.5
+    mixed, _ = function(module, query, key, value, mask, dropout=0.0, scaling=scaling, sliding_window=window or None)
+    return mixed.flatten(2)
+
+
+def eager_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """The definition, written out: softmax in float32 at least. mask: bool, as `Visibility.mask` makes it."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~mask, float("-inf"))
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return (scores.softmax(dim=-1, dtype=wide).to(value.dtype) @ value).transpose(1, 2), None

@@ -1,0 +1,36 @@
+"""Cross entropy in nats, and what weighs its parts in training. No weight ever reaches a reported number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .delay_pattern import ABSENT
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the parts of a training loss."""
+
+    codebooks: Sequence[float] | None = None  # one for each codebook; None: 1 for all
+    text: float = 1.0
+    z_loss: float = 0.0  # of the squared log-normaliser (arXiv:2204.02311): keeps logits from drifting
+
+    def of(self, num_codebooks: int, like: Tensor) -> Tensor:
+        """[K] on the device of `like`. Raises ValueError unless there is a weight for each codebook."""
+        values = [1.0] * num_codebooks if self.codebooks is None else list(self.codebooks)
+        if len(values) != num_codebooks:
+            raise ValueError(f"{len(values)} codebook weights were given for {num_codebooks} codebooks")
+        return torch.tensor(values, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
+    """logits [..., C] and targets [...] -> (nats [...] in float32 at least, 0 where the target is ABSENT; the sum of
+    z_loss * squared log-normalisers where it is not)."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    flat = F.cross_entropy(wide.flatten(0, -2), targets.flatten(), ignore_index=ABSENT, reduction="none")
+    if not z_loss:
+        return flat.view(targets.shape), wide.new_zeros(())
+    return flat.view(targets.shape), z_loss * (wide.logsumexp(dim=-1).square() * (targets != ABSENT)).sum()

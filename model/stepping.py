@@ -1,0 +1,177 @@
+"""Walking through a sequence one step at a time, in any pattern: what generation and arithmetic coding do.
+
+    walk = Walk(model, batch, capacity)
+    walk.prefill(...)                        # steps that are known
+    walk.open()                              # a step: its slots are text (TEXT), then codebooks 0..K-1
+    logits = walk.logits(slot)               # [B, C], given everything before the slot
+    walk.put(slot, value)                    # [B], ABSENT where there is none
+    walk.close()
+
+Slots are taken in order; one whose logits are not asked for costs nothing. The walk owns the caches, and is the state:
+there is none in the model. B rows at the same step, K codebooks, S steps, D width.
+"""
+
+import torch
+from torch import Tensor
+
+from .delay_pattern import ABSENT
+from .depth import depth_inputs, depth_logits, num_silent
+from .lm import SpeechLM
+from .transformer import KVCache
+
+TEXT = -1  # the slot of the text token; the others are codebooks
+
+
+class Walk:
+    def __init__(self, model: SpeechLM, batch: int, capacity: int):
+        """capacity: the most steps that this walk will take."""
+        self.model, self.batch, self.device = model, batch, model.device
+        self.flat = model.pattern == "flatten"
+        self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
+        positions = capacity * (len(self.slots) if self.flat else 1)
+        self.cache = KVCache(model.config.backbone_config, batch, positions, model.head_0.weight)
+        self.position = 0  # steps closed so far
+        self.values: dict[int, Tensor] = {}  # of the step that is open
+        self._before = self._start()  # [B, K + U], [B]: the step before, as the backbone is given it
+        self._pending: list[Tensor] = []  # "flatten": embeddings [B, D] that the backbone has yet to see
+        if self.flat:
+            self._pending = [self._first_embedding()]
+        self._context: Tensor | None = None
+        self._depth_cache: KVCache | None = None
+
+    # --- known steps ---
+
+    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
+        """Take the steps in codes [B, K, S] (delayed as the model's are, ABSENT allowed), text [B, S], user [B, U, S].
+
+        For a model without BOS the first step is the first of these.
+        """
+        if not codes.shape[2]:
+            return
+        if self.flat:
+            embedded = self._embed_slots(codes, text).flatten(1, 2)  # [B, S * slots, D]
+            self._pending += list(embedded.unbind(1))
+        else:
+            codes = codes if user is None else torch.cat([codes, user], dim=1)
+            codes = self._fill_gaps(codes, user is None)
+            first_codes, first_text = self._before
+            inputs = torch.cat([first_codes[:, :, None], codes[:, :, :-1]], dim=2)
+            texts = None if text is None else torch.cat([first_text[:, None], text[:, :-1]], dim=1)
+            if text is None and self.model.text_size:
+                texts = torch.full_like(inputs[:, 0], ABSENT)
+                texts[:, 0] = first_text
+            if self.position == 0 and not self.model.config.bos:
+                inputs, texts = inputs[:, :, 1:], None if texts is None else texts[:, 1:]
+            if inputs.shape[2]:
+                self.model.backbone(self.model.embed_frames(inputs, texts), self.cache)
+            last_text = torch.full_like(first_text, ABSENT) if text is None else text[:, -1]
+            self._before = codes[:, :, -1], last_text
+        self.position += codes.shape[2]
+
+    # --- one step ---
+
+    def open(self) -> None:
+        """Begin the next step. Raises ValueError for a model without BOS that has not been given its first step."""
+        self.values, self._context, self._depth_cache = {}, None, None
+        if not self.position and not self.model.config.bos:
+            raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
+
+    def logits(self, slot: int) -> Tensor:
+        """[B, C] for codebook 0 (EOS last, if it has one), [B, V] for the others, [B, text vocabulary] for TEXT."""
+        model, context = self.model, self._get_context()
+        if slot == TEXT:
+            return model.text_logits(context)
+        if model.pattern == "depth" and (slot or model.depth_is_first):
+            return self._depth_logits(context, slot)
+        if slot == 0:
+            return model.head_0(context)
+        return context @ model.heads[slot - 1].to(context.dtype)
+
+    def put(self, slot: int, value: Tensor) -> None:
+        """Say what the slot [B] holds; EOS counts as ABSENT for what follows. Slots are put in their order."""
+        assert all(self.slots.index(earlier) < self.slots.index(slot) for earlier in self.values), "slots go in order"
+        value = torch.where(value == self.model.eos, ABSENT, value) if slot == 0 else value
+        self.values[slot] = value
+        if self.flat:
+            self._pending.append(self._embed_slot(slot, value))
+
+    def close(self, user: Tensor | None = None) -> None:
+        """End the step; user: what the other speaker's codebooks [B, U] hold at it."""
+        absent = torch.full((self.batch,), ABSENT, device=self.device)
+        for slot in (slot for slot in self.slots if slot not in self.values):
+            self.put(slot, absent)
+        if not self.flat:
+            self._get_context()  # the backbone sees every step, also one of which nothing was asked
+            codes = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
+            codes = codes if user is None else torch.cat([codes, user], dim=1)
+            self._before = self._fill_gaps(codes, user is None), self.values.get(TEXT, absent)
+        self.position += 1
+
+    # --- within ---
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """BOS of every stream."""
+        model = self.model
+        streams = model.num_codebooks + model.config.user_codebooks
+        codes = torch.full((self.batch, streams), model.bos, device=self.device)
+        return codes, torch.full((self.batch,), model.text_size, device=self.device)
+
+    def _fill_gaps(self, codes: Tensor, no_user: bool) -> Tensor:
+        """ABSENT as the model is given it, and as many streams as it hears."""
+        if no_user and self.model.config.user_codebooks:
+            shape = codes.shape[0], self.model.config.user_codebooks, *codes.shape[2:]
+            codes = torch.cat([codes, codes.new_full(shape, ABSENT)], dim=1)
+        return codes.masked_fill(codes == ABSENT, self.model.bos) if self.model.config.gaps == "bos" else codes
+
+    def _get_context(self) -> Tensor:
+        """[B, D] of the slot that is to come."""
+        if self.flat and self._pending:
+            x = torch.stack(self._pending, dim=1)
+            self._pending = []
+            self._context = self.model.backbone(x, self.cache)[:, -1]
+        elif self._context is None:
+            codes, text = self._before
+            x = self.model.embed_frames(codes[:, :, None], text[:, None] if self.model.text_size else None)
+            self._context = self.model.backbone(x, self.cache)[:, -1]
+        assert self._context is not None
+        return self._context
+
+    def _depth_logits(self, context: Tensor, slot: int) -> Tensor:
+        """Run the depth decoder up to the position that predicts codebook `slot`."""
+        model, silent = self.model, num_silent(self.model)
+        depth = model.config.depth_config
+        if self._depth_cache is None:  # it starts afresh every step
+            self._depth_cache = KVCache(depth, self.batch, depth.num_positions(model.num_codebooks), context)
+        first, last = self._depth_cache.length, slot - 1 + silent
+        absent = torch.full((self.batch,), ABSENT, device=self.device)
+        fed = [self.values.get(position - silent, absent) if position >= silent else absent
+               for position in range(first, last + 1)]  # fmt: skip
+        x = depth_inputs(model, context, torch.stack(fed, dim=1), first, self.values.get(TEXT))
+        zero, others = depth_logits(model, model.depth_decoder(x, self._depth_cache), first)
+        if slot == 0:
+            assert zero is not None
+            return zero
+        assert others is not None
+        return others[-1]
+
+    def _first_embedding(self) -> Tensor:
+        model = self.model
+        row = model.text_embedding.weight[-1] if model.text_size else model.frame_embedding.weight[model.bos]
+        return row.expand(self.batch, -1)
+
+    def _embed_slot(self, slot: int, value: Tensor) -> Tensor:
+        """A token [B] -> [B, D], as a position of "flatten"."""
+        model = self.model
+        if slot == TEXT:
+            return model.embed_text(value)
+        row = (value + slot * (model.codebook_size + 1)).clamp_min(0)
+        return torch.nn.functional.embedding(row, model.frame_embedding.weight) * (value != ABSENT)[:, None]
+
+    def _embed_slots(self, codes: Tensor, text: Tensor | None) -> Tensor:
+        """Known steps [B, K, S] -> [B, S, slots, D]."""
+        steps = []
+        for s in range(codes.shape[2]):
+            absent = torch.full_like(codes[:, 0, s], ABSENT)
+            given = {k: codes[:, k, s] for k in range(codes.shape[1])} | {TEXT: absent if text is None else text[:, s]}
+            steps.append(torch.stack([self._embed_slot(slot, given[slot]) for slot in self.slots], dim=1))
+        return torch.stack(steps, dim=1)

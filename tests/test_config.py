@@ -1,0 +1,121 @@
+"""model/config.py and model/hf_config.py: the presets have the sizes that they promise; nonsense is refused by name."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from codeclm.model import SpeechLM, SpeechLMConfig
+from codeclm.model.config import BACKBONE, DEPTH, PRESETS, DepthConfig, TransformerConfig
+from codeclm.train.config import ModelConfig
+
+
+def num_parameters(module: torch.nn.Module) -> float:
+    """In millions."""
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+# K, V, then millions of parameters: in all, of the backbone, of the depth decoder's transformer
+SIZES = {
+    "tiny": (8, 1024, 11, 5.1, 0.9),
+    "S": (8, 1024, 46, 33.6, 4.2),
+    "small": (8, 2048, 142, 99, 13.6),
+    "base": (8, 2048, 1088, 973, 45),
+}
+
+
+@pytest.mark.parametrize("preset", SIZES)
+def test_a_preset_has_the_size_that_it_promises(preset):
+    num_codebooks, codebook_size, total, backbone, depth = SIZES[preset]
+    with torch.device("meta"):
+        model = SpeechLM(SpeechLMConfig(num_codebooks, codebook_size, *PRESETS[preset]))
+    assert num_parameters(model) == pytest.approx(total, rel=0.02)
+    assert num_parameters(model.backbone) == pytest.approx(backbone, rel=0.02)
+    assert num_parameters(model.depth_decoder) == pytest.approx(depth, rel=0.02)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_the_same_whichever_way_it_is_asked_for(preset, tmp_path):
+    backbone, depth = PRESETS[preset]
+    assert ModelConfig(preset=preset).parts == (backbone, depth)
+    config = SpeechLMConfig(4, 64, backbone, depth)
+    assert SpeechLMConfig(4, 64, asdict(backbone), asdict(depth)).to_dict() == config.to_dict()
+    config.save_pretrained(tmp_path)
+    loaded = SpeechLMConfig.from_pretrained(tmp_path)
+    assert (loaded.backbone_config, loaded.depth_config) == (backbone, depth)
+
+
+def test_every_preset_can_be_asked_for_in_training_and_the_default_is_that_of_the_classes():
+    assert set(ModelConfig.__annotations__["preset"].__args__) == set(PRESETS)
+    assert ModelConfig().parts == PRESETS["default"] == (BACKBONE, DEPTH) == (TransformerConfig(), DepthConfig())
+    own = ModelConfig(backbone=TransformerConfig(dim=64), depth=DepthConfig(dim=32))
+    assert own.parts == (own.backbone, own.depth)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(dim=18), "dim 18 must be num_heads 4 times an even number"),
+        (dict(dim=12), "dim 12 must be num_heads 4"),
+        (dict(head_dim=5), "even number"),
+        (dict(num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3"),
+        (dict(num_layers=0), "must be at least 1"),
+        (dict(sliding_window=-1), "sliding_window -1 must not be negative"),
+        (dict(rope_scaling={"facter": 2.0}), "'rope_scaling.facter'; did you mean 'rope_scaling.factor'"),
+    ],
+)
+def test_a_transformer_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TransformerConfig(**dict(dim=16, num_heads=4, num_kv_heads=2) | change)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(conditioning="cross"), "depth.conditioning 'cross' is unknown; choose one of add, prefix"),
+        (dict(first_codebook="both"), "depth.first_codebook 'both' is unknown; choose one of backbone, depth"),
+        (dict(embeddings="tied"), "depth.embeddings 'tied' is unknown; choose one of own, wide, shared"),
+        (dict(weight_sets=(0, 2)), "must number its sets 0, 1, 2, ... without a gap"),
+        (dict(weight_sets=(0, -1)), "without a gap"),
+        (dict(weight_sets=(0, 1), qkv_bias=True), "exclude each other"),
+    ],
+)
+def test_a_depth_decoder_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        DepthConfig(**change)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"delays": [0, 1]}, "delays"),
+        ({"delays": [0, 1, -1]}, "delays"),
+        ({"delays": [1, 0, 1]}, "no codebook may lag less than codebook 0"),
+        ({"num_codebooks": 0, "delays": []}, "num_codebooks 0"),
+        ({"codebook_size": 1}, "codebook_size 1"),
+        ({"codec": {"fingerprnt": ""}}, "codec.fingerprint"),
+        ({"backbone": {"num_layer": 2}}, "'backbone.num_layer'; did you mean 'backbone.num_layers'"),
+        ({"text": {"vocab": 2}}, "did you mean 'text.vocab_size'"),
+        ({"text": {"vocab_size": -1}}, "text.vocab_size -1 must not be negative"),
+        ({"pattern": "spiral"}, "pattern 'spiral' is unknown; choose one of depth, delay, parallel, flatten"),
+        ({"pattern": "parallel", "delays": [0, 1, 1]}, "the pattern 'parallel' has none"),
+        ({"pattern": "flatten", "delays": [0, 1, 1]}, "the pattern 'flatten' has none"),
+        ({"pattern": "flatten", "user_codebooks": 1}, "'flatten' cannot hear another speaker"),
+        ({"pattern": "flatten", "bos": False}, "the pattern 'flatten' has neither"),
+        ({"pattern": "flatten", "gaps": "bos"}, "the pattern 'flatten' has neither"),
+        ({"gaps": "zeros"}, "gaps 'zeros' is unknown; choose one of absent, bos"),
+        ({"end": "stop"}, "end 'stop' is unknown; choose one of eos, zeros, never"),
+        ({"user_codebooks": 4}, "user_codebooks 4 must be 0 to num_codebooks"),
+        ({"context_frames": 1}, "context_frames 1 must be at least 2"),
+        ({"depth": {"weight_sets": (0, 1, 2)}}, "depth.weight_sets has 3 entries for 2 positions"),
+    ],
+)
+def test_a_speech_lm_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SpeechLMConfig(**({"num_codebooks": 3} | settings))
+
+
+def test_the_delay_pattern_lags_each_codebook_by_one_more_unless_told_otherwise():
+    assert SpeechLMConfig(3, pattern="delay").delays == [0, 1, 2]
+    assert SpeechLMConfig(3, pattern="delay", delays=[0, 1, 1]).delays == [0, 1, 1]
+    assert SpeechLMConfig(3).delays == [0, 0, 0]

@@ -1,0 +1,198 @@
+"""model/depth.py: what each position is given and predicts, against plain loops over the codebooks (float64)."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codeclm.model import SpeechLM
+from codeclm.model.config import DepthConfig, TextConfig
+from codeclm.model.delay_pattern import ABSENT
+from codeclm.model.depth import depth_inputs, depth_logits, num_silent
+from codeclm.model.transformer import GroupedLinear
+
+from .options import DEPTHS, SIZE, WORDS, depth, example
+
+# in sharing schedules: one set for each position, some shared, all shared, in any order
+SCHEDULES = {
+    "add": [(0, 1, 2), (0, 1, 1), (0, 0, 0), (1, 0, 1)],  # of 4 codebooks, 3 are the depth decoder's
+    "prefix": [(0, 1, 2, 3), (0, 1, 2, 2), (0, 0, 0, 0), (2, 0, 1, 0)],
+}
+SETS = [(conditioning, sets) for conditioning, schedules in SCHEDULES.items() for sets in schedules]
+
+
+def gradients(model: SpeechLM, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("conditioning, sets", SETS)
+@pytest.mark.parametrize("embeddings", ["own", "shared"])
+def test_sets_of_weights_give_what_a_loop_over_the_codebooks_gives(
+    make_model, monkeypatch, conditioning, sets, embeddings
+):
+    model = make_model(
+        [0, 0, 1, 1], depth=depth(conditioning=conditioning, weight_sets=sets, embeddings=embeddings), pattern="depth"
+    )
+    inputs = example(model)
+    assert model.depth_decoder.blocks[0].attention.query.weight.shape == (max(sets) + 1, 8, 8)
+    output = model(**inputs)
+    grads = gradients(model, output.loss)
+
+    def loop(linear: GroupedLinear, x: Tensor, own: tuple[int, ...]) -> Tensor:
+        assert own == sets[: len(own)] and x.shape[1] == len(own)
+        return torch.stack([F.linear(x[:, j], linear.weight[one]) for j, one in enumerate(own)], dim=1)
+
+    monkeypatch.setattr(GroupedLinear, "forward", loop)
+    looped = model(**inputs)
+    torch.testing.assert_close(output.nll, looped.nll, rtol=0, atol=1e-12)
+    for name, grad in gradients(model, looped.loss).items():
+        torch.testing.assert_close(grads[name], grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("option", ["default", "prefix", "first", "wide"])
+@torch.no_grad()
+def test_one_set_for_all_positions_is_the_model_without_sets(make_model, option):
+    plain = make_model(depth=DEPTHS[option])
+    positions = DEPTHS[option].num_positions(3)
+    fields = {name: getattr(DEPTHS[option], name) for name in ("conditioning", "first_codebook", "embeddings")}
+    shared = make_model(depth=depth(weight_sets=(0,) * positions, **fields), seed=1)
+    weights = plain.state_dict()
+    shared.load_state_dict({name: weights[name].view(old.shape) for name, old in shared.state_dict().items()})
+    inputs = example(plain)
+    torch.testing.assert_close(shared(**inputs).nll, plain(**inputs).nll, rtol=0, atol=1e-12)
+
+
+def config_of(conditioning: str, first: str, embeddings: str, sets: bool) -> DepthConfig:
+    positions = 2 if (conditioning, first) == ("add", "backbone") else 3
+    return depth(
+        conditioning=conditioning,
+        first_codebook=first,
+        embeddings=embeddings,
+        sees_text=True,
+        weight_sets=tuple(range(positions)) if sets else (),
+    )
+
+
+STYLES = list(itertools.product(("add", "prefix"), ("backbone", "depth"), ("own", "wide", "shared"), (False, True)))
+
+
+@pytest.mark.parametrize("gaps", ["absent", "bos"])
+@torch.no_grad()
+def test_each_position_is_given_what_its_style_says(make_model, gaps):
+    """Position by position from the tables: context, the code before (or nothing, or BOS), the text at the first."""
+    for conditioning, first, embeddings, sets in STYLES:
+        config = config_of(conditioning, first, embeddings, sets)
+        model = make_model(depth=config, text=TextConfig(WORDS), gaps=gaps)
+        cheap = (conditioning, first) == ("add", "backbone")
+        context = torch.randn(4, 16, dtype=torch.float64)
+        codes = torch.tensor([[3, 5], [ABSENT, 0], [6, ABSENT], [ABSENT, ABSENT]])
+        text = torch.tensor([ABSENT, 0, 4, 10])
+        fed = codes if cheap else F.pad(codes, (1, 0), value=ABSENT)
+        assert num_silent(model) == 1 - cheap
+
+        def project(x: Tensor, j: int, model=model) -> Tensor:
+            weight = model.project.weight
+            return x @ (weight[j] if weight.ndim == 3 else weight).t()
+
+        expected = torch.zeros(4, fed.shape[1], 8, dtype=torch.float64)
+        for n, j in itertools.product(range(4), range(fed.shape[1])):
+            if conditioning == "add" or j == 0:
+                expected[n, j] += project(context[n], j)
+            if j == 0 and text[n] != ABSENT:
+                expected[n, j] += model.depth_text_embedding.weight[text[n]]
+            codebook = j if cheap else j - 1
+            if codebook < 0:
+                continue
+            code = int(codes[n, codebook])
+            if code == ABSENT and gaps == "bos":
+                code = SIZE
+            if code != ABSENT:
+                table = model.frame_embedding if embeddings == "shared" else model.depth_embedding
+                row = table.weight[codebook * (SIZE + 1) + code]
+                expected[n, j] += row if embeddings == "own" else project(row, j)
+        x = depth_inputs(model, context, fed, 0, text)
+        torch.testing.assert_close(x, expected, rtol=0, atol=1e-12)
+        for start in range(1, fed.shape[1]):  # and a part of the positions, as step by step
+            part = depth_inputs(model, context, fed[:, start:], start, text)
+            torch.testing.assert_close(part, expected[:, start:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", ["backbone", "depth"])
+@torch.no_grad()
+def test_position_j_predicts_its_own_codebook_with_that_codebooks_head(make_model, first):
+    for conditioning in ("add", "prefix"):
+        model = make_model(depth=depth(conditioning=conditioning, first_codebook=first))
+        positions = model.config.depth_config.num_positions(3)
+        out = torch.randn(4, positions, 8, dtype=torch.float64)
+        zero, others = depth_logits(model, out, 0)
+        if first == "depth":
+            torch.testing.assert_close(zero, out[:, 0] @ model.head_0.weight.t(), rtol=0, atol=1e-12)
+        else:
+            assert zero is None and model.head_0.weight.shape[1] == 16
+        expected = torch.stack([out[:, positions - 2 + k] @ model.depth_heads[k] for k in range(2)])
+        torch.testing.assert_close(others, expected, rtol=0, atol=1e-12)
+        zero, others = depth_logits(model, out[:, positions - 1 :], positions - 1)  # the last position alone
+        assert zero is None
+        torch.testing.assert_close(others, expected[1:], rtol=0, atol=1e-12)
+
+
+def test_sets_of_weights_count_only_where_they_are_asked_for(make_model):
+    def size(**changes: object) -> int:
+        return sum(p.numel() for p in make_model(depth=depth(**changes)).depth_decoder.parameters())
+
+    norms = 5 * 8
+    assert size(weight_sets=(0, 1)) - norms == 2 * (size() - norms)
+    assert size(weight_sets=(0, 0)) == size()
+
+
+def test_a_single_codebook_leaves_the_depth_decoder_nothing_but_codebook_0(make_model):
+    codes = torch.randint(0, SIZE, (2, 1, 5))
+    assert (make_model([0])(codes).nll > 0).all()
+    model = make_model([0], depth=depth(first_codebook="depth"))
+    output = model(codes)
+    grads = gradients(model, output.loss)
+    assert (output.nll > 0).all() and all(grads[name].any() for name in grads if "depth_decoder" in name)
+
+
+@pytest.mark.parametrize("option", ["default", "first"])
+@pytest.mark.parametrize("chunk", [1, 256])
+def test_depth_fraction_is_unbiased_in_the_loss_and_in_every_gradient(make_model, monkeypatch, option, chunk):
+    """Exact: with two of 5 frames, the mean over all 10 subsets is the whole."""
+    model = make_model([0, 0, 0], depth=DEPTHS[option])
+    codes = example(model, batch=2, num_frames=3)["codes"]
+    codes[1, :, 2:] = ABSENT  # 5 frames are scored
+    subsets = list(itertools.combinations(range(5), 2))
+
+    def gradient(loss: Tensor) -> Tensor:
+        return torch.cat([grad.flatten() for grad in gradients(model, loss).values()])
+
+    whole = model(codes).loss
+    expected, losses, samples = gradient(whole), [], []
+    for subset in subsets:
+        order = torch.tensor([*subset, *(i for i in range(5) if i not in subset)])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "randperm", lambda n, device=None, order=order: order)
+            loss = model(codes, depth_fraction=0.4, depth_chunk=chunk).loss
+        samples.append(gradient(loss))
+        losses.append(loss.detach())
+    assert torch.stack(losses).std() > 1e-3
+    torch.testing.assert_close(torch.stack(losses).mean(), whole.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.stack(samples).mean(dim=0), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("option", ["default", "first"])
+@torch.no_grad()
+def test_a_share_of_the_frames_is_drawn_anew_at_each_call_and_reports_no_nll(make_model, option):
+    model = make_model(depth=DEPTHS[option])
+    codes = example(model, batch=2, num_frames=10)["codes"]
+    torch.manual_seed(0)
+    outputs = [model(codes, depth_fraction=0.25) for _ in range(300)]
+    losses = torch.stack([output.loss for output in outputs])
+    assert outputs[0].nll is None and outputs[0].eos_nll is None
+    assert len(losses.unique()) > 200
+    standard_error = float(losses.std()) / 300**0.5
+    assert abs(float(losses.mean() - model(codes).loss)) < 4 * standard_error

@@ -1,0 +1,96 @@
+"""model/losses.py and the loss of model/lm.py: the weighted sum that it says, of numbers that no weight touches."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from codeclm.model import SpeechLM
+from codeclm.model.delay_pattern import ABSENT
+from codeclm.model.losses import Weights, cross_entropy
+from codeclm.model.steps import Steps, arrange
+
+from .options import OPTIONS, example
+
+MIXED = ["default", "first", "sets", "delay", "parallel", "flatten", "text", "text seen", "text flat", "text given"]
+
+
+def test_cross_entropy_in_nats_and_z_loss_by_hand():
+    logits = torch.tensor([[0.0, math.log(3)], [1.0, 1.0], [2.0, 5.0]], dtype=torch.float64)
+    targets = torch.tensor([1, 0, ABSENT])
+    nll, penalty = cross_entropy(logits, targets, z_loss=0.1)
+    expected = torch.tensor([math.log(4 / 3), math.log(2), 0.0], dtype=torch.float64)
+    torch.testing.assert_close(nll, expected, rtol=0, atol=1e-12)
+    assert float(penalty) == pytest.approx(0.1 * (math.log(4) ** 2 + (1 + math.log(2)) ** 2), abs=1e-12)
+    assert float(cross_entropy(logits, targets)[1]) == 0
+
+
+def test_cross_entropy_of_half_precision_logits_is_taken_in_float32():
+    logits = torch.tensor([[100.0, 90.0, 80.0]], dtype=torch.bfloat16)
+    nll, _ = cross_entropy(logits, torch.tensor([1]))
+    assert nll.dtype == torch.float32 and float(nll) == pytest.approx(10 + math.log1p(math.exp(-10)), abs=1e-5)
+
+
+def scored(model: SpeechLM, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Squared log-normalisers of the codes [B, K, T], and of the text [B, T], 0 where nothing is scored."""
+    output = model(**inputs, return_logits=True)
+    codes = output.logits.logsumexp(dim=-1).square() * (inputs["codes"] != ABSENT)
+    if output.text_logits is None:
+        return codes, None
+    return codes, output.text_logits.logsumexp(dim=-1).square() * (inputs["text"] != ABSENT)
+
+
+@pytest.mark.parametrize("option", MIXED)
+@torch.no_grad()
+def test_the_loss_is_the_weighted_sum_by_hand_and_the_nll_is_untouched(make_model, option):
+    """Each code has its codebook's weight, EOS that of codebook 0, text its own; z-loss is of all that is scored."""
+    model = make_model(**OPTIONS[option])
+    inputs, ends = example(model), torch.tensor([True, False, True])
+    inputs["codes"][1, :, 4:] = ABSENT
+    if "text" in inputs:
+        inputs["text"][2, 1:3] = ABSENT
+    codebooks = [3.0, 0.5, 0.0]
+    plain = model(**inputs, ends=ends)
+    weighted = model(**inputs, ends=ends, weights=Weights(codebooks, text=0.25))
+    assert torch.equal(plain.nll, weighted.nll) and torch.equal(plain.eos_nll, weighted.eos_nll)
+    of = torch.tensor(codebooks, dtype=torch.float64)
+    total = (plain.nll.sum(dim=(0, 2)) * of).sum() + 3 * plain.eos_nll.sum()
+    count = (inputs["codes"] != ABSENT).sum() + 2
+    if model.predicts_text:
+        assert torch.equal(plain.text_nll, weighted.text_nll)
+        total = total + 0.25 * plain.text_nll.sum()
+        count = count + (inputs["text"] != ABSENT).sum()
+    torch.testing.assert_close(weighted.loss, total / count, rtol=0, atol=1e-12)
+
+    # z-loss without EOS, whose logits are not among those of the frames
+    code_terms, text_terms = scored(model, inputs)
+    without = model(**inputs, weights=Weights(codebooks, text=0.25))
+    penalised = model(**inputs, weights=Weights(codebooks, text=0.25, z_loss=0.01))
+    terms = code_terms.sum() + (0 if text_terms is None else text_terms.sum())
+    torch.testing.assert_close(penalised.loss - without.loss, 0.01 * terms / (count - 2), rtol=0, atol=1e-12)
+    assert torch.equal(penalised.nll, without.nll)
+
+
+@torch.no_grad()
+def test_z_loss_counts_eos_too(make_model):
+    model = make_model()
+    codes = example(model)["codes"]
+    ends = torch.ones(3, dtype=torch.bool)
+    small, large = (model(codes, ends, weights=Weights(z_loss=z)).loss for z in (0.0, 1.0))
+    logits = model.all_logits(*contexts_of(model, codes, ends))[0][:, 0, 6]
+    of_codes, _ = scored(model, {"codes": codes})
+    expected = (of_codes.sum() + logits.logsumexp(dim=-1).square().sum()) / (codes.numel() + 3)
+    torch.testing.assert_close(large - small, expected, rtol=0, atol=1e-12)
+
+
+def contexts_of(model: SpeechLM, codes: Tensor, ends: Tensor) -> tuple[Tensor, Steps]:
+    steps = arrange(model.config, codes, ends)
+    return model.contexts(steps), steps
+
+
+@pytest.mark.parametrize("option", ["default", "first", "parallel"])
+def test_a_wrong_number_of_codebook_weights_is_refused(make_model, option):
+    model = make_model(**OPTIONS[option])
+    with pytest.raises(ValueError, match="2 codebook weights were given for 3 codebooks"):
+        model(**example(model), weights=Weights([1.0, 1.0]))

@@ -1,0 +1,56 @@
+"""train/patterns.py: the comparison trains every pattern under both budgets, and does not repeat what is done."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from codeclm.model.config import DepthConfig, TransformerConfig
+from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, PatternsConfig, TrainConfig
+from codeclm.train.patterns import compare_patterns, table
+
+SHAPE = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ff_dim": 32}
+CONFIG = PatternsConfig(
+    minutes=0.01,
+    generated_frames=3,
+    train=TrainConfig(
+        steps=1,
+        bf16=False,
+        batch=BatchConfig(frames_per_batch=64, max_frames=32, heldout_share=0.2),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        model=ModelConfig(backbone=TransformerConfig(**SHAPE), depth=DepthConfig(**SHAPE)),
+    ),
+)
+
+
+def test_every_pattern_is_measured_under_both_budgets_and_only_once(make_store, make_codec, tmp_path):
+    torch.set_num_threads(1)
+    codec, rng = make_codec(), np.random.default_rng(0)
+    store = make_store(tmp_path / "store", [rng.integers(0, 8, (20, 3)) for _ in range(20)], codec)
+    results = compare_patterns(store, codec, tmp_path / "out", CONFIG)
+    assert [(row.pattern, row.budget) for row in results] == [
+        (pattern, budget) for budget in ("time", "flops") for pattern in CONFIG.patterns
+    ]
+    by = {(row.pattern, row.budget): row for row in results}
+    budget = by["depth", "time"].petaflops
+    assert by["depth", "flops"] == replace(by["depth", "time"], budget="flops")
+    for pattern in CONFIG.patterns:
+        row = by[pattern, "flops"]
+        per_step = row.petaflops / row.steps
+        assert abs(row.petaflops - budget) <= per_step or row.steps == 2  # as many steps as fit
+        assert row.bits_per_second > 0 and row.generated_frames_per_second > 0
+        assert row.interval[0] <= row.bits_per_second <= row.interval[1]
+    assert by["flatten", "flops"].petaflops / by["flatten", "flops"].steps > budget / by["depth", "time"].steps / 4
+    again = compare_patterns(store, codec, tmp_path / "out", CONFIG)
+    assert again == [replace(row, interval=list(row.interval)) for row in results]  # read back, not run again
+    printed = table(results, CONFIG.train)
+    assert all(pattern in printed for pattern in CONFIG.patterns)
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == 8
+
+
+@pytest.mark.parametrize("settings", [{"minutes": 0}, {"patterns": ("depth", "deep")}, {"patterns": ()}])
+def test_a_comparison_without_a_meaning_is_refused(settings):
+    with pytest.raises(ValueError, match="minutes|patterns"):
+        PatternsConfig(**settings)
