@@ -32,6 +32,7 @@ class Request:
     draw_codes: bool = True
     draw_text: bool = False
     text_end: int | None = None  # the token after which a row draws no more text; rows without codes end there
+    num_codes: int | None = None  # codes from here on are never drawn: a model may have more than its codec (CSM has)
 
 
 @dataclass
@@ -79,9 +80,10 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
                 raise ValueError("text was given to a model that has no text stream")
             text[:, columns] = expand(words, batch, 2).to(device)
     model.check_inputs(codes, text, user)
+    wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
     state = State(
-        codes, text, user, torch.zeros(codes.shape, device=device),
-        None if text is None else torch.zeros(text.shape, device=device),
+        codes, text, user, torch.zeros(codes.shape, device=device, dtype=wide),
+        None if text is None else torch.zeros(text.shape, device=device, dtype=wide),
         given, torch.full((batch,), total, device=device),
         [torch.Generator().manual_seed(seed) for seed in seeds], request, frame=given,
     )  # fmt: skip
@@ -114,9 +116,9 @@ def score_window(model: SpeechLM, state: State, window: Window) -> None:
     user = None if state.user is None else state.user[:, :, seen]
     output = model(state.codes[:, :, seen], text=text, user=user)
     kept = slice(window.first, window.stop)
-    state.nll[:, :, kept] = output.nll[:, :, window.first - window.start :].float()
+    state.nll[:, :, kept] = output.nll[:, :, window.first - window.start :]
     if output.text_nll is not None and state.text_nll is not None:
-        state.text_nll[:, kept] = output.text_nll[:, window.first - window.start :].float()
+        state.text_nll[:, kept] = output.text_nll[:, window.first - window.start :]
 
 
 @torch.inference_mode()
@@ -190,7 +192,7 @@ def code(model: SpeechLM, state: State, window: Window, frame: int, k: int, samp
     if frame < max(window.first, state.num_prompt_frames):
         given = state.codes[:, k, frame]
         if window.first <= frame:  # known more of what surrounds it than when the given columns alone were scored
-            logits = state.walk.logits(k).float()
+            logits = state.walk.logits(k).to(state.nll.dtype)
             state.nll[:, k, frame] = F.cross_entropy(logits, given, ignore_index=ABSENT, reduction="none")
         return given
     # a model without an end of its own does not know of one: it goes on, and what is beyond the end is dropped
@@ -199,16 +201,12 @@ def code(model: SpeechLM, state: State, window: Window, frame: int, k: int, samp
         return absent
     logits = state.walk.logits(k)
     noise = exponential_noise(state.generators, model.num_classes)[:, : logits.shape[1]].to(logits.device)
-    if k == 0 and model.config.end == "eos" and not sampling.stop_at_end:
-        choices = logits.clone()
-        choices[:, model.eos] = float("-inf")
-    else:
-        choices = logits
+    choices = allowed(model, logits, k, state.request, sampling)
     drawn = sample(choices, sampling.depth_temperature if k else sampling.temperature, sampling.top_k, noise)
     if beyond:
         return drawn
     drawn = torch.where(frame < state.end, drawn, ABSENT)
-    nll = F.cross_entropy(logits.float(), drawn, ignore_index=ABSENT, reduction="none")
+    nll = F.cross_entropy(logits.to(state.nll.dtype), drawn, ignore_index=ABSENT, reduction="none")
     if k == 0:
         ends = drawn == model.eos
         state.end = torch.where(ends, frame, state.end)
@@ -218,6 +216,19 @@ def code(model: SpeechLM, state: State, window: Window, frame: int, k: int, samp
         is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
         state.end = torch.where(is_zero, frame, state.end)
     return drawn
+
+
+def allowed(model: SpeechLM, logits: Tensor, k: int, request: Request, sampling: SamplingConfig) -> Tensor:
+    """logits [B, C] with -inf where nothing may be drawn: an end that is not wanted, codes that the codec has not."""
+    no_end = k == 0 and model.config.end == "eos" and not sampling.stop_at_end
+    if not no_end and request.num_codes is None:
+        return logits
+    choices = logits.clone()
+    if no_end:
+        choices[:, model.eos] = float("-inf")
+    if request.num_codes is not None:
+        choices[:, request.num_codes : model.codebook_size] = float("-inf")
+    return choices
 
 
 def text_token(model: SpeechLM, state: State, window: Window, column: int, sampling: SamplingConfig) -> Tensor:
@@ -240,7 +251,8 @@ def text_token(model: SpeechLM, state: State, window: Window, column: int, sampl
         token = torch.where(column < state.end, token, ABSENT)
         state.text[:, column] = token
     if logits is not None:
-        state.text_nll[:, column] = F.cross_entropy(logits.float(), token, ignore_index=ABSENT, reduction="none")
+        logits = logits.to(state.nll.dtype)
+        state.text_nll[:, column] = F.cross_entropy(logits, token, ignore_index=ABSENT, reduction="none")
     if request.text_end is not None and not request.draw_codes:
         state.end = torch.where(token == request.text_end, column + 1, state.end)
     return token

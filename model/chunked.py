@@ -1,7 +1,8 @@
 """A sum over many rows whose gradient is taken chunk by chunk, so that only one chunk's activations are ever held.
 
 Exact: each chunk goes forward and straight back, its gradients are added up, and the outer backward passes them on.
-Nothing is computed twice. N rows.
+Nothing is computed twice. A hook on a parameter itself (`register_hook`) sees each chunk's gradient, too; one on what
+is accumulated, as DistributedDataParallel's are, sees the sum once. N rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ class _ChunkedSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # the gradients were taken without a graph of their own
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         context_grad, *sums = ctx.saved_tensors
         scaled = iter([part * grads[0].to(part.dtype) for part in sums])
         passed = [next(scaled) if takes else None for takes in ctx.takes]

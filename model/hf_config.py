@@ -72,10 +72,10 @@ class SpeechLMConfig(PretrainedConfig):
             raise ValueError(f"delays {delays}: no codebook may lag less than codebook 0")
         if self.pattern in ("parallel", "flatten") and any(delays):
             raise ValueError(f"delays {delays}: the pattern '{self.pattern}' has none; give pattern 'delay' or 'depth'")
-        if self.pattern == "flatten" and (self.user_codebooks or not self.bos):
-            raise ValueError("the pattern 'flatten' has neither user_codebooks nor a start without BOS; give 'depth'")
-        if self.pattern == "flatten" and (not self.bos or self.gaps == "bos"):
-            raise ValueError("bos False and gaps 'bos': the pattern 'flatten' has neither; give pattern 'depth'")
+        if self.pattern == "flatten" and (self.user_codebooks or not self.bos or self.gaps == "bos"):
+            raise ValueError(
+                "the pattern 'flatten' has no user_codebooks, no start without BOS and no gaps 'bos'; give 'depth'"
+            )
         for name, legal in (("gaps", ("absent", "bos")), ("end", ("eos", "zeros", "never"))):
             if getattr(self, name) not in legal:
                 raise ValueError(f"{name} '{getattr(self, name)}' is unknown; choose one of {', '.join(legal)}")

@@ -38,7 +38,7 @@ def test_the_recorded_nll_is_what_the_model_gives_the_codes(make_model, prompt, 
     assert codes.shape == (2, 3, frames) and codes.min() >= 0 and codes.max() < 7
     with torch.no_grad():
         expected = model(codes).nll
-    torch.testing.assert_close(state.nll.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(state.nll, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("delays", DELAYS)
@@ -128,8 +128,8 @@ def test_every_pattern_records_the_nll_that_scoring_gives_also_past_its_context(
     for window in windows(14, context_frames):
         with torch.no_grad():
             nll = model(state.codes[:, :, window.start : window.stop]).nll
-        expected[:, :, window.first : window.stop] = nll[:, :, window.first - window.start :].float()
-    torch.testing.assert_close(state.nll, expected, rtol=1e-5, atol=1e-5)
+        expected[:, :, window.first : window.stop] = nll[:, :, window.first - window.start :]
+    torch.testing.assert_close(state.nll, expected, rtol=0, atol=1e-9)
     assert state.codes.min() >= 0 and torch.equal(state.codes[:, :, :5], prompt.expand(2, 3, 5))
 
 
@@ -204,8 +204,8 @@ def test_a_known_text_is_kept_while_speech_is_drawn_beside_it(speaker, prompt):
 def check_scores(model, state: State) -> None:
     """What was recorded while drawing is what the model gives the finished grid."""
     output = model(state.codes, text=state.text)
-    torch.testing.assert_close(state.nll, output.nll.float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(state.text_nll, output.text_nll.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state.nll, output.nll, rtol=0, atol=1e-9)
+    torch.testing.assert_close(state.text_nll, output.text_nll, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,15 @@ def test_text_may_come_before_the_audio_or_after_it(make_model):
 
 
 @torch.no_grad()
+def test_a_tied_text_head_is_the_table_of_the_text_tokens(make_model):
+    model = make_model(text=TextConfig(WORDS, tied=True))
+    assert not hasattr(model, "text_head")
+    context = torch.randn(2, 16, dtype=torch.float64)
+    expected = torch.stack([context @ model.text_embedding.weight[token] for token in range(WORDS)], dim=1)
+    torch.testing.assert_close(model.text_logits(context), expected, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
 def test_another_speaker_is_heard_from_the_next_step_on_and_never_scored(make_model):
     model = make_model(user_codebooks=2)
     inputs = example(model, batch=1)

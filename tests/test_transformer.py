@@ -62,6 +62,8 @@ def test_grouped_queries_equal_repeated_key_value_heads(head_dim):
     width = head_dim or 4
     assert weights["blocks.0.attention.query.weight"].shape == (4 * width, 16)
     assert weights["blocks.0.attention.key.weight"].shape == (2 * width, 16)
+    biases = [name for name in weights if name.startswith("blocks.1") and name.endswith("bias")]
+    assert biases == [f"blocks.1.attention.{part}.bias" for part in ("query", "key", "value")]
     for name, tensor in weights.items():
         if ".key." in name or ".value." in name:
             weights[name] = tensor.unflatten(0, (2, width)).repeat_interleave(2, dim=0).flatten(0, 1)

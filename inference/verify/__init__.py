@@ -1,0 +1,1 @@
+"""Checks that a model scores, generates and trains one and the same distribution: `codeclm verify`."""

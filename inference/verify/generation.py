@@ -1,0 +1,141 @@
+"""Checks of models in use: what generation records, how long sequences are windowed, whether real speech fits.
+
+B rows, K codebooks, U of another speaker (user), T columns (frames).
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from ...model.delay_pattern import ABSENT
+from ...model.lm import SpeechLM
+from ..config import EvaluateConfig, SamplingConfig
+from ..engine import Request, State, generate
+from ..score import score_store
+from ..windows import windows
+from .agreement import CODE_AXES, TEXT_AXES
+from .findings import Finding, NotApplicable, compare, worst
+from .sequences import LAYOUTS
+
+ANY_VALUE = SamplingConfig(temperature=1.0, depth_temperature=1.0, text_temperature=1.0, top_k=0)
+SEEDS = (0, 1)
+SHIFTS = (-2, -1, 1, 2)  # frames
+
+
+# --- generation and scoring ---
+
+
+def check_windows(model: SpeechLM) -> Finding:
+    """What generation records of codes == what scoring gives them, also where the context is full."""
+    before, context = model.config.context_frames, 6 + max(model.config.delays)
+    model.config.context_frames = context
+    try:
+        return worst(generated_and_scored(model, context))
+    finally:
+        model.config.context_frames = before
+
+
+def generated_and_scored(model: SpeechLM, context: int) -> Iterator[Finding]:
+    """What is given is shorter than the context in one case and longer in another."""
+    for layout in LAYOUTS if model.text_size else LAYOUTS[:1]:
+        if layout == "last" and not model.predicts_text:
+            continue  # nothing would be drawn
+        for given, new in ((context - 2, context + 3), (context + 2, 4)):
+            request = make_request(model, layout, given, new)
+            state = list(generate(model, request, SEEDS, ANY_VALUE))[-1]
+            yield worst(recorded_and_scored(model, state), f"layout '{layout}', {given} + {new} frames: ")
+            if layout == "audio" and request.user is None:
+                yield stored_and_scored(model, state)
+
+
+def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
+    """Random columns to start from, and what is to be drawn in each layout."""
+    generator = torch.Generator().manual_seed(given)
+    codes = torch.randint(model.codebook_size, (model.num_codebooks, given), generator=generator)
+    user = text = new_text = None
+    if model.config.user_codebooks:
+        user = torch.randint(model.codebook_size, (model.config.user_codebooks, given + new), generator=generator)
+    if model.text_size:
+        text, new_text = torch.randint(model.text_size, (given + new,), generator=generator).split([given, new])
+    if layout in ("audio", "last"):
+        text = new_text = None
+    elif layout == "first":
+        codes, new_text = torch.full_like(codes, ABSENT), None
+    elif model.predicts_text:
+        new_text = None
+    draws_text = layout == "last" or (layout == "aligned" and model.predicts_text)
+    return Request(new, codes, text, new_text, user, draw_codes=layout != "last", draw_text=draws_text)
+
+
+def recorded_and_scored(model: SpeechLM, state: State) -> Iterator[Finding]:
+    """Window by window, as windows.py has it."""
+    delays, dtype = torch.tensor(model.config.delays, device=model.device), model.dtype
+    for window in windows(state.num_frames, model.config.context_frames):
+        seen, kept = slice(window.start, window.stop), slice(window.first - window.start, None)
+        text, user = (None if x is None else x[..., seen] for x in (state.text, state.user))
+        output = model(state.codes[:, :, seen], text=text, user=user)
+        frames = torch.arange(window.first, window.stop, device=model.device)
+        known = torch.ones(len(delays), len(frames), dtype=torch.bool, device=model.device)
+        if model.config.end != "eos":  # codebook 0 went on beyond the window when the others' last codes were drawn
+            known = frames + delays[:, None] < window.stop
+        assert output.nll is not None
+        nll = output.nll[:, :, kept]
+        recorded = state.nll[:, :, window.first : window.stop].to(dtype)
+        yield compare(recorded, nll, CODE_AXES, f"from {window.first} on, ", known.expand_as(nll))
+        if output.text_nll is not None and state.text_nll is not None:
+            recorded = state.text_nll[:, window.first : window.stop].to(dtype)
+            yield compare(recorded, output.text_nll[:, kept], TEXT_AXES, f"from {window.first} on, text of ")
+
+
+def stored_and_scored(model: SpeechLM, state: State) -> Finding:
+    """The same codes from a token store, as `codeclm evaluate` scores them."""
+    reference = model.config.codec_reference
+    info = CodecInfo(
+        reference.name, reference.fingerprint, reference.sample_rate, reference.hop_length,
+        model.num_codebooks, model.codebook_size,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [codes.T.cpu().numpy() for codes in state.codes]
+        entries = [Utterance(f"{i}", len(row) * reference.hop_length, row) for i, row in enumerate(rows)]
+        commit_store(Path(folder), info, [write_shard(Path(folder), 0, entries, info)])
+        scores = score_store(model, TokenStore(folder), EvaluateConfig(), progress=False)
+    whole = torch.zeros(scores.nll.shape, dtype=torch.float64)
+    for window in windows(state.num_frames, model.config.context_frames):
+        nll = model(state.codes[:, :, window.start : window.stop]).nll[:, :, window.first - window.start :]
+        whole += nll.sum(dim=2).double().cpu()
+    per_frame = np.asarray(scores.nll) / state.num_frames
+    return compare(torch.from_numpy(per_frame), whole / state.num_frames, ("row", "codebook"), "nats/frame of ")
+
+
+# --- real speech ---
+
+
+def check_shifts(model: SpeechLM, codes: Tensor) -> Finding:
+    """Codebooks 1.. of real speech [K, T], some frames early or late against codebook 0, cost more than in place."""
+    if model.num_codebooks == 1:
+        raise NotApplicable("the model has one codebook")
+    codes = codes[:, : model.config.context_frames].to(model.device)
+    margin, num_frames = max(SHIFTS), codes.shape[1]
+
+    def bits(shift: int) -> float:
+        """Per frame; the same frames of codebook 0 every time."""
+        coarse = codes[:1, margin : num_frames - margin]
+        fine = codes[1:, margin - shift : num_frames - margin - shift]
+        nll = model(torch.cat([coarse, fine])[None]).nll
+        return float(nll.sum()) / nll.shape[2] / math.log(2)
+
+    own, raw = bits(0), model.num_codebooks * math.log2(model.codebook_size)
+    if not own < raw:
+        raise NotApplicable(f"the model is not trained: speech costs {own:.1f} bits a frame, raw codes {raw:.1f}")
+    shifted = {shift: bits(shift) for shift in SHIFTS}
+    nearest = min(SHIFTS, key=lambda shift: shifted[shift])
+    costs = f"{shifted[nearest] / own - 1:+.1%} bits a frame when codebooks 1.. are {nearest:+d} frames off"
+    if shifted[nearest] > own:
+        return Finding(note=f"{own:.1f} bits a frame in place, at least {costs}")
+    return Finding(problem=f"{costs}, against {own:.1f} in place")

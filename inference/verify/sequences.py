@@ -1,0 +1,238 @@
+"""What the checks run on: rows of random codes, text and another speaker, and a walk through them step by step.
+
+B rows, K codebooks, U of another speaker (user), T columns (frames), S steps, V codebook size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...model.delay_pattern import ABSENT, delay, undelay
+from ...model.lm import SpeechLM
+from ...model.stepping import TEXT, Walk
+
+LAYOUTS = ("audio", "first", "last", "aligned")  # no text, text before the audio, after it, beside it
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sequences of different lengths, padded; some end with EOS."""
+
+    layout: str
+    codes: Tensor  # [B, K, T]
+    ends: Tensor  # [B] bool
+    lengths: tuple[int, ...]  # columns of each row
+    text: Tensor | None = None  # [B, T]
+    user: Tensor | None = None  # [B, U, T]
+
+    def row(self, i: int) -> "Rows":
+        """One row alone, without its padding."""
+        cut = self.lengths[i]
+        text = None if self.text is None else self.text[i : i + 1, :cut]
+        user = None if self.user is None else self.user[i : i + 1, :, :cut]
+        return Rows(self.layout, self.codes[i : i + 1, :, :cut], self.ends[i : i + 1], (cut,), text, user)
+
+    def repeat(self, count: int) -> "Rows":
+        """One row, `count` times, to be changed in places."""
+        return replace(
+            self,
+            codes=self.codes.repeat(count, 1, 1),
+            ends=self.ends.repeat(count),
+            lengths=self.lengths * count,
+            text=None if self.text is None else self.text.repeat(count, 1),
+            user=None if self.user is None else self.user.repeat(count, 1, 1),
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """For `SpeechLM.forward`."""
+        return {"codes": self.codes, "ends": self.ends, "text": self.text, "user": self.user}
+
+    def has_end(self, model: SpeechLM) -> Tensor:
+        """[B] bool, rows in which EOS is expected."""
+        return self.ends & (self.codes[:, 0] != ABSENT).any(dim=1) & (model.config.end == "eos")
+
+    def scored_codes(self, model: SpeechLM) -> Tensor:
+        """[B, K, T] bool, the codes that must be scored: all that are present, but for a given first step."""
+        present = self.codes != ABSENT
+        if not model.config.bos:
+            lags = torch.tensor(model.config.delays, device=present.device)
+            present[:, :, 0] &= lags > 0
+        return present
+
+    def scored_text(self, model: SpeechLM) -> Tensor:
+        """[B, T] bool."""
+        if self.text is None or not model.predicts_text:
+            return torch.zeros_like(self.codes[:, 0], dtype=torch.bool)
+        present = self.text != ABSENT
+        present[:, 0] &= model.config.bos
+        return present
+
+    def num_scored(self, model: SpeechLM) -> int:
+        """Codes, EOS and text tokens."""
+        parts = self.scored_codes(model), self.has_end(model), self.scored_text(model)
+        return int(sum(part.sum() for part in parts))
+
+
+def rows_of(model: SpeechLM) -> list[Rows]:
+    """Rows in every layout that the model takes."""
+    return [make_rows(model, layout) for layout in (LAYOUTS if model.text_size else LAYOUTS[:1])]
+
+
+def fullest_rows(model: SpeechLM) -> Rows:
+    """Rows in which every stream of the model is present."""
+    return make_rows(model, "aligned" if model.text_size else "audio")
+
+
+def make_rows(model: SpeechLM, layout: str = "audio") -> Rows:
+    """Random rows, long enough for every delay; always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    longest = 5 + max(model.config.delays)
+    lengths = (longest, longest - 2, 2, 1)
+
+    def draw(size: int, *shape: int) -> Tensor:
+        return torch.randint(size, (len(lengths), *shape, longest), generator=generator)
+
+    codes, text, user = draw(model.codebook_size, model.num_codebooks), None, None
+    if model.config.user_codebooks:
+        user = draw(model.codebook_size, model.config.user_codebooks)
+    if layout != "audio":
+        text = draw(model.text_size)
+    for row, length in enumerate(lengths):
+        boundary = (length + 1) // 2
+        if layout == "first":
+            codes[row, :, :boundary] = ABSENT
+        elif layout == "last":
+            codes[row, :, boundary:] = ABSENT
+        codes[row, :, length:] = ABSENT
+        if text is not None:
+            part = {"first": slice(boundary, None), "last": slice(0, boundary), "aligned": slice(length, None)}[layout]
+            text[row, part] = ABSENT
+            text[row, length:] = ABSENT
+        if user is not None:
+            user[row, :, length:] = ABSENT
+    ends = torch.tensor([True, False, True, True])
+    device = model.device
+    return Rows(
+        layout, codes.to(device), ends.to(device), lengths,
+        None if text is None else text.to(device), None if user is None else user.to(device),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Nats:
+    """What each token of some rows cost."""
+
+    codes: Tensor  # [B, K, T]
+    end: Tensor  # [B]
+    text: Tensor  # [B, T]
+
+
+def score_whole(model: SpeechLM, rows: Rows) -> Nats:
+    """The whole sequence at once."""
+    output = model(**rows.arguments())
+    assert output.nll is not None and output.eos_nll is not None
+    text = torch.zeros_like(output.nll[:, 0]) if output.text_nll is None else output.text_nll
+    return Nats(output.nll, output.eos_nll, text)
+
+
+# --- step by step ---
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What was found step by step, and at which places it was looked at (those of prefilled steps are not)."""
+
+    nats: Nats
+    codes_seen: Tensor  # [K, T] bool
+    text_seen: Tensor  # [T] bool
+    end_seen: Tensor  # [B] bool
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Rows as steps. Laid out here once more, on purpose: an error of the model's own layout must not be shared."""
+
+    codes: Tensor  # [B, K, S], EOS among codebook 0's
+    text: Tensor | None  # [B, S]
+    user: Tensor | None  # [B, U, S]
+
+
+def lay_out(model: SpeechLM, rows: Rows) -> Laid:
+    """With a step more than the delays need: for EOS."""
+    delays, columns = model.config.delays, rows.codes.shape[2]
+    num_steps = columns + max(delays) + 1
+    codes = F.pad(delay(rows.codes, delays), (0, 1), value=ABSENT)
+    for row in rows.has_end(model).nonzero().flatten().tolist():
+        last = int((rows.codes[row, 0] != ABSENT).nonzero().max())
+        codes[row, 0, last + 1 + delays[0]] = model.eos
+    text = None if rows.text is None else F.pad(rows.text, (0, num_steps - columns), value=ABSENT)
+    user = None
+    if rows.user is not None:
+        user = delay(rows.user, delays[: rows.user.shape[1]])
+        user = F.pad(user, (0, num_steps - user.shape[2]), value=ABSENT)
+    return Laid(codes, text, user)
+
+
+def walk_through(model: SpeechLM, rows: Rows, prefilled: Mapping[int, int] | None = None) -> Walked:
+    """Score rows as they are generated: one step after the other, with caches.
+
+    prefilled: start -> stop of steps that are given in one piece. A model without BOS is always given its first.
+    """
+    pieces = dict(prefilled or {})
+    if not model.config.bos:
+        pieces.setdefault(0, 1)
+    laid = lay_out(model, rows)
+    batch, num_codebooks, num_steps = laid.codes.shape
+    walk = Walk(model, batch, num_steps)
+    nll = torch.zeros(laid.codes.shape, dtype=model.dtype, device=model.device)
+    text_nll, seen = torch.zeros_like(nll[:, 0]), torch.ones(num_steps, dtype=torch.bool, device=model.device)
+    s = 0
+    while s < num_steps:
+        if s in pieces:
+            prefill(walk, laid, slice(s, pieces[s]))
+            seen[s : pieces[s]] = False
+            s = pieces[s]
+        else:
+            nll[:, :, s], text_nll[:, s] = walk_step(walk, laid, s)
+            s += 1
+    is_end = laid.codes == model.eos
+    is_end[:, 1:] = False
+    delays, columns = model.config.delays, rows.codes.shape[2]
+    return Walked(
+        Nats(
+            undelay(nll.masked_fill(is_end, 0.0)[:, :, :-1], delays),
+            (nll * is_end).sum(dim=(1, 2)),
+            text_nll[:, :columns],
+        ),
+        undelay(seen[None, None, :-1].expand(1, num_codebooks, -1), delays)[0],
+        seen[:columns],
+        ~(is_end[:, 0] & ~seen).any(dim=1),
+    )
+
+
+def prefill(walk: Walk, laid: Laid, piece: slice) -> None:
+    codes = laid.codes[:, :, piece]
+    text, user = (None if x is None else x[..., piece] for x in (laid.text, laid.user))
+    walk.prefill(codes.masked_fill(codes == walk.model.eos, ABSENT), text, user)
+
+
+def walk_step(walk: Walk, laid: Laid, s: int) -> tuple[Tensor, Tensor]:
+    """-> nats of the codes [B, K] and of the text [B]."""
+    model, codes = walk.model, laid.codes[:, :, s]
+    nll = torch.zeros(codes.shape, dtype=model.dtype, device=model.device)
+    text_nll = torch.zeros_like(nll[:, 0])
+    walk.open()
+    if model.text_size:
+        token = torch.full_like(codes[:, 0], ABSENT) if laid.text is None else laid.text[:, s]
+        if model.predicts_text:
+            text_nll = F.cross_entropy(walk.logits(TEXT), token, ignore_index=ABSENT, reduction="none")
+        walk.put(TEXT, token)
+    for k in range(model.num_codebooks):
+        nll[:, k] = F.cross_entropy(walk.logits(k), codes[:, k], ignore_index=ABSENT, reduction="none")
+        walk.put(k, codes[:, k])
+    walk.close(None if laid.user is None else laid.user[:, :, s])
+    return nll, text_nll
