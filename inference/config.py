@@ -33,6 +33,7 @@ class EvaluateConfig:
     scope: str = "all"  # which codebooks count in bits/s: all, coarse (codebook 0) or fine (the others)
     bootstrap_samples: int = 1000
     seed: int = 0  # of the bootstrap, and of continuations
+    bf16: bool = False  # matrix products in bfloat16; log-probabilities stay in float32
     limit: int = 0  # score only the first so many utterances (by hash of the name); 0: all
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class LikelihoodReport:
     definition: str
     scope: str  # which codebooks bits/s and bits/frame count: all, coarse (codebook 0) or fine (the others)
     context: str
+    precision: str  # of matrix products
     model: Likelihood
     unigram: Likelihood
     bigram: Likelihood
@@ -93,7 +95,7 @@ class LikelihoodReport:
             f"EOS: {self.eos_nats:.2f} nats per utterance, not counted above",
             *([f"text: {self.text_nats:.3f} nats per token, {self.num_tokens} tokens"] if self.num_tokens else []),
             f"definition: {self.definition}; scope: {self.scope}",
-            f"context: {self.context}; baselines counted on {self.baselines_from}",
+            f"context: {self.context}; {self.precision}; baselines counted on {self.baselines_from}",
         ]
         return "\n".join(lines)
 
@@ -134,7 +136,8 @@ def score_store(
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
     with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
         for batch in _batches(grids, chosen, config.frames_per_batch, context_frames(model, config)):
-            output, text = score_batch(model, grids, batch)
+            with torch.autocast(model.device.type, torch.bfloat16) if config.bf16 else nullcontext():
+                output, text = score_batch(model, grids, batch)
             assert output.nll is not None and output.eos_nll is not None
             for row, (i, window) in enumerate(batch):
                 new = slice(window.first - window.start, window.stop - window.start)
@@ -230,6 +233,7 @@ def evaluate(
     return LikelihoodReport(
         definition=DEFINITION,
         scope=config.scope,
+        precision="bfloat16" if config.bf16 else str(model.dtype).removeprefix("torch."),
         context=describe(context_frames(model, config), rate),
         model=likelihood(scores.nll, scores.num_frames, rate, config),
         unigram=likelihood(unigram, scores.num_frames, rate, config),

@@ -76,6 +76,26 @@ def test_a_long_utterance_is_scored_in_windows_that_are_given_half_of_the_one_be
     assert abs(scores.nll[4] - whole.nll[4]).max() > 1e-3 and np.allclose(scores.nll[0], whole.nll[0], atol=1e-9)
 
 
+def test_scopes_count_the_coarsest_codebook_or_the_others_and_sum_to_all(model, store):
+    whole, coarse, fine = (
+        evaluate(model, store, "0" * 64, config=EvaluateConfig(scope=scope)) for scope in ("all", "coarse", "fine")
+    )
+    for row in ("model", "bigram", "unigram"):
+        parts = [getattr(report, row).bits_per_second for report in (coarse, fine)]
+        assert sum(parts) == pytest.approx(getattr(whole, row).bits_per_second)
+    assert coarse.model.bits_per_second == pytest.approx(whole.model.coarse_bits_per_second)
+    assert coarse.raw_bits_per_second * 2 == fine.raw_bits_per_second and coarse.scope == "coarse"
+    assert coarse.model.perplexity == fine.model.perplexity == whole.model.perplexity
+
+
+def test_bfloat16_scores_nearly_the_same_and_says_so(make_model, codec, store):
+    model = make_model((0, 1, 1), codec=codec, dtype=torch.float32)
+    exact, rough = (evaluate(model, store, "0" * 64, config=EvaluateConfig(bf16=bf16)) for bf16 in (False, True))
+    assert (exact.precision, rough.precision) == ("float32", "bfloat16")
+    assert rough.model.bits_per_second != exact.model.bits_per_second
+    assert rough.model.bits_per_second == pytest.approx(exact.model.bits_per_second, rel=0.01)
+
+
 def test_bits_per_second_is_the_formula_by_hand():
     nll, frames = np.array([[6.0, 3.0], [2.0, 1.0]]), np.array([3, 1])
     result = likelihood(nll, frames, 25.0, EvaluateConfig())

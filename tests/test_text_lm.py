@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,8 @@ from codeclm.model import SpeechLM
 from codeclm.model.config import DepthConfig
 from codeclm.model.convert.text_lm import from_text_lm, grow, read_text_lm
 from codeclm.train.cli import main
+from codeclm.train.config import BatchConfig, ModelConfig, TextOptions, TrainConfig
+from codeclm.train.loop import new_model, new_tokenizer, train
 
 from .checkpoints import edit, saved
 
@@ -161,3 +164,28 @@ def test_the_command_grows_a_model_that_loads(tmp_path, capsys):
             main(["convert", "text", str(tmp_path / "lm"), str(tmp_path / "other"), *wrong])
         assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "other").exists()
+
+
+def test_training_can_start_from_a_text_model(make_store, make_codec, tmp_path):
+    text_model(FAMILIES["llama"], tmp_path / "lm")
+    codec, rng = make_codec(), np.random.default_rng(0)
+    store = make_store(tmp_path / "store", [rng.integers(0, 8, (20, 3)) for _ in range(12)], codec)
+    config = TrainConfig(
+        steps=3, bf16=False, batch=BatchConfig(frames_per_batch=64, max_frames=32, heldout_share=0.2),
+        model=ModelConfig(depth=SPEECH["depth"]),
+    )  # fmt: skip
+    model = new_model(store, config, init_from=tmp_path / "lm")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    assert torch.equal(model.backbone.blocks[1].up.weight, theirs.model.layers[1].mlp.up_proj.weight)
+    train(model, codec, store, tmp_path / "run", config)
+    assert not torch.equal(model.backbone.blocks[1].up.weight, theirs.model.layers[1].mlp.up_proj.weight)
+    assert load(tmp_path / "run").generate(None, 0.05).codes.shape == (3, 5)
+
+
+def test_a_text_model_and_a_tokenizer_of_our_own_exclude_each_other(make_store, make_codec, tmp_path):
+    text_model(FAMILIES["llama"], tmp_path / "lm")
+    codes = np.zeros((20, 3), np.int64)
+    store = make_store(tmp_path / "store", [codes] * 3, make_codec(), texts=["one two", "three", "four"])
+    config = TrainConfig(model=ModelConfig(text=TextOptions("first", 280)))
+    with pytest.raises(ValueError, match="text tokens of its own"):
+        new_model(store, config, new_tokenizer(store, config), tmp_path / "lm")

@@ -28,6 +28,9 @@ def train(
     data: Positional[Data],
     out: Run,
     codec: CodecName = "spectral",
+    init_from: Annotated[
+        Path | None, arg(metavar="TEXT_MODEL", help="a Llama or Qwen text model (folder or .gguf): its backbone")
+    ] = None,
     config: Annotated[TrainConfig, Options] = TrainConfig(),
 ) -> None:
     """Train a new speech LM on DATA (a token store, or audio) into the run folder --out; resumes what is there."""
@@ -40,7 +43,7 @@ def train(
     store = open_or_prepare(data, out / "tokens", coder, PIECES)
     store.require_codec(coder.fingerprint, coder.name)
     tokenizer = new_tokenizer(store, config)
-    best = run(new_model(store, config, tokenizer), coder, store, out, config, tokenizer)
+    best = run(new_model(store, config, tokenizer, init_from), coder, store, out, config, tokenizer)
     print(f"{best}: the best weights on the held-out utterances")
 
 

@@ -28,6 +28,7 @@ from ..inference.loading import FOREIGN_KEYS, save_model
 from ..inference.score import score_store
 from ..model.codecs import Codec
 from ..model.config import CodecReference, DepthConfig, TextConfig, nested
+from ..model.convert.text_lm import from_text_lm
 from ..model.delay_pattern import ABSENT
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
@@ -47,26 +48,33 @@ def new_tokenizer(store: TokenStore, config: TrainConfig) -> TextTokenizer | Non
     return TextTokenizer.train((store.text(i) or "" for i in training), config.model.text.vocab_size)
 
 
-def new_model(store: TokenStore, config: TrainConfig, tokenizer: TextTokenizer | None = None) -> SpeechLM:
-    """A SpeechLM with random weights (config.seed) for the codes of a store, and for text with a tokenizer."""
+def new_model(
+    store: TokenStore, config: TrainConfig, tokenizer: TextTokenizer | None = None, init_from: Path | None = None
+) -> SpeechLM:
+    """A SpeechLM with random weights (config.seed) for the codes of a store, and for text with a tokenizer.
+
+    init_from: a Llama- or Qwen-family text model (a transformers folder, or a .gguf file) that becomes the backbone.
+    """
     torch.manual_seed(config.seed)
     codec, (backbone, depth) = store.codec, config.model.parts
-    if config.model.text.layout == "aligned":  # else a frame's codes would not see the text of that very frame
+    layout = config.model.text.layout
+    if layout == "aligned":  # else a frame's codes would not see the text of that very frame
         depth = replace(nested(DepthConfig, depth, "depth"), first_codebook="depth", sees_text=True)
-    return SpeechLM(
-        SpeechLMConfig(
-            num_codebooks=codec.num_codebooks,
-            codebook_size=codec.codebook_size,
-            backbone=backbone,
-            depth=depth,
-            delays=list(config.model.delays) or None,
-            pattern=config.model.pattern,
-            context_frames=config.batch.max_frames,
-            text=tokenizer
-            and TextConfig(tokenizer.vocab_size, layout=config.model.text.layout, tokenizer=tokenizer.fingerprint),
-            codec=CodecReference(codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length),
-        )
-    )
+    settings: dict[str, Any] = {
+        "num_codebooks": codec.num_codebooks,
+        "codebook_size": codec.codebook_size,
+        "depth": depth,
+        "delays": list(config.model.delays) or None,
+        "pattern": config.model.pattern,
+        "context_frames": config.batch.max_frames,
+        "codec": CodecReference(codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length),
+    }
+    if init_from is not None:
+        if tokenizer is not None:
+            raise ValueError("a text model brings text tokens of its own: leave --model.text.layout out")
+        return from_text_lm(init_from, **settings)
+    text = tokenizer and TextConfig(tokenizer.vocab_size, layout=layout, tokenizer=tokenizer.fingerprint)
+    return SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
 
 
 class Trainer:
