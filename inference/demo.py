@@ -9,9 +9,10 @@ from pathlib import Path
 from ..data.audio import save_wav
 from .evaluate.measures import measure_speech
 from .generator import Generation, SpeechGenerator
+from .likelihood import DEFINITION
 from .loading import EMBEDDED_MODEL, load, model_folder
 from .report import GenerationPlot, plot_generations
-from .score import DEFINITION, checkpoint_hash
+from .score import checkpoint_hash
 
 PROMPT = EMBEDDED_MODEL / "prompt.flac"
 

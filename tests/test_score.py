@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from codeclm.inference import EvaluateConfig
-from codeclm.inference.score import DEFINITION, checkpoint_hash, choose, evaluate, likelihood, score_store
+from codeclm.inference.likelihood import DEFINITION, likelihood
+from codeclm.inference.score import checkpoint_hash, choose, evaluate, score_store
 
 LENGTHS = [5, 12, 1, 7, 30, 7, 3, 19]
 

@@ -119,7 +119,7 @@ class PatternsConfig:
     train: TrainConfig = TrainConfig(
         steps=1,
         model=ModelConfig(preset="tiny"),
-        batch=BatchConfig(frames_per_batch=2048, max_frames=256),
+        batch=BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1),
         optimizer=OptimizerConfig(warmup_steps=50),
     )
 

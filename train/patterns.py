@@ -16,8 +16,9 @@ from ..data.dataset import split_heldout
 from ..data.shards import TokenStore, atomic_file
 from ..inference.config import EvaluateConfig, SamplingConfig
 from ..inference.engine import Request, generate
+from ..inference.likelihood import likelihood
 from ..inference.loading import load_speech_lm
-from ..inference.score import likelihood, score_store
+from ..inference.score import score_store
 from ..model.codecs import Codec
 from ..model.cost import forward_flops_per_frame
 from ..model.lm import SpeechLM
