@@ -18,7 +18,7 @@ from .config import EvaluateConfig, SamplingConfig
 
 Options = arg(name="")  # the fields of a config become flags without a prefix
 Model = Annotated[str, arg(help="a model folder or a training run; 'default' is the embedded model")]
-CodecName = Annotated[str, arg(help="a folder that holds a codec; 'spectral' is the embedded one")]
+CodecName = Annotated[str, arg(help="spectral (embedded), mulaw, mdct, encodec, mimi, dac, a folder, or a hub id")]
 Audio = Annotated[Path, arg(metavar="AUDIO", help="an audio file, or a folder of them")]
 AudioFile = Annotated[Path, arg(metavar="AUDIO", help="an audio file")]
 Data = Annotated[Path, arg(metavar="DATA", help="a token store, an audio file, or a folder of them")]
@@ -200,21 +200,33 @@ def codec_decompress(
 
 def codec_report(
     audio: Positional[Audio],
-    codec: CodecName = "spectral",
+    codec: Annotated[
+        tuple[str, ...], arg(metavar="CODEC ...", help="names of codecs, or folders that hold one; each is a row")
+    ] = ("spectral",),
     limit: Annotated[int, arg(help="measure only so many of the files, spread evenly; 0: all")] = 0,
     asr: Annotated[bool, arg(help="compare whisper-base transcripts (extra 'eval')")] = False,
+    anchors: Annotated[bool, arg(help="also classical codecs at the nearest rates, by the installed ffmpeg")] = True,
     json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here")] = None,
+    html_file: Annotated[
+        Path | None, arg(name="html", metavar="FILE", help="also write a page with players and spectrograms")
+    ] = None,
 ) -> None:
-    """Measure what a codec does to the speech in AUDIO: PESQ, STOI, log-mel distance, word errors, codebook use."""
+    """Measure what codecs do to the speech in AUDIO: quality, word errors, codebook use, speed and memory."""
     from ..data.audio import find_audio
     from ..model.codecs import load_codec
     from .evaluate.codec_report import codec_report as run
+    from .evaluate.codec_table import notes, table
 
-    check_writable(json_file)
+    check_writable(json_file, html_file)
     files = find_audio(audio)
-    report = run(_spread(files, limit) if limit else files, load_codec(codec), asr)
-    _write_json(json_file, report.to_dict())
-    print(report.table())
+    chosen = _spread(files, limit) if limit else files
+    report = run(chosen, {name: load_codec(name) for name in codec}, asr, anchors, num_samples=3 if html_file else 0)
+    _write_json(json_file, report.to_dict() | {"notes": notes(report)})
+    if html_file is not None:
+        from .evaluate.codec_page import page
+
+        _write(html_file, page(report, f"Codecs on {audio}").encode())
+    print(table(report))
 
 
 def demo(out: Path = Path("runs/demo"), duration: float = 8.0, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
@@ -255,8 +267,12 @@ def _spread(files: list[Path], count: int) -> list[Path]:
 
 def _write_json(path: Path | None, values: dict) -> None:
     if path is not None:
-        from ..data.shards import atomic_file
+        _write(path, json.dumps(values, indent=2).encode() + b"\n")
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(json.dumps(values, indent=2).encode() + b"\n")
+
+def _write(path: Path, content: bytes) -> None:
+    from ..data.shards import atomic_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(content)

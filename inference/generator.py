@@ -4,7 +4,7 @@ K codebooks, T frames, S samples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,7 @@ class SpeechGenerator:
     def _run(
         self, request: Request, seeds: Sequence[int], sampling: SamplingConfig, progress: bool
     ) -> list[Generation]:
+        request = replace(request, num_codes=self.codec.codebook_size)
         states = generate(self.model, request, seeds, sampling)
         if progress:
             states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")

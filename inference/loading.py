@@ -83,7 +83,9 @@ def read_config(path: Path) -> SpeechLMConfig:
 
 def load_model_codec(folder: Path, model: SpeechLM) -> Codec:
     """The codec in FOLDER/codec, else the embedded one; refused if the model was not trained on it."""
-    codec = load_codec(folder / "codec") if (folder / "codec").is_dir() else load_codec()
+    has_own = (folder / "codec").is_dir()
+    # a codec may have more codebooks than its model uses: Moshi's has 32, of which it uses 8
+    codec = load_codec(folder / "codec", model.num_codebooks) if has_own else load_codec()
     check_codec(model, codec, str(folder))
     return codec
 

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .evaluate.measures import hz_to_mel, log_mel
+from .spectrogram import draw_spectrogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HZ_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)
-RANGE_DB = 70  # of the spectrogram's colours, from the loudest point down
 PROMPT_COLOUR, CONTINUATION_COLOUR = "#565e6b", "#c2410c"
 STYLE: dict = {
     "font.size": 11,
@@ -90,24 +88,8 @@ def plot_generations(generations: Sequence[GenerationPlot], path: Path) -> None:
 
 
 def _draw_spectrogram(axes: "Axes", item: GenerationPlot) -> None:
-    window = 2 ** round(np.log2(0.05 * item.sample_rate))  # long enough to show the harmonics of a voice
-    mel = 20 * log_mel(item.audio, item.sample_rate, window=window, hop=window // 8, bands=128)  # dB
-    duration, top = len(item.audio) / item.sample_rate, float(hz_to_mel(item.sample_rate / 2))
-    axes.imshow(
-        mel,
-        origin="lower",
-        aspect="auto",
-        extent=(0, duration, 0, top),
-        cmap="magma",
-        vmin=mel.max() - RANGE_DB,
-        vmax=mel.max(),
-        interpolation="bilinear",
-    )
-    ticks = [hz for hz in HZ_TICKS if hz <= item.sample_rate / 2]
-    axes.set_yticks(
-        [float(hz_to_mel(hz)) for hz in ticks], [f"{hz // 1000} k" if hz >= 1000 else str(hz) for hz in ticks]
-    )
-    axes.set_ylabel("Frequency (Hz)")
+    draw_spectrogram(axes, item.audio, item.sample_rate)
+    duration = len(item.audio) / item.sample_rate
     axes.set_title(item.title, loc="left", pad=24, fontweight="bold")
     axes.tick_params(labelbottom=False, bottom=False)
     if 0 < item.prompt_s < duration:

@@ -1,71 +1,93 @@
-"""The codec report on a tiny codec with random weights."""
+"""The codec report on tiny codecs: the numbers, the table, and what is left out by name."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from codeclm.data.audio import save_wav
 from codeclm.inference.evaluate import codec_report as module
-from codeclm.inference.evaluate.codec_report import codebook_use, codec_report
-from codeclm.model.codecs import SpectralCodec, SpectralConfig
+from codeclm.inference.evaluate.codec_report import CodecReport, codebook_use, codec_report
+from codeclm.inference.evaluate.codec_table import NEEDS_EXTRA, table
+from codeclm.model.codecs import Codec, load_codec
 
 RATE = 16_000
 
 
-@pytest.fixture
-def codec() -> SpectralCodec:
-    torch.manual_seed(0)
-    config = SpectralConfig(
-        encoder_dim=16,
-        dim=16,
-        encoder_layers=1,
-        latent_layers=1,
-        bottleneck_layers=1,
-        decoder_layers=1,
-        num_codebooks=3,
-        codebook_size=32,
-    )
-    return SpectralCodec(config).eval()
+@pytest.fixture(scope="module")
+def codecs(make_codec) -> dict[str, Codec]:
+    return {"tiny": make_codec(), "mulaw": load_codec("mulaw")}
 
 
-@pytest.fixture
-def clips(tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
-    time = np.arange(2 * RATE) / RATE
+    time = np.arange(RATE) / RATE
     paths = []
     for index, pitch in enumerate((110, 190)):
         signal = 0.3 * np.sign(np.sin(2 * np.pi * pitch * time + 3 * np.sin(6 * time))) * (np.sin(18 * time) > -0.3)
-        paths.append(tmp_path / f"clip{index}.wav")
+        paths.append(tmp_path_factory.mktemp("clips") / f"clip{index}.wav")
         save_wav(paths[-1], signal, RATE)
     return paths
 
 
-def test_every_clip_is_measured_and_a_broken_one_is_named(clips: list[Path], codec: SpectralCodec, tmp_path: Path):
-    (tmp_path / "broken.wav").write_bytes(b"not audio")
-    report = codec_report([*clips, tmp_path / "broken.wav"], codec)
+@pytest.fixture(scope="module")
+def report(clips: list[Path], codecs: dict[str, Codec]) -> CodecReport:
+    broken, silent = (clips[0].with_name(name) for name in ("broken.wav", "silent.wav"))
+    broken.write_bytes(b"not audio")
+    save_wav(silent, np.zeros(RATE), RATE)
+    return codec_report([clips[0], broken, silent, clips[1]], codecs, anchors=False)
+
+
+def test_every_clip_is_measured_for_every_codec_and_unusable_ones_are_named(report: CodecReport):
     assert [clip.name for clip in report.clips] == ["clip0.wav", "clip1.wav"]
-    assert len(report.skipped) == 1 and "broken.wav" in report.skipped[0]
-    assert report.num_frames == 2 * codec.num_frames(2 * RATE)
-    values = [clip.measures.log_mel_distance for clip in report.clips]
-    assert report.mean.log_mel_distance == pytest.approx(np.mean(values)) and min(values) > 0
-    assert np.isnan(report.mean.word_error_rate)
-    table = report.table()
-    assert "375 bits/s, 25 frames/s, 3 codebooks of 32" in table
-    assert "clip1.wav" in table and "skipped" in table and "WER" not in table
+    assert [row.codec for row in report.rows] == ["tiny", "mulaw"]
+    assert len(report.skipped) == 2 and "broken.wav" in report.skipped[0] and "silent.wav" in report.skipped[1]
+    for row in report.rows:
+        values = [clip.log_mel_distance for clip in row.measures]
+        assert row.mean.log_mel_distance == pytest.approx(np.mean(values)) and len(values) == 2
+        assert np.isnan(row.mean.word_error_rate)
 
 
-def test_the_report_is_valid_json_though_some_measures_are_not_defined(clips: list[Path], codec: SpectralCodec):
-    report = json.loads(json.dumps(codec_report(clips, codec).to_dict(), allow_nan=False))
-    assert report["mean"]["word_error_rate"] is None
-    assert report["clips"][0]["measures"]["stoi"] < 1
+def test_the_codec_that_keeps_more_is_rated_higher_and_pays_in_bits(report: CodecReport):
+    tiny, mulaw = report.codecs
+    assert (tiny.bitrate, tiny.frame_rate, tiny.num_frames) == (900, 100, 200)
+    assert (mulaw.bitrate, mulaw.frame_rate, mulaw.num_frames) == (64_000, 8_000, 16_000)
+    assert mulaw.mean.si_sdr_db > 5 > tiny.mean.si_sdr_db
+    assert mulaw.mean.stoi > 0.9 > tiny.mean.stoi
+    assert mulaw.mean.pesq_wb < 4.3  # the half of the spectrum that 8 kHz cannot hold counts as lost
+    assert [len(row.codebooks) for row in report.codecs] == [3, 1]
+
+
+def test_speed_and_memory_are_measured_and_how_is_said(report: CodecReport):
+    for row in report.codecs:
+        assert row.cost.encode_speed > 0 and row.cost.decode_speed > 0
+        assert row.cost.peak_memory_mb >= 0 or not Path("/proc/self/clear_refs").exists()
+    text = table(report)
+    assert "wall clock, one thread of torch" in text and "resident memory (RSS)" in text
+
+
+def test_the_table_has_a_line_for_each_codec_and_codebook(report: CodecReport):
+    lines = table(report).splitlines()
+    assert lines[0].split()[:5] == ["codec", "bits/s", "frames/s", "codes", "Hz"] and "WER" not in lines[0]
+    assert lines[1].split()[:7] == ["tiny", "900", "100", "3", "x", "8", "8000"]
+    assert lines[2].split()[:7] == ["mulaw", "64000", "8000", "1", "x", "256", "8000"]
+    assert [line.split()[0] for line in lines[5:8]] == ["0", "1", "2"]
+    assert "Means over 2 clips, 2.0 s." in lines and lines[-1].startswith("skipped")
+
+
+def test_the_report_is_valid_json_though_some_measures_are_not_defined(report: CodecReport):
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values["codecs"][0]["mean"]["word_error_rate"] is None
+    assert values["codecs"][0]["measures"][0]["stoi"] < 1
+    assert len(values["clips"]) == 2 and "samples" not in values
 
 
 class Typist:
-    """Stands in for the recogniser: the first and the second transcript of each clip."""
+    """Stands in for the recogniser: of each clip the original's transcript, then that of each codec."""
 
     texts = ["one two three", "one two three", "four", "five six"]
 
@@ -80,19 +102,53 @@ class Typist:
 
 
 def test_the_mean_word_error_rate_is_pooled_over_words(
-    clips: list[Path], codec: SpectralCodec, monkeypatch: pytest.MonkeyPatch
+    clips: list[Path], codecs: dict[str, Codec], monkeypatch: pytest.MonkeyPatch
 ):
     pytest.importorskip("jiwer")
     monkeypatch.setattr(module, "Transcriber", Typist)
-    report = codec_report(clips, codec, asr=True)
-    assert [clip.measures.word_error_rate for clip in report.clips] == [0, 2]
-    assert report.mean.word_error_rate == 0.5
-    assert "50.0%" in report.table()
+    report = codec_report(clips, {"tiny": codecs["tiny"]}, asr=True, anchors=False)
+    row = report.codecs[0]
+    assert [clip.word_error_rate for clip in row.measures] == [0, 2]
+    assert row.mean.word_error_rate == 0.5
+    assert row.transcripts == ["one two three", "five six"] and report.clips[1].transcript == "four"
+    text = table(report)
+    assert "50.0%" in text and "clip1.wav" in text  # one codec: clip by clip too
 
 
-def test_no_usable_clip_is_an_error_that_says_why(codec: SpectralCodec, tmp_path: Path):
+def test_without_the_extra_its_columns_say_so_and_the_rest_is_measured(
+    clips: list[Path], codecs: dict[str, Codec], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    report = codec_report(clips[:1], {"tiny": codecs["tiny"]}, anchors=False)
+    assert report.unavailable == ["pesq_wb"] and report.to_dict()["codecs"][0]["mean"]["pesq_wb"] is None
+    assert report.codecs[0].mean.stoi > 0
+    assert NEEDS_EXTRA in table(report).splitlines()[1]
+
+
+def test_a_clip_that_one_codec_cannot_render_is_left_out_for_all(
+    clips: list[Path], codecs: dict[str, Codec], monkeypatch: pytest.MonkeyPatch
+):
+    calls = []
+
+    def through(codec: Codec, audio: np.ndarray):
+        calls.append(codec)
+        if codec is codecs["mulaw"] and calls.count(codec) == 2:  # the first call warms up
+            raise ValueError("mulaw gave up")
+        return real(codec, audio)
+
+    real = module.through
+    monkeypatch.setattr(module, "through", through)
+    report = codec_report(clips, codecs, anchors=False)
+    assert [clip.name for clip in report.clips] == ["clip1.wav"]
+    assert [len(row.measures) for row in report.rows] == [1, 1]
+    assert report.codecs[0].num_frames == 100 and "clip0.wav: mulaw gave up" in report.skipped[0]
+
+
+def test_no_usable_clip_is_an_error_that_says_why(codecs: dict[str, Codec], tmp_path: Path):
     with pytest.raises(ValueError, match="no such file"):
-        codec_report([tmp_path / "missing.wav"], codec)
+        codec_report([tmp_path / "missing.wav"], codecs, anchors=False)
+    with pytest.raises(ValueError, match="no codec was given"):
+        codec_report([tmp_path / "missing.wav"], {})
 
 
 def test_codebook_use_of_even_and_of_single_entries():

@@ -19,6 +19,8 @@ FORBIDDEN = (
     r"shell\s*=\s*True",
     r"\bos\.system\(",
 )
+# the one file of torch's own format that is read: a checkpoint of the encodec package, by a reader of tensors alone
+ALLOWED = {'model/codecs/original.py: found: Any = torch.load(path, map_location="cpu", weights_only=True)'}
 
 
 @pytest.mark.parametrize("line", [
@@ -37,9 +39,9 @@ def test_the_patterns_leave_harmless_lines_alone(line):
 @pytest.mark.parametrize("house", HOUSES)
 def test_the_sources_load_nothing_that_can_run_code(house):
     found = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        f"{path.relative_to(ROOT).as_posix()}: {line.strip()}"
         for path in sorted((ROOT / house).rglob("*.py"))
-        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        for line in path.read_text().splitlines()
         if any(re.search(pattern, line) for pattern in FORBIDDEN)
     ]
-    assert found == []
+    assert found == [line for line in sorted(ALLOWED) if line.startswith(f"{house}/")]

@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from ..data.config import PrepareConfig
 from ..inference import cli as using
 from ..inference.cli import Audio, CodecName, Data, Model, Options
+from ..inference.contract_cli import codec_contract
 from ..inference.convert_cli import convert
 from ..inference.verify_cli import verify
 from .config import FINETUNE, CodecTrainConfig, PatternsConfig, TrainConfig
@@ -106,6 +107,7 @@ CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "train": codec_train,
     "roundtrip": using.codec_roundtrip,
     "report": using.codec_report,
+    "contract": codec_contract,
     "compress": using.codec_compress,
     "decompress": using.codec_decompress,
 }

@@ -1,55 +1,35 @@
-"""How much of speech a codec keeps: each clip against its reconstruction, and how evenly the codebooks are used.
+"""How much of speech codecs keep, at which rate and cost: the same clips through each codec, and through anchors.
 
-Nothing here knows about language models. K codebooks, V codebook size.
+Nothing here knows about language models; codec_table.py and codec_page.py show the result. K codebooks, V codebook
+size, S samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from ...data.audio import load_audio
 from ...data.progress import progress_bar
 from ...model.codecs import Codec
-from . import measures
+from .anchors import SAMPLE_RATE as ANCHOR_RATE
+from .anchors import Anchor, nearest_anchors
+from .fidelity import ClipMeasures, compare, mean_measures, unavailable
+from .measures import PERCEPTUAL_RATE, resampled
+from .passage import Cost, Passage, mean_cost, through
 from .plain import json_safe
-from .transcribe import Transcriber, normalised_words, word_error_rate
+from .transcribe import Transcriber
 
-COLUMNS = {  # of the table: measure -> heading, format
-    "pesq_wb": ("PESQ-WB", ".2f"),
-    "stoi": ("STOI", ".3f"),
-    "si_sdr_db": ("SI-SDR dB", ".1f"),
-    "log_mel_distance": ("log-mel", ".3f"),
-    "pitch_correlation": ("pitch r", ".3f"),
-    "voiced_difference": ("voiced", "+.3f"),
-    "loudness_difference_db": ("level dB", "+.1f"),
-    "word_error_rate": ("WER", ".1%"),
-}
+SAMPLE_S = 10.0  # of a clip are kept to be heard and seen
 
 
 @dataclass(frozen=True)
-class ClipMeasures:
-    """One reconstruction against its original, or the mean over clips. NaN: not defined here, or not measured."""
-
-    pesq_wb: float
-    stoi: float
-    si_sdr_db: float
-    log_mel_distance: float
-    pitch_correlation: float
-    voiced_difference: float  # voiced share of the reconstruction less that of the original
-    loudness_difference_db: float  # the same, of the active parts
-    word_error_rate: float  # of the reconstruction's transcript against the original's
-
-
-@dataclass(frozen=True)
-class CodecClip:
+class Clip:
     name: str
     duration_s: float
-    measures: ClipMeasures
-    transcript: str = ""  # of the original
-    output_transcript: str = ""
+    transcript: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,84 +41,91 @@ class CodebookUse:
 
 
 @dataclass(frozen=True)
-class CodecReport:
+class CodecRow:
+    """One codec, or one anchor, over all clips."""
+
     codec: str
-    fingerprint: str
-    bitrate: float  # bits/s
+    bitrate: float  # bits/s: raw rate of the codes; of an anchor, what its packets took
+    sample_rate: int  # Hz
     frame_rate: float  # Hz
-    codebook_size: int
-    num_frames: int  # over all clips
-    clips: list[CodecClip]
-    codebooks: list[CodebookUse]  # [K]
-    skipped: list[str] = field(default_factory=list)  # "name: why"
+    mean: ClipMeasures
+    measures: list[ClipMeasures]  # one for each clip
+    transcripts: list[str]  # the same, of what came out; "" where nothing was transcribed
+    cost: Cost
+    fingerprint: str = ""  # from here on: of neural codecs
+    codebook_size: int = 0
+    num_frames: int = 0  # over all clips
+    codebooks: list[CodebookUse] = field(default_factory=list)  # [K]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The start of one clip, to be heard: as it was, and as each row's codec renders it."""
+
+    clip: int  # index into the report's clips
+    sample_rate: int  # Hz
+    original: np.ndarray  # [S]
+    outputs: list[np.ndarray]  # one for each row
+
+
+@dataclass(frozen=True)
+class CodecReport:
+    clips: list[Clip]
+    codecs: list[CodecRow]
+    anchors: list[CodecRow]
+    skipped: list[str]  # clips that could not be measured: "name: why"
+    left_out: list[str]  # anchors that could not be had, and why
+    unavailable: list[str]  # measures whose packages (codeclm[eval]) are not installed
+    samples: list[Sample] = field(default_factory=list)
 
     @property
-    def mean(self) -> ClipMeasures:
-        """Over the clips where a measure is defined; the word error rate is pooled over all words instead."""
-        values = {
-            column.name: _mean([getattr(clip.measures, column.name) for clip in self.clips])
-            for column in fields(ClipMeasures)
-        }
-        spoken = [clip for clip in self.clips if np.isfinite(clip.measures.word_error_rate)]
-        if spoken:
-            values["word_error_rate"] = word_error_rate(
-                [clip.transcript for clip in spoken], [clip.output_transcript for clip in spoken]
-            )
-        return ClipMeasures(**values)
+    def rows(self) -> list[CodecRow]:
+        return self.codecs + self.anchors
 
-    def to_dict(self) -> dict:
-        """For JSON; a measure that is not defined is None."""
-        return json_safe(asdict(self) | {"mean": asdict(self.mean)})
-
-    def table(self) -> str:
-        """The report for a terminal."""
-        width = max([len(clip.name) for clip in self.clips] + [len("mean")])
-        shown = [key for key in COLUMNS if any(np.isfinite(getattr(clip.measures, key)) for clip in self.clips)]
-        lines = [
-            f"codec {self.codec} ({self.fingerprint[:12]}): {self.bitrate:.0f} bits/s, {self.frame_rate:g} frames/s, "
-            f"{len(self.codebooks)} codebooks of {self.codebook_size}",
-            f"{'clip':{width}}  " + "".join(f"{COLUMNS[key][0]:>11}" for key in shown),
-        ]
-        for name, row in [(clip.name, clip.measures) for clip in self.clips] + [("mean", self.mean)]:
-            lines.append(f"{name:{width}}  " + "".join(_cell(getattr(row, key), COLUMNS[key][1]) for key in shown))
-        lines.append(f"codebook use over {self.num_frames} frames:")
-        for k, use in enumerate(self.codebooks):
-            lines.append(f"  codebook {k}: {use.used_share:6.1%} of entries used, perplexity {use.perplexity:.1f}")
-        return "\n".join(lines + [f"skipped {reason}" for reason in self.skipped])
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, without the samples; what is not defined or not measured is None."""
+        return json_safe({item.name: _plain(getattr(self, item.name)) for item in fields(self)[:-1]})
 
 
-def codec_report(paths: Sequence[Path], codec: Codec, asr: bool = False) -> CodecReport:
-    """Send each clip through `codec` and measure what comes back; asr: also compare transcripts (slow).
+def codec_report(
+    paths: Sequence[Path],
+    codecs: Mapping[str, Codec],
+    asr: bool = False,
+    anchors: bool = True,
+    num_samples: int = 0,
+) -> CodecReport:
+    """Send each clip through each codec and measure what comes back.
 
-    A clip that cannot be read or rated is left out and named in `skipped`. Raises ValueError if that leaves none,
-    ImportError without the packages of codeclm[eval].
+    codecs: by the names they are shown under. asr: also compare transcripts (slow). anchors: also classical codecs at
+    the nearest rates. num_samples: keep so many clips, spread evenly, to be heard. A clip that cannot be read, or
+    rated with one of the codecs, is left out for all and named in `skipped`. Raises ValueError if that leaves none or
+    no codec is given, ImportError for asr without the packages of codeclm[eval].
     """
+    if not codecs:
+        raise ValueError("no codec was given")
     transcriber = Transcriber() if asr else None
-    counts = np.zeros((codec.num_codebooks, codec.codebook_size), dtype=np.int64)
-    clips, skipped = [], []
-    for path in progress_bar(paths, desc="measure", unit="clip", delay=2):
+    found, left_out = nearest_anchors([codec.bitrate for codec in codecs.values()]) if anchors else ([], [])
+    sources = [*codecs.items(), *((anchor.name, anchor) for anchor in found)]
+    for codec in codecs.values():
+        through(codec, np.zeros(codec.sample_rate // 2, np.float32))  # the first call sets things up: not measured
+    tallies = [_Tally(name, source) for name, source in sources]
+    clips, skipped, samples = [], [], []
+    for index, path in enumerate(progress_bar(paths, desc="measure", unit="clip", delay=2)):
         try:
-            audio = load_audio(path, codec.sample_rate)
-            codes, output = _through(codec, audio)
-            clips.append(_clip(path.name, audio, output, codec.sample_rate, transcriber))
+            clip, results = _measure(path, tallies, transcriber)
         except ValueError as error:
             skipped.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
-        for k, row in enumerate(codes):
-            counts[k] += np.bincount(row, minlength=codec.codebook_size)
+        clips.append(clip)
+        for tally, result in zip(tallies, results, strict=True):
+            tally.add(result)
+        if len(samples) < num_samples and index >= len(samples) * len(paths) // num_samples:
+            samples.append(_sample(len(clips) - 1, path, tallies, results))
     if not clips:
         raise ValueError(f"no clip can be measured ({skipped[0]})" if skipped else "no clip was given")
-    return CodecReport(
-        codec=codec.name,
-        fingerprint=codec.fingerprint,
-        bitrate=codec.bitrate,
-        frame_rate=codec.frame_rate,
-        codebook_size=codec.codebook_size,
-        num_frames=int(counts[0].sum()),
-        clips=clips,
-        codebooks=[codebook_use(row) for row in counts],
-        skipped=skipped,
-    )
+    rows = [tally.row(clips) for tally in tallies]
+    neural, classical = rows[: len(codecs)], rows[len(codecs) :]
+    return CodecReport(clips, neural, classical, skipped, left_out, unavailable(), samples)
 
 
 def codebook_use(counts: np.ndarray) -> CodebookUse:
@@ -147,44 +134,89 @@ def codebook_use(counts: np.ndarray) -> CodebookUse:
     return CodebookUse(float(np.mean(counts > 0)), float(np.exp(-(shares * np.log(shares)).sum())))
 
 
-@torch.no_grad()
-def _through(codec: Codec, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """audio [S] -> codes [K, T], reconstruction [S]."""
-    codes = codec.encode(torch.from_numpy(audio)[None, None])
-    return codes[0].cpu().numpy(), codec.decode(codes)[0, 0, : len(audio)].float().cpu().numpy()
+@dataclass(frozen=True)
+class _Result:
+    """One clip through one codec."""
+
+    passage: Passage
+    measures: ClipMeasures
+    transcript: str
 
 
-def _clip(
-    name: str, audio: np.ndarray, output: np.ndarray, sample_rate: int, transcriber: Transcriber | None
-) -> CodecClip:
-    before, after = (measures.measure_speech(x, sample_rate) for x in (audio, output))
-    transcript = output_transcript = ""
+class _Tally:
+    """What is known of one codec or anchor so far: all that is kept of a clip that has been measured."""
+
+    def __init__(self, name: str, source: Codec | Anchor):
+        self.name, self.source = name, source
+        self.sample_rate = ANCHOR_RATE if isinstance(source, Anchor) else source.sample_rate
+        self.measures: list[ClipMeasures] = []
+        self.transcripts: list[str] = []
+        self.costs: list[Cost] = []
+        self.num_bits = 0.0
+        if isinstance(source, Codec):
+            self.counts = np.zeros((source.num_codebooks, source.codebook_size), dtype=np.int64)
+
+    def through(self, audio: np.ndarray) -> Passage:
+        return self.source.through(audio) if isinstance(self.source, Anchor) else through(self.source, audio)
+
+    def add(self, result: _Result) -> None:
+        self.measures.append(result.measures)
+        self.transcripts.append(result.transcript)
+        self.num_bits += result.passage.num_bits
+        if result.passage.codes is not None:
+            self.costs.append(result.passage.cost)
+            for counts, row in zip(self.counts, result.passage.codes, strict=True):
+                counts += np.bincount(row, minlength=len(counts))
+
+    def row(self, clips: list[Clip]) -> CodecRow:
+        mean = mean_measures(self.measures, [clip.transcript for clip in clips], self.transcripts)
+        heard = (mean, self.measures, self.transcripts, mean_cost(self.costs))
+        if isinstance(self.source, Anchor):
+            bitrate = self.num_bits / sum(clip.duration_s for clip in clips)
+            return CodecRow(self.name, bitrate, self.sample_rate, self.source.frame_rate, *heard)
+        return CodecRow(
+            self.name,
+            self.source.bitrate,
+            self.sample_rate,
+            self.source.frame_rate,
+            *heard,
+            fingerprint=self.source.fingerprint,
+            codebook_size=self.source.codebook_size,
+            num_frames=int(self.counts[0].sum()),
+            codebooks=[codebook_use(counts) for counts in self.counts],
+        )
+
+
+def _measure(path: Path, tallies: Sequence[_Tally], transcriber: Transcriber | None) -> tuple[Clip, list[_Result]]:
+    rates = {PERCEPTUAL_RATE, *(tally.sample_rate for tally in tallies)}
+    originals = {rate: load_audio(path, rate) for rate in sorted(rates)}
+    speech, language, transcript, results = originals[PERCEPTUAL_RATE], "", "", []
     if transcriber is not None:
-        language = transcriber.detect_language(audio, sample_rate)  # once: it must not differ between the two
-        transcript, output_transcript = (transcriber.transcribe(x, sample_rate, language) for x in (audio, output))
-    has_words = bool(normalised_words(transcript))
-    return CodecClip(
-        name=name,
-        duration_s=before.duration_s,
-        measures=ClipMeasures(
-            pesq_wb=measures.pesq_wb(audio, output, sample_rate),
-            stoi=measures.stoi(audio, output, sample_rate),
-            si_sdr_db=measures.si_sdr(audio, output),
-            log_mel_distance=measures.log_mel_distance(audio, output, sample_rate),
-            pitch_correlation=measures.pitch_correlation(audio, output, sample_rate),
-            voiced_difference=after.voiced_share - before.voiced_share,
-            loudness_difference_db=after.loudness_dbfs - before.loudness_dbfs,
-            word_error_rate=word_error_rate(transcript, output_transcript) if has_words else float("nan"),
-        ),
-        transcript=transcript,
-        output_transcript=output_transcript,
-    )
+        language = transcriber.detect_language(speech, PERCEPTUAL_RATE)  # once: it must not differ between outputs
+        transcript = transcriber.transcribe(speech, PERCEPTUAL_RATE, language)
+    for tally in tallies:
+        passage = tally.through(originals[tally.sample_rate])
+        rate = _heard_rate(tally)
+        output = resampled(passage.output, tally.sample_rate, rate)
+        heard = "" if transcriber is None else transcriber.transcribe(output, rate, language)
+        results.append(_Result(passage, compare(originals[rate], output, rate, transcript, heard), heard))
+    return Clip(path.name, len(speech) / PERCEPTUAL_RATE, transcript), results
 
 
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if np.isfinite(value)]
-    return float(np.mean(defined)) if defined else float("nan")
+def _heard_rate(tally: _Tally) -> int:
+    """The rate of the comparison: what a rate below 16 kHz cuts away is a loss too."""
+    return max(tally.sample_rate, PERCEPTUAL_RATE)
 
 
-def _cell(value: float, spec: str) -> str:
-    return f"{format(value, spec) if np.isfinite(value) else '-':>11}"
+def _sample(clip: int, path: Path, tallies: Sequence[_Tally], results: Sequence[_Result]) -> Sample:
+    rate = max(_heard_rate(tally) for tally in tallies)
+    length = round(SAMPLE_S * rate)
+    outputs = [
+        resampled(result.passage.output, tally.sample_rate, rate)[:length]
+        for tally, result in zip(tallies, results, strict=True)
+    ]
+    return Sample(clip, rate, load_audio(path, rate)[:length], outputs)
+
+
+def _plain(value: Any) -> Any:
+    return [asdict(item) if not isinstance(item, str) else item for item in value]

@@ -148,7 +148,7 @@ def pesq_wb(reference: np.ndarray, output: np.ndarray, sample_rate: int) -> floa
     Raises ImportError without the package, ValueError for a clip that PESQ cannot rate (too short, no speech).
     """
     pesq = _eval_package("pesq")
-    reference, output = (_resampled(x, sample_rate, PERCEPTUAL_RATE) for x in _same_length(reference, output))
+    reference, output = (resampled(x, sample_rate, PERCEPTUAL_RATE) for x in _same_length(reference, output))
     try:
         return float(pesq.pesq(PERCEPTUAL_RATE, reference, output, "wb"))
     except pesq.PesqError as error:
@@ -161,13 +161,22 @@ def stoi(reference: np.ndarray, output: np.ndarray, sample_rate: int) -> float:
     import warnings
 
     pystoi = _eval_package("pystoi")
-    reference, output = (_resampled(x, sample_rate, PERCEPTUAL_RATE) for x in _same_length(reference, output))
+    reference, output = (resampled(x, sample_rate, PERCEPTUAL_RATE) for x in _same_length(reference, output))
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # it warns and returns 1e-5 where there is nothing to rate
         try:
             return float(pystoi.stoi(reference, output, PERCEPTUAL_RATE))
         except (RuntimeWarning, ValueError):
             raise ValueError("STOI cannot rate this clip (under 0.4 s of speech)") from None
+
+
+def resampled(audio: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
+    """audio [S] at `sample_rate` -> [S'] at the rate `wanted` (soxr)."""
+    if sample_rate == wanted:
+        return audio
+    import soxr
+
+    return soxr.resample(audio, sample_rate, wanted)
 
 
 def _checked(audio: np.ndarray) -> np.ndarray:
@@ -183,14 +192,6 @@ def _same_length(reference: np.ndarray, output: np.ndarray) -> tuple[np.ndarray,
     if length == 0:
         raise ValueError("there is nothing to compare: one of the two signals is empty")
     return _checked(reference[:length]), _checked(output[:length])
-
-
-def _resampled(audio: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
-    if sample_rate == wanted:
-        return audio
-    import soxr
-
-    return soxr.resample(audio, sample_rate, wanted)
 
 
 def _eval_package(name: str) -> ModuleType:

@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
+
+LEADING = "leading_codebooks"  # in a codec's config.json: how many of its codebooks are used, where it is not all
 
 
 class StreamingCoder(ABC):
@@ -52,11 +53,15 @@ class Codec(nn.Module, ABC):
             digest = hashlib.sha256(
                 f"{self.sample_rate} {self.hop_length} {self.num_codebooks} {self.codebook_size}".encode()
             )
-            for key, tensor in sorted(self.state_dict().items()):
+            for key, tensor in sorted(self.fingerprinted().items()):
                 digest.update(key.encode())
                 digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+    def fingerprinted(self) -> dict[str, Tensor]:
+        """The tensors that decide what codes mean, under names that last: by default all weights."""
+        return self.state_dict()
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that `num_samples` samples become: the last one is filled up with silence."""
@@ -90,9 +95,11 @@ class Codec(nn.Module, ABC):
     def check_audio(self, audio: Tensor, lengths: Sequence[int] | None = None) -> None:
         if audio.ndim != 3 or audio.shape[1] != 1:
             raise ValueError(f"audio must be [B, 1, S] (mono), not {list(audio.shape)}")
+        if not audio.is_floating_point():
+            raise ValueError(f"audio must be floating point in -1..1, not {audio.dtype}")
         if audio.shape[-1] == 0 or audio.shape[0] == 0:
             raise ValueError("audio is empty: there is nothing to encode")
-        if not torch.isfinite(audio).all():
+        if not all(math.isfinite(bound) for bound in audio.aminmax()):  # makes no mask as large as the audio
             raise ValueError("audio holds NaN or infinite samples")
         batch, _, num_samples = audio.shape
         if lengths is not None and (len(lengths) != batch or not all(1 <= n <= num_samples for n in lengths)):

@@ -270,7 +270,7 @@ class _StreamingEncoder(StreamingCoder):
         if self.pending is not None:
             audio = torch.cat([self.pending, audio], dim=1)
         whole = audio.shape[1] // self.codec.hop_length * self.codec.hop_length
-        self.pending = audio[:, whole:]
+        self.pending = audio[:, whole:].clone()  # the caller may use its buffer again
         if whole == 0:
             return torch.zeros(chunk.shape[0], self.codec.num_codebooks, 0, dtype=torch.long, device=chunk.device)
         return self.codec.quantizer.encode(self.codec.encoder(audio[:, :whole], self.state))

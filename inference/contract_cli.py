@@ -1,0 +1,35 @@
+"""The verb `codec contract`: show on the spot that a codec's batches, streams and copies give the same codes and audio.
+
+Heavy imports are inside the function, so that --help answers at once.
+"""
+
+import sys
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+
+def codec_contract(
+    codec: Positional[
+        Annotated[
+            tuple[str, ...],
+            arg(metavar="CODEC", help="spectral, mulaw, mdct, encodec, mimi, dac, a hub id, a folder or a .th file"),
+        ]
+    ] = ("spectral", "mulaw", "mdct"),
+) -> None:
+    """Check that every CODEC keeps the contract, property by property; exit status 1 if one does not."""
+    from ..model.codecs import load_codec
+    from ..model.codecs.contract import blocks_line, check_contract, table
+
+    found = {}
+    for name in codec:
+        coder = load_codec(name)
+        print(
+            f"{name}: {coder.sample_rate} Hz, {coder.frame_rate:g} frames/s x {coder.num_codebooks} codebooks of "
+            f"{coder.codebook_size} codes = {coder.bitrate:.0f} bits/s; {blocks_line(coder)}",
+            flush=True,
+        )
+        found[name] = check_contract(coder)
+    print(f"\n{table(found)}")
+    if any(reason for cells in found.values() for reason in cells.values()):
+        sys.exit(1)

@@ -1,0 +1,80 @@
+"""EnCodec, Mimi and DAC of transformers as codecs: what they share. Each is used through its public encode and decode.
+
+The codec keeps the tensors of its file as they were (memory-mapped): their names are the same for every version of
+transformers, whose modules are not, so the fingerprint is over them, and `save` writes them.
+"""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..convert.settings import read_settings
+from ..weights import read_weights
+from .blocks import BlockCodec
+
+
+class PretrainedCodec(BlockCodec):
+    """A network of transformers', frozen, in float32. Subclasses say which, and set what `Codec` asks for."""
+
+    model_type: ClassVar[str]
+    model: Any
+
+    def __init__(self, model: Any, tensors: dict[str, Tensor], values: dict[str, Any]):
+        """tensors, values: the content of model.safetensors and config.json."""
+        super().__init__()
+        self.name, self.tensors, self.values = self.model_type, tensors, values
+        self.model = model.float().eval().requires_grad_(False)
+
+    def fingerprinted(self) -> dict[str, Tensor]:
+        return self.tensors
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(self.values | self.leading, indent=2) + "\n")
+
+
+def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, values: dict[str, Any]) -> PretrainedCodec:
+    """FOLDER (config.json, model.safetensors) -> codec. network: transformers' model class of this kind.
+
+    Raises FileNotFoundError or ValueError in one line for weights that are missing, broken or not this network's.
+    """
+    path = folder / "model.safetensors"
+    tensors = read_weights(path)
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: tensor '{key}' holds NaN or infinite values")
+    config = read_settings(network.config_class, values, str(folder / "config.json"))
+    try:
+        with quiet():
+            model, info = network.from_pretrained(
+                folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
+                output_loading_info=True,
+            )  # fmt: skip
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise ValueError(f"{path}: does not fit {folder / 'config.json'} ({' '.join(str(error).split())})") from None
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise ValueError(f"{path}: tensor '{missing[0]}' is missing from the weights")
+    return kind(model, tensors, values)
+
+
+@contextmanager
+def quiet():
+    """Without transformers' progress bar and its table of what was loaded: what is wrong is raised as an error."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
