@@ -144,13 +144,13 @@ def table(results: list[PatternResult], config: TrainConfig) -> str:
         f"{torch.get_num_threads()} threads, bf16 where fast: {config.bf16}",
         "",
         f"{'pattern':10}{'budget':8}{'bits/s':>9}{'95 % interval':>18}{'train frames/s':>16}{'generate frames/s':>19}"
-        f"{'steps':>8}{'minutes':>9}{'PFLOP':>8}{'M param':>9}",
+        f"{'steps':>8}{'minutes':>9}{'TFLOP':>8}{'M param':>9}",
     ]
     for row in results:
         interval = f"{row.interval[0]:.1f} .. {row.interval[1]:.1f}"
         lines.append(
             f"{row.pattern:10}{row.budget:8}{row.bits_per_second:9.1f}{interval:>18}"
             f"{row.training_frames_per_second:16.0f}{row.generated_frames_per_second:19.1f}{row.steps:8}"
-            f"{row.minutes:9.1f}{row.petaflops:8.2f}{row.million_parameters:9.1f}"
+            f"{row.minutes:9.1f}{1000 * row.petaflops:8.1f}{row.million_parameters:9.1f}"
         )
     return "\n".join(lines)
