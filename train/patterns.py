@@ -42,6 +42,7 @@ class PatternResult:
     minutes: float  # of training, without evaluation
     petaflops: float  # 1e15 operations in training
     million_parameters: float
+    threads: int
 
 
 def compare_patterns(store: TokenStore, codec: Codec, out: Path, config: PatternsConfig) -> list[PatternResult]:
@@ -103,6 +104,7 @@ def measure(
         minutes=steps * mean_frames / frames_per_second / 60,
         petaflops=steps * per_step,
         million_parameters=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        threads=torch.get_num_threads(),
     )
 
 
@@ -141,7 +143,7 @@ def table(results: list[PatternResult], config: TrainConfig) -> str:
     """For the terminal."""
     lines = [
         f"preset {config.model.preset}, {config.batch.frames_per_batch} frames per batch, "
-        f"{torch.get_num_threads()} threads, bf16 where fast: {config.bf16}",
+        f"threads: {results[0].threads}, bf16 where fast: {config.bf16}",
         "",
         f"{'pattern':10}{'budget':8}{'bits/s':>9}{'95 % interval':>18}{'train frames/s':>16}{'generate frames/s':>19}"
         f"{'steps':>8}{'minutes':>9}{'TFLOP':>8}{'M param':>9}",
