@@ -111,10 +111,13 @@ def expand(values: Tensor, batch: int, dims: int) -> Tensor:
 
 def score_window(model: SpeechLM, state: State, window: Window) -> None:
     """The nats of given frames first..stop of a window, into the state."""
-    seen = slice(window.start, window.stop)
-    text = None if state.text is None else state.text[:, seen]
-    user = None if state.user is None else state.user[:, :, seen]
-    output = model(state.codes[:, :, seen], text=text, user=user)
+    seen, request = slice(window.start, window.stop), state.request
+    given = (request.codes, 2), (request.text, 1), (request.user, 2)
+    same = all(values is None or values.ndim == dims for values, dims in given)
+    rows = slice(0, 1 if same else None)  # what is given to every row is scored once
+    text = None if state.text is None else state.text[rows, seen]
+    user = None if state.user is None else state.user[rows, :, seen]
+    output = model(state.codes[rows, :, seen], text=text, user=user)
     kept = slice(window.first, window.stop)
     state.nll[:, :, kept] = output.nll[:, :, window.first - window.start :]
     if output.text_nll is not None and state.text_nll is not None:
@@ -130,7 +133,7 @@ def generate(
     for window in windows(state.num_frames, model.config.context_frames):
         if window.stop > state.num_prompt_frames:
             yield from walk_window(model, state, window, sampling)
-            if has_ended(state):
+            if has_ended(state, sampling):
                 return
 
 
@@ -154,12 +157,14 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
         if done > state.frame:
             state.frame = done
             yield state
-            if has_ended(state):
+            if has_ended(state, sampling):
                 return
 
 
-def has_ended(state: State) -> bool:
-    return state.frame >= int(state.end.max())
+def has_ended(state: State, sampling: SamplingConfig) -> bool:
+    """Whether every row has. Where none can, the device is not asked: that would make the host wait at each frame."""
+    can_end = sampling.stop_at_end or state.request.text_end is not None
+    return can_end and state.frame >= int(state.end.max())
 
 
 def step(model: SpeechLM, state: State, window: Window, sampling: SamplingConfig) -> None:

@@ -130,17 +130,24 @@ class SpeechLM(PreTrainedModel):
 
     def embed_positions(self, steps: Steps) -> Tensor:
         """For "flatten": the token before each slot of each step -> [B, S * slots, D]; a step's text comes first."""
-        codes = steps.targets.masked_fill(steps.targets == self.eos, ABSENT).transpose(1, 2)  # [B, S, K]
+        codes = steps.targets.masked_fill(steps.targets == self.eos, ABSENT)
+        x = self.embed_slots(codes, steps.text_targets)
+        starts = steps.inputs[:, 0] == self.bos  # [B, S]
+        before = F.pad(x.flatten(1, 2)[:, :-1], (0, 0, 1, 0)).view(x.shape)  # [B, S, slots, D]
+        first = torch.where(starts[..., None], self.first_slot, before[:, :, 0])
+        return torch.cat([first[:, :, None], before[:, :, 1:]], dim=2).flatten(1, 2)
+
+    def embed_slots(self, codes: Tensor, text: Tensor | None) -> Tensor:
+        """For "flatten": steps [B, K, S] and text [B, S], ABSENT allowed -> [B, S, slots, D], each token by itself."""
+        codes = codes.transpose(1, 2)  # [B, S, K]
         offsets = torch.arange(self.num_codebooks, device=codes.device) * (self.codebook_size + 1)
         x = F.embedding((codes + offsets).clamp_min(0), self.frame_embedding.weight) * (codes != ABSENT)[..., None]
-        starts = steps.inputs[:, 0] == self.bos  # [B, S]
-        begin = self.frame_embedding.weight[self.bos]
-        if steps.text_targets is not None:
-            x = torch.cat([self.embed_text(steps.text_targets)[:, :, None], x], dim=2)
-            begin = self.text_embedding.weight[-1]
-        before = F.pad(x.flatten(1, 2)[:, :-1], (0, 0, 1, 0)).view(x.shape)  # [B, S, slots, D]
-        first = torch.where(starts[..., None], begin, before[:, :, 0])
-        return torch.cat([first[:, :, None], before[:, :, 1:]], dim=2).flatten(1, 2)
+        return x if text is None else torch.cat([self.embed_text(text)[:, :, None], x], dim=2)
+
+    @property
+    def first_slot(self) -> Tensor:
+        """For "flatten": [D], what stands before the first slot of a row."""
+        return self.text_embedding.weight[-1] if self.text_size else self.frame_embedding.weight[self.bos]
 
     # --- the whole sequence at once ---
 

@@ -33,9 +33,9 @@ class Walk:
         self.position = 0  # steps closed so far
         self.values: dict[int, Tensor] = {}  # of the step that is open
         self._before = self._start()  # [B, K + U], [B]: the step before, as the backbone is given it
-        self._pending: list[Tensor] = []  # "flatten": embeddings [B, D] that the backbone has yet to see
+        self._pending: list[Tensor] = []  # "flatten": embeddings [B, n, D] that the backbone has yet to see
         if self.flat:
-            self._pending = [self._first_embedding()]
+            self._pending = [model.first_slot.expand(batch, 1, -1)]
         self._context: Tensor | None = None
         self._depth_cache: KVCache | None = None
 
@@ -49,8 +49,9 @@ class Walk:
         if not codes.shape[2]:
             return
         if self.flat:
-            embedded = self._embed_slots(codes, text).flatten(1, 2)  # [B, S * slots, D]
-            self._pending += list(embedded.unbind(1))
+            if text is None and self.model.text_size:
+                text = torch.full_like(codes[:, 0], ABSENT)
+            self._pending.append(self.model.embed_slots(codes, text).flatten(1, 2))
         else:
             codes = codes if user is None else torch.cat([codes, user], dim=1)
             codes = self._fill_gaps(codes, user is None)
@@ -93,7 +94,7 @@ class Walk:
         value = torch.where(value == self.model.eos, ABSENT, value) if slot == 0 else value
         self.values[slot] = value
         if self.flat:
-            self._pending.append(self._embed_slot(slot, value))
+            self._pending.append(self._embed_slot(slot, value)[:, None])
 
     def close(self, user: Tensor | None = None) -> None:
         """End the step; user: what the other speaker's codebooks [B, U] hold at it."""
@@ -126,7 +127,7 @@ class Walk:
     def _get_context(self) -> Tensor:
         """[B, D] of the slot that is to come."""
         if self.flat and self._pending:
-            x = torch.stack(self._pending, dim=1)
+            x = torch.cat(self._pending, dim=1)
             self._pending = []
             self._context = self.model.backbone(x, self.cache)[:, -1]
         elif self._context is None:
@@ -154,11 +155,6 @@ class Walk:
         assert others is not None
         return others[-1]
 
-    def _first_embedding(self) -> Tensor:
-        model = self.model
-        row = model.text_embedding.weight[-1] if model.text_size else model.frame_embedding.weight[model.bos]
-        return row.expand(self.batch, -1)
-
     def _embed_slot(self, slot: int, value: Tensor) -> Tensor:
         """A token [B] -> [B, D], as a position of "flatten"."""
         model = self.model
@@ -166,12 +162,3 @@ class Walk:
             return model.embed_text(value)
         row = (value + slot * (model.codebook_size + 1)).clamp_min(0)
         return torch.nn.functional.embedding(row, model.frame_embedding.weight) * (value != ABSENT)[:, None]
-
-    def _embed_slots(self, codes: Tensor, text: Tensor | None) -> Tensor:
-        """Known steps [B, K, S] -> [B, S, slots, D]."""
-        steps = []
-        for s in range(codes.shape[2]):
-            absent = torch.full_like(codes[:, 0, s], ABSENT)
-            given = {k: codes[:, k, s] for k in range(codes.shape[1])} | {TEXT: absent if text is None else text[:, s]}
-            steps.append(torch.stack([self._embed_slot(slot, given[slot]) for slot in self.slots], dim=1))
-        return torch.stack(steps, dim=1)
