@@ -1,20 +1,28 @@
 """Training the "spectral" codec, on seconds of synthetic voices and with tiny networks."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from codeclm.data.audio import AudioError, save_wav
-from codeclm.model.codecs import load_codec
+from codeclm.inference.evaluate.measures import pitch_track
+from codeclm.model.codecs import SpectralCodec, load_codec
 from codeclm.model.config import SpectralConfig
 from codeclm.train import codec as codec_module
+from codeclm.train.balancer import Balancer
 from codeclm.train.checkpoint import latest_checkpoint
-from codeclm.train.codec import CodecTrainer, VoiceCrops, batches, learning_rate, train_codec
+from codeclm.train.codec import CodecTrainer, batches, learning_rate, level_matched, train_codec
 from codeclm.train.config import CodecTrainConfig
+from codeclm.train.discriminators import Discriminators
+from codeclm.train.voices import VoiceCrops, move_formants
 
 RATE = 8_000
 TINY = CodecTrainConfig(
@@ -23,13 +31,15 @@ TINY = CodecTrainConfig(
     crop_frames=25,
     learning_rate=3e-3,
     warmup_steps=3,
+    quantize_from=0.2,
     adversarial_from=0.5,
     adversarial_rows=2,
     save_every=10,
     bf16=False,
     codec=SpectralConfig(
-        sample_rate=RATE, trunk_hop=80, window=160, encoder_dim=16, dim=16, encoder_layers=1, bottleneck_layers=1,
-        decoder_layers=1, kernel=3, num_codebooks=3, codebook_size=32, codebook_dim=4,
+        sample_rate=RATE, trunk_hop=80, window=160, pitch_window=256, filters_per_hop=2,
+        encoder_dim=16, dim=16, encoder_layers=1, bottleneck_layers=1, decoder_layers=1, pitch_dim=8, kernel=3,
+        num_codebooks=3, codebook_size=32, codebook_dim=4,
     ),
 )  # fmt: skip
 
@@ -54,7 +64,12 @@ def data(tmp_path_factory) -> Path:
 
 
 def crops_of(data: Path, tmp_path: Path) -> VoiceCrops:
-    return VoiceCrops(data, tmp_path / "decoded", RATE, max_hours=1.0)
+    return VoiceCrops(data, tmp_path / "decoded", RATE, max_hours=1.0, hop=80)
+
+
+@pytest.fixture(autouse=True)
+def few_batches_to_fit(monkeypatch):
+    monkeypatch.setattr(codec_module, "FITTING_BATCHES", 2)
 
 
 def tensors_of(trainer: CodecTrainer) -> dict[str, torch.Tensor]:
@@ -62,11 +77,12 @@ def tensors_of(trainer: CodecTrainer) -> dict[str, torch.Tensor]:
 
 
 def test_the_loss_falls(data: Path, tmp_path: Path):
-    config = replace(TINY, adversarial_from=1.0)
-    trainer = CodecTrainer(config)
-    mel = [trainer.train_step(audio)["mel"] for audio in batches(crops_of(data, tmp_path), config, 0)]
-    assert len(mel) == config.steps
-    assert np.mean(mel[-5:]) < 0.6 * np.mean(mel[:5])
+    config = replace(TINY, adversarial_from=1.0, learning_rate=1e-2, quantize_from=0.0)
+    trainer, crops = CodecTrainer(config), crops_of(data, tmp_path)
+    trainer.fill_codebooks(crops)
+    batch = next(batches(crops, config, 0))
+    loss = [trainer.train_step(*batch)["loss"] for _ in range(config.steps)]
+    assert np.mean(loss[-3:]) < 0.6 * np.mean(loss[:3])
 
 
 def test_a_resumed_run_equals_an_uninterrupted_run(data: Path, tmp_path: Path, monkeypatch):
@@ -78,10 +94,10 @@ def test_a_resumed_run_equals_an_uninterrupted_run(data: Path, tmp_path: Path, m
 
     original = CodecTrainer.train_step
 
-    def dies(self: CodecTrainer, audio: torch.Tensor) -> dict[str, float]:
+    def dies(self: CodecTrainer, audio: torch.Tensor, pitch: torch.Tensor) -> dict[str, float]:
         if self.step == 24:  # after the discriminators joined, between two checkpoints
             raise Killed
-        return original(self, audio)
+        return original(self, audio, pitch)
 
     monkeypatch.setattr(CodecTrainer, "train_step", dies)
     with pytest.raises(Killed):
@@ -97,7 +113,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(data: Path, tmp_path: Path, m
 
 
 def test_every_trained_parameter_gets_a_gradient(data: Path, tmp_path: Path):
-    config = replace(TINY, steps=12, adversarial_from=0.0, warmup_steps=1)
+    config = replace(TINY, steps=12, adversarial_from=0.0, warmup_steps=1, learning_rate=5e-2)
     trainer = CodecTrainer(config)
     still = set()
     for file, module in (("codec", trainer.codec), ("discriminators", trainer.discriminators)):
@@ -105,37 +121,213 @@ def test_every_trained_parameter_gets_a_gradient(data: Path, tmp_path: Path):
             still.add(f"{file}/{name}")
             parameter.register_hook(lambda g, key=f"{file}/{name}": still.discard(key) if g.any() else None)
     # several steps: the bias of a discriminator's score gets none until some score leaves the hinge's margin
-    for audio in batches(crops_of(data, tmp_path), config, 0):
-        trainer.train_step(audio)
+    for batch in batches(crops_of(data, tmp_path), config, 0):
+        trainer.train_step(*batch)
     assert still == set()
 
 
 def test_discriminators_rest_until_their_share_of_the_steps(data: Path, tmp_path: Path):
     trainer = CodecTrainer(replace(TINY, steps=4, adversarial_from=0.5))
-    audio = next(batches(crops_of(data, tmp_path), TINY, 0))
-    terms = [trainer.train_step(audio) for _ in range(4)]
+    batch = next(batches(crops_of(data, tmp_path), TINY, 0))
+    terms = [trainer.train_step(*batch) for _ in range(4)]
     assert ["adversarial" in step for step in terms] == [False, False, True, True]
 
 
 def test_a_step_is_a_pure_function_of_seed_and_step(data: Path, tmp_path: Path):
     crops = crops_of(data, tmp_path)
     rows = list(batches(crops, TINY, 0))
-    assert torch.equal(rows[7], next(batches(crops, TINY, 7)))
-    assert not torch.equal(rows[7], rows[8])
-    assert not torch.equal(rows[7], next(batches(crops, replace(TINY, seed=1), 7)))
-    assert rows[0].shape == (2, 25 * 160)
-    assert all(batch.abs().max() <= 1 for batch in rows)
+    again, other_seed = (next(batches(crops, config, 7)) for config in (TINY, replace(TINY, seed=1)))
+    assert all(torch.equal(a, b) for a, b in zip(rows[7], again, strict=True))
+    assert not torch.equal(rows[7][0], rows[8][0])
+    assert not torch.equal(rows[7][0], other_seed[0])
+    assert rows[0][0].shape == (2, 25 * 160) and rows[0][1].shape == (2, 50)
+    assert all(audio.abs().max() <= 1 for audio, _ in rows)
+
+
+def test_the_pitch_that_is_drawn_is_that_of_the_crop(data: Path, tmp_path: Path):
+    crops = crops_of(data, tmp_path)
+    audio, pitch = crops.draw(16, 8000, np.random.default_rng(0))
+    errors = []
+    for row, drawn in zip(audio.numpy(), pitch.numpy(), strict=True):
+        found, drawn = pitch_track(row, RATE)[1:], drawn[:-1]  # every 10 ms: where the hops of 80 samples end
+        both = (found > 0) & (drawn > 0)
+        errors += list(np.abs(np.log2(found[both] / drawn[both])))
+    assert len(errors) > 500
+    assert np.quantile(errors, 0.9) < 0.03  # octaves; a wrong speed or place of the crop gives about 0.1
+
+
+def test_moved_formants_leave_the_pitch_where_it_was():
+    """Pulses at 125 Hz through one resonance at 1 kHz."""
+    pulses = torch.zeros(16_000)
+    pulses[::128] = 1.0
+    frequencies = torch.linspace(0, 8000, 8001)
+    resonance = torch.exp(-(((frequencies - 1000) / 500) ** 2)) + 0.01
+    audio = torch.fft.irfft(torch.fft.rfft(pulses) * resonance, n=16_000)
+    for factor in (0.8, 1.0, 1.25):
+        moved = move_formants(audio, factor, 16_000)
+        power = torch.fft.rfft(moved[1600:-1600]).abs().square()  # 100 periods
+        assert abs(float(power.argmax()) * 16_000 / 12_800 - 1000 * factor) < 130  # the nearest of the harmonics
+        pitch = pitch_track(moved.numpy(), 16_000)
+        assert np.median(pitch[10:-10]) == pytest.approx(125, rel=0.01)
+
+
+def test_codebooks_are_filled_from_latents_where_quantizing_starts(data: Path, tmp_path: Path):
+    crops, trainer = crops_of(data, tmp_path), CodecTrainer(replace(TINY, quantize_from=0.1))
+    stream = batches(crops, TINY, 0)
+    first = trainer.train_step(*next(stream))
+    assert "commitment" not in first and trainer.quantize_step == 3
+    latent = trainer.codec.encoder(next(stream)[0])
+    left = [None, None]
+    for number in (0, 1):
+        codes = trainer.codec.quantizer.encode(latent)
+        left[number] = float((latent - trainer.codec.quantizer.decode(codes)).square().mean())
+        trainer.fill_codebooks(crops)
+    assert left[1] < 0.5 * left[0]
+    assert torch.equal(trainer.average["quantizer.codebooks.2.entries"], trainer.codec.quantizer.books()[2].entries)
+
+
+def test_the_finished_codec_is_as_loud_as_what_went_in(data: Path, tmp_path: Path):
+    crops, trainer = crops_of(data, tmp_path), CodecTrainer(TINY)
+    audio, _ = crops.draw(32, 8000, np.random.default_rng(5))
+
+    def level(codec: SpectralCodec) -> float:
+        output = codec.decode(codec.encode(audio[:, None]))[:, 0]
+        return float((10 * (output.square().sum(dim=1) / audio.square().sum(dim=1)).log10()).median())
+
+    trainer.average["decoder.head.bias"] -= 2.0
+    assert level(trainer.averaged_codec()) < -10
+    assert abs(level(level_matched(trainer.averaged_codec(), crops, TINY))) < 3  # untrained, it knows no level
+
+
+def test_balanced_weights_are_shares_of_the_gradient():
+    output = torch.randn(3, 50, requires_grad=True)
+    terms = {"large": 1e4 * output.square().sum(), "small": 1e-4 * (output**3).sum()}
+    gradient = Balancer().gradient(terms, {"large": 3.0, "small": 1.0}, output)
+    large, small = (torch.autograd.grad(terms[name], output, retain_graph=True)[0] for name in terms)
+    torch.testing.assert_close(gradient, 0.75 * large / large.norm() + 0.25 * small / small.norm())
+
+
+def test_balancing_changes_what_is_learned_and_survives_a_resume(data: Path, tmp_path: Path):
+    config = replace(TINY, balance=True, steps=8, save_every=4, quantize_from=0.0)
+    folder = train_codec(data, tmp_path / "run", config)
+    trainer = CodecTrainer(config)
+    trainer.restore(tmp_path / "run" / "step-00000004")
+    for batch in batches(crops_of(data, tmp_path), config, 4):
+        trainer.train_step(*batch)
+    assert set(trainer.balancer.sizes) == {"mel", "difference", "added", "envelope", "adversarial", "matching"}
+    weights = load_codec(folder).state_dict()
+    assert torch.equal(weights["encoder.inlet.weight"], trainer.average["encoder.inlet.weight"])
+    plain = load_codec(train_codec(data, tmp_path / "plain", replace(config, balance=False)))
+    assert plain.fingerprint != load_codec(folder).fingerprint
+
+
+@pytest.mark.parametrize("model_type", ["hubert", "wavlm"])
+def test_codebook_0_learns_what_a_teacher_hears(data: Path, tmp_path: Path, model_type: str):
+    torch.manual_seed(0)
+    tiny = dict(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
+        conv_kernel=(10, 8), conv_stride=(20, 16), num_feat_extract_layers=2, num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2, feat_extract_norm="layer", do_stable_layer_norm=True,
+    )  # fmt: skip
+    AutoModel.from_config(AutoConfig.for_model(model_type, **tiny)).save_pretrained(tmp_path / "teacher")
+    config = replace(
+        TINY, teacher=str(tmp_path / "teacher"), quantize_from=0.0, adversarial_from=1.0, learning_rate=1e-2
+    )
+    trainer, crops = CodecTrainer(config), crops_of(data, tmp_path)
+    trainer.fill_codebooks(crops)
+    batch = next(batches(crops, config, 0))
+    terms = [trainer.train_step(*batch)["teacher"] for _ in range(config.steps)]
+    assert np.mean(terms[-3:]) < 0.8 * np.mean(terms[:3])
+    assert "teacher" in trainer.files() and not any(p.requires_grad for p in trainer.teacher.model.parameters())
+
+
+TWO_RANKS = """
+import sys
+from pathlib import Path
+from dataclasses import replace
+import torch
+import torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from test_codec_training import TINY
+from codeclm.train import codec as codec_module
+codec_module.FITTING_BATCHES = 2
+original = codec_module.CodecTrainer.train_step
+def checked(self, audio, pitch):
+    terms = original(self, audio, pitch)
+    for module in (self.codec, self.discriminators):
+        for name, tensor in (*module.state_dict().items(), *((n, b.sums) for n, b in
+                             enumerate(self.codec.quantizer.books()))):
+            both = [torch.empty_like(tensor) for _ in range(2)]
+            dist.all_gather(both, tensor.contiguous())
+            assert torch.equal(*both), (self.step, name)
+    return terms
+codec_module.CodecTrainer.train_step = checked
+codec_module.train_codec(Path(sys.argv[2]), Path(sys.argv[3]), replace(TINY, steps=6, batch_size=4, save_every=6))
+"""
+
+
+def test_two_ranks_share_a_batch_and_keep_one_codec(data: Path, tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_RANKS)
+    torchrun = Path(sys.executable).parent / "torchrun"
+    arguments = [script, Path(__file__).parent, data, tmp_path / "run"]
+    workers = subprocess.run(
+        [torchrun, "--standalone", "--nproc_per_node", "2", *arguments],
+        capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert workers.returncode == 0, workers.stderr[-3000:]
+    assert load_codec(tmp_path / "run" / "codec").num_codebooks == 3
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr(codec_module.Accelerator, "num_processes", 3)
+    with pytest.raises(ValueError, match="batch_size 2 must be a multiple of the number of processes, 3"):
+        CodecTrainer(TINY)
+
+
+def test_a_teacher_that_is_none_is_refused_in_one_line(tmp_path: Path):
+    with pytest.raises(ValueError, match="teacher '.*nothing' cannot be loaded from safetensors") as caught:
+        CodecTrainer(replace(TINY, teacher=str(tmp_path / "nothing")))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_periods_judge_every_sample_once():
+    audio = torch.randn(2, 101)
+    judge = Discriminators(windows=(), periods=(3,), channels=2)
+    (score, features) = judge(audio)[0]
+    assert features[0].shape == (2, 2, 12, 3) and score.shape[-1] == 3
+    for sample in (0, 100):
+        changed = audio.clone()
+        changed[:, sample] += 1
+        assert not torch.equal(judge(changed)[0][1][0], features[0])
+
+
+def test_tensorboard_holds_curves_audio_and_spectrograms_of_held_out_speech(data: Path, tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = replace(TINY, steps=4, evaluate_every=4, log_every=2, heldout=str(data / "low"))
+    train_codec(data, tmp_path / "run", config)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert [event.step for event in events.Scalars("train/mel")] == [2, 4]
+    assert "heldout/log_mel_distance" in tags["scalars"]
+    assert set(tags["audio"]) == {f"{n}/{name}" for n in (0, 1) for name in ("original", "output")}
+    assert set(tags["images"]) == {"0/original over output", "1/original over output"}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 4] and "log_mel_distance" in lines[2]
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_changes(data: Path, tmp_path: Path, monkeypatch):
     trainer = CodecTrainer(TINY)
-    audio = next(batches(crops_of(data, tmp_path), TINY, 0))
+    batch = next(batches(crops_of(data, tmp_path), TINY, 0))
     trainer.codec.eval()  # so that dead entries are not moved, either
     before = tensors_of(trainer)
     nan = torch.tensor(torch.nan, requires_grad=True)
-    monkeypatch.setattr(codec_module.losses, "spectral_losses", lambda *_: (nan, nan))
+    monkeypatch.setattr(codec_module.losses, "mel_loss", lambda *_: nan)
     with pytest.raises(FloatingPointError, match="step 0: the loss is nan"):
-        trainer.train_step(audio)
+        trainer.train_step(*batch)
     after = tensors_of(trainer)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -148,39 +340,42 @@ def test_the_kept_weights_are_the_average_that_the_codec_folder_holds(data: Path
     trainer = CodecTrainer(TINY)
     trainer.restore(checkpoint)
     assert trainer.step == 3
-    assert all(torch.equal(codec.state_dict()[name], tensor) for name, tensor in trainer.average.items())
+    kept = {name: tensor for name, tensor in trainer.average.items() if name != "decoder.head.bias"}  # level
+    assert all(torch.equal(codec.state_dict()[name], tensor) for name, tensor in kept.items())
     assert any(not torch.equal(tensor, trainer.codec.state_dict()[name]) for name, tensor in trainer.average.items())
     assert json.loads((tmp_path / "run" / "config.json").read_text())["codec"]["sample_rate"] == RATE
 
 
-def test_the_learning_rate_warms_up_and_decays():
+def test_the_learning_rate_warms_up_stays_and_decays():
     rates = [learning_rate(TINY, step) for step in range(TINY.steps + 1)]
-    assert rates[0] == pytest.approx(TINY.learning_rate / 3, rel=0.01)
-    assert max(rates) <= TINY.learning_rate
+    assert rates[0] == pytest.approx(TINY.learning_rate / 3)
+    assert rates[3:16] == pytest.approx([TINY.learning_rate] * 13)
     assert rates[-1] == pytest.approx(TINY.learning_rate / 20)
-    assert all(a > b for a, b in zip(rates[3:-1], rates[4:], strict=True))
+    assert all(a > b for a, b in zip(rates[15:-1], rates[16:], strict=True))
 
 
 def test_an_unusable_file_or_voice_is_named_and_left_out_and_nothing_usable_is_an_error(tmp_path: Path, capsys):
     good, bad = tmp_path / "data" / "anna" / "good.wav", tmp_path / "data" / "anna" / "bad.wav"
     save_wav(good, voice(150.0, 2.0, 0), RATE)
     bad.write_bytes(b"not audio")
-    crops = VoiceCrops(tmp_path / "data", tmp_path / "first", RATE, 1.0)
+    crops = VoiceCrops(tmp_path / "data", tmp_path / "first", RATE, 1.0, 80)
     assert [len(samples) for samples in crops.voices] == [2 * RATE]
     output = capsys.readouterr()
     assert "bad.wav: cannot be read as audio" in output.out + output.err
     other = tmp_path / "data" / "bert" / "bad.wav"
     other.parent.mkdir()
     other.write_bytes(b"not audio")
-    assert len(VoiceCrops(tmp_path / "data", tmp_path / "second", RATE, 1.0).voices) == 1
+    assert len(VoiceCrops(tmp_path / "data", tmp_path / "second", RATE, 1.0, 80).voices) == 1
     output = capsys.readouterr()
     assert "voice bert: left out" in output.out + output.err
     good.unlink()
     with pytest.raises(AudioError, match="no file of any voice can be used"):
-        VoiceCrops(tmp_path / "data", tmp_path / "third", RATE, 1.0)
+        VoiceCrops(tmp_path / "data", tmp_path / "third", RATE, 1.0, 80)
 
 
 def test_a_folder_without_sub_folders_is_one_voice(tmp_path: Path):
     for number in range(3):
         save_wav(tmp_path / "data" / f"{number}.wav", voice(150.0, 1.0, number), RATE)
-    assert [len(samples) for samples in VoiceCrops(tmp_path / "data", tmp_path / "c", RATE, 1.0).voices] == [3 * RATE]
+    assert [len(samples) for samples in VoiceCrops(tmp_path / "data", tmp_path / "c", RATE, 1.0, 80).voices] == [
+        3 * RATE
+    ]

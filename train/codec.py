@@ -1,105 +1,48 @@
 """Train the "spectral" codec: `codeclm codec train DATA --out RUN`.
 
-DATA: a folder of audio; each of its sub-folders counts as one voice, and voices are drawn by the square root of
-their hours, so that a voice with much speech does not drown the others. Step n is a pure function of (seed, n): a
-run that was killed goes on from its newest checkpoint as if it had not been. B batch, S samples.
+A run folder holds config.json, metrics.jsonl, tensorboard/, step-N/ checkpoints and, at the end, codec/ with the
+averaged weights. Step n is a pure function of (seed, n): a run that was killed goes on from its newest checkpoint as
+if it had not been. Runs on a CPU, a GPU, or several ranks under `torchrun`, which share the rows of a batch.
+B batch, S samples, N trunk frames.
 """
 
-import hashlib
 import json
 import math
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.audio import AudioError, find_audio, load_audio
-from ..data.prepare import stamp
 from ..data.progress import progress_bar
-from ..data.shards import atomic_file
 from ..model.codecs.spectral import SpectralCodec
 from . import codec_losses as losses
+from .balancer import Balancer
 from .checkpoint import latest_checkpoint, load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
+from .codec_heldout import HeldOut
+from .codec_log import CodecLog
 from .config import CodecTrainConfig
+from .discriminators import Discriminators, adversarial_losses, discriminator_loss
+from .distillation import Teacher
 from .precision import has_fast_bf16
+from .voices import VoiceCrops
 
-
-class VoiceCrops:
-    """Random crops of the voices in a folder, kept decoded as int16 in `cache`, one array a voice."""
-
-    def __init__(self, data: Path, cache: Path, sample_rate: int, max_hours: float):
-        """Raises AudioError if no file of any voice can be used."""
-        cache.mkdir(parents=True, exist_ok=True)
-        voices: dict[str, list[Path]] = {}
-        for path in find_audio(data):
-            parts = path.relative_to(data if data.is_dir() else data.parent).parts
-            voice = parts[0] if len(parts) > 1 else data.resolve().stem  # a folder without sub-folders is one voice
-            voices.setdefault(voice, []).append(path)
-        decoded = {}
-        for voice, paths in sorted(voices.items()):
-            made_from = [sample_rate, max_hours, [[str(path), *stamp(path)] for path in paths]]
-            key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
-            stored = cache / f"{voice}-{key}.npy"
-            if stored.exists() or self._decode(voice, paths, stored, sample_rate, max_hours):
-                decoded[voice] = np.load(stored, mmap_mode="r", allow_pickle=False)
-        if not decoded:
-            raise AudioError(f"{data}: no file of any voice can be used")
-        self.voices = list(decoded.values())
-        hours = np.array([len(voice) for voice in self.voices]) / sample_rate / 3600
-        self.shares = np.sqrt(hours) / np.sqrt(hours).sum()
-        for voice, hour, share in zip(decoded, hours, self.shares, strict=True):
-            tqdm.write(f"voice {voice}: {hour:.2f} h, drawn {share:.0%} of the time")
-
-    @staticmethod
-    def _decode(voice: str, paths: list[Path], stored: Path, sample_rate: int, max_hours: float) -> bool:
-        """Write the voice's samples; False if none of its files can be used."""
-        parts, total = [], 0
-        for path in progress_bar(paths, desc=f"decode {voice}", unit="file"):
-            try:
-                audio = load_audio(path, sample_rate)
-            except AudioError as error:
-                tqdm.write(f"skipped {error}")
-                continue
-            parts.append((np.clip(audio, -1, 1) * 32767).astype(np.int16))
-            total += len(audio)
-            if total > max_hours * 3600 * sample_rate:
-                break
-        if not parts:
-            tqdm.write(f"voice {voice}: left out, no file of it can be used")
-            return False
-        with atomic_file(stored) as file:
-            np.save(file, np.concatenate(parts), allow_pickle=False)
-        return True
-
-    def draw(self, batch_size: int, num_samples: int, rng: np.random.Generator) -> Tensor:
-        """[B, S] with a random speed (and so pitch and formants) for half of the rows, and a random level."""
-        rows = []
-        while len(rows) < batch_size:
-            voice = self.voices[rng.choice(len(self.voices), p=self.shares)]
-            speed = rng.uniform(0.8, 1.25) if rng.random() < 0.5 else 1.0
-            length = math.ceil(num_samples * speed)
-            start = int(rng.integers(0, max(1, len(voice) - length)))
-            crop = torch.from_numpy(voice[start : start + length].astype(np.float32) / 32768)
-            crop = F.pad(crop, (0, length - len(crop)))
-            if crop.square().mean() < 1e-5 and rng.random() < 0.9:  # mostly silence teaches little
-                continue
-            row = F.interpolate(crop[None, None], size=num_samples, mode="linear", align_corners=False)[0, 0]
-            gain = 10 ** (rng.uniform(-14, 6) / 20)
-            rows.append(row * min(gain, 0.99 / max(float(row.abs().max()), 1e-4)))
-        return torch.stack(rows)
+FITTING_BATCHES = 60  # whose latents the codebooks are filled from
 
 
 def learning_rate(config: CodecTrainConfig, step: int) -> float:
+    """Linear warm-up, a plateau, and from `decay_from` on a cosine to a twentieth."""
     warm = min(1.0, (step + 1) / config.warmup_steps)
-    progress = min(1.0, step / config.steps)
+    falling = config.decay_from * config.steps
+    progress = min(1.0, max(0.0, step - falling) / max(1.0, config.steps - falling))
     return config.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
@@ -107,65 +50,127 @@ class CodecTrainer:
     """The networks, their optimizers, and one training step."""
 
     def __init__(self, config: CodecTrainConfig):
+        """Raises ValueError if the ranks cannot share the batch."""
         torch.manual_seed(config.seed)
         self.config, self.step = config, 0
-        self.codec = SpectralCodec(config.codec).train()
+        AcceleratorState._reset_state()  # a second run in this process may want another precision
+        precision = "bf16" if config.bf16 and has_fast_bf16() else "no"
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+        if config.batch_size % self.accelerator.num_processes:
+            ranks = self.accelerator.num_processes
+            raise ValueError(f"batch_size {config.batch_size} must be a multiple of the number of processes, {ranks}")
+        device = self.accelerator.device
+        self.codec = SpectralCodec(config.codec).train().to(device)
         self.average = {name: tensor.detach().clone() for name, tensor in self.codec.state_dict().items()}
-        self.discriminators = losses.Discriminators()
+        self.discriminators = Discriminators(config.discriminator_windows, config.discriminator_periods).to(device)
+        self.learning: list[nn.Parameter] = list(self.codec.parameters())
+        self.teacher: Teacher | None = None
+        if config.teacher:
+            self.teacher = Teacher(config.teacher, config.codec.sample_rate, config.codec.codebook_dim).to(device)
+            self.learning += list(self.teacher.project.parameters())
         self.optimizer = torch.optim.AdamW(
-            self.codec.parameters(), lr=0, betas=(0.8, 0.99), weight_decay=config.weight_decay
+            self.learning, lr=0, betas=(0.8, 0.99), weight_decay=config.weight_decay, fused=True
         )
-        self.discriminator_optimizer = torch.optim.AdamW(self.discriminators.parameters(), lr=0, betas=(0.8, 0.99))
-        self.bf16 = config.bf16 and has_fast_bf16()
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminators.parameters(), lr=0, betas=(0.8, 0.99), fused=True
+        )
+        self.balancer = Balancer() if config.balance else None
 
-    def mixed_precision(self) -> AbstractContextManager:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16)
+    @property
+    def quantize_step(self) -> int:
+        """The step before which nothing is quantized."""
+        return round(self.config.quantize_from * self.config.steps)
 
-    def train_step(self, audio: Tensor) -> dict[str, float]:
-        config = self.config
-        torch.manual_seed(hash((config.seed, self.step)))
+    @torch.no_grad()
+    def fill_codebooks(self, crops: VoiceCrops) -> None:
+        """k-means on the latents of a few batches, drawn as a function of the seed."""
+        config, latents = self.config, []
+        for number in range(FITTING_BATCHES):
+            rng = np.random.default_rng([config.seed, 1, number])
+            audio, _ = crops.draw(config.batch_size, samples_per_crop(config), rng)
+            with self.accelerator.autocast():
+                latents.append(self.codec.encoder(audio.to(self.accelerator.device)).flatten(0, 1))
+        torch.manual_seed(config.seed)
+        self.codec.quantizer.fit(torch.cat(latents), config.batch_size * config.crop_frames)
+        for name, tensor in self.codec.quantizer.state_dict().items():
+            self.average[f"quantizer.{name}"].copy_(tensor)
+
+    def train_step(self, audio: Tensor, pitch: Tensor) -> dict[str, float]:
+        """One step of the codec, and of the discriminators once they have joined, on this rank's rows of the batch.
+
+        audio [B, S], pitch [B, N]: the whole batch. Raises FloatingPointError, with nothing changed, if a loss is not
+        finite.
+        """
+        config, rank, ranks = self.config, self.accelerator.process_index, self.accelerator.num_processes
+        audio, pitch = (x[rank::ranks].to(self.accelerator.device) for x in (audio, pitch))
+        torch.manual_seed(hash((config.seed, self.step, rank)) if rank else hash((config.seed, self.step)))
         rate = learning_rate(config, self.step)
-        for optimizer in (self.optimizer, self.discriminator_optimizer):
-            for group in optimizer.param_groups:
-                group["lr"] = rate / 2 if optimizer is self.discriminator_optimizer else rate
+        set_rate(self.optimizer, rate)
+        set_rate(self.discriminator_optimizer, rate / 2)
 
-        with self.mixed_precision():
-            output, quantized = self.codec(audio, config.quantizer_dropout)
-        mel, phase = losses.spectral_losses(output, audio, config.codec.sample_rate)
-        terms = {
-            "mel": config.mel_weight * mel,
-            "complex": config.complex_weight * phase,
-            "commitment": config.commitment_weight * quantized.commitment,
-            "codebook": config.commitment_weight * 4 * quantized.codebook,
-        }
+        quantize = self.step >= self.quantize_step
+        with self.accelerator.autocast():
+            output, read, quantized = self.codec(audio, pitch, config.quantizer_dropout, quantize)
+        heard = self._reconstruction_terms(output, audio)
+        other = {"pitch": pitch_error(read, pitch)}
+        if quantize:
+            other["commitment"] = quantized.commitment
+        if self.teacher is not None:
+            other["teacher"] = self.teacher.loss(audio, quantized.first)
         if self.step >= config.adversarial_from * config.steps:
-            terms |= self._adversarial_terms(audio[: config.adversarial_rows], output[: config.adversarial_rows])
+            heard |= self._adversarial_terms(audio[: config.adversarial_rows], output[: config.adversarial_rows])
+        weights = {name: getattr(config, f"{name}_weight") for name in heard | other}
+        terms = {name: weights[name] * term for name, term in (heard | other).items()}
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             raise FloatingPointError(f"step {self.step}: the loss is {total.item()}; nothing was changed by this step")
+
         self.optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 10.0)
-        self.optimizer.step()
+        if self.balancer is None:
+            total.backward()
+        else:
+            gradient = self.balancer.gradient(heard, weights, output) * config.balanced_norm
+            rest = torch.stack([terms[name] for name in other]).sum()
+            torch.autograd.backward([output, rest], [gradient, torch.ones_like(rest)])
+        self._apply(self.optimizer, self.learning)
         self._update_average()
         self.step += 1
         return {name: term.item() for name, term in terms.items()} | {"loss": total.item(), "learning_rate": rate}
 
+    def _reconstruction_terms(self, output: Tensor, audio: Tensor) -> dict[str, Tensor]:
+        rate = self.config.codec.sample_rate
+        difference, added = losses.loudness_losses(output, audio, rate)
+        return {
+            "mel": losses.mel_loss(output, audio, rate),
+            "difference": difference,
+            "added": added,
+            "envelope": losses.envelope_loss(output, audio, rate),
+        }
+
     def _adversarial_terms(self, real: Tensor, output: Tensor) -> dict[str, Tensor]:
-        config = self.config
-        with self.mixed_precision():
-            loss = losses.discriminator_loss(self.discriminators(real), self.discriminators(output.detach()))
+        with self.accelerator.autocast():
+            loss = discriminator_loss(self.discriminators(real), self.discriminators(output.detach()))
         self.discriminator_optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.discriminators.parameters(), 10.0)
-        self.discriminator_optimizer.step()
+        self._apply(self.discriminator_optimizer, list(self.discriminators.parameters()))
         self.discriminators.requires_grad_(False)
-        with self.mixed_precision():
+        with self.accelerator.autocast():
             with torch.no_grad():
                 features = self.discriminators(real)
-            fooled, matching = losses.adversarial_losses(features, self.discriminators(output))
+            fooled, matching = adversarial_losses(features, self.discriminators(output))
         self.discriminators.requires_grad_(True)
-        return {"adversarial": config.adversarial_weight * fooled, "matching": config.matching_weight * matching}
+        return {"adversarial": fooled, "matching": matching}
+
+    def _apply(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+        """Average the gradients over the ranks, clip them, and take the optimizer's step."""
+        if self.accelerator.num_processes > 1:
+            learned = [p for p in parameters if p.grad is not None]
+            flat = torch.cat([cast(Tensor, p.grad).flatten() for p in learned])
+            flat = cast(Tensor, self.accelerator.reduce(flat, "mean"))
+            for p, gradient in zip(learned, flat.split([p.numel() for p in learned]), strict=True):
+                p.grad = gradient.view_as(p)
+        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        optimizer.step()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -173,9 +178,16 @@ class CodecTrainer:
         for name, tensor in self.codec.state_dict().items():
             self.average[name].lerp_(tensor, 1 - decay)
 
+    def averaged_codec(self) -> SpectralCodec:
+        codec = SpectralCodec(self.config.codec).to(self.accelerator.device)
+        codec.load_state_dict(self.average)
+        return codec.eval().requires_grad_(False)
+
     def files(self) -> dict[str, dict[str, Tensor]]:
-        usage = {f"usage.{k}": book.usage for k, book in enumerate(self.codec.quantizer.books())}
-        return {
+        usage = {}
+        for k, book in enumerate(self.codec.quantizer.books()):
+            usage |= {f"counts.{k}": book.counts, f"sums.{k}": book.sums}
+        files = {
             "model": self.average,
             "codec": self.codec.state_dict(),
             "usage": usage,
@@ -183,55 +195,110 @@ class CodecTrainer:
             "discriminators": self.discriminators.state_dict(),
             "discriminator_optimizer": pack_optimizer(self.discriminator_optimizer),
         }
+        if self.teacher is not None:
+            files["teacher"] = self.teacher.project.state_dict()
+        if self.balancer is not None:
+            files["balancer"] = self.balancer.sizes
+        return files
 
     def restore(self, checkpoint: Path) -> None:
-        self.average = load_tensors(checkpoint, "model")
+        device = self.accelerator.device
+        self.average = {name: tensor.to(device) for name, tensor in load_tensors(checkpoint, "model").items()}
         self.codec.load_state_dict(load_tensors(checkpoint, "codec"))
         usage = load_tensors(checkpoint, "usage")
         for k, book in enumerate(self.codec.quantizer.books()):
-            book.usage.copy_(usage[f"usage.{k}"])
+            book.counts.copy_(usage[f"counts.{k}"])
+            book.sums.copy_(usage[f"sums.{k}"])
         self.discriminators.load_state_dict(load_tensors(checkpoint, "discriminators"))
+        if self.teacher is not None:
+            self.teacher.project.load_state_dict(load_tensors(checkpoint, "teacher"))
+        if self.balancer is not None:
+            self.balancer.sizes = {k: v.to(device) for k, v in load_tensors(checkpoint, "balancer").items()}
         unpack_optimizer(self.optimizer, load_tensors(checkpoint, "optimizer"))
         unpack_optimizer(self.discriminator_optimizer, load_tensors(checkpoint, "discriminator_optimizer"))
         self.step = load_state(checkpoint)["step"]
 
 
-def batches(crops: VoiceCrops, config: CodecTrainConfig, first_step: int) -> Iterator[Tensor]:
-    num_samples = config.crop_frames * config.codec.trunk_hop * config.codec.stride
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def pitch_error(read: Tensor, pitch: Tensor) -> Tensor:
+    """log2 Hz that was read [B, N], the truth in Hz [B, N] (0: unvoiced) -> mean distance in octaves where voiced."""
+    voiced = pitch > 0
+    distance = (read - pitch.double().clamp_min(1.0).log2()).abs() * voiced
+    return (distance.sum() / voiced.sum().clamp_min(1)).float()
+
+
+def samples_per_crop(config: CodecTrainConfig) -> int:
+    return config.crop_frames * config.codec.trunk_hop * config.codec.stride
+
+
+def batches(crops: VoiceCrops, config: CodecTrainConfig, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
     for step in range(first_step, config.steps):
-        yield crops.draw(config.batch_size, num_samples, np.random.default_rng([config.seed, step]))
+        yield crops.draw(config.batch_size, samples_per_crop(config), np.random.default_rng([config.seed, 0, step]))
 
 
 def train_codec(data: Path, out: Path, config: CodecTrainConfig = CodecTrainConfig()) -> Path:
     """Train on the audio below `data`, resuming what `out` holds -> the folder of the finished codec."""
-    out.mkdir(parents=True, exist_ok=True)
-    crops = VoiceCrops(data, out / "decoded", config.codec.sample_rate, config.max_hours_per_voice)
     trainer = CodecTrainer(config)
+    is_main = trainer.accelerator.is_main_process
+    out.mkdir(parents=True, exist_ok=True)
+    with trainer.accelerator.main_process_first():  # the others find the audio decoded
+        crops = VoiceCrops(
+            data, out / "decoded", config.codec.sample_rate, config.max_hours_per_voice, config.codec.trunk_hop
+        )
     found = latest_checkpoint(out)
     if found is not None:
         trainer.restore(found)
         tqdm.write(f"resumed from {found}")
-    (out / "config.json").write_text(json.dumps(asdict(config), indent=2))
-    seconds = config.crop_frames * config.codec.trunk_hop * config.codec.stride / config.codec.sample_rate
-    with (out / "metrics.jsonl").open("a") as log:
-        progress = progress_bar(
-            batches(crops, config, trainer.step), total=config.steps, initial=trainer.step, unit="step", mininterval=5
-        )
-        started = time.monotonic()
-        for audio in progress:
-            terms = trainer.train_step(audio)
-            if trainer.step % 50 == 0:
-                terms["seconds"] = round(time.monotonic() - started, 1)
-                log.write(json.dumps({"step": trainer.step, **{k: round(v, 5) for k, v in terms.items()}}) + "\n")
-                log.flush()
-                progress.set_postfix(loss=f"{terms['loss']:.3f}", mel=f"{terms['mel']:.3f}")
-            if trainer.step % config.save_every == 0 or trainer.step == config.steps:
-                state = {"config": asdict(config), "audio_seconds_per_step": config.batch_size * seconds}
-                save_checkpoint(out, trainer.step, trainer.files(), state)
-    codec = SpectralCodec(config.codec)
-    codec.load_state_dict(trainer.average)
-    partial = out / ".codec.partial"
-    codec.save(partial)
-    shutil.rmtree(out / "codec", ignore_errors=True)
-    partial.rename(out / "codec")
+    heldout = HeldOut(Path(config.heldout)) if config.heldout and is_main else None
+    log = CodecLog(out, config.codec.sample_rate, trainer.step) if is_main else None
+    if is_main:
+        (out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    bar = progress_bar(
+        batches(crops, config, trainer.step), total=config.steps, initial=trainer.step, unit="step", disable=not is_main
+    )
+    started = time.monotonic()
+    for audio, pitch in bar:
+        if trainer.step == trainer.quantize_step:
+            trainer.fill_codebooks(crops)
+        terms = trainer.train_step(audio, pitch)
+        last = trainer.step == config.steps
+        if log is None:
+            continue
+        if trainer.step % config.log_every == 0 or last:
+            log.numbers(trainer.step, terms | {"seconds": time.monotonic() - started})
+            bar.set_postfix(loss=f"{terms['loss']:.3f}", mel=f"{terms['mel']:.3f}")
+        if heldout is not None and (trainer.step % config.evaluate_every == 0 or last):
+            codec = trainer.averaged_codec()
+            log.numbers(trainer.step, heldout.measure(codec), group="heldout")
+            for number, (original, output) in enumerate(heldout.examples(codec)):
+                log.listen(trainer.step, number, original, output)
+        if trainer.step % config.save_every == 0 or last:
+            save_checkpoint(out, trainer.step, trainer.files(), {"config": asdict(config)})
+    if log is not None:
+        log.close()
+        keep(level_matched(trainer.averaged_codec(), crops, config), out / "codec")
+    trainer.accelerator.wait_for_everyone()
     return out / "codec"
+
+
+@torch.no_grad()
+def level_matched(codec: SpectralCodec, crops: VoiceCrops, config: CodecTrainConfig, rows: int = 64) -> SpectralCodec:
+    """Make the codec as loud as what goes in, on crops: the losses alone leave it a little quieter."""
+    audio, _ = crops.draw(rows, samples_per_crop(config), np.random.default_rng([config.seed, 2]))
+    audio = audio.to(next(codec.parameters()).device)
+    output = codec.decode(codec.encode(audio[:, None]))[:, 0]
+    before, after = (x.square().sum(dim=1).clamp_min(1e-6).log() for x in (audio, output))
+    codec.decoder.head.bias.add_((before - after).median() / 2)  # the head's outputs are logarithms of gains
+    return codec
+
+
+def keep(codec: SpectralCodec, folder: Path) -> None:
+    """Save the codec as `folder`, replacing what is there at once."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    codec.cpu().save(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

@@ -1,6 +1,6 @@
-"""What the codec is trained to match: spectra at several resolutions, and small STFT discriminators.
+"""What the codec's output is compared by: mel spectra, loudness as the ear has it, and envelopes of bands.
 
-B batch, S samples, F frequency bins, N STFT frames.
+None of them sees phase. B batch, S samples, F frequency bins, N STFT frames.
 """
 
 import math
@@ -8,11 +8,15 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-RESOLUTIONS = ((128, 16), (320, 48), (640, 80), (1600, 128))  # (window, mel bands)
-PHASE_WINDOWS = (320, 640)  # the windows at which phase counts, too
-DISCRIMINATOR_WINDOWS = (240, 512, 1024)
+RESOLUTIONS = ((0.02, 48), (0.04, 80), (0.064, 100))  # (window in seconds, mel bands)
+EAR_S = 0.032  # seconds of the window that loudness and envelopes are measured over, every half of it
+
+
+def samples(seconds: float, sample_rate: int) -> int:
+    """The next multiple of 4: a window that hops of a quarter fit into."""
+    return 4 * math.ceil(seconds * sample_rate / 4)
 
 
 def spectrum(audio: Tensor, window: int) -> Tensor:
@@ -48,76 +52,80 @@ def log_mel(size: Tensor, sample_rate: int, window: int, num_bands: int) -> Tens
     return (mel_filterbank(sample_rate, window, num_bands).to(size.device) @ size).clamp_min(1e-5).log10()
 
 
-def spectral_losses(output: Tensor, target: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """(mel, complex) for two [B, S].
+def mel_loss(output: Tensor, target: Tensor, sample_rate: int) -> Tensor:
+    """Mean absolute difference of the log mel spectra of two [B, S], over RESOLUTIONS; phase does not count."""
+    terms = []
+    for seconds, bands in RESOLUTIONS:
+        window = samples(seconds, sample_rate)
+        a, b = (log_mel(magnitude(spectrum(x, window)), sample_rate, window, bands) for x in (output, target))
+        terms.append(F.l1_loss(a, b))
+    return torch.stack(terms).mean()
 
-    mel: mean absolute difference of log mel spectra over RESOLUTIONS. complex: squared distance of spectra with
-    magnitudes to the power 0.3, with and without phase, over PHASE_WINDOWS; rewards phase where it can be predicted.
+
+def power(audio: Tensor, window: int) -> Tensor:
+    """[B, S] -> power spectrum [B, F, N], hop half the window."""
+    taper = torch.hann_window(window, device=audio.device)
+    z = torch.stft(audio.float(), window, window // 2, window=taper, return_complex=True)
+    return torch.view_as_real(z).square().sum(dim=-1)
+
+
+@lru_cache
+def bark_filterbank(sample_rate: int, window: int, num_bands: int = 49) -> tuple[Tensor, Tensor]:
+    """([num_bands, window // 2 + 1] that adds the bins of a band, power at the threshold of hearing [num_bands, 1]).
+
+    Bark by Traunmueller's inverse hyperbolic sine; threshold in quiet by Terhardt (1979).
     """
-    mel_terms, complex_terms = [], []
-    for window, bands in RESOLUTIONS:
-        a, b = spectrum(output, window), spectrum(target, window)
-        size_a, size_b = magnitude(a), magnitude(b)
-        mel_terms.append(
-            F.l1_loss(log_mel(size_a, sample_rate, window, bands), log_mel(size_b, sample_rate, window, bands))
-        )
-        if window in PHASE_WINDOWS:
-            scale_a, scale_b = size_a**-0.7, size_b**-0.7
-            with_phase = (a * scale_a[..., None] - b * scale_b[..., None]).square().sum(dim=-1).mean()
-            complex_terms.append(with_phase + (size_a * scale_a - size_b * scale_b).square().mean())
-    return torch.stack(mel_terms).mean(), torch.stack(complex_terms).mean()
+    frequencies = torch.arange(window // 2 + 1, dtype=torch.float64) * sample_rate / window
+    edges = torch.linspace(0, 6 * math.asinh(sample_rate / 1200), num_bands + 1, dtype=torch.float64)
+    centres = (edges[:-1] + edges[1:]) / 2
+    bark = 6 * torch.asinh(frequencies / 600)
+    band = (torch.bucketize(bark, edges, right=True) - 1).clamp(0, num_bands - 1)
+    bank = torch.zeros(num_bands, len(frequencies))
+    bank[band, torch.arange(len(frequencies))] = 1.0
+    for empty in (bank.sum(dim=1) == 0).nonzero().flatten():
+        bank[empty, (bark - centres[empty]).abs().argmin()] = 1.0
+    khz = (0.6 * torch.sinh(centres / 6)).clamp_min(0.03)
+    decibel = 3.64 * khz**-0.8 - 6.5 * torch.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz**4
+    return bank, (10 ** (decibel / 10)).float()[:, None]
 
 
-class SpectrumDiscriminator(nn.Module):
-    """Convolutions over one complex STFT; returns scores and the features on the way."""
+def loudness_losses(output: Tensor, target: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """(difference, added) of loudness over Bark bands, for two [B, S]; the disturbances that PESQ (P.862) builds on.
 
-    def __init__(self, window: int, channels: int):
-        super().__init__()
-        self.window = window
-        sizes = [2, channels, channels, channels, channels]
-        self.layers = nn.ModuleList(
-            nn.utils.parametrizations.weight_norm(nn.Conv2d(a, b, (9, 3), stride=(2, 1), padding=(4, 1)))
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
-        self.score = nn.utils.parametrizations.weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
-
-    def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
-        z = spectrum(audio, self.window)
-        z = z * (magnitude(z)[..., None] + 1e-5) ** -0.5  # loud bins do not drown the others
-        x = z.permute(0, 3, 1, 2)  # [B, 2, F, N], channels last in memory
-        features = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
-            features.append(x)
-        return self.score(x), features
+    Both are played so that the target is at 65 dB. A quarter of the quieter loudness masks a difference; `added`
+    weighs it by how much power the output adds to the target's, because what is added disturbs more.
+    """
+    window = samples(EAR_S, sample_rate)
+    bank, threshold = (t.to(output.device) for t in bark_filterbank(sample_rate, window))
+    scale = 10**6.5 / target.square().mean(dim=1).clamp_min(1e-7) / (0.375 * window * window / 4)
+    a, b = (scale[:, None, None] * (bank @ power(x, window)) for x in (output, target))  # [B, bands, N]
+    zwicker = (2 * threshold) ** 0.23
+    loud_a, loud_b = (zwicker * ((0.5 + 0.5 * x / threshold) ** 0.23 - 1).clamp_min(0) for x in (a, b))
+    masked = 0.25 * torch.minimum(loud_a, loud_b).detach()
+    disturbance = F.relu((loud_a - loud_b).abs() - masked)
+    ratio = ((a + 50 * threshold) / (b + 50 * threshold)).detach() ** 1.2
+    ratio = torch.where(ratio < 3, 0.0, ratio.clamp(max=12))
+    weight = ((b.sum(dim=1) + 1e4) / 1e6) ** -0.04  # [B, N]
+    difference = (disturbance.square().mean(dim=1) + 1e-6).sqrt() * weight
+    added = (disturbance * ratio).mean(dim=1) * weight
+    return (difference.square().mean(dim=1) + 1e-6).sqrt().mean(), added.mean()
 
 
-class Discriminators(nn.Module):
-    def __init__(self, channels: int = 16):
-        super().__init__()
-        self.parts = nn.ModuleList(SpectrumDiscriminator(window, channels) for window in DISCRIMINATOR_WINDOWS)
-
-    def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        return [part(audio) for part in self.parts]
-
-
-def discriminator_loss(real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
-    """Hinge loss."""
-    losses = [
-        F.relu(1 - score.float()).mean() + F.relu(1 + other.float()).mean()
-        for (score, _), (other, _) in zip(real, fake, strict=True)
-    ]
-    return torch.stack(losses).mean()
+@lru_cache
+def third_octaves(sample_rate: int, window: int) -> Tensor:
+    """[15, window // 2 + 1]: 1 for the bins of each third of an octave from 150 Hz."""
+    frequencies = torch.arange(window // 2 + 1) * sample_rate / window
+    centres = 150 * 2 ** (torch.arange(15) / 3)[:, None]
+    return ((frequencies >= centres * 2 ** (-1 / 6)) & (frequencies < centres * 2 ** (1 / 6))).float()
 
 
-def adversarial_losses(
-    real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]
-) -> tuple[Tensor, Tensor]:
-    """(how far the discriminators are from being fooled, feature matching relative to the real features' size)."""
-    fooled = torch.stack([F.relu(1 - score.float()).mean() for score, _ in fake]).mean()
-    matching = [
-        (a.float() - b.detach().float()).abs().mean() / b.detach().float().abs().mean()
-        for (_, fake_features), (_, real_features) in zip(fake, real, strict=True)
-        for a, b in zip(fake_features, real_features, strict=True)
-    ]
-    return fooled, torch.stack(matching).mean()
+def envelope_loss(output: Tensor, target: Tensor, sample_rate: int, steps: int = 24) -> Tensor:
+    """1 - correlation of the envelopes of third-octave bands over `steps` windows, as intelligibility (STOI) has it."""
+    window = samples(EAR_S, sample_rate)
+    bank = third_octaves(sample_rate, window).to(output.device)
+    a, b = (((bank @ power(x, window)) + 1e-8).sqrt() for x in (output, target))
+    steps = min(steps, a.shape[2])
+    a, b = (x.unfold(2, steps, max(1, steps // 6)) for x in (a, b))
+    a, b = a - a.mean(dim=-1, keepdim=True), b - b.mean(dim=-1, keepdim=True)
+    sizes = (a.square().sum(dim=-1) + 1e-6) * (b.square().sum(dim=-1) + 1e-6)
+    return (1 - (a * b).sum(dim=-1) * sizes.rsqrt()).mean()

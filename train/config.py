@@ -143,25 +143,39 @@ FINETUNE = TrainConfig(
 
 @dataclass(frozen=True)
 class CodecTrainConfig:
-    """How the codec is trained. Losses are weighted sums of the terms of train/codec_losses.py."""
+    """How the codec is trained. Losses are weighted sums of the terms of train/codec_losses.py and its neighbours."""
 
-    steps: int = 4_200
-    batch_size: int = 16
+    steps: int = 8_000
+    batch_size: int = 10  # crops, over all processes
     crop_frames: int = 32  # codec frames a crop is long
-    learning_rate: float = 6e-4  # at the top of the schedule; cosine to a twentieth
-    warmup_steps: int = 300
+    learning_rate: float = 1e-3  # after the warm-up
+    warmup_steps: int = 100
+    decay_from: float = 0.5  # share of the steps after which the learning rate falls, along a cosine, to a twentieth
     weight_decay: float = 0.01
+    quantize_from: float = 0.06  # share of the steps after which the codebooks are filled by k-means and used
     quantizer_dropout: float = 0.25  # share of rows that use a random number of codebooks
-    adversarial_from: float = 0.6  # share of the steps after which the discriminators join
-    adversarial_rows: int = 6  # rows of the batch that the discriminators see
+    adversarial_from: float = 0.8  # share of the steps after which the discriminators join
+    adversarial_rows: int = 4  # rows of the batch that the discriminators see
+    discriminator_windows: tuple[int, ...] = (240, 512, 1024)  # samples of their STFTs
+    discriminator_periods: tuple[int, ...] = ()  # samples; 2 3 5 7 11 is usual, and too slow for a CPU
     mel_weight: float = 45.0
-    complex_weight: float = 3.0
-    commitment_weight: float = 0.25  # the codebook term gets four times as much
+    difference_weight: float = 3.0  # loudness that differs
+    added_weight: float = 3.0  # loudness that was added
+    envelope_weight: float = 15.0
+    pitch_weight: float = 60.0
+    commitment_weight: float = 1.0
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0
+    teacher: str = ""  # HuBERT or WavLM (hub id or folder) whose features codebook 0 learns; empty: none
+    teacher_weight: float = 5.0
+    balance: bool = False  # weights of what is heard are shares of the gradient, not factors of the losses
+    balanced_norm: float = 10.0  # size of that gradient
     ema_decay: float = 0.999  # of the weights that are kept
     max_hours_per_voice: float = 2.0
     bf16: bool = True  # matrix products in bfloat16 where the processor has instructions for them
+    heldout: str = ""  # folder of audio to measure and to listen to; empty: none
+    evaluate_every: int = 500  # steps between looks at it
+    log_every: int = 50
     save_every: int = 500
     seed: int = 0
     codec: SpectralConfig = field(default_factory=SpectralConfig)

@@ -1,72 +1,120 @@
-"""Residual vector quantization with factorised lookup (as in DAC, arXiv:2306.06546).
+"""Residual vector quantization: each codebook quantizes what the ones before it left (SoundStream, arXiv:2107.03312).
 
-B batch, T frames, D latent width, d lookup width, K codebooks, V codebook size. Each codebook projects what is left
-of the latent to d dimensions, finds the entry of the nearest direction there, and projects that entry back to D.
-Training keeps codebooks in use by quantizer dropout and by restarting dead entries from the batch.
+B batch, T frames, d width, K codebooks, V codebook size. Entries follow the mean of what chose them (EMA); gradients
+pass straight through the lookup. Training keeps codebooks in use by k-means on the first latents, by quantizer
+dropout, and by restarting dead entries from the batch.
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 @dataclass
 class Quantized:
-    """latent [B, T, D]; codes [B, K, T]; commitment and codebook: scalar losses, summed over codebooks."""
+    """latent [B, T, d], and what codebook 0 alone says of it; codes [B, K, T]; commitment: scalar, summed over K."""
 
     latent: Tensor
+    first: Tensor
     codes: Tensor
     commitment: Tensor
-    codebook: Tensor
+
+    @classmethod
+    def none(cls, latent: Tensor) -> "Quantized":
+        """The latent as it is, with no codes: before the codebooks are filled."""
+        no_codes = torch.zeros(len(latent), 0, latent.shape[1], dtype=torch.long, device=latent.device)
+        return cls(latent, latent, no_codes, latent.new_zeros(()))
 
 
 class Codebook(nn.Module):
-    usage: Tensor
+    """V entries of width d, found by the smallest distance."""
 
-    def __init__(self, dim: int, codebook_size: int, codebook_dim: int):
+    entries: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, dim: int, codebook_size: int):
         super().__init__()
-        self.project_in = nn.Linear(dim, codebook_dim)
-        self.project_out = nn.Linear(codebook_dim, dim)
-        self.entries = nn.Parameter(torch.randn(codebook_size, codebook_dim))
-        # running count of how often an entry is chosen; training only, so it is not part of the weights
-        self.register_buffer("usage", torch.ones(codebook_size), persistent=False)
+        self.register_buffer("entries", torch.randn(codebook_size, dim))
+        # running count and sum of the vectors that choose an entry; for training, so they are not part of the weights
+        self.register_buffer("counts", torch.ones(codebook_size), persistent=False)
+        self.register_buffer("sums", self.entries.clone(), persistent=False)
 
     def lookup(self, query: Tensor) -> Tensor:
-        """query [..., d] -> index of the entry with the nearest direction [...]."""
-        return (F.normalize(query, dim=-1) @ F.normalize(self.entries, dim=-1).t()).argmax(dim=-1)
+        """query [..., d] -> index of the nearest entry [...]."""
+        return (query @ self.entries.t() - self.entries.square().sum(dim=1) / 2).argmax(dim=-1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes [B, T] -> [B, T, D]."""
-        return self.project_out(F.embedding(codes, self.entries))
+        """codes [B, T] -> [B, T, d]."""
+        return F.embedding(codes, self.entries)
+
+    @torch.no_grad()
+    def follow(self, query: Tensor, index: Tensor, decay: float = 0.99, dead: float = 0.05) -> None:
+        """Move entries towards the mean of the queries [N, d] that chose them, and those hardly chosen onto a query.
+
+        dead: an entry is when it is chosen less than this share of what would be fair.
+        """
+        counts = torch.bincount(index, minlength=len(self.entries)).to(self.counts)
+        sums = torch.zeros_like(self.sums).index_add_(0, index, query)
+        spare = query[torch.randint(len(query), (len(self.entries),), device=query.device)]
+        if dist.is_available() and dist.is_initialized():  # all ranks keep the same codebooks
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+            dist.broadcast(spare, 0)
+        self.counts.lerp_(counts, 1 - decay)
+        self.sums.lerp_(sums, 1 - decay)
+        self.entries.copy_(self.sums / self.counts.clamp_min(1e-5)[:, None])
+        fair = counts.sum() / len(self.entries)
+        rare = self.counts < dead * fair
+        self.entries[rare] = spare[rare]
+        self.counts[rare] = fair / 2
+        self.sums[rare] = self.entries[rare] * fair / 2
+
+    @torch.no_grad()
+    def fit(self, query: Tensor, iterations: int = 10) -> None:
+        """k-means on queries [N, d]; starts from queries drawn at random."""
+        self.entries.copy_(query[torch.randint(len(query), (len(self.entries),), device=query.device)])
+        fair = len(query) / len(self.entries)
+        for _ in range(iterations):
+            self.follow(query, self.lookup(query), decay=0.0)
+        self.counts.fill_(fair)
+        self.sums.copy_(self.entries * fair)
 
 
 class ResidualVectorQuantizer(nn.Module):
-    def __init__(self, dim: int, num_codebooks: int, codebook_size: int, codebook_dim: int):
+    def __init__(self, dim: int, num_codebooks: int, codebook_size: int):
         super().__init__()
-        self.codebook_size = codebook_size
-        self.codebooks = nn.ModuleList(Codebook(dim, codebook_size, codebook_dim) for _ in range(num_codebooks))
+        self.codebooks = nn.ModuleList(Codebook(dim, codebook_size) for _ in range(num_codebooks))
 
     def books(self) -> list[Codebook]:
         """The codebooks, typed."""
         return [book for book in self.codebooks if isinstance(book, Codebook)]
 
     def encode(self, latent: Tensor) -> Tensor:
-        """latent [B, T, D] -> codes [B, K, T]."""
+        """latent [B, T, d] -> codes [B, K, T]."""
         codes = []
         for codebook in self.books():
-            index = codebook.lookup(codebook.project_in(latent))
+            index = codebook.lookup(latent)
             latent = latent - codebook.decode(index)
             codes.append(index)
         return torch.stack(codes, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes [B, K', T] of the K' leading codebooks -> latent [B, T, D]."""
-        books = zip(self.books(), codes.unbind(1), strict=False)
-        parts = [cast(Codebook, codebook).decode(index) for codebook, index in books]
+        """codes [B, K', T] of the K' leading codebooks -> latent [B, T, d]."""
+        parts = [codebook.decode(index) for codebook, index in zip(self.books(), codes.unbind(1), strict=False)]
         return torch.stack(parts).sum(dim=0)
+
+    def fit(self, latent: Tensor, batch_frames: int) -> None:
+        """Fill the codebooks by residual k-means on latents [N, d]; later batches have about `batch_frames` frames."""
+        for codebook in self.books():
+            codebook.fit(latent)
+            share = batch_frames / len(latent)
+            codebook.counts.mul_(share)
+            codebook.sums.mul_(share)
+            latent = latent - codebook.decode(codebook.lookup(latent))
 
     def forward(self, latent: Tensor, dropout: float = 0.0) -> Quantized:
         """Training pass: gradients go straight through the lookup. dropout: share of rows cut to fewer codebooks."""
@@ -75,32 +123,21 @@ class ResidualVectorQuantizer(nn.Module):
         dropped = torch.rand(batch, device=latent.device) < dropout
         keep = torch.where(dropped, torch.randint(1, num_codebooks + 1, (batch,), device=latent.device), keep)
 
-        residual, total = latent, torch.zeros_like(latent)
-        commitment = codebook_loss = latent.new_zeros(())
-        codes = []
+        residual, total = latent.detach(), torch.zeros_like(latent)
+        commitment = latent.new_zeros(())
+        codes, levels = [], []
         for k, codebook in enumerate(self.books()):
-            query = codebook.project_in(residual)
-            index = codebook.lookup(query)
-            entry = F.embedding(index, codebook.entries)
-            active = (keep > k).to(latent.dtype)[:, None, None]  # [B, 1, 1]
-            commitment = commitment + (active * (query - entry.detach()) ** 2).mean()
-            codebook_loss = codebook_loss + (active * (entry - query.detach()) ** 2).mean()
-            part = codebook.project_out(query + (entry - query).detach()) * active
-            total, residual = total + part, residual - part
-            codes.append(index)
+            used = keep > k  # [B]; every rank has at least its row 0 take part, or the others would wait for it
+            used[0] = True
+            index = codebook.lookup(residual)
+            entry = codebook.decode(index)
             if self.training:
-                self._revive(codebook, query.detach(), index)
-        return Quantized(total, torch.stack(codes, dim=1), commitment, codebook_loss)
-
-    @torch.no_grad()
-    def _revive(self, codebook: Codebook, query: Tensor, index: Tensor, decay: float = 0.98) -> None:
-        """Move entries that are hardly ever chosen onto random queries of this batch."""
-        counts = torch.bincount(index.flatten(), minlength=self.codebook_size).to(codebook.usage)
-        codebook.usage.mul_(decay).add_(counts, alpha=1 - decay)
-        fair_share = index.numel() / self.codebook_size
-        dead = (codebook.usage < 0.03 * fair_share).nonzero().flatten()
-        if len(dead):
-            flat = query.flatten(0, 1)
-            chosen = torch.randint(len(flat), (len(dead),), device=flat.device)
-            codebook.entries.data[dead] = flat[chosen].to(codebook.entries.dtype)
-            codebook.usage[dead] = fair_share
+                codebook.follow(residual[used].flatten(0, 1), index[used].flatten())
+            active = (keep > k)[:, None, None]  # [B, 1, 1]
+            total, residual = total + entry * active, residual - entry
+            # the latent is drawn to what its row's leading codebooks say of it
+            commitment = commitment + (active * (latent - total) ** 2).mean()
+            codes.append(index)
+            levels.append(total)
+        total, first = (latent + (x - latent).detach() for x in (total, levels[0]))
+        return Quantized(total, first, torch.stack(codes, dim=1), commitment)
