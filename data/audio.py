@@ -4,9 +4,11 @@ Everything a file can be wrong about is found here and told in one line (`AudioE
 codecs or tokens. S samples.
 """
 
-import io
 import os
-from collections.abc import Iterator
+import struct
+import wave
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -51,28 +53,41 @@ def load_audio(path: str | Path, sample_rate: int, check_speech: bool = True) ->
     check_speech: also refuse what is too short or silent. Raises AudioError, naming the file, if it is missing, empty,
     not audio, cut off, holds NaN or infinite samples, or has a rate outside 4-192 kHz.
     """
-    audio = np.concatenate(list(audio_blocks(path, sample_rate)))
-    if check_speech:
-        check_usable(audio, sample_rate, str(path))
-    return audio
+    return np.concatenate(list(audio_blocks(path, sample_rate, check_speech)))
 
 
 def check_usable(audio: np.ndarray, sample_rate: int, name: str) -> None:
     """Raise AudioError if `audio` [S] is too short, silent, not finite or not in -1..1. `name` is for the message."""
     if not np.isfinite(audio).all():
         raise AudioError(f"{name}: holds NaN or infinite samples")
-    duration = len(audio) / sample_rate
-    if duration < MIN_DURATION_S:
-        raise AudioError(f"{name}: too short ({duration:.3f} s; at least {MIN_DURATION_S} s is needed)")
-    level = loudness_dbfs(audio)
-    if level < SILENCE_DBFS:
-        raise AudioError(f"{name}: silent ({level:.0f} dBFS; at least {SILENCE_DBFS:.0f} dBFS is needed)")
-    peak = float(np.abs(audio).max())
-    if peak > MAX_PEAK:
-        raise AudioError(f"{name}: samples reach {peak:.0f}; float audio must lie in -1..1")
+    levels = _Levels()
+    levels.add(audio)
+    levels.check(sample_rate, name)
 
 
-def audio_blocks(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
+class _Levels:
+    """What is known of a recording when all of it has been heard."""
+
+    def __init__(self) -> None:
+        self.num_samples, self.energy, self.peak = 0, 0.0, 0.0
+
+    def add(self, audio: np.ndarray) -> None:
+        self.num_samples += len(audio)
+        self.energy += float(np.square(audio, dtype=np.float64).sum())
+        self.peak = max(self.peak, float(np.abs(audio).max(initial=0.0)))
+
+    def check(self, sample_rate: int, name: str) -> None:
+        duration = self.num_samples / sample_rate
+        if duration < MIN_DURATION_S:
+            raise AudioError(f"{name}: too short ({duration:.3f} s; at least {MIN_DURATION_S} s is needed)")
+        level = 10 * float(np.log10(self.energy / self.num_samples)) if self.energy else float("-inf")
+        if level < SILENCE_DBFS:
+            raise AudioError(f"{name}: silent ({level:.0f} dBFS; at least {SILENCE_DBFS:.0f} dBFS is needed)")
+        if self.peak > MAX_PEAK:
+            raise AudioError(f"{name}: samples reach {self.peak:.0f}; float audio must lie in -1..1")
+
+
+def audio_blocks(path: str | Path, sample_rate: int, check_speech: bool = False) -> Iterator[np.ndarray]:
     """The audio of `load_audio` in blocks of about a minute [S], so that a file of any length can be read.
 
     Raises AudioError like `load_audio`, some reasons only once the last block has been read.
@@ -86,12 +101,14 @@ def audio_blocks(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
     if not os.access(path, os.R_OK):
         raise AudioError(f"{path}: cannot be read (permission denied)")
-    num_samples = 0
+    levels = _Levels()
     for block in _resampled_blocks(path, sample_rate):
-        num_samples += len(block)
+        levels.add(block)
         yield block
-    if num_samples == 0:
+    if levels.num_samples == 0:
         raise AudioError(f"{path}: the file has a header but no samples")
+    if check_speech:
+        levels.check(sample_rate, str(path))
 
 
 def _resampled_blocks(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
@@ -170,18 +187,25 @@ def save_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
 
     Samples beyond full scale are clipped. Raises OSError if the folder cannot be written.
     """
-    import soundfile
+    with wav_writer(path, sample_rate) as write:
+        write(audio)
 
+
+@contextmanager
+def wav_writer(path: str | Path, sample_rate: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """`save_wav` block by block: gives a function that takes samples [S]. Nothing is left of a block that fails."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    content = io.BytesIO()  # libsndfile would not say why a disk does not take its bytes
-    soundfile.write(content, np.clip(audio, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.getbuffer())
+        # not by libsndfile, which would not say why a disk does not take its bytes
+        with partial.open("wb") as file, wave.open(file, "wb") as wav:
+            wav.setparams((1, 2, sample_rate, 0, "NONE", ""))
+            yield lambda audio: wav.writeframes((np.clip(audio, -1.0, 1.0) * 32767).round().astype("<i2").tobytes())
         os.replace(partial, path)
+    except struct.error:
+        raise OSError(f"{path}: a WAV file cannot hold more than 4 GiB; give shorter audio") from None
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        if partial.exists():
-            partial.unlink()
+        partial.unlink(missing_ok=True)

@@ -18,7 +18,9 @@ from .config import EvaluateConfig, SamplingConfig
 
 Options = arg(name="")  # the fields of a config become flags without a prefix
 Model = Annotated[str, arg(help="a model folder or a training run; 'default' is the embedded model")]
-CodecName = Annotated[str, arg(help="spectral (embedded), mulaw, mdct, encodec, mimi, dac, a folder, or a hub id")]
+CodecName = Annotated[
+    str, arg(help="spectral (embedded), mulaw, mdct, encodec, mimi, dac, a folder, or a hub id; NAME:K: K codebooks")
+]
 Audio = Annotated[Path, arg(metavar="AUDIO", help="an audio file, or a folder of them")]
 AudioFile = Annotated[Path, arg(metavar="AUDIO", help="an audio file")]
 Data = Annotated[Path, arg(metavar="DATA", help="a token store, an audio file, or a folder of them")]
@@ -125,23 +127,16 @@ def codec_roundtrip(
     out: Positional[Annotated[Path, arg(metavar="OUT", help="the WAV file to write")]],
     codec: CodecName = "spectral",
 ) -> None:
-    """Encode AUDIO, decode the codes into the WAV file OUT, and say what was lost."""
-    import torch
-
-    from ..data.audio import load_audio, save_wav
+    """Encode AUDIO, decode the codes into the WAV file OUT, and say what was lost. Audio of any length."""
     from ..model.codecs import load_codec
-    from .evaluate.measures import log_mel_distance
+    from .roundtrip import roundtrip
 
     check_writable(out)
     coder = load_codec(codec)
-    samples = load_audio(audio, coder.sample_rate)
-    codes = coder.encode(torch.from_numpy(samples)[None, None])
-    output = coder.decode(codes)[0, 0, : len(samples)].numpy()
-    save_wav(out, output, coder.sample_rate)
-    distance = log_mel_distance(samples, output, coder.sample_rate)
+    found = roundtrip(audio, out, coder)
     print(
-        f"{out}: {len(samples) / coder.sample_rate:.2f} s, {codes.shape[1]} x {codes.shape[2]} codes, "
-        f"{coder.bitrate:.0f} bits/s, log-mel distance {distance:.3f}"
+        f"{out}: {found.num_samples / coder.sample_rate:.2f} s, {coder.num_codebooks} x {found.num_frames} codes, "
+        f"{coder.bitrate:.0f} bits/s, log-mel distance {found.distance:.3f}"
     )
 
 
@@ -178,10 +173,13 @@ def codec_decompress(
     model: Model = "default",
 ) -> None:
     """Turn a .clm file into the WAV file that `codec roundtrip` makes of the same audio."""
+    import numpy as np
+
     from ..data.audio import save_wav
     from .compress import decompress_codes
     from .container import ClmFile
     from .loading import load, model_folder
+    from .roundtrip import decoded
     from .score import checkpoint_hash
 
     check_writable(out)
@@ -194,17 +192,21 @@ def codec_decompress(
         codes = None
     content.check_codes(file, None if codes is None else codes.numpy())
     assert codes is not None
-    save_wav(out, lm.codec.decode(codes[None])[0, 0, : content.num_samples].numpy(), lm.codec.sample_rate)
+    audio = np.concatenate(list(decoded(lm.codec, [codes[None]])))[: content.num_samples]
+    save_wav(out, audio, lm.codec.sample_rate)
     print(f"{out}: {content.num_samples / lm.codec.sample_rate:.2f} s; its codes are those that were compressed")
 
 
 def codec_report(
     audio: Positional[Audio],
     codec: Annotated[
-        tuple[str, ...], arg(metavar="CODEC ...", help="names of codecs, or folders that hold one; each is a row")
+        tuple[str, ...],
+        arg(metavar="CODEC ...", help="names of codecs, or folders that hold one; NAME:K: K codebooks; each is a row"),
     ] = ("spectral",),
     limit: Annotated[int, arg(help="measure only so many of the files, spread evenly; 0: all")] = 0,
-    asr: Annotated[bool, arg(help="compare whisper-base transcripts (extra 'eval')")] = False,
+    asr: Annotated[
+        bool, arg(help="compare whisper-base's transcripts, also with NAME.txt beside NAME.wav (extra 'eval')")
+    ] = False,
     anchors: Annotated[bool, arg(help="also classical codecs at the nearest rates, by the installed ffmpeg")] = True,
     json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here")] = None,
     html_file: Annotated[

@@ -3,6 +3,7 @@
 Heavy imports are inside the function, so that --help answers at once.
 """
 
+import itertools
 import sys
 from typing import Annotated
 
@@ -16,14 +17,19 @@ def codec_contract(
             arg(metavar="CODEC", help="spectral, mulaw, mdct, encodec, mimi, dac, a hub id, a folder or a .th file"),
         ]
     ] = ("spectral", "mulaw", "mdct"),
+    every_codec: Annotated[bool, arg(help="also tiny codecs of every kind, with random weights")] = False,
 ) -> None:
     """Check that every CODEC keeps the contract, property by property; exit status 1 if one does not."""
     from ..model.codecs import load_codec
     from ..model.codecs.contract import blocks_line, check_contract, table
+    from ..model.codecs.untrained import TINY, load_tiny
 
     found = {}
-    for name in codec:
-        coder = load_codec(name)
+    coders = itertools.chain(
+        ((name, load_codec(name)) for name in codec),
+        ((f"tiny {name}", load_tiny(name)) for name in TINY if every_codec),
+    )
+    for name, coder in coders:
         print(
             f"{name}: {coder.sample_rate} Hz, {coder.frame_rate:g} frames/s x {coder.num_codebooks} codebooks of "
             f"{coder.codebook_size} codes = {coder.bitrate:.0f} bits/s; {blocks_line(coder)}",

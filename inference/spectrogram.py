@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HZ_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)
 FEW_HZ_TICKS = (500, *HZ_TICKS[3:])  # of a small picture
+INK = "#7b7b7b"  # of a small picture: can be read on white and on black
 RANGE_DB = 70  # of the colours, from the loudest point down
 
 
@@ -49,15 +50,20 @@ def loudest_db(audio: np.ndarray, sample_rate: int) -> float:
 
 
 def spectrogram_png(audio: np.ndarray, sample_rate: int, loudest: float) -> bytes:
-    """audio [S] -> a small picture on the scale of `loudest_db`. Raises ImportError without matplotlib."""
+    """audio [S] -> a small picture on the scale of `loudest_db`, on a clear ground. Raises ImportError without
+    matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("pictures need: pip install 'codeclm[demo]'") from None
-    figure = Figure(figsize=(5.6, 2.1), dpi=100, layout="constrained")
+    figure = Figure(figsize=(4.4, 1.9), dpi=130, layout="constrained", facecolor="none")
     axes = figure.subplots()
     draw_spectrogram(axes, audio, sample_rate, loudest, FEW_HZ_TICKS)
     axes.set_xlabel("Time (s)")
+    axes.spines[:].set_color(INK)
+    for part in (axes.xaxis, axes.yaxis):
+        part.label.set_color(INK)
+        part.set_tick_params(colors=INK)
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()

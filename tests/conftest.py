@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from codeclm.data.audio import save_wav
 from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
 from codeclm.model.codecs import Codec, SpectralCodec
@@ -29,6 +30,22 @@ def make_codec() -> Callable[..., SpectralCodec]:
             num_codebooks=num_codebooks, codebook_size=codebook_size, codebook_dim=4,
         )  # fmt: skip
         return SpectralCodec(config, name="tiny").eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_clips() -> Callable[[Path, Sequence[str]], list[Path]]:
+    """Files in `folder`: one second each of a voice-like buzz at 16 kHz, which PESQ and STOI can rate."""
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    time = np.arange(16_000) / 16_000
+
+    def make(folder: Path, names: Sequence[str]) -> list[Path]:
+        for index, name in enumerate(names):
+            buzz = np.sign(np.sin(2 * np.pi * (110 + 80 * index) * time + 3 * np.sin(6 * time)))
+            save_wav(folder / name, 0.3 * buzz * (np.sin(18 * time) > -0.3), 16_000)
+        return [folder / name for name in names]
 
     return make
 

@@ -1,6 +1,6 @@
 """Every codec keeps the contract of model/codecs/base.py, gives what its library gives, and refuses what it cannot use.
 
-Networks have random weights and tiny configs (tests/tiny_codecs.py): the code is that of the real ones.
+Networks have random weights and tiny configs (model/codecs/untrained.py): the code is that of the real ones.
 """
 
 import json
@@ -22,8 +22,7 @@ from codeclm.model.codecs import Codec, StreamingCoder, load_codec
 from codeclm.model.codecs.blocks import BlockCodec
 from codeclm.model.codecs.contract import PROPERTIES, blocks_line, check_contract, probe, table
 from codeclm.model.codecs.mdct import MdctCodec
-
-from .tiny_codecs import NAMES, NETWORKS, network, save_codec
+from codeclm.model.codecs.untrained import EVERY_KIND, TINY, save_tiny, tiny_network
 
 CAUSAL = ["mimi", "encodec 24 kHz"]
 LOCAL = [*CAUSAL, "dac", "dac, odd stride"]  # a code depends on what is near it or before it
@@ -32,7 +31,7 @@ LOCAL = [*CAUSAL, "dac", "dac, odd stride"]  # a code depends on what is near it
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("codecs")
-    return {name: save_codec(name, root / str(number)) for number, name in enumerate(NAMES)}
+    return {name: save_tiny(name, root / str(number)) for number, name in enumerate(EVERY_KIND)}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +43,11 @@ def test_every_codec_keeps_every_property_of_the_contract(codecs):
     found = {name: check_contract(codec) for name, codec in codecs.items()}
     printed = table(found)
     print(f"\n{printed}\n" + "\n".join(f"{name}: {blocks_line(codec)}" for name, codec in codecs.items()))
-    assert set(found) == set(NAMES) and all(set(cells) == set(PROPERTIES) for cells in found.values())
+    assert set(found) == set(EVERY_KIND) and all(set(cells) == set(PROPERTIES) for cells in found.values())
     assert not any(reason for cells in found.values() for reason in cells.values()), printed
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY_KIND)
 def test_a_stream_does_not_mind_a_caller_who_reuses_one_buffer(name, codecs):
     codec = codecs[name]
     audio = probe(codec, 40 * codec.hop_length + 1)
@@ -133,10 +132,10 @@ def test_the_contract_notices_a_codec_that_breaks_it(broken, name):
 
 
 def test_the_command_prints_the_table_and_says_by_its_exit_status_whether_all_holds(capsys, monkeypatch):
-    codec_contract(("mulaw", "mdct"))
+    codec_contract(("mulaw", "mdct"), every_codec=True)
     printed = capsys.readouterr().out
     assert "mulaw: 8000 Hz, 8000 frames/s x 1 codebooks of 256 codes = 64000 bits/s; " in printed
-    assert printed.count(" ok") == 2 * len(PROPERTIES)
+    assert printed.count(" ok") == (2 + len(TINY)) * len(PROPERTIES) and "\ntiny dac, odd stride: " in printed
     real = load_codec
     monkeypatch.setattr(
         "codeclm.model.codecs.load_codec", lambda name, *k: LengthsIgnored() if name == "broken" else real(name, *k)
@@ -171,7 +170,7 @@ def test_across_many_blocks_codes_and_audio_are_those_of_the_library_for_the_who
         codec.encoder_blocks = blocks
         codec.decoder_blocks = replace(codec.decoder_blocks, most=7, least=min(7, codec.decoder_blocks.least))
         audio = probe(codec, 200 * codec.hop_length, seed=5)
-        expected, decoded = library_codes(network(name), audio)
+        expected, decoded = library_codes(tiny_network(name), audio)
         codes = codec.encode(audio)
         assert codes.shape == expected.shape and len(codes.unique()) > 8
         assert (codes != expected).float().mean() < 0.002  # but for near-ties, of other block lengths
@@ -183,22 +182,21 @@ def test_across_many_blocks_codes_and_audio_are_those_of_the_library_for_the_who
 def test_within_one_window_codes_and_audio_are_those_of_the_library(name, codecs):
     codec, loudness = codecs[name], name == "encodec 48 kHz"
     audio = probe(codec, codec.encoder_blocks.most * codec.hop_length, seed=5)
-    expected, decoded = library_codes(network(name), audio)
+    expected, decoded = library_codes(tiny_network(name), audio)
     codes = codec.encode(audio)
     assert torch.equal(codes[:, loudness:], expected)
     if loudness:  # a quarter of a dB of rounding at V = 1024, here V = 32
         assert codec.loudness_db == 128 / 32
-        decoded = decoded * (codec.decode(codes).norm() / decoded.norm())
-        assert (
-            abs(20 * torch.log10(codec.decode(codes).norm() / library_codes(network(name), audio)[1].norm())) <= 2.001
-        )
+        ratio = codec.decode(codes).norm() / decoded.norm()
+        assert abs(20 * torch.log10(ratio)) <= 2.001
+        decoded = decoded * ratio
     torch.testing.assert_close(codec.decode(codes), decoded, rtol=0, atol=1e-4 * float(decoded.abs().max()))
 
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_the_librarys_own_padded_batches_change_codes_so_rows_are_encoded_alone(name, codecs):
     """The last, partial frame of EnCodec and Mimi, and the frames near the end that DAC sees beyond."""
-    codec, model = codecs[name], network(name)
+    codec, model = codecs[name], tiny_network(name)
     changed = []
     for partial in range(1, codec.hop_length):
         short, longer = (probe(codec, frames * codec.hop_length + partial) for frames in (20, 40))
@@ -263,7 +261,7 @@ BAD_AUDIO = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY_KIND)
 def test_unusable_audio_and_codes_are_refused_in_one_line(name, codecs):
     codec = codecs[name]
     for words, audio in BAD_AUDIO.items():
@@ -286,11 +284,31 @@ def test_unusable_audio_and_codes_are_refused_in_one_line(name, codecs):
     assert codec.encode(torch.zeros(1, 1, 1)).shape == (1, k, 1)  # less than a frame is a frame
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY_KIND)
 def test_a_number_of_codebooks_that_a_codec_does_not_have_is_refused(name, folders, codecs):
     for wrong in (0, codecs[name].num_codebooks + 1):
         with pytest.raises(ValueError, match=f"num_codebooks must be .*not {wrong}"):
             load_codec(folders[name], wrong)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_a_name_with_a_number_takes_so_many_leading_codebooks(name, folders, codecs):
+    wanted = codecs[name].num_codebooks
+    assert load_codec(f"{folders[name]}:{wanted}").fingerprint == codecs[name].fingerprint
+    with pytest.raises(ValueError, match=f"num_codebooks must be .*not {wanted + 1}"):
+        load_codec(f"{folders[name]}:{wanted + 1}")
+    with pytest.raises(ValueError, match="give one of them"):
+        load_codec(f"{folders[name]}:{wanted}", wanted + 1)
+    if getattr(codecs[name], "min_codebooks", 1) < wanted:
+        less = load_codec(f"{folders[name]}:{wanted - 1}")
+        assert less.num_codebooks == wanted - 1
+        assert less.fingerprint == load_codec(folders[name], wanted - 1).fingerprint
+
+
+def test_a_folder_that_is_called_like_a_name_with_a_number_is_that_folder(folders, tmp_path):
+    folder = tmp_path / "run:2"
+    load_codec(folders["spectral"]).save(folder)
+    assert load_codec(folder).num_codebooks == load_codec(folders["spectral"]).num_codebooks
 
 
 def edit(folder: Path, **settings) -> None:
@@ -324,7 +342,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("message", DAMAGE)
-@pytest.mark.parametrize("name", ["mulaw", *NETWORKS])
+@pytest.mark.parametrize("name", ["mulaw", *TINY])
 def test_a_damaged_folder_is_refused_in_one_line(name, message, folders, tmp_path):
     for path in folders[name].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from codeclm.data.audio import save_wav
 from codeclm.inference.evaluate.codec_page import page
-from codeclm.inference.evaluate.codec_report import CodecReport, codec_report
+from codeclm.inference.evaluate.codec_report import CodecReport, TextErrors, codec_report
+from codeclm.inference.evaluate.fidelity import ClipMeasures
 from codeclm.model.codecs import load_codec
 from codeclm.train.cli import main
 
@@ -50,15 +50,8 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(make_codec, tmp_path_factory: pytest.TempPathFactory) -> CodecReport:
-    pytest.importorskip("pesq")
-    pytest.importorskip("pystoi")
-    time = np.arange(RATE) / RATE
-    paths = []
-    for index, pitch in enumerate((110, 190)):
-        signal = 0.3 * np.sign(np.sin(2 * np.pi * pitch * time + 3 * np.sin(6 * time))) * (np.sin(18 * time) > -0.3)
-        paths.append(tmp_path_factory.mktemp("clips") / f"clip{index} & <b>.wav")
-        save_wav(paths[-1], signal, RATE)
+def report(make_codec, make_clips, tmp_path_factory: pytest.TempPathFactory) -> CodecReport:
+    paths = make_clips(tmp_path_factory.mktemp("clips"), ["clip0 & <b>.wav", "clip1 & <b>.wav"])
     codecs = {NASTY: make_codec(), "mulaw": load_codec("mulaw")}
     return codec_report(paths, codecs, anchors=False, num_samples=1)
 
@@ -87,16 +80,17 @@ def test_pictures_are_drawn_and_differ_between_codecs(report: CodecReport):
     assert len(pictures) == 3
     assert all(len(np.unique(picture.reshape(-1, 4), axis=0)) > 100 for picture in pictures)
     assert np.abs(pictures[0] - pictures[1]).mean() > 1e-3
+    assert all(picture[0, 0, 3] == 0 for picture in pictures)  # clear ground: they suit a dark page too
 
 
 def test_names_and_transcripts_are_shown_as_text_and_never_become_markup(report: CodecReport):
-    clips = [replace(clip, transcript=NASTY) for clip in report.clips]
+    clips = [replace(clip, transcript=NASTY, text=NASTY, language="en") for clip in report.clips]
     noisy = replace(report, clips=clips, skipped=[f"{NASTY}: broken"], left_out=[NASTY])
     content = page(noisy, NASTY)
     assert "<script" not in content and "<b>" not in content
     reader = Reader(content)
-    # title, heading, table, codebooks (2), caption, transcript, skipped, left out
-    assert reader.text.count(NASTY) == 9
+    # title, heading, table, codebooks (2), text, caption, transcript, skipped, left out
+    assert reader.text.count(NASTY) == 10
     assert "clip0 & <b>.wav" in reader.text
     labels = [attributes["aria-label"] for name, attributes in reader.found if name == "audio"]
     assert labels == ["original", NASTY, "mulaw"]
@@ -109,11 +103,29 @@ def test_the_page_shows_the_table_and_says_what_is_missing(report: CodecReport):
     assert "PESQ-WB" in text and "64000" in text and "perplexity" in text
 
 
-def test_the_command_writes_the_page_and_the_numbers_and_prints_the_table(tmp_path: Path, capsys):
-    pytest.importorskip("pesq")
-    pytest.importorskip("pystoi")
-    time = np.arange(RATE) / RATE
-    save_wav(tmp_path / "a.wav", 0.3 * np.sign(np.sin(2 * np.pi * 110 * time)) * (np.sin(18 * time) > -0.3), RATE)
+def test_errors_against_true_texts_stand_in_the_table_below_the_players_and_in_the_notes(report: CodecReport):
+    def of(rate: float, measures: ClipMeasures) -> ClipMeasures:
+        return replace(measures, word_error_rate=rate, text_error_rate=rate / 2)
+
+    rows = [
+        replace(row, mean=of(0.5, row.mean), measures=[of(0.1, clip) for clip in row.measures], transcripts=["yes", ""])
+        for row in report.codecs
+    ]
+    clips = [replace(clip, text="Yes.", transcript="yes", language="en", text_error_rate=0) for clip in report.clips]
+    shown = replace(report, codecs=rows, clips=clips, originals=TextErrors(2, 91, 0.033))
+    reader = Reader(page(shown, "title"))
+    assert "beside 2 clips (91 words); on the originals themselves whisper-base makes 3.3%." in reader.text
+    assert reader.text.count("50.0%25.0%") == 2 and reader.text.count(", WER 10.0%, WER text 5.0%") == 2
+    assert "1.0 s, WER text 0.0%" in reader.text and "Its text: \u201cYes.\u201d" in reader.text
+    assert reader.text.count("\u201cyes\u201d") == 3 and "No words were heard." not in reader.text
+    silent = replace(shown, codecs=[replace(row, transcripts=["", ""]) for row in rows])
+    assert Reader(page(silent, "title")).text.count("No words were heard.") == 2
+    text = Reader(page(report, "title")).text
+    assert "WER text" not in text and "No words were heard." not in text
+
+
+def test_the_command_writes_the_page_and_the_numbers_and_prints_the_table(make_clips, tmp_path: Path, capsys):
+    make_clips(tmp_path, ["a.wav"])
     files = ("--html", str(tmp_path / "new/page.html"), "--json", str(tmp_path / "new/report.json"))
     main(["codec", "report", str(tmp_path / "a.wav"), "--codec", "mulaw", "mdct", "--no-anchors", *files])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:3]] == ["codec", "mulaw", "mdct"]

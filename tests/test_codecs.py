@@ -113,6 +113,48 @@ def test_streamed_codes_equal_offline_codes(codec: Codec, length: int, chunks: l
     assert torch.equal(stream(codec.streaming_encoder(), cut(audio, chunks)), codec.encode(audio))
 
 
+def test_where_two_entries_are_nearly_as_near_the_chunks_still_do_not_matter():
+    codec = make_codec(replace(TINY, encoder_dim=48, dim=48))
+    for book in codec.quantizer.books():  # entries in pairs, so near to each other that float32 often cannot choose
+        book.entries[1::2] = book.entries[::2] + 1e-6 * torch.randn_like(book.entries[::2])
+    audio = random_audio(codec.hop_length * 200, batch=2)
+    whole = codec.encode(audio)
+    latent = codec.encoder(audio[:, 0])
+    in_float32 = codec.quantizer.encode(latent)[0]
+    exact = codec.quantizer.encode(codec.encoder.exactly(audio[:, 0]))[0]
+    assert (in_float32 != exact).any(), "nothing was near a tie"
+    assert torch.equal(whole, exact)
+    for chunks in ([codec.hop_length], [codec.hop_length * 7 + 3]):
+        assert torch.equal(stream(codec.streaming_encoder(), cut(audio, chunks)), whole)
+
+
+def test_a_frame_depends_on_what_lies_within_its_reach_and_on_nothing_before(codec: SpectralCodec):
+    reach, hop = codec.encoder.reach, codec.hop_length
+    audio = random_audio((reach + 9) * hop)[:, 0]
+    latent = codec.encoder.exactly(audio)
+    torch.testing.assert_close(codec.encoder.exactly(audio[:, 8 * hop :])[:, -1], latent[:, -1], atol=1e-12, rtol=0)
+    late = codec.encoder.exactly(audio[:, 9 * hop + hop - codec.config.trunk_hop :][:, -(reach - 1) * hop :])[:, -1]
+    assert not torch.allclose(late, latent[:, -1], atol=1e-9, rtol=0), "the reach is larger than it need be"
+
+
+def test_after_training_the_exact_encoder_has_the_new_weights():
+    codec = make_codec().requires_grad_(True)
+    audio = random_audio(codec.hop_length * 4)[:, 0]
+    before = codec.encoder.exactly(audio)
+    with torch.no_grad():
+        codec.encoder.outlet.bias.add_(1.0)
+    torch.testing.assert_close(codec.encoder.exactly(audio), before + 1.0)
+
+
+def test_long_audio_is_computed_in_pieces_with_the_same_result(codec: SpectralCodec, monkeypatch):
+    audio = random_audio(codec.hop_length * 50 - 3, batch=2)
+    codes = codec.encode(audio, [audio.shape[-1], 5])
+    decoded = codec.decode(codes)
+    monkeypatch.setattr("codeclm.model.codecs.spectral.PIECE_FRAMES", 7)
+    assert torch.equal(codec.encode(audio, [audio.shape[-1], 5]), codes)
+    torch.testing.assert_close(codec.decode(codes), decoded, atol=1e-5, rtol=1e-5)
+
+
 def test_pulses_stay_in_step_however_a_long_stream_is_cut():
     codec = make_codec()
     codes = torch.randint(codec.codebook_size, (1, 4, 3000), generator=torch.Generator().manual_seed(0))

@@ -1,9 +1,19 @@
 """One clip against its reconstruction: mel distances at six resolutions, and means."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from codeclm.inference.evaluate.fidelity import ClipMeasures, compare, mean_measures, mel_distance
+from codeclm.inference.evaluate.fidelity import (
+    ClipMeasures,
+    Words,
+    compare,
+    heard_error_rate,
+    mean_measures,
+    mel_distance,
+    text_error_rate,
+)
 
 RATE = 16_000
 RNG = np.random.default_rng(0)
@@ -40,7 +50,16 @@ def test_the_level_and_the_shape_of_a_louder_copy_are_told_apart():
 
 def test_means_skip_what_is_not_defined_and_pool_word_errors():
     pytest.importorskip("jiwer")
-    one, two = (ClipMeasures(*([value] * 9)) for value in (1.0, float("nan")))
-    mean = mean_measures([one, two], ["a b c", ""], ["a b", "noise"])
-    assert mean.stoi == 1 and mean.word_error_rate == pytest.approx(1 / 3)
-    assert np.isnan(mean_measures([two], [""], [""]).stoi)
+    one, two = (ClipMeasures(*([value] * 10)) for value in (1.0, float("nan")))
+    mean = mean_measures([one, two], [Words("a b", "a b c"), Words("noise", "", "d")])
+    assert mean.stoi == 1 and mean.word_error_rate == pytest.approx(1 / 3) and mean.text_error_rate == 1
+    empty = mean_measures([two], [Words()])
+    assert np.isnan([empty.stoi, empty.word_error_rate, empty.text_error_rate]).all()
+
+
+def test_what_is_heard_is_compared_with_the_true_text_as_it_is_said_and_with_the_original_as_it_is_written():
+    pytest.importorskip("jiwer")
+    words = Words("mister 5", "Mr 5", "Mr. five", "en")
+    assert (heard_error_rate([words]), text_error_rate([words])) == (0.5, 0)
+    assert text_error_rate([replace(words, language="fr")]) == 1
+    assert text_error_rate([words, Words("noise", "noise"), Words("", "", "a b", "en")]) == 0.5

@@ -20,7 +20,7 @@ def latents(batch: int = 3, frames: int = 20, seed: int = 1) -> Tensor:
 
 def test_each_codebook_quantizes_what_the_ones_before_it_left():
     quantizer, latent = make_quantizer(), latents()
-    codes = quantizer.encode(latent)
+    codes, _ = quantizer.encode(latent)
     assert codes.shape == (3, K, 20)
     for k in range(1, K):
         left = latent - quantizer.decode(codes[:, :k])
@@ -37,7 +37,7 @@ def test_the_nearest_entry_wins():
 def test_training_and_encoding_choose_the_same_codes_and_latents():
     quantizer, latent = make_quantizer().eval(), latents()
     quantized = quantizer(latent)
-    assert torch.equal(quantized.codes, quantizer.encode(latent))
+    assert torch.equal(quantized.codes, quantizer.encode(latent)[0])
     torch.testing.assert_close(quantized.latent, quantizer.decode(quantized.codes))
 
 
@@ -68,7 +68,7 @@ def test_codebook_0_alone_is_what_its_code_says():
 def test_k_means_leaves_less_with_each_codebook_and_uses_every_entry():
     quantizer, latent = make_quantizer(), torch.randn(2000, DIM, generator=torch.Generator().manual_seed(2))
     quantizer.fit(latent, batch_frames=100)
-    codes = quantizer.encode(latent[None])
+    codes, _ = quantizer.encode(latent[None])
     left = [(latent - quantizer.decode(codes[:, :k])[0]).square().mean() for k in range(1, K + 1)]
     assert left[0] < 0.6 * latent.square().mean()
     assert all(after < 0.8 * before for before, after in zip(left[:-1], left[1:], strict=True))
@@ -102,10 +102,10 @@ def test_entries_that_nothing_chooses_are_moved_onto_the_batch():
     codebook = quantizer.codebooks[0]
     codebook.entries[1:] = 100.0  # far from every latent
     codebook.sums.copy_(codebook.entries)
-    before = len(quantizer.encode(latent)[:, 0].unique())
+    before = len(quantizer.encode(latent)[0][:, 0].unique())
     for _ in range(300):
         quantizer(latent)
-    after = len(quantizer.encode(latent)[:, 0].unique())
+    after = len(quantizer.encode(latent)[0][:, 0].unique())
     assert before <= 2
     assert after == V
 
@@ -121,6 +121,6 @@ def test_entries_stay_where_they_are_in_eval_mode():
 @pytest.mark.parametrize("k", range(1, K + 1))
 def test_leading_codes_decode_alone(k: int):
     quantizer = make_quantizer()
-    codes = quantizer.encode(latents())
+    codes, _ = quantizer.encode(latents())
     expected = sum(quantizer.codebooks[i].decode(codes[:, i]) for i in range(k))
     torch.testing.assert_close(quantizer.decode(codes[:, :k]), expected)

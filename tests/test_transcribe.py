@@ -9,7 +9,13 @@ import pytest
 
 from codeclm.data.audio import load_audio
 from codeclm.inference.evaluate import transcribe
-from codeclm.inference.evaluate.transcribe import Transcriber, normalised_words, whisper_folder, word_error_rate
+from codeclm.inference.evaluate.transcribe import (
+    Transcriber,
+    normalised_words,
+    spoken_words,
+    whisper_folder,
+    word_error_rate,
+)
 
 
 def real_clip() -> Path:
@@ -30,6 +36,22 @@ def test_case_and_punctuation_do_not_count_as_errors():
     pytest.importorskip("jiwer")
     assert normalised_words("It\u2019s twenty-five, sir!") == ["its", "twenty", "five", "sir"]
     assert word_error_rate("Press 1; it's OK.", "press 1 its ok") == 0
+
+
+def test_english_numbers_to_999_and_titles_are_words_as_they_are_said():
+    said = spoken_words("Mr. Lee and Mrs. Poe, 21 to 40; OK?", "en")
+    assert said == ["mister", "lee", "and", "missus", "poe", "twenty", "one", "to", "forty", "okay"]
+    for number, words in {0: "zero", 12: "twelve", 80: "eighty", 99: "ninety-nine", 100: "one hundred"}.items():
+        assert spoken_words(f"Dr {number}!", "en") == spoken_words(f"Doctor {words}.", "en")
+    assert spoken_words("550 men", "en") == spoken_words("five hundred and fifty men", "en")
+    assert spoken_words("a hundred and a half", "en") == ["a", "hundred", "and", "a", "half"]
+    assert spoken_words("1984, the 5th", "en") == ["1984", "the", "5th"]
+
+
+def test_in_other_languages_only_the_dots_of_abbreviations_are_respelled():
+    assert spoken_words("A las 5 de la tarde, Dr. P.D.", "es") == ["a", "las", "5", "de", "la", "tarde", "dr", "pd"]
+    assert spoken_words("at 10 A.M. in the U.S.A. 3.5", "") == ["at", "10", "am", "in", "the", "usa", "3", "5"]
+    assert normalised_words("5 A.M., Mr") == ["5", "a", "m", "mr"]  # nothing of it counts for other word error rates
 
 
 def test_word_error_rate_counts_edits_per_reference_word_and_pools_over_clips():

@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from ..data.config import PrepareConfig
 from ..inference import cli as using
+from ..inference.bench_cli import codec_bench
 from ..inference.cli import Audio, CodecName, Data, Model, Options
 from ..inference.contract_cli import codec_contract
 from ..inference.convert_cli import convert
@@ -108,6 +109,7 @@ CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "roundtrip": using.codec_roundtrip,
     "report": using.codec_report,
     "contract": codec_contract,
+    "bench": codec_bench,
     "compress": using.codec_compress,
     "decompress": using.codec_decompress,
 }

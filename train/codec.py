@@ -89,7 +89,8 @@ class CodecTrainer:
             rng = np.random.default_rng([config.seed, 1, number])
             audio, _ = crops.draw(config.batch_size, samples_per_crop(config), rng)
             with self.accelerator.autocast():
-                latents.append(self.codec.encoder(audio.to(self.accelerator.device)).flatten(0, 1))
+                latent = self.codec.encoder(audio.to(self.accelerator.device))
+            latents.append(latent.float().flatten(0, 1))
         torch.manual_seed(config.seed)
         self.codec.quantizer.fit(torch.cat(latents), config.batch_size * config.crop_frames)
         for name, tensor in self.codec.quantizer.state_dict().items():

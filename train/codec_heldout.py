@@ -26,7 +26,7 @@ class HeldOut:
     def measure(self, codec: Codec) -> dict[str, float]:
         """Means over the files (PESQ-WB, STOI, ...); empty without the packages of codeclm[eval]."""
         try:
-            means = asdict(codec_report(self.paths, codec).mean)
+            means = asdict(codec_report(self.paths, {"codec": codec}, anchors=False).codecs[0].mean)
         except ImportError as error:
             tqdm.write(f"held-out speech is not measured: {error}")
             return {}

@@ -5,22 +5,23 @@ size, S samples.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...data.audio import load_audio
+from ...data.encoding import read_transcript
 from ...data.progress import progress_bar
 from ...model.codecs import Codec
 from .anchors import SAMPLE_RATE as ANCHOR_RATE
 from .anchors import Anchor, nearest_anchors
-from .fidelity import ClipMeasures, compare, mean_measures, unavailable
+from .fidelity import NAN, ClipMeasures, Words, compare, mean_measures, text_error_rate, unavailable
 from .measures import PERCEPTUAL_RATE, resampled
 from .passage import Cost, Passage, mean_cost, through
 from .plain import json_safe
-from .transcribe import Transcriber
+from .transcribe import Transcriber, spoken_words
 
 SAMPLE_S = 10.0  # of a clip are kept to be heard and seen
 
@@ -29,7 +30,19 @@ SAMPLE_S = 10.0  # of a clip are kept to be heard and seen
 class Clip:
     name: str
     duration_s: float
-    transcript: str = ""
+    transcript: str = ""  # what whisper heard in the original; from here on: "" where nothing was transcribed
+    text: str = ""  # what is said, from NAME.txt beside NAME.wav; "" without one
+    language: str = ""  # such as "en", as whisper heard it
+    text_error_rate: float = NAN  # of `transcript` against `text`
+
+
+@dataclass(frozen=True)
+class TextErrors:
+    """What whisper makes wrong on the originals themselves, against their true texts."""
+
+    num_clips: int  # that have a text
+    num_words: int  # of these texts
+    word_error_rate: float  # pooled over all words
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ class CodecReport:
     skipped: list[str]  # clips that could not be measured: "name: why"
     left_out: list[str]  # anchors that could not be had, and why
     unavailable: list[str]  # measures whose packages (codeclm[eval]) are not installed
+    originals: TextErrors | None = None  # None: nothing was transcribed, or no clip has a text
     samples: list[Sample] = field(default_factory=list)
 
     @property
@@ -84,7 +98,8 @@ class CodecReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, without the samples; what is not defined or not measured is None."""
-        return json_safe({item.name: _plain(getattr(self, item.name)) for item in fields(self)[:-1]})
+        values = asdict(replace(self, samples=[]))
+        return json_safe({name: value for name, value in values.items() if name != "samples"})
 
 
 def codec_report(
@@ -96,10 +111,11 @@ def codec_report(
 ) -> CodecReport:
     """Send each clip through each codec and measure what comes back.
 
-    codecs: by the names they are shown under. asr: also compare transcripts (slow). anchors: also classical codecs at
-    the nearest rates. num_samples: keep so many clips, spread evenly, to be heard. A clip that cannot be read, or
-    rated with one of the codecs, is left out for all and named in `skipped`. Raises ValueError if that leaves none or
-    no codec is given, ImportError for asr without the packages of codeclm[eval].
+    codecs: by the names they are shown under. asr: also compare transcripts (slow) with the original's, and with the
+    true text where NAME.txt lies beside NAME.wav. anchors: also classical codecs at the nearest rates. num_samples:
+    keep so many clips, spread evenly, to be heard. A clip that cannot be read (or for asr, its text), or rated with one
+    of the codecs, is left out for all and named in `skipped`. Raises ValueError if that leaves none or no codec is
+    given, ImportError for asr without the packages of codeclm[eval].
     """
     if not codecs:
         raise ValueError("no codec was given")
@@ -125,7 +141,14 @@ def codec_report(
         raise ValueError(f"no clip can be measured ({skipped[0]})" if skipped else "no clip was given")
     rows = [tally.row(clips) for tally in tallies]
     neural, classical = rows[: len(codecs)], rows[len(codecs) :]
-    return CodecReport(clips, neural, classical, skipped, left_out, unavailable(), samples)
+    return CodecReport(clips, neural, classical, skipped, left_out, unavailable(), text_errors(clips), samples)
+
+
+def text_errors(clips: Sequence[Clip]) -> TextErrors | None:
+    """Of whisper on the originals, over the clips that have a text; None if none has."""
+    spoken = [(clip, words) for clip in clips if (words := spoken_words(clip.text, clip.language))]
+    rate = text_error_rate([Words(clip.transcript, text=clip.text, language=clip.language) for clip, _ in spoken])
+    return TextErrors(len(spoken), sum(len(words) for _, words in spoken), rate) if spoken else None
 
 
 def codebook_use(counts: np.ndarray) -> CodebookUse:
@@ -169,7 +192,8 @@ class _Tally:
                 counts += np.bincount(row, minlength=len(counts))
 
     def row(self, clips: list[Clip]) -> CodecRow:
-        mean = mean_measures(self.measures, [clip.transcript for clip in clips], self.transcripts)
+        words = [_words(clip, heard) for clip, heard in zip(clips, self.transcripts, strict=True)]
+        mean = mean_measures(self.measures, words)
         heard = (mean, self.measures, self.transcripts, mean_cost(self.costs))
         if isinstance(self.source, Anchor):
             bitrate = self.num_bits / sum(clip.duration_s for clip in clips)
@@ -190,17 +214,30 @@ class _Tally:
 def _measure(path: Path, tallies: Sequence[_Tally], transcriber: Transcriber | None) -> tuple[Clip, list[_Result]]:
     rates = {PERCEPTUAL_RATE, *(tally.sample_rate for tally in tallies)}
     originals = {rate: load_audio(path, rate) for rate in sorted(rates)}
-    speech, language, transcript, results = originals[PERCEPTUAL_RATE], "", "", []
-    if transcriber is not None:
-        language = transcriber.detect_language(speech, PERCEPTUAL_RATE)  # once: it must not differ between outputs
-        transcript = transcriber.transcribe(speech, PERCEPTUAL_RATE, language)
+    clip, results = _clip(path, originals[PERCEPTUAL_RATE], transcriber), []
     for tally in tallies:
         passage = tally.through(originals[tally.sample_rate])
         rate = _heard_rate(tally)
         output = resampled(passage.output, tally.sample_rate, rate)
-        heard = "" if transcriber is None else transcriber.transcribe(output, rate, language)
-        results.append(_Result(passage, compare(originals[rate], output, rate, transcript, heard), heard))
-    return Clip(path.name, len(speech) / PERCEPTUAL_RATE, transcript), results
+        heard = "" if transcriber is None else transcriber.transcribe(output, rate, clip.language)
+        results.append(_Result(passage, compare(originals[rate], output, rate, _words(clip, heard)), heard))
+    return clip, results
+
+
+def _clip(path: Path, speech: np.ndarray, transcriber: Transcriber | None) -> Clip:
+    """speech [S] at 16 kHz."""
+    clip = Clip(path.name, len(speech) / PERCEPTUAL_RATE)
+    if transcriber is None:
+        return clip
+    text = read_transcript(path) or ""
+    language = transcriber.detect_language(speech, PERCEPTUAL_RATE)  # once: it must not differ between outputs
+    transcript = transcriber.transcribe(speech, PERCEPTUAL_RATE, language)
+    rate = text_error_rate([Words(transcript, text=text, language=language)])
+    return replace(clip, transcript=transcript, text=text, language=language, text_error_rate=rate)
+
+
+def _words(clip: Clip, heard: str) -> Words:
+    return Words(heard, clip.transcript, clip.text, clip.language)
 
 
 def _heard_rate(tally: _Tally) -> int:
@@ -216,7 +253,3 @@ def _sample(clip: int, path: Path, tallies: Sequence[_Tally], results: Sequence[
         for tally, result in zip(tallies, results, strict=True)
     ]
     return Sample(clip, rate, load_audio(path, rate)[:length], outputs)
-
-
-def _plain(value: Any) -> Any:
-    return [asdict(item) if not isinstance(item, str) else item for item in value]

@@ -39,10 +39,14 @@ def summary(report: CodecReport) -> list[list[str]]:
 
 
 def clip_values(report: CodecReport, row: CodecRow) -> list[list[str]]:
+    """What one row's codec made of each clip; beside its errors against true texts those on the originals."""
     keys = _shown(report)
     found = [["clip", *(COLUMNS[key][0] for key in keys)]]
     for clip, values in zip(report.clips, row.measures, strict=True):
         found.append([clip.name, *measured(report, values, keys)])
+    if report.originals:
+        rates = [number(clip.text_error_rate, COLUMNS["text_error_rate"][1]) for clip in report.clips]
+        found = [[*cells, last] for cells, last in zip(found, ["(original)", *rates], strict=True)]
     return found
 
 
@@ -62,9 +66,12 @@ def notes(report: CodecReport) -> list[str]:
     """How the numbers were made, a sentence each."""
     durations = [clip.duration_s for clip in report.clips]
     found = [
-        f"Means over {len(durations)} clips, {sum(durations):.1f} s.",
+        f"Means over {_count(len(durations), 'clip')}, {sum(durations):.1f} s.",
         "PESQ-WB, STOI and mel (six resolutions) at 16 kHz, the rest at the codec's rate, but at least 16 kHz; "
         "mel and log-mel: mean difference of log10 magnitudes, 0.05 = 1 dB.",
+        "pitch r: correlation of the pitch; voiced, level: of what came out less the original's. Lower is better of "
+        "mel, log-mel and WER, higher of PESQ-WB (at most 4.64), STOI, SI-SDR and pitch r.",
+        *_word_notes(report),
         "encode, decode: times real time, wall clock, one thread of torch, a clip at a time, median over clips; "
         "on this machine as busy as it was. Anchors are not timed.",
         "MB: most that resident memory (RSS) grew by while one clip was encoded and decoded whole, over the loaded "
@@ -73,6 +80,21 @@ def notes(report: CodecReport) -> list[str]:
     if report.anchors:
         found.append("Bits/s of neural codecs: raw rate of the codes; of anchors: what their packets took.")
     return found + report.left_out
+
+
+def _word_notes(report: CodecReport) -> list[str]:
+    found = []
+    if "word_error_rate" in _shown(report):
+        found.append("WER: whisper-base's transcripts against its own of the original, over all words.")
+    if errors := report.originals:
+        beside = f"{_count(errors.num_clips, 'clip')} ({_count(errors.num_words, 'word')})"
+        rate = number(errors.word_error_rate, COLUMNS["text_error_rate"][1])
+        found.append(
+            f"WER text: against the transcripts beside {beside}; on the originals themselves whisper-base makes {rate}."
+        )
+        if any(clip.text and clip.language == "en" for clip in report.clips):
+            found[-1] += " In English, whole numbers to 999, Mr, Mrs, Dr and OK count as they are said."
+    return found
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -88,6 +110,10 @@ def measured(report: CodecReport, values: ClipMeasures, keys: Sequence[str]) -> 
 
 def number(value: float, spec: str) -> str:
     return format(value, spec) if np.isfinite(value) else "-"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _times(speed: float) -> str:

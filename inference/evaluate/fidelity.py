@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from . import measures
-from .transcribe import normalised_words, word_error_rate
+from .transcribe import normalised_words, spoken_words, word_error_rate
 
 COLUMNS = {  # of a table: measure -> heading, format
     "pesq_wb": ("PESQ-WB", ".2f"),
@@ -23,10 +23,21 @@ COLUMNS = {  # of a table: measure -> heading, format
     "voiced_difference": ("voiced", "+.3f"),
     "loudness_difference_db": ("level dB", "+.1f"),
     "word_error_rate": ("WER", ".1%"),
+    "text_error_rate": ("WER text", ".1%"),
 }
 EXTRA_PACKAGES = {"pesq_wb": "pesq", "stoi": "pystoi"}  # of codeclm[eval]: measure -> package
 MEL_WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples at 16 kHz; 5 mel bands for each 64
 NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Words:
+    """What was heard in a reconstruction, and what it is compared with; "" where that is not known."""
+
+    heard: str = ""
+    original: str = ""  # what was heard in the original
+    text: str = ""  # what was really said
+    language: str = ""  # such as "en", of all three
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class ClipMeasures:
     voiced_difference: float  # voiced share of the reconstruction less that of the original
     loudness_difference_db: float  # the same, of the active parts
     word_error_rate: float  # of the reconstruction's transcript against the original's
+    text_error_rate: float  # the same against the true text, in `spoken_words`
 
 
 def unavailable() -> list[str]:
@@ -49,9 +61,7 @@ def unavailable() -> list[str]:
     return [name for name, package in EXTRA_PACKAGES.items() if find_spec(package) is None]
 
 
-def compare(
-    original: np.ndarray, output: np.ndarray, sample_rate: int, transcript: str = "", output_transcript: str = ""
-) -> ClipMeasures:
+def compare(original: np.ndarray, output: np.ndarray, sample_rate: int, words: Words = Words()) -> ClipMeasures:
     """original [S], output [S'] and what was heard in them -> how close they are, over the shorter length.
 
     Raises ValueError for a clip that cannot be rated: silent, not finite, or too short for PESQ or STOI.
@@ -67,7 +77,8 @@ def compare(
         pitch_correlation=measures.pitch_correlation(original, output, sample_rate),
         voiced_difference=after.voiced_share - before.voiced_share,
         loudness_difference_db=after.loudness_dbfs - before.loudness_dbfs,
-        word_error_rate=word_error_rate(transcript, output_transcript) if normalised_words(transcript) else NAN,
+        word_error_rate=heard_error_rate([words]),
+        text_error_rate=text_error_rate([words]),
     )
 
 
@@ -88,15 +99,27 @@ def mel_distance(original: np.ndarray, output: np.ndarray, sample_rate: int) -> 
     return float(np.mean(distances))
 
 
-def mean_measures(
-    clips: Sequence[ClipMeasures], transcripts: Sequence[str] = (), output_transcripts: Sequence[str] = ()
-) -> ClipMeasures:
-    """Over the clips where a measure is defined; the word error rate is pooled over all words of the transcripts."""
+def mean_measures(clips: Sequence[ClipMeasures], words: Sequence[Words]) -> ClipMeasures:
+    """Over the clips where a measure is defined; word error rates are pooled over all words of the clips."""
     values = {}
     for column in fields(ClipMeasures):
         defined = [value for clip in clips if np.isfinite(value := getattr(clip, column.name))]
         values[column.name] = float(np.mean(defined)) if defined else NAN
-    spoken = [pair for pair in zip(transcripts, output_transcripts, strict=True) if normalised_words(pair[0])]
-    if spoken:
-        values["word_error_rate"] = word_error_rate(*zip(*spoken, strict=True))
+    values |= {"word_error_rate": heard_error_rate(words), "text_error_rate": text_error_rate(words)}
     return ClipMeasures(**values)
+
+
+def heard_error_rate(clips: Sequence[Words]) -> float:
+    """Of what was heard in reconstructions against what was heard in their originals; NaN where that is nothing."""
+    spoken = [(clip.original, clip.heard) for clip in clips if normalised_words(clip.original)]
+    return word_error_rate(*zip(*spoken, strict=True)) if spoken else NAN
+
+
+def text_error_rate(clips: Sequence[Words]) -> float:
+    """Of what was heard in reconstructions against the true texts, over the clips that have one; else NaN."""
+    spoken = [
+        tuple(" ".join(spoken_words(text, clip.language)) for text in (clip.text, clip.heard))
+        for clip in clips
+        if normalised_words(clip.text)
+    ]
+    return word_error_rate(*zip(*spoken, strict=True)) if spoken else NAN

@@ -3,21 +3,14 @@
 Figures of this machine at this moment, for a table: nothing may depend on them. S samples, K codebooks, T frames.
 """
 
-import ctypes
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ...model.codecs import Codec
-
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
-RESET_PEAK = "5"  # written into clear_refs: the highest memory so far is forgotten
-NAN = float("nan")
+from ..resources import NAN, PeakMemory, torch_threads
 
 
 @dataclass(frozen=True)
@@ -40,10 +33,12 @@ class Passage:
 @torch.no_grad()
 def through(codec: Codec, audio: np.ndarray) -> Passage:
     """audio [S] at the codec's rate -> its reconstruction, encoded and decoded whole, by one thread."""
-    memory = _PeakMemory()
-    with _one_thread():
+    memory, device = PeakMemory(), next(codec.parameters()).device
+    with torch_threads(1):
         start = time.perf_counter()
-        codes = codec.encode(torch.from_numpy(audio)[None, None])
+        codes = codec.encode(torch.from_numpy(audio)[None, None].to(device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         encoded = time.perf_counter()
         output = codec.decode(codes)[0, 0, : len(audio)].float().cpu().numpy()
         decoded = time.perf_counter()
@@ -65,36 +60,3 @@ def mean_cost(costs: list[Cost]) -> Cost:
         decode_speed=float(np.median([cost.decode_speed for cost in costs])),
         peak_memory_mb=max(cost.peak_memory_mb for cost in costs),
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch computes with one thread inside the block."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
-
-
-class _PeakMemory:
-    """How much this process's resident memory grows at most from now on; NaN where the system does not tell."""
-
-    def __init__(self) -> None:
-        try:
-            ctypes.CDLL(None).malloc_trim(0)  # pages that were freed but kept would hide the growth
-            CLEAR_REFS.write_text(RESET_PEAK)
-            self.before_kb = _status_kb("VmRSS")
-        except (OSError, AttributeError, TypeError):  # not Linux, or not glibc
-            self.before_kb = NAN
-
-    def growth_mb(self) -> float:
-        if np.isnan(self.before_kb):
-            return NAN
-        return max(0.0, _status_kb("VmHWM") - self.before_kb) * 1024 / 1e6
-
-
-def _status_kb(key: str) -> float:
-    values = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-    return float(values[key].split()[0]) if key in values else NAN

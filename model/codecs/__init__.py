@@ -24,12 +24,13 @@ def load_codec(name_or_folder: str | Path = "spectral", num_codebooks: int | Non
 
     name_or_folder: "spectral" (the embedded one), "mulaw" or "mdct" (teaching codecs), "encodec", "mimi" or "dac"
     (fetched from the hub), any hub id of one of these three, a folder with config.json + model.safetensors, or a .th
-    file of the original `encodec` package. num_codebooks: use only so many leading codebooks.
+    file of the original `encodec` package. num_codebooks: use only so many leading codebooks; NAME:K does the same.
 
     Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a folder without weights,
     OSError for what cannot be fetched.
     """
-    name, folder = str(name_or_folder), Path(name_or_folder)
+    name, num_codebooks = _split_name(str(name_or_folder), num_codebooks)
+    folder = Path(name)
     if name == "spectral":
         codec = _load_folder(EMBEDDED_CODEC, num_codebooks, "codec.json", "codec.safetensors")
     elif name in BUILT_IN:
@@ -48,6 +49,16 @@ def load_codec(name_or_folder: str | Path = "spectral", num_codebooks: int | Non
             f"or one of {', '.join([*BUILT_IN[1:], *HUB])}, a hub id, or a .th file of the encodec package"
         )
     return codec
+
+
+def _split_name(name: str, num_codebooks: int | None) -> tuple[str, int | None]:
+    """ "mimi:8" -> ("mimi", 8); a name without a number stays as it is, and so does a folder that is called so."""
+    start, colon, number = name.rpartition(":")
+    if not colon or not number.isdecimal() or Path(name).exists():
+        return name, num_codebooks
+    if num_codebooks not in (None, int(number)):
+        raise ValueError(f"codec '{name}' names {number} codebooks, num_codebooks {num_codebooks}; give one of them")
+    return start, int(number)
 
 
 def _load_folder(

@@ -30,11 +30,13 @@ class CausalConv(nn.Module):
         x = F.pad(x, (0, 0, self.context, 0)) if left is None else torch.cat([left, x], dim=1)
         if state is not None:
             state[self.key] = x[:, x.shape[1] - self.context :]
-        # [B, C, 1, N] with channels last in memory: several times faster on CPU than conv1d
-        image = x.transpose(1, 2).unsqueeze(2)
         weight, bias = self.weight, self.bias
         if x.dtype == torch.float64:
             weight, bias = weight.double(), bias.double()
+            if self.groups == x.shape[2]:  # torch would go through the channels one by one
+                return (x.unfold(1, self.context + 1, 1) * weight[:, 0, 0]).sum(dim=-1) + bias
+        # [B, C, 1, N] with channels last in memory: several times faster on CPU than conv1d
+        image = x.transpose(1, 2).unsqueeze(2)
         return F.conv2d(image, weight, bias, groups=self.groups).squeeze(2).transpose(1, 2)
 
 

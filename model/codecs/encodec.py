@@ -55,15 +55,19 @@ class EncodecCodec(PretrainedCodec):
             raise ValueError(f"chunk_length_s {config.chunk_length_s} is less than three frames")
         return Blocks(block, block, context, context)
 
-    def encode_window(self, audio: Tensor, state: State) -> Tensor:
-        config = self.model.config
-        audio = audio.expand(-1, config.audio_channels, -1)
-        wanted = self.num_codebooks - self.has_loudness
+    @property
+    def bandwidth(self) -> float:
+        """The least of the network's bandwidths (kb/s) that gives as many codebooks as are used."""
+        config, wanted = self.model.config, self.num_codebooks - self.has_loudness
         per_codebook = math.log2(config.codebook_size) * config.frame_rate  # bits/s, as transformers reckons
         enough = (rate for rate in config.target_bandwidths if int(rate * 1000 // per_codebook) >= wanted)
+        return next(enough, config.target_bandwidths[-1])
+
+    def encode_window(self, audio: Tensor, state: State) -> Tensor:
+        audio = audio.expand(-1, self.model.config.audio_channels, -1)
         with carried(state) if self.causal else torch.no_grad():
-            found = self.model.encode(audio, bandwidth=next(enough, config.target_bandwidths[-1]), return_dict=True)
-        codes = found.audio_codes[0][:, :wanted]
+            found = self.model.encode(audio, bandwidth=self.bandwidth, return_dict=True)
+        codes = found.audio_codes[0][:, : self.num_codebooks - self.has_loudness]
         if not self.has_loudness:
             return codes
         decibels = 20 * found.audio_scales[0].clamp_min(1e-9).log10()  # [1, 1]

@@ -64,9 +64,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path}: no such file, so there are no weights to load")
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many classes, pickle's own among them
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: is not a file of tensors alone, and nothing else is read ({reason})") from None
+    except Exception:  # of many classes, pickle's own among them; torch's text says how to read it all the same
+        raise ValueError(
+            f"{path}: is not a file of tensors alone, or not whole, and no other is read; fetch it from its makers"
+        ) from None
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path}: is not the state dict of an encodec model")
     return {str(key): value.contiguous() for key, value in found.items()}

@@ -28,7 +28,8 @@ class PretrainedCodec(BlockCodec):
         """tensors, values: the content of model.safetensors and config.json."""
         super().__init__()
         self.name, self.tensors, self.values = self.model_type, tensors, values
-        self.model = model.float().eval().requires_grad_(False)
+        self.model = model.float().requires_grad_(False)
+        self.eval()
 
     def fingerprinted(self) -> dict[str, Tensor]:
         return self.tensors

@@ -12,6 +12,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+DOUBT = 2e-6  # of a latent's length: three times what float32 was seen to move latents by
+ROUNDING = 5e-7  # of the product of two lengths: what float32 may get wrong in their inner product
+
 
 @dataclass
 class Quantized:
@@ -45,7 +48,12 @@ class Codebook(nn.Module):
 
     def lookup(self, query: Tensor) -> Tensor:
         """query [..., d] -> index of the nearest entry [...]."""
-        return (query @ self.entries.t() - self.entries.square().sum(dim=1) / 2).argmax(dim=-1)
+        return self.nearness(query).argmax(dim=-1)
+
+    def nearness(self, query: Tensor) -> Tensor:
+        """query [..., d] -> [..., V], the larger the nearer: half of what the squared distance lacks to |query|^2."""
+        entries = self.entries.to(query.dtype)
+        return query @ entries.t() - entries.square().sum(dim=1) / 2
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [B, T] -> [B, T, d]."""
@@ -93,14 +101,22 @@ class ResidualVectorQuantizer(nn.Module):
         """The codebooks, typed."""
         return [book for book in self.codebooks if isinstance(book, Codebook)]
 
-    def encode(self, latent: Tensor) -> Tensor:
-        """latent [B, T, d] -> codes [B, K, T]."""
-        codes = []
+    def encode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """latent [B, T, d] -> codes [B, K, T], and where they hang by a rounding error [B, T] bool.
+
+        There, another batch, chunk or machine could find the second nearest entry of a codebook to be the nearest.
+        """
+        codes, close = [], []
+        moved = DOUBT * latent.norm(dim=-1)  # how far rounding on the way here may have moved the latent
         for codebook in self.books():
-            index = codebook.lookup(latent)
-            latent = latent - codebook.decode(index)
+            two = codebook.nearness(latent).topk(2, dim=-1)
+            index = two.indices[..., 0]
+            nearest, second = codebook.decode(two.indices).unbind(dim=-2)
+            slack = moved * (nearest - second).norm(dim=-1) + ROUNDING * latent.norm(dim=-1) * nearest.norm(dim=-1)
+            close.append(two.values[..., 0] - two.values[..., 1] < slack)
+            latent = latent - nearest
             codes.append(index)
-        return torch.stack(codes, dim=1)
+        return torch.stack(codes, dim=1), torch.stack(close).any(dim=0)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [B, K', T] of the K' leading codebooks -> latent [B, T, d]."""

@@ -104,10 +104,10 @@ class Decoder(nn.Module):
     def latency_samples(self) -> int:
         return self.config.lookahead * self.config.trunk_hop + self.overlap
 
-    def closing(self, latent: Tensor) -> Tensor:
+    def closing(self, batch: int) -> Tensor:
         """Silent codec frames [B, T', d] after which all audio of a stream is complete."""
         frames = -(-self.latency_samples // (self.config.trunk_hop * self.config.stride))
-        return latent.new_zeros(len(latent), frames, latent.shape[2])
+        return self.window.new_zeros(batch, frames, self.config.codebook_dim)
 
     def forward(self, latent: Tensor, pitch: Tensor | None = None) -> Tensor:
         """latent [B, T, d] -> audio [B, T * stride * trunk_hop].
@@ -115,7 +115,7 @@ class Decoder(nn.Module):
         pitch: log2 Hz [B, T * stride] at the ends of the trunk hops, for training: phase and noise are random then.
         """
         steps = latent.shape[1] * self.config.stride
-        padded = torch.cat([latent, self.closing(latent)], dim=1)
+        padded = torch.cat([latent, self.closing(len(latent))], dim=1)
         state = State()
         if pitch is not None:
             state["pitch.phase"] = torch.rand(len(latent), 1, dtype=torch.float64, device=latent.device)

@@ -11,6 +11,7 @@ B batch, S samples, N trunk frames (every `trunk_hop` samples), T codec frames (
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -27,6 +28,8 @@ from .convnext import State
 from .rvq import Quantized, ResidualVectorQuantizer
 from .source_filter import Decoder
 from .spectral_encoder import Encoder
+
+PIECE_FRAMES = 500  # longer audio is computed in such pieces: memory is theirs
 
 
 def check_config(config: SpectralConfig) -> None:
@@ -89,20 +92,21 @@ class SpectralCodec(Codec):
     @torch.no_grad()
     def encode(self, audio: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         self.check_audio(audio, lengths)
-        num_samples = audio.shape[-1]
-        padded = F.pad(audio[:, 0].float(), (0, -num_samples % self.hop_length))
-        if lengths is None:
-            return self.quantizer.encode(self.encoder(padded))
-        valid = torch.tensor(list(lengths), device=audio.device)
-        padded = padded * (torch.arange(padded.shape[1], device=audio.device) < valid[:, None])
-        codes = self.quantizer.encode(self.encoder(padded))
-        num_valid = torch.tensor([self.num_frames(int(length)) for length in lengths], device=audio.device)
+        padded = F.pad(audio[:, 0].float(), (0, -audio.shape[-1] % self.hop_length))
+        valid = None
+        if lengths is not None:
+            valid = torch.tensor(list(lengths), device=audio.device)
+            padded = padded * (torch.arange(padded.shape[1], device=audio.device) < valid[:, None])
+        codes = _StreamingEncoder(self).take(padded)
+        if valid is None:
+            return codes
+        num_valid = (valid + self.hop_length - 1) // self.hop_length
         return codes * (torch.arange(codes.shape[-1], device=audio.device) < num_valid[:, None])[:, None]
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
-        return self.decoder(self.quantizer.decode(codes))[:, None]
+        return _StreamingDecoder(self).take(codes, last=True)[..., : codes.shape[-1] * self.hop_length]
 
     def forward(
         self, audio: Tensor, pitch: Tensor, dropout: float = 0.0, quantize: bool = True
@@ -111,10 +115,10 @@ class SpectralCodec(Codec):
 
         Returns the reconstruction [B, S], sung at the true pitch, the log2 pitch that was read [B, N], and Quantized.
         """
-        latent = self.encoder(audio)
+        latent = self.encoder(audio).float()
         quantized = self.quantizer(latent, dropout) if quantize else Quantized.none(latent)
         steps = pitch.shape[1]
-        read = self.decoder.pitch(torch.cat([quantized.latent, self.decoder.closing(quantized.latent)], dim=1))
+        read = self.decoder.pitch(torch.cat([quantized.latent, self.decoder.closing(len(audio))], dim=1))
         read = read[:, self.config.lookahead : self.config.lookahead + steps]
         sung = read.detach()
         true = torch.where(pitch > 0, pitch.double().clamp_min(1.0).log2(), sung)
@@ -130,9 +134,12 @@ class SpectralCodec(Codec):
 
 
 class _StreamingEncoder(StreamingCoder):
+    """Where rounding could decide about a code, the frame is computed again in float64, so chunks do not matter."""
+
     def __init__(self, codec: SpectralCodec):
         self.codec, self.state = codec, State()
         self.pending: Tensor | None = None  # [B, fewer than hop_length samples]
+        self.heard: Tensor | None = None  # [B, the samples of `reach` frames at most] before the next frame
 
     @torch.no_grad()
     def push(self, chunk: Tensor) -> Tensor:
@@ -141,37 +148,67 @@ class _StreamingEncoder(StreamingCoder):
         if self.pending is not None:
             audio = torch.cat([self.pending, audio], dim=1)
         whole = audio.shape[1] // self.codec.hop_length * self.codec.hop_length
-        self.pending = audio[:, whole:]
+        self.pending = audio[:, whole:].clone()  # the caller may overwrite its chunk
         if whole == 0:
             return torch.zeros(chunk.shape[0], self.codec.num_codebooks, 0, dtype=torch.long, device=chunk.device)
-        return self.codec.quantizer.encode(self.codec.encoder(audio[:, :whole], self.state))
+        return self.take(audio[:, :whole])
 
     @torch.no_grad()
     def flush(self) -> Tensor:
         if self.pending is None or self.pending.shape[1] == 0:
             batch = 1 if self.pending is None else self.pending.shape[0]
             return torch.zeros(batch, self.codec.num_codebooks, 0, dtype=torch.long)
-        padded = F.pad(self.pending, (0, self.codec.hop_length - self.pending.shape[1]))
-        return self.codec.quantizer.encode(self.codec.encoder(padded, self.state))
+        return self.take(F.pad(self.pending, (0, self.codec.hop_length - self.pending.shape[1])))
+
+    def take(self, audio: Tensor) -> Tensor:
+        """Whole frames [B, S] -> codes [B, K, T]."""
+        pieces = audio.split(PIECE_FRAMES * self.codec.hop_length, dim=1)
+        return torch.cat([self._piece(piece) for piece in pieces], dim=-1)
+
+    def _piece(self, audio: Tensor) -> Tensor:
+        reach, hop = self.codec.encoder.reach, self.codec.hop_length
+        codes, doubtful = self.codec.quantizer.encode(self.codec.encoder(audio, self.state))
+        heard = audio if self.heard is None else torch.cat([self.heard, audio], dim=1)
+        before = (heard.shape[1] - audio.shape[1]) // hop
+        windows: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frames of a window -> (row, frame) of its last
+        for row, frame in doubtful.nonzero().tolist():
+            windows[min(before + frame, reach) + 1].append((row, frame))
+        for length, places in windows.items():
+            ends = [(row, (before + frame + 1) * hop) for row, frame in places]
+            latent = self.codec.encoder.exactly(
+                torch.stack([heard[row, end - length * hop : end] for row, end in ends])
+            )
+            exact, _ = self.codec.quantizer.encode(latent[:, -1:])
+            for (row, frame), code in zip(places, exact, strict=True):
+                codes[row, :, frame] = code[:, 0]
+        self.heard = heard[:, max(0, heard.shape[1] - reach * hop) :].clone()
+        return codes
 
 
 class _StreamingDecoder(StreamingCoder):
     def __init__(self, codec: SpectralCodec):
         self.codec, self.state = codec, State()
-        self.latent: Tensor | None = None  # the newest
+        self.batch = 0  # rows of the stream
         self.num_samples = 0  # that the codes so far stand for
 
-    @torch.no_grad()
     def push(self, chunk: Tensor) -> Tensor:
         self.codec.check_codes(chunk)
-        self.latent = self.codec.quantizer.decode(chunk)
-        self.num_samples += chunk.shape[-1] * self.codec.hop_length
-        return self.codec.decoder.push(self.latent, self.state)[:, None]
+        return self.take(chunk)
 
     @torch.no_grad()
     def flush(self) -> Tensor:
-        if self.latent is None:
+        if not self.batch:
             return torch.zeros(1, 1, 0)
         decoder = self.codec.decoder
-        rest = decoder.push(decoder.closing(self.latent), self.state)
+        rest = decoder.push(decoder.closing(self.batch), self.state)
         return rest[:, None, : min(decoder.latency_samples, self.num_samples)]
+
+    @torch.no_grad()
+    def take(self, codes: Tensor, last: bool = False) -> Tensor:
+        """codes [B, K, T] -> audio [B, 1, S]. last: also what `flush` would give, and silence after it."""
+        self.batch = codes.shape[0]
+        self.num_samples += codes.shape[-1] * self.codec.hop_length
+        latents = [self.codec.quantizer.decode(piece) for piece in codes.split(PIECE_FRAMES, dim=-1)]
+        if last:
+            latents[-1] = torch.cat([latents[-1], self.codec.decoder.closing(self.batch)], dim=1)
+        return torch.cat([self.codec.decoder.push(latent, self.state) for latent in latents], dim=1)[:, None]

@@ -3,9 +3,14 @@
 B batch, S samples, N trunk frames, T codec frames, d width of what is quantized.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..config import SpectralConfig
 from .convnext import State, Trunk
@@ -19,6 +24,7 @@ class Encoder(nn.Module):
     def __init__(self, config: SpectralConfig):
         super().__init__()
         self.config = config
+        self._doubles: dict[str, Tensor] | None = None
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
         self.register_buffer("pitch_taper", torch.hann_window(config.pitch_window), persistent=False)
         self.lags = slice(config.pitch_window * 7 // 512, config.pitch_window * 41 // 256)  # in steps of two samples
@@ -37,7 +43,33 @@ class Encoder(nn.Module):
         x = self.trunk(self.inlet(self.features(audio, state)), state)
         batch, steps, dim = x.shape
         x = self.downsample(x.reshape(batch, steps // self.config.stride, self.config.stride * dim))
-        return self.outlet(self.norm(self.latent_trunk(x, state))).float()
+        return self.outlet(self.norm(self.latent_trunk(x, state)))
+
+    @property
+    def reach(self) -> int:
+        """Codec frames before a frame that its latent depends on."""
+        config = self.config
+        samples = max(config.window, config.pitch_window) - config.trunk_hop
+        trunk_frames = math.ceil(samples / config.trunk_hop) + config.encoder_layers * (config.kernel - 1)
+        return math.ceil(trunk_frames / config.stride) + config.latent_layers * (config.kernel - 1)
+
+    def exactly(self, audio: Tensor) -> Tensor:
+        """`forward` from the start of a stream, in float64: [B, S] -> [B, T, d]."""
+        return functional_call(self, self._in_float64(), audio.double())
+
+    def _in_float64(self) -> dict[str, Tensor]:
+        """Weights and tables; kept only where they are frozen, because training changes them."""
+        if self._doubles is not None:
+            return self._doubles
+        doubles = {name: tensor.double() for name, tensor in [*self.named_parameters(), *self.named_buffers()]}
+        if not any(weight.requires_grad for weight in self.parameters()):
+            self._doubles = doubles
+        return doubles
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Encoder":
+        self._doubles = None  # they would stay behind when the encoder moves
+        super()._apply(fn, recurse)
+        return self
 
     def features(self, audio: Tensor, state: State | None = None) -> Tensor:
         """[B, S] -> [B, N, features]: the spectrum with its magnitude to the power 0.3, its log, autocorrelations.
@@ -50,14 +82,14 @@ class Encoder(nn.Module):
         audio = F.pad(audio, (overlap, 0)) if left is None else torch.cat([left, audio], dim=1)
         if state is not None:
             state["audio"] = audio[:, audio.shape[1] - overlap :]
-        frames = audio.float().unfold(1, longest, self.config.trunk_hop)  # [B, N, longest]
+        frames = audio.unfold(1, longest, self.config.trunk_hop)  # [B, N, longest]
         spectrum = torch.fft.rfft(frames[..., longest - self.config.window :] * self.window, dim=-1)
-        magnitude = spectrum.abs().clamp_min(1e-4)
-        compressed = spectrum * magnitude ** (0.3 - 1)
+        power = power_of(spectrum)
+        compressed = spectrum * power ** ((0.3 - 1) / 2)
         similar = self.autocorrelations(frames[..., longest - self.config.pitch_window :] * self.pitch_taper)
         peaks = [self.peak(correlation) for correlation in similar]
         similar = [4 * correlation for correlation in similar]
-        return torch.cat([compressed.real, compressed.imag, magnitude.log() / 4, *similar, *peaks], dim=-1)
+        return torch.cat([compressed.real, compressed.imag, power.log() / 8, *similar, *peaks], dim=-1)
 
     @property
     def pitch_size(self) -> int:
@@ -65,8 +97,7 @@ class Encoder(nn.Module):
 
     def autocorrelations(self, frames: Tensor) -> list[Tensor]:
         """[B, N, pitch_window] -> plain, and of the compressed spectrum: two of [B, N, lags], at most 1."""
-        magnitude = torch.fft.rfft(frames, n=self.pitch_size, dim=-1).abs().clamp_min(1e-4)
-        power = magnitude.square()
+        power = power_of(torch.fft.rfft(frames, n=self.pitch_size, dim=-1))
         return [self._correlate(p) for p in (power, power**0.3)]
 
     def _correlate(self, power: Tensor) -> Tensor:
@@ -87,3 +118,8 @@ class Encoder(nn.Module):
         shift = 0.5 * (left - right) / (left - 2 * top + right).clamp(max=-1e-6)  # of a parabola through the three
         lag = lags[1:-1][index] + shift.clamp(-1, 1)
         return torch.cat([height, (4 * self.lags.start / lag).log2()], dim=-1)
+
+
+def power_of(spectrum: Tensor) -> Tensor:
+    """Squared magnitudes, at least 1e-8; several times faster than `abs` of complex numbers."""
+    return (spectrum.real.square() + spectrum.imag.square()).clamp_min(1e-8)

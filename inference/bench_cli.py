@@ -1,0 +1,52 @@
+"""The verb `codec bench`: how fast codecs are on this machine, what it could do at most, and what memory they take.
+
+Heavy imports are inside the function, so that --help answers at once.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from .cli import _write_json, check_writable
+
+
+def codec_bench(
+    codec: Positional[
+        Annotated[
+            tuple[str, ...], arg(metavar="CODEC", help="names of codecs, or folders that hold one; NAME:K: K codebooks")
+        ]
+    ] = ("spectral",),
+    random: Annotated[
+        tuple[str, ...],
+        arg(metavar="KIND ...", help="also encodec, mimi, dac in their published shapes with random weights; KIND:K"),
+    ] = (),
+    audio: Annotated[Path | None, arg(metavar="AUDIO", help="an audio file; default: the bundled recording")] = None,
+    duration: Annotated[float, arg(help="seconds of the clip, repeated or cut")] = 10.0,
+    rounds: Annotated[int, arg(help="how often each codec is measured, in turn")] = 5,
+    threads: Annotated[int | None, arg(help="of torch; default: as many as it takes by itself")] = None,
+    device: Annotated[Literal["cpu", "cuda"], arg(help="where codecs compute")] = "cpu",
+    hours: Annotated[float, arg(help="also the memory while so many hours stream through each codec; 0: not")] = 0.0,
+    json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here")] = None,
+) -> None:
+    """Measure how fast codecs encode and decode the same clip, and how fast this machine could at most."""
+    from .bench.memory import CodecSource, stream_memory
+    from .bench.speed import BenchConfig, bench
+    from .bench.table import memory_table, notes, table
+    from .demo import PROMPT
+    from .evaluate.plain import json_safe
+
+    check_writable(json_file)
+    if not 0 <= hours < float("inf"):
+        raise ValueError(f"hours is {hours}; it must be 0 (not measured) or more, and finite")
+    config = BenchConfig(duration, rounds, threads, device)
+    sources = [CodecSource(name) for name in codec] + [CodecSource(kind, untrained=True) for kind in random]
+    report = bench({source.label: source.load() for source in sources}, audio or PROMPT, config)
+    print(table(report), flush=True)
+    values = report.to_dict() | {"notes": notes(report), "memory": []}
+    _write_json(json_file, values)
+    if hours:
+        found = [stream_memory(source, audio or PROMPT, hours, threads, device) for source in dict.fromkeys(sources)]
+        _write_json(json_file, values | {"memory": json_safe([asdict(row) for row in found])})
+        print(f"\n{memory_table(found)}")
