@@ -8,7 +8,7 @@ import os
 import struct
 import wave
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -196,6 +196,7 @@ def wav_writer(path: str | Path, sample_rate: int) -> Iterator[Callable[[np.ndar
     """`save_wav` block by block: gives a function that takes samples [S]. Nothing is left of a block that fails."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # not by libsndfile, which would not say why a disk does not take its bytes
@@ -203,9 +204,14 @@ def wav_writer(path: str | Path, sample_rate: int) -> Iterator[Callable[[np.ndar
             wav.setparams((1, 2, sample_rate, 0, "NONE", ""))
             yield lambda audio: wav.writeframes((np.clip(audio, -1.0, 1.0) * 32767).round().astype("<i2").tobytes())
         os.replace(partial, path)
+        made = []
     except struct.error:
         raise OSError(f"{path}: a WAV file cannot hold more than 4 GiB; give shorter audio") from None
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have been there, and others may have put files beside it
+            partial.unlink()
+        with suppress(OSError):
+            for folder in made:  # innermost first
+                folder.rmdir()

@@ -40,7 +40,8 @@ def run(out: Path, duration_s: float, seeds: Sequence[int]) -> str:
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     lines = [
         f"seed {item['seed']}: {item['duration_s']:.1f} s, {item['bits_per_second']:.0f} bits/s, "
-        f"{item['loudness_dbfs']:.1f} dBFS, voiced {item['voiced_share']:.0%}, pitch {item['median_pitch_hz']:.0f} Hz"
+        f"{shown(item['loudness_dbfs'], '.1f')} dBFS, voiced {shown(item['voiced_share'], '.0%')}, "
+        f"pitch {shown(item['median_pitch_hz'], '.0f')} Hz"
         for item in metrics["continuations"]
     ]
     return "\n".join([*lines, f"{out}: listen to prompt+continuation-*.wav, look at demo.png, read metrics.json"])
@@ -53,6 +54,11 @@ def metrics_of(result: Generation, lm: SpeechGenerator, prompt: bool = False) ->
     measures = asdict(measure_speech(result.prompt_audio if prompt else result.audio, result.sample_rate))
     measures = {key: value if math.isfinite(value) else None for key, value in measures.items()}
     return {"bits_per_second": float(bits.mean() * lm.codec.frame_rate), **measures}
+
+
+def shown(value: float | None, spec: str) -> str:
+    """A measure as text; a dash where it is not defined, as the pitch of silence."""
+    return "-" if value is None else format(value, spec)
 
 
 def plot_of(result: Generation, seed: int, lm: SpeechGenerator) -> GenerationPlot:

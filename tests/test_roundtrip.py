@@ -74,6 +74,17 @@ def test_a_wav_file_written_in_blocks_is_the_one_written_at_once(tmp_path: Path)
     assert rate == RATE and np.array_equal(read, np.rint(audio.clip(-1, 1) * 32767).astype(np.int16))
 
 
+def test_folders_that_a_failed_file_made_are_gone_and_those_of_others_stay(tmp_path: Path):
+    for folder in ("new/deeper", "."):
+        with pytest.raises(KeyError), wav_writer(tmp_path / folder / "a.wav", RATE) as write:
+            write(sound(0.1))
+            raise KeyError("what comes between")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="a.wav: cannot be written"):
+        save_wav(tmp_path / "file/a.wav", sound(0.1), RATE)
+
+
 def test_more_than_a_wav_file_can_hold_is_refused_in_one_line(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("wave.Wave_write._patchheader", _too_long)
     with (
