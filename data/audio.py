@@ -101,11 +101,13 @@ def audio_blocks(path: str | Path, sample_rate: int, check_speech: bool = False)
         raise AudioError(f"{path}: the file is empty (0 bytes)")
     if not os.access(path, os.R_OK):
         raise AudioError(f"{path}: cannot be read (permission denied)")
-    levels = _Levels()
+    num_samples, levels = 0, _Levels()
     for block in _resampled_blocks(path, sample_rate):
-        levels.add(block)
+        num_samples += len(block)
+        if check_speech:
+            levels.add(block)
         yield block
-    if levels.num_samples == 0:
+    if num_samples == 0:
         raise AudioError(f"{path}: the file has a header but no samples")
     if check_speech:
         levels.check(sample_rate, str(path))

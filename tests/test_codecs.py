@@ -12,13 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codeclm.model.codecs import Codec, SpectralCodec, load_codec
+from codeclm.model.codecs.untrained import TINY_SPECTRAL as TINY
 from codeclm.model.config import SpectralConfig
 
-TINY = SpectralConfig(
-    sample_rate=8_000, trunk_hop=40, window=80, pitch_window=128, filters_per_hop=2,
-    encoder_dim=16, dim=16, encoder_layers=1, decoder_layers=1, pitch_dim=8, kernel=3, num_codebooks=4,
-    codebook_size=32, codebook_dim=4,
-)  # fmt: skip
 CONFIGS = {
     "tiny": TINY,
     "no stride": replace(TINY, stride=1),

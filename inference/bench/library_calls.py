@@ -9,9 +9,7 @@ from ...model.codecs import Codec
 from ...model.codecs.encodec import EncodecCodec
 from ...model.codecs.pretrained import PretrainedCodec
 
-Calls = tuple[
-    Callable[[Tensor], Any], Callable[[Any], Any]
-]  # audio [B, 1, S] -> what encode gives -> what decode gives
+Calls = tuple[Callable[[Tensor], Any], Callable[[Any], Any]]  # of audio [B, 1, S], and of what encode gives
 
 
 def library_calls(codec: Codec) -> Calls | None:
