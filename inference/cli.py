@@ -207,6 +207,9 @@ def codec_report(
     asr: Annotated[
         bool, arg(help="compare whisper-base's transcripts, also with NAME.txt beside NAME.wav (extra 'eval')")
     ] = False,
+    language: Annotated[
+        str | None, arg(help="of the speech, for --asr, such as fr; not given: whisper guesses that of each clip")
+    ] = None,
     anchors: Annotated[bool, arg(help="also classical codecs at the nearest rates, by the installed ffmpeg")] = True,
     json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here")] = None,
     html_file: Annotated[
@@ -222,7 +225,8 @@ def codec_report(
     check_writable(json_file, html_file)
     files = find_audio(audio)
     chosen = _spread(files, limit) if limit else files
-    report = run(chosen, {name: load_codec(name) for name in codec}, asr, anchors, num_samples=3 if html_file else 0)
+    codecs = {name: load_codec(name) for name in codec}
+    report = run(chosen, codecs, asr, anchors, num_samples=3 if html_file else 0, language=language)
     _write_json(json_file, report.to_dict() | {"notes": notes(report)})
     if html_file is not None:
         from .evaluate.codec_page import page

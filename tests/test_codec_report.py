@@ -100,7 +100,7 @@ def test_the_mean_word_error_rate_is_pooled_over_words(
 ):
     pytest.importorskip("jiwer")
     heard = ("en", ["one two three", "one two three"]), ("en", ["four", "five six"])
-    monkeypatch.setattr(module, "Transcriber", lambda: Typist(*heard))
+    monkeypatch.setattr(module, "Transcriber", lambda language: Typist(*heard))
     report = codec_report(clips, {"tiny": codecs["tiny"]}, asr=True, anchors=False)
     row = report.codecs[0]
     assert [clip.word_error_rate for clip in row.measures] == [0, 2]
@@ -123,7 +123,7 @@ def texts(make_clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[P
         ("fr", ["cinq mots", "sept mots"]),
         ("en", ["yes", "no"]),
     )
-    monkeypatch.setattr(module, "Transcriber", lambda: Typist(*heard))
+    monkeypatch.setattr(module, "Transcriber", lambda language: Typist(*heard))
     return clips
 
 
@@ -149,6 +149,18 @@ def test_the_table_shows_errors_against_texts_and_those_on_the_originals(texts: 
     assert [line.split()[-2:] for line in lines[4:7]] == [["60.0%", "20.0%"], ["-", "-"], ["100.0%", "0.0%"]]
     note = "against the transcripts beside 2 clips (6 words); on the originals themselves whisper-base makes 16.7%."
     assert note in "\n".join(lines)
+
+
+def test_the_language_is_what_the_user_says_it_is(
+    clips: list[Path], codecs: dict[str, Codec], monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("jiwer")
+    heard = [("fr", ["un", "un"]), ("fr", ["deux", "deux"])]
+    monkeypatch.setattr(module, "Transcriber", lambda language: {"fr": Typist(*heard)}[language])
+    report = codec_report(clips, {"tiny": codecs["tiny"]}, asr=True, anchors=False, language="fr")
+    assert report.codecs[0].mean.word_error_rate == 0
+    with pytest.raises(ValueError, match="'fr' is only of use to transcripts"):
+        codec_report(clips, {"tiny": codecs["tiny"]}, anchors=False, language="fr")
 
 
 def test_a_text_that_cannot_be_read_leaves_its_clip_out_by_name(texts: list[Path], codecs: dict[str, Codec]):

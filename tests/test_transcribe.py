@@ -94,3 +94,10 @@ def test_real_speech_becomes_words_and_silence_none():
     assert transcriber.transcribe(audio, 24_000) == text
     assert transcriber.detect_language(audio, 24_000) == "en"
     assert transcriber.transcribe(np.zeros(16_000, np.float32), 16_000) == ""
+
+
+def test_a_language_is_given_once_for_all_clips_or_refused():
+    needs_whisper()
+    assert Transcriber("fr").detect_language(load_audio(real_clip(), 24_000), 24_000) == "fr"  # not asked
+    with pytest.raises(ValueError, match="'french' is not one that whisper knows: af, am, "):
+        Transcriber("french")

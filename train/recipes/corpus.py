@@ -11,10 +11,11 @@ Bible (bible-kjv) and fortunes. Needs `pip install 'codeclm[recipes]'`, ffmpeg, 
 
 Result: OUT/train/VOICE/*.flac, OUT/heldout/VOICE/*.flac (5 % of the utterances, chosen by a hash of the name) and
 OUT/unseen/june_{tune,test}/*.flac (one human speaker whom no training sees: 10 minutes to fine-tune on, 15 to test
-with) and OUT/unseen/readers/*.flac (others, a minute); a transcript beside each of these and each synthetic utterance.
-Files that exist are kept, so an interrupted build goes on where it stopped.
+with) and OUT/unseen/readers/*.flac (others, a minute). A transcript NAME.txt lies beside each, but for 85 human
+prompts whose text is not known. Files that exist are kept, so an interrupted build goes on where it stopped.
 """
 
+import gzip
 import random
 import re
 import subprocess
@@ -36,10 +37,12 @@ HUMAN_VOICES = {
     "it_IT_m_Carlo": "carlo",
     "ru_RU_f_IvrvoiceRU": "ivrvoice_ru",
 }
+LANGUAGES = ("en", "es", "fr", "it", "ru")  # of these voices; their folders' names begin with them
 UNSEEN_VOICE = "june"
 READERS = "pocketsphinx-testdata"
 SPOKEN = {"goforward": "go forward ten meters", "something": "go somewhere and do something"}  # READERS' raw files
 NOT_SPEECH = re.compile(r"/silence/|beep|tone|monkeys|dundun|screams", re.IGNORECASE)
+REMARK = re.compile(r"\[.*?\]|\(.*?\)|<.*?>")  # in a prompt's text: what is not said
 JOE_TEXT_SHARE = 0.09434  # of the texts; "heart" reads the others
 FORTUNE_FILES = ("literature", "wisdom", "science", "people", "work", "education", "travel", "food", "pets", "law")
 
@@ -150,17 +153,33 @@ def joe_voice() -> Callable[[str], tuple[np.ndarray, int]]:
 
 
 def fetch_human(out: Path) -> None:
-    """Download the Debian packages, unpack them without installing, and convert every prompt to FLAC."""
-    packages = [f"asterisk-core-sounds-{language}-g722" for language in ("en", "es", "fr", "it", "ru")]
+    """Download the Debian packages, unpack them without installing, and convert every prompt to FLAC, with its text."""
+    packages = [f"asterisk-core-sounds-{language}{kind}" for language in LANGUAGES for kind in ("", "-g722")]
     unpacked = fetch_debian([*packages, READERS], out / "debian")
-    root = unpacked / "usr/share/asterisk/sounds"
+    root, texts = unpacked / "usr/share/asterisk/sounds", {}
+    for language in LANGUAGES:
+        lines = unpacked / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
+        texts[language] = dict(prompts(gzip.decompress(lines.read_bytes()).decode("utf-8-sig")))
     sources = sorted(path for path in root.rglob("*.g722") if not NOT_SPEECH.search(str(path)))
     for source in progress_bar(sources, unit="prompt", desc="human"):
         relative = source.relative_to(root).with_suffix("")
         voice = HUMAN_VOICES[relative.parts[0]]
         name = "-".join([voice, *relative.parts[1:]])
-        convert(source, out / folder_of(voice, name) / f"{name}.flac", "-f", "g722")
+        target = out / folder_of(voice, name) / f"{name}.flac"
+        convert(source, target, "-f", "g722")
+        text = texts[relative.parts[0][:2]].get("/".join(relative.parts[1:]))
+        if text is not None:
+            target.with_suffix(".txt").write_text(text + "\n")
     fetch_readers(out / "unseen/readers", unpacked)
+
+
+def prompts(lines: str) -> Iterator[tuple[str, str]]:
+    """ "letters/dash: dash [-]" -> ("letters/dash", "dash"); comments and prompts without a word are left out."""
+    for line in lines.splitlines():
+        name, _, text = line.partition(":")
+        text = " ".join(REMARK.sub(" ", text).split())
+        if not line.startswith(";") and re.search(r"\w", text):
+            yield name.strip(), text
 
 
 def fetch_readers(out: Path, unpacked: Path) -> None:

@@ -1,0 +1,52 @@
+"""The recipe that builds the training speech: what it reads out of other people's packages."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codeclm.data.audio import save_wav
+from codeclm.data.encoding import read_transcript
+from codeclm.train.recipes import corpus
+
+PROMPTS = """; Core Asterisk Sounds
+
+letters/dash: dash [-]
+beeperr: (ahooga)
+confbridge-join: <beep ascending>
+vm-intro: Please  leave your message: after the tone. (simple tone sound plays)
+dir-welcome:
+"""
+
+
+def test_prompts_have_their_words_without_remarks():
+    assert dict(corpus.prompts(PROMPTS)) == {
+        "letters/dash": "dash",
+        "vm-intro": "Please leave your message: after the tone.",
+    }
+
+
+def test_a_text_lies_beside_the_prompt_of_its_own_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    unpacked, out = tmp_path / "unpacked", tmp_path / "out"
+    for language in corpus.LANGUAGES:
+        folder = unpacked / f"usr/share/doc/asterisk-core-sounds-{language}"
+        folder.mkdir(parents=True)
+        with gzip.open(folder / f"core-sounds-{language}.txt.gz", "wb") as file:
+            file.write(b"\xef\xbb\xbf" + f"letters/a: {language} a\ndigits/1: un \u00e9\n".encode())
+    root = unpacked / "usr/share/asterisk/sounds"
+    for voice, name in (("fr_CA_f_June", "letters/a"), ("it_IT_m_Carlo", "digits/1"), ("it_IT_m_Carlo", "silence/1")):
+        (root / voice / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / voice / f"{name}.g722").touch()
+    (root / "it_IT_m_Carlo/unknown.g722").touch()
+    monkeypatch.setattr(corpus, "fetch_debian", lambda packages, cache: unpacked)
+    monkeypatch.setattr(corpus, "fetch_readers", lambda out, unpacked: None)
+
+    def convert(source: Path, target: Path, *options: str) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_wav(target.with_suffix(".wav"), np.zeros(160, np.float32), 16_000)
+
+    monkeypatch.setattr(corpus, "convert", convert)
+    corpus.fetch_human(out)
+    texts = {path.stem: read_transcript(path) for path in out.rglob("*.wav")}
+    assert texts == {"june-letters-a": "fr a", "carlo-digits-1": "un \u00e9", "carlo-unknown": None}
