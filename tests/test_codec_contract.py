@@ -114,6 +114,23 @@ class FingerprintOfNothing(MdctCodec):
         save_file(tensors, folder / "model.safetensors")
 
 
+class FollowsAutocast(MdctCodec):
+    def encode(self, audio, lengths=None):
+        scale = torch.ones(1, 1) @ torch.full((1, 1), 1.003)  # 1 in bfloat16
+        return super().encode(audio * scale)
+
+
+class LeavesAutocastOff(MdctCodec):
+    def decode(self, codes):
+        torch.set_autocast_enabled("cpu", False)
+        return super().decode(codes)
+
+
+class DecodesRounded(MdctCodec):
+    def decode(self, codes):
+        return super().decode(codes) @ torch.eye(codes.shape[-1] * self.hop_length)
+
+
 @pytest.mark.parametrize(
     "broken, name",
     [
@@ -123,6 +140,9 @@ class FingerprintOfNothing(MdctCodec):
         (StreamDoesNotWait, "streaming decode"),
         (StreamHoards, "long file"),
         (FingerprintOfNothing, "fingerprint"),
+        (FollowsAutocast, "float32"),
+        (LeavesAutocastOff, "float32"),
+        (DecodesRounded, "float32"),
     ],
 )
 def test_the_contract_notices_a_codec_that_breaks_it(broken, name):

@@ -82,7 +82,7 @@ def notes(report: BenchReport) -> list[str]:
     if any(row.library for row in report.codecs):
         found.append(f"{THEIRS.strip()}: the same network on the whole clip at once, as its library offers it.")
     if machine.device == "cuda":
-        found.append("On a GPU torch lets convolutions round to TF32, which can be faster than float32's peak.")
+        found.append(f"Codecs compute in float32; {THEIRS.strip()}, convolutions round to TF32, which can be faster.")
     return found
 
 

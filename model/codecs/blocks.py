@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import LEADING, Codec, StreamingCoder
+from .float32 import frozen
 
 State = dict[Any, Any]  # what one row of a stream (encoding), or one batch (decoding), carries from window to window
 
@@ -55,7 +56,7 @@ class BlockCodec(Codec):
     def decode_window(self, codes: Tensor, state: State) -> Tensor:
         """codes [B, K', n] -> audio [B, 1, n * hop_length]."""
 
-    @torch.no_grad()
+    @frozen()
     def encode(self, audio: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         self.check_audio(audio, lengths)
         lengths = [audio.shape[-1]] * len(audio) if lengths is None else [int(length) for length in lengths]
@@ -67,7 +68,7 @@ class BlockCodec(Codec):
             codes[row, :, : found.shape[-1]] = found[0]
         return codes
 
-    @torch.no_grad()
+    @frozen()
     def decode(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
         coder = BlockDecoder(self)
@@ -88,7 +89,7 @@ class _BlockCoder(StreamingCoder):
         self.pending: Tensor | None = None  # [B, C, ...], from frame `begin` on
         self.begin = self.done = 0  # frames: first held, first not yet coded
 
-    @torch.no_grad()
+    @frozen()
     def take(self, chunk: Tensor) -> Tensor:
         """`push` of what has been checked."""
         if self.pending is not None and len(self.pending) != len(chunk):
@@ -100,7 +101,7 @@ class _BlockCoder(StreamingCoder):
         self.pending = self.pending.clone()  # little is left, and the chunk is the caller's, to be used again
         return torch.cat(outputs, dim=-1)
 
-    @torch.no_grad()
+    @frozen()
     def flush(self) -> Tensor:
         if self.pending is None:
             return self._empty(torch.zeros(1, 1, 0))

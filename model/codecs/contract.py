@@ -1,12 +1,13 @@
 """The contract of a codec, checked: `check_contract(codec)` says property by property whether it holds, `table` prints.
 
 Any codec can be checked, also one with real weights: noise is encoded, a minute or so of it. Batched and padded rows,
-streams in any chunks and saved copies must give the same codes to the bit, and the same audio to 1e-4; what a stream
-holds must not grow. B, K, T, S as in base.py.
+streams in any chunks, saved copies and a program that computes in lower precision must give the same codes to the bit,
+and the same audio to 1e-4; what a stream holds must not grow. B, K, T, S as in base.py.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from .base import Codec, StreamingCoder
 from .blocks import BlockCodec
+from .float32 import CPU_OPERATIONS, OPERATIONS
 
 TOLERANCE = 1e-4  # of streamed audio, as a part of its peak
 LONG_S = 12.0  # seconds after which what a stream holds must not grow any more: longer than any attention window
@@ -178,6 +180,40 @@ def fingerprint(codec: Codec) -> None:
             raise Broken(f"with another '{name}' it has the same fingerprint")
 
 
+def float32(codec: Codec) -> None:
+    """What the program around a codec asks of its own networks does not matter, and is as it was afterwards."""
+    audio = probe(codec, num_probe_frames(codec) * codec.hop_length)
+    codes = codec.encode(audio)
+    decoded = codec.decode(codes)
+    with lower_precision(audio.device.type):
+        settings = precisions(audio.device.type)
+        same_codes(codec.encode(audio), codes, "in lower precision")
+        if not torch.equal(codec.decode(codes), decoded):
+            raise Broken("in lower precision it makes other audio of the same codes")
+        if precisions(audio.device.type) != settings:
+            raise Broken("it leaves the program another precision than it had")
+
+
+def precisions(device: str) -> list[str | bool]:
+    return [torch.is_autocast_enabled(device), *(operation.fp32_precision for operation in OPERATIONS)]
+
+
+@contextmanager
+def lower_precision(device: str) -> Iterator[None]:
+    """All that lets torch round float32: autocast, and TF32 or bfloat16 in its place."""
+    before = [(operation, operation.fp32_precision) for operation in OPERATIONS]
+    try:
+        for operation in OPERATIONS:
+            operation.fp32_precision = "tf32"
+        for operation in CPU_OPERATIONS:
+            operation.fp32_precision = "bf16"
+        with torch.autocast(device, dtype=torch.bfloat16):
+            yield
+    finally:
+        for operation, precision in before:
+            operation.fp32_precision = precision
+
+
 def same_codes(codes: Tensor, expected: Tensor, name: str) -> None:
     if codes.shape != expected.shape:
         raise Broken(f"{name}: codes are {list(codes.shape)}, should be {list(expected.shape)}")
@@ -221,4 +257,5 @@ PROPERTIES: dict[str, Callable[[Codec], None]] = {
     "streaming decode": streaming_decode,
     "long file": long_file,
     "fingerprint": fingerprint,
+    "float32": float32,
 }

@@ -25,6 +25,7 @@ from ..config import SpectralConfig
 from ..weights import load_strictly, pack_int8, read_weights
 from .base import Codec, StreamingCoder
 from .convnext import State
+from .float32 import frozen
 from .rvq import Quantized, ResidualVectorQuantizer
 from .source_filter import Decoder
 from .spectral_encoder import Encoder
@@ -89,7 +90,7 @@ class SpectralCodec(Codec):
         load_strictly(codec, {key: tensor.float() for key, tensor in weights.items()}, str(path))
         return codec.eval().requires_grad_(False)
 
-    @torch.no_grad()
+    @frozen()
     def encode(self, audio: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         self.check_audio(audio, lengths)
         padded = F.pad(audio[:, 0].float(), (0, -audio.shape[-1] % self.hop_length))
@@ -103,7 +104,7 @@ class SpectralCodec(Codec):
         num_valid = (valid + self.hop_length - 1) // self.hop_length
         return codes * (torch.arange(codes.shape[-1], device=audio.device) < num_valid[:, None])[:, None]
 
-    @torch.no_grad()
+    @frozen()
     def decode(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
         return _StreamingDecoder(self).take(codes, last=True)[..., : codes.shape[-1] * self.hop_length]
@@ -141,7 +142,7 @@ class _StreamingEncoder(StreamingCoder):
         self.pending: Tensor | None = None  # [B, fewer than hop_length samples]
         self.heard: Tensor | None = None  # [B, the samples of `reach` frames at most] before the next frame
 
-    @torch.no_grad()
+    @frozen()
     def push(self, chunk: Tensor) -> Tensor:
         self.codec.check_audio(chunk)
         audio = chunk[:, 0].float()
@@ -153,7 +154,7 @@ class _StreamingEncoder(StreamingCoder):
             return torch.zeros(chunk.shape[0], self.codec.num_codebooks, 0, dtype=torch.long, device=chunk.device)
         return self.take(audio[:, :whole])
 
-    @torch.no_grad()
+    @frozen()
     def flush(self) -> Tensor:
         if self.pending is None or self.pending.shape[1] == 0:
             batch = 1 if self.pending is None else self.pending.shape[0]
@@ -195,7 +196,7 @@ class _StreamingDecoder(StreamingCoder):
         self.codec.check_codes(chunk)
         return self.take(chunk)
 
-    @torch.no_grad()
+    @frozen()
     def flush(self) -> Tensor:
         if not self.batch:
             return torch.zeros(1, 1, 0)
@@ -203,7 +204,7 @@ class _StreamingDecoder(StreamingCoder):
         rest = decoder.push(decoder.closing(self.batch), self.state)
         return rest[:, None, : min(decoder.latency_samples, self.num_samples)]
 
-    @torch.no_grad()
+    @frozen()
     def take(self, codes: Tensor, last: bool = False) -> Tensor:
         """codes [B, K, T] -> audio [B, 1, S]. last: also what `flush` would give, and silence after it."""
         self.batch = codes.shape[0]
