@@ -43,7 +43,10 @@ def find_audio(path: Path) -> list[Path]:
 
 def loudness_dbfs(audio: np.ndarray) -> float:
     """Root-mean-square level in dB relative to full scale; -inf for digital silence."""
-    power = float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0
+    return _dbfs(float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0)
+
+
+def _dbfs(power: float) -> float:
     return 10 * float(np.log10(power)) if power > 0 else float("-inf")
 
 
@@ -80,7 +83,7 @@ class _Levels:
         duration = self.num_samples / sample_rate
         if duration < MIN_DURATION_S:
             raise AudioError(f"{name}: too short ({duration:.3f} s; at least {MIN_DURATION_S} s is needed)")
-        level = 10 * float(np.log10(self.energy / self.num_samples)) if self.energy else float("-inf")
+        level = _dbfs(self.energy / self.num_samples)
         if level < SILENCE_DBFS:
             raise AudioError(f"{name}: silent ({level:.0f} dBFS; at least {SILENCE_DBFS:.0f} dBFS is needed)")
         if self.peak > MAX_PEAK:

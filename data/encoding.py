@@ -183,11 +183,11 @@ def _start_worker(codec: Path, config: PrepareConfig) -> None:
     global _worker
     torch.set_num_threads(1)
     _worker = load_codec(codec), config
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def _exit_with_parent() -> None:
-    """A worker would wait for work for ever if prepare were killed by signal 9."""
+def exit_with_parent() -> None:
+    """For a thread of a worker process: without it, the worker would go on for ever if its parent were killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...data.audio import load_audio
-from ...data.encoding import _exit_with_parent
+from ...data.encoding import exit_with_parent
 from ...data.progress import progress_bar
 from ...model.codecs import Codec, StreamingCoder, load_codec
 from ..resources import PeakMemory, peak_resident_mb, torch_threads
@@ -81,7 +81,7 @@ def stream_memory(
 
 def _work(sender: Connection, source: CodecSource, clip: Path, hours: float, threads: int | None, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a word: the parent says that it was interrupted
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # tqdm's own would be a semaphore, which outlives a process that is killed
     try:
         sender.send(_stream(source, clip, hours, threads, device))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..evaluate.codec_table import _times, number, text_table
+from ..evaluate.codec_table import number, text_table, times
 from .memory import UNTRAINED, StreamMemory
 from .speed import MATRIX_SIZE, PUSHES, BenchReport, Direction
 
@@ -24,11 +24,11 @@ def speeds(report: BenchReport) -> list[str]:
     rows = [["codec", "Hz", "frames/s", "codebooks", "bits/s", "encode", "decode", "both", "spread", "slower"]]
     for row in report.codecs:
         rates = [str(row.sample_rate), f"{row.frame_rate:g}", str(row.num_codebooks), f"{row.bitrate:.0f}"]
-        found = [_times(speed) for speed in (row.encode.speed, row.decode.speed, row.both)]
+        found = [times(speed) for speed in (row.encode.speed, row.decode.speed, row.both)]
         spread = f"{max(row.encode.spread, row.decode.spread):.0%}"
         rows.append([row.codec, *rates, *found, spread, f"{row.times_slower:.3g}x"])
         if row.library:
-            found = [_times(speed) for speed in (row.library.encode, row.library.decode, row.library.both)]
+            found = [times(speed) for speed in (row.library.encode, row.library.decode, row.library.both)]
             rows.append([THEIRS, *[""] * 4, *found, "", f"{row.library.times_slower:.3g}x"])
     return text_table(rows)
 
@@ -38,7 +38,7 @@ def limits(report: BenchReport) -> list[str]:
     heading = [name for part in ("encode", "decode") for name in (f"{part} GFLOP", "of peak", "limit")]
     rows = [["codec", *heading, "both limit"]]
     for row in report.codecs:
-        rows.append([row.codec, *_limit(row.encode), *_limit(row.decode), _times(row.both_limit)])
+        rows.append([row.codec, *_limit(row.encode), *_limit(row.decode), times(row.both_limit)])
     return text_table(rows)
 
 
@@ -87,10 +87,10 @@ def notes(report: BenchReport) -> list[str]:
 
 
 def _limit(part: Direction) -> list[str]:
-    return [f"{part.gflop:.3g}", f"{part.peak_share:.1%}", _times(part.limit)]
+    return [f"{part.gflop:.3g}", f"{part.peak_share:.1%}", times(part.limit)]
 
 
 def _stream(part: Direction) -> list[str]:
     if part.stream is None:
         return ["-", "-", "-"]
-    return [_times(part.stream.speed), f"{part.stream.median_ms:.3g}", f"{part.stream.p95_ms:.3g}"]
+    return [times(part.stream.speed), f"{part.stream.median_ms:.3g}", f"{part.stream.p95_ms:.3g}"]

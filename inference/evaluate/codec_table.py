@@ -33,7 +33,7 @@ def summary(report: CodecReport) -> list[list[str]]:
     for row in report.rows:
         codes = f"{len(row.codebooks)} x {row.codebook_size}" if row.codebooks else "-"
         rates = [f"{row.bitrate:.0f}", f"{row.frame_rate:g}", codes, str(row.sample_rate)]
-        cost = [_times(row.cost.encode_speed), _times(row.cost.decode_speed), number(row.cost.peak_memory_mb, ".0f")]
+        cost = [times(row.cost.encode_speed), times(row.cost.decode_speed), number(row.cost.peak_memory_mb, ".0f")]
         found.append([row.codec, *rates, *measured(report, row.mean, keys), *cost])
     return found
 
@@ -116,7 +116,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _times(speed: float) -> str:
+def times(speed: float) -> str:
     text = number(speed, ".1f" if speed < 10 else ".0f")
     return text if text == "-" else f"{text}x"
 

@@ -29,18 +29,18 @@ def load_codec(name_or_folder: str | Path = "spectral", num_codebooks: int | Non
     Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a folder without weights,
     OSError for what cannot be fetched.
     """
-    name, num_codebooks = _split_name(str(name_or_folder), num_codebooks)
+    name, num_codebooks = split_name(str(name_or_folder), num_codebooks)
     folder = Path(name)
     if name == "spectral":
         codec = _load_folder(EMBEDDED_CODEC, num_codebooks, "codec.json", "codec.safetensors")
     elif name in BUILT_IN:
-        codec = _leading(_teaching_codec(name)().eval(), num_codebooks, name)
+        codec = with_leading(_teaching_codec(name)().eval(), num_codebooks, name)
     elif folder.is_dir():
         codec = _load_folder(folder, num_codebooks)
     elif folder.suffix == ".th":
         from .original import load_original
 
-        codec = _leading(load_original(folder), num_codebooks, name)
+        codec = with_leading(load_original(folder), num_codebooks, name)
     elif name in HUB or (name.count("/") == 1 and not folder.is_absolute() and not name.startswith(".")):
         codec = _load_folder(_fetch(HUB.get(name, name)), num_codebooks)
     else:
@@ -51,7 +51,7 @@ def load_codec(name_or_folder: str | Path = "spectral", num_codebooks: int | Non
     return codec
 
 
-def _split_name(name: str, num_codebooks: int | None) -> tuple[str, int | None]:
+def split_name(name: str, num_codebooks: int | None) -> tuple[str, int | None]:
     """ "mimi:8" -> ("mimi", 8); a name without a number stays as it is, and so does a folder that is called so."""
     start, colon, number = name.rpartition(":")
     if not colon or not number.isdecimal() or Path(name).exists():
@@ -75,13 +75,13 @@ def _load_folder(
         raise ValueError(f"{path}: is not a codec's config") from None
     leading = saved if num_codebooks is None else num_codebooks
     if kind == "spectral":
-        return _leading(SpectralCodec.load(folder / weights_name, values, "spectral"), leading, str(folder))
+        return with_leading(SpectralCodec.load(folder / weights_name, values, "spectral"), leading, str(folder))
     if kind in BUILT_IN:
         from .tables import load_tables
 
-        return _leading(load_tables(_teaching_codec(kind), folder, values), leading, str(folder))
+        return with_leading(load_tables(_teaching_codec(kind), folder, values), leading, str(folder))
     if kind in HUB:
-        return _leading(_load_network(kind, folder, values), leading, str(folder))
+        return with_leading(_load_network(kind, folder, values), leading, str(folder))
     raise ValueError(f"{path}: codec '{kind}' is unknown; this version knows {', '.join([*BUILT_IN, *HUB])}")
 
 
@@ -120,7 +120,7 @@ def _fetch(hub_id: str) -> Path:
     return Path(files[0]).parent
 
 
-def _leading(codec: Any, num_codebooks: int | None, name: str) -> Codec:
+def with_leading(codec: Any, num_codebooks: int | None, name: str) -> Codec:
     """The codec with its first codebooks only. Raises ValueError for a number that it does not have."""
     if num_codebooks is None or num_codebooks == codec.num_codebooks:
         return codec

@@ -62,12 +62,12 @@ def published(kind: str, num_codebooks: int | None = None) -> Codec:
     Every call gives the same weights, and the global random numbers are left as they were. Raises ValueError for
     another kind, or a number of codebooks that it does not have.
     """
-    from . import _leading, _split_name
+    from . import split_name, with_leading
     from .dac import DacCodec
     from .encodec import EncodecCodec
     from .mimi import MimiCodec
 
-    name, num_codebooks = _split_name(kind, num_codebooks)
+    name, num_codebooks = split_name(kind, num_codebooks)
     if name not in PUBLISHED:
         raise ValueError(f"codec '{name}' has no published shape here; choose one of {', '.join(PUBLISHED)}")
     ours = {"encodec": EncodecCodec, "mimi": MimiCodec, "dac": DacCodec}[name]
@@ -80,7 +80,7 @@ def published(kind: str, num_codebooks: int | None = None) -> Codec:
             if key.endswith((".embed", ".embed_sum")):  # codebooks that training fills: zeros would all be as near
                 buffer.normal_()
     codec = ours(model, model.state_dict(), settings.to_dict()).eval()
-    return _leading(codec, num_codebooks, name)
+    return with_leading(codec, num_codebooks, name)
 
 
 def save_tiny(name: str, folder: Path) -> Path:
