@@ -21,6 +21,7 @@ from codeclm.inference.contract_cli import codec_contract
 from codeclm.model.codecs import Codec, StreamingCoder, load_codec
 from codeclm.model.codecs.blocks import BlockCodec
 from codeclm.model.codecs.contract import PROPERTIES, blocks_line, check_contract, probe, table
+from codeclm.model.codecs.dac import snake
 from codeclm.model.codecs.mdct import MdctCodec
 from codeclm.model.codecs.untrained import EVERY_KIND, TINY, save_tiny, tiny_network
 
@@ -409,3 +410,16 @@ def test_prepare_stores_the_codes_of_any_codec(name, codecs, tmp_path):
     assert store.codec == CodecInfo.of(codec) and len(store) == 2
     audio = torch.from_numpy(load_audio(tmp_path / "1.wav", codec.sample_rate))
     assert torch.equal(torch.from_numpy(store.codes(1).astype("int64")).T, codec.encode(audio[None, None])[0])
+
+
+def test_dacs_activation_is_the_librarys_to_the_bit():
+    module = tiny_network("dac").decoder.snake1
+    x = torch.randn(2, module.alpha.shape[1], 50)
+    assert torch.equal(snake(module, x), module(x)) and not torch.equal(snake(module, x), x)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name != "mimi"])  # Mimi's have other names in the file
+def test_the_weights_of_a_folder_are_in_memory_once(name, folders):
+    codec = load_codec(folders[name])
+    used = {tensor.data_ptr() for tensor in codec.model.state_dict().values()}
+    assert {tensor.data_ptr() for tensor in codec.fingerprinted().values()} <= used

@@ -5,6 +5,7 @@ first and the last window end where the audio does, with the network's own paddi
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor
 from .blocks import Blocks, State
 from .pretrained import PretrainedCodec
 
-ENCODE_S, DECODE_S = 2.0, 1.0  # seconds of new frames in a window: memory is bounded by them, and a stream lags by them
+WINDOW_S, WINDOW_SAMPLES = 2.0, 32_000  # new audio in a window, at most: a stream lags by it, and it bounds memory
 RESIDUAL = 3 * (1 + 3 + 9)  # samples to either side of a block's three residual units: kernel 7, dilations 1, 3, 9
 
 
@@ -27,9 +28,12 @@ class DacCodec(PretrainedCodec):
         self.num_codebooks = self.full_codebooks = config.n_codebooks
         self.codebook_size = config.codebook_size
         before, after = encoder_reach(config.downsampling_ratios), decoder_reach(config.downsampling_ratios)
-        encoded, decoded = (max(1, round(seconds * self.frame_rate)) for seconds in (ENCODE_S, DECODE_S))
-        self.encoder_blocks = Blocks(encoded, encoded, before, before)
-        self.decoder_blocks = Blocks(decoded, decoded, after, after)
+        frames = max(1, round(min(WINDOW_S * self.frame_rate, WINDOW_SAMPLES / self.hop_length)))
+        self.encoder_blocks = Blocks(frames, frames, before, before)
+        self.decoder_blocks = Blocks(frames, frames, after, after)
+        for module in model.modules():
+            if type(module).__name__ == "Snake1d":
+                module.forward = partial(snake, module)
 
     def encode_window(self, audio: Tensor, state: State) -> Tensor:
         return self.model.encode(audio, n_quantizers=self.num_codebooks, return_dict=True).audio_codes
@@ -38,6 +42,11 @@ class DacCodec(PretrainedCodec):
         audio = self.model.decode(audio_codes=codes, return_dict=True).audio_values
         # a transposed convolution of odd stride gives a sample less: the end is filled up
         return F.pad(audio, (0, codes.shape[-1] * self.hop_length - audio.shape[-1]))[:, None]
+
+
+def snake(module: Any, x: Tensor) -> Tensor:
+    """x + sin(alpha x)^2 / alpha, [B, C, N]: Snake1d's own to the bit, in one new tensor instead of four."""
+    return (module.alpha * x).sin_().square_().mul_((module.alpha + 1e-9).reciprocal()).add_(x)
 
 
 def encoder_reach(ratios: list[int] | tuple[int, ...]) -> int:

@@ -62,7 +62,15 @@ def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, val
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ValueError(f"{path}: tensor '{missing[0]}' is missing from the weights")
+    _share(model, tensors)
     return kind(model, tensors, values)
+
+
+def _share(model: Any, tensors: dict[str, Tensor]) -> None:
+    """Let the network use the file's tensors where they are the same, so that memory holds them once."""
+    for name, own in [*model.named_parameters(), *model.named_buffers()]:
+        if name in tensors and tensors[name].dtype == own.dtype and torch.equal(tensors[name], own):
+            own.data = tensors[name]
 
 
 @contextmanager
