@@ -113,8 +113,7 @@ def _pieces(blocks: Iterable[np.ndarray], limit: int, least: int) -> Iterator[np
 
 def _encode(audio: np.ndarray, codec: Codec) -> np.ndarray:
     """[S] -> codes [T, K] uint16; equal for whole and streamed audio by the codec's contract."""
-    device = next(codec.parameters()).device
-    batch = torch.from_numpy(np.ascontiguousarray(audio))[None, None].to(device)  # [1, 1, S]
+    batch = torch.from_numpy(np.ascontiguousarray(audio))[None, None].to(codec.device)  # [1, 1, S]
     push = round(PUSH_S * codec.sample_rate)
     if batch.shape[-1] <= push:
         codes = codec.encode(batch)

@@ -144,7 +144,7 @@ class _Rows:
             return torch.full((len(rows),), ABSENT)
         asked = [place for place, row in enumerate(rows) if window.first <= frame < self.num_frames[row]]
         if asked:
-            source = distributions(logits()[asked].double().cpu().numpy())
+            source = distributions(logits().double().cpu()[asked].numpy())
             for index, place in enumerate(asked):
                 self.codes[rows[place], k, frame] = self.coder(rows[place], k, frame, source, index)
         return self.codes[rows, k, frame]

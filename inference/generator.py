@@ -151,7 +151,7 @@ class SpeechGenerator:
         hop = self.codec.hop_length
         whole = len(audio) // hop * hop or len(audio)
         first = max(0, whole - round(max_s * self.codec.frame_rate) * hop)
-        device = next(self.codec.parameters()).device
+        device = self.codec.device
         return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(device))[0]
 
     def _finish(self, state: State, row: int) -> Generation:

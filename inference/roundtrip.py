@@ -59,7 +59,7 @@ def encoded(codec: Codec, blocks: Iterable[np.ndarray]) -> Iterator[Tensor]:
     coder = codec.streaming_encoder()
     for block in blocks:
         if len(block):
-            yield coder.push(torch.from_numpy(np.ascontiguousarray(block))[None, None])
+            yield coder.push(torch.from_numpy(np.ascontiguousarray(block))[None, None].to(codec.device))
     yield coder.flush()
 
 
@@ -67,8 +67,8 @@ def decoded(codec: Codec, codes: Iterable[Tensor]) -> Iterator[np.ndarray]:
     """Codes [1, K, T] in any pieces -> blocks [S]: the same samples whatever the pieces."""
     coder, length = codec.streaming_decoder(), max(1, round(PIECE_S * codec.frame_rate))
     for piece in _regrouped(codes, length):
-        yield coder.push(piece)[0, 0].numpy()
-    yield coder.flush()[0, 0].numpy()
+        yield coder.push(piece)[0, 0].cpu().numpy()
+    yield coder.flush()[0, 0].cpu().numpy()
 
 
 def _regrouped(codes: Iterable[Tensor], length: int) -> Iterator[Tensor]:

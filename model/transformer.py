@@ -71,7 +71,7 @@ class GroupedLinear(nn.Module):
         if sets == tuple(range(first, first + len(sets))):
             weight = self.weight[first : first + len(sets)]  # a view: the usual case copies nothing
         else:
-            weight = self.weight[list(sets)]
+            weight = torch.stack([self.weight[number] for number in sets])  # a list as index would go through the host
         return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
 
 

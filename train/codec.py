@@ -290,7 +290,7 @@ def train_codec(data: Path, out: Path, config: CodecTrainConfig = CodecTrainConf
 def level_matched(codec: SpectralCodec, crops: VoiceCrops, config: CodecTrainConfig, rows: int = 64) -> SpectralCodec:
     """Make the codec as loud as what goes in, on crops: the losses alone leave it a little quieter."""
     audio, _ = crops.draw(rows, samples_per_crop(config), np.random.default_rng([config.seed, 2]))
-    audio = audio.to(next(codec.parameters()).device)
+    audio = audio.to(codec.device)
     output = codec.decode(codec.encode(audio[:, None]))[:, 0]
     before, after = (x.square().sum(dim=1).clamp_min(1e-6).log() for x in (audio, output))
     codec.decoder.head.bias.add_((before - after).median() / 2)  # the head's outputs are logarithms of gains

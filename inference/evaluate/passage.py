@@ -33,7 +33,7 @@ class Passage:
 @torch.no_grad()
 def through(codec: Codec, audio: np.ndarray) -> Passage:
     """audio [S] at the codec's rate -> its reconstruction, encoded and decoded whole, by one thread."""
-    memory, device = PeakMemory(), next(codec.parameters()).device
+    memory, device = PeakMemory(), codec.device
     with torch_threads(1):
         start = time.perf_counter()
         codes = codec.encode(torch.from_numpy(audio)[None, None].to(device))

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 LEADING = "leading_codebooks"  # in a codec's config.json: how many of its codebooks are used, where it is not all
@@ -62,6 +63,10 @@ class Codec(nn.Module, ABC):
     def fingerprinted(self) -> dict[str, Tensor]:
         """The tensors that decide what codes mean, under names that last: by default all weights."""
         return self.state_dict()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that `num_samples` samples become: the last one is filled up with silence."""

@@ -104,7 +104,7 @@ class _BlockCoder(StreamingCoder):
     @frozen()
     def flush(self) -> Tensor:
         if self.pending is None:
-            return self._empty(torch.zeros(1, 1, 0))
+            return self._empty(torch.zeros(1, 1, 0, device=self.codec.device))
         outputs = [self._empty(self.pending)]
         self.pending = F.pad(self.pending, (0, -self.pending.shape[-1] % self.unit))  # the last frame, filled up
         while self._held() > self.done:

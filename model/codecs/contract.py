@@ -68,8 +68,7 @@ def probe(codec: Codec, num_samples: int, batch: int = 1, seed: int = 0) -> Tens
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(batch, 1, num_samples, generator=generator)
     envelope = torch.rand(batch, 1, 2 + num_samples * 20 // codec.sample_rate, generator=generator)
-    device = next(codec.parameters()).device
-    return (0.3 * noise * F.interpolate(envelope, num_samples, mode="linear", align_corners=True)).to(device)
+    return (0.3 * noise * F.interpolate(envelope, num_samples, mode="linear", align_corners=True)).to(codec.device)
 
 
 def num_probe_frames(codec: Codec) -> int:

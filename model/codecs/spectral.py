@@ -150,16 +150,16 @@ class _StreamingEncoder(StreamingCoder):
             audio = torch.cat([self.pending, audio], dim=1)
         whole = audio.shape[1] // self.codec.hop_length * self.codec.hop_length
         self.pending = audio[:, whole:].clone()  # the caller may overwrite its chunk
-        if whole == 0:
-            return torch.zeros(chunk.shape[0], self.codec.num_codebooks, 0, dtype=torch.long, device=chunk.device)
-        return self.take(audio[:, :whole])
+        return self.take(audio[:, :whole]) if whole else self._no_codes(len(audio))
 
     @frozen()
     def flush(self) -> Tensor:
         if self.pending is None or self.pending.shape[1] == 0:
-            batch = 1 if self.pending is None else self.pending.shape[0]
-            return torch.zeros(batch, self.codec.num_codebooks, 0, dtype=torch.long)
+            return self._no_codes(1 if self.pending is None else len(self.pending))
         return self.take(F.pad(self.pending, (0, self.codec.hop_length - self.pending.shape[1])))
+
+    def _no_codes(self, batch: int) -> Tensor:
+        return torch.zeros(batch, self.codec.num_codebooks, 0, dtype=torch.long, device=self.codec.device)
 
     def take(self, audio: Tensor) -> Tensor:
         """Whole frames [B, S] -> codes [B, K, T]."""
@@ -199,7 +199,7 @@ class _StreamingDecoder(StreamingCoder):
     @frozen()
     def flush(self) -> Tensor:
         if not self.batch:
-            return torch.zeros(1, 1, 0)
+            return torch.zeros(1, 1, 0, device=self.codec.device)
         decoder = self.codec.decoder
         rest = decoder.push(decoder.closing(self.batch), self.state)
         return rest[:, None, : min(decoder.latency_samples, self.num_samples)]
