@@ -38,7 +38,6 @@ class HeldOut:
         pairs = []
         for path in self.paths[:number]:
             audio = torch.from_numpy(load_audio(path, codec.sample_rate)).float()
-            device = codec.device
-            output = codec.decode(codec.encode(audio[None, None].to(device)))[0, 0, : len(audio)]
+            output = codec.decode(codec.encode(audio[None, None].to(codec.device)))[0, 0, : len(audio)]
             pairs.append((audio, output.float().cpu()))
         return pairs
