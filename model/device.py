@@ -1,0 +1,27 @@
+"""Which device computes: the one rule behind `--device` and `load(device=)`."""
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """ "auto" is CUDA where there is a GPU, else the CPU ("mps" only when asked for: it has no float64).
+
+    Raises ValueError for an unknown name, and for a device that this machine or this torch does not have.
+    """
+    if isinstance(name, torch.device):
+        name = str(name)
+    kind = name.partition(":")[0]
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if kind not in DEVICES:
+        raise ValueError(f"device '{name}' is unknown; choose one of {', '.join(DEVICES)}, or cuda:N")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device '{name}' is unknown; choose one of {', '.join(DEVICES)}, or cuda:N") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    if not there or (kind == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device '{name}' is not there on this machine; give --device auto or cpu")
+    return device
