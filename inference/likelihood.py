@@ -15,8 +15,8 @@ import numpy as np
 from .config import EvaluateConfig
 
 DEFINITION = (
-    "codeclm-bits-2: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; BOS given, EOS left out; "
-    "log2 V bits for each code before which a model without BOS has nothing"
+    "codeclm-bits-2: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; "
+    "BOS given (a model without: ln V for a code of the first step); EOS left out"
 )
 
 
