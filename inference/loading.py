@@ -17,6 +17,7 @@ from ..data.text_tokenizer import TextTokenizer
 from ..model.codecs import Codec, load_codec
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
+from ..model.old_names import with_current_names
 from ..model.weights import load_strictly, read_weights
 from .generator import SpeechGenerator, check_codec
 
@@ -55,6 +56,7 @@ def load_speech_lm(folder: Path) -> SpeechLM:
     """config.json + model.safetensors -> SpeechLM in float32, eval mode. Raises ValueError or FileNotFoundError."""
     model = SpeechLM(read_config(folder / "config.json"))
     weights = {name: tensor.float() for name, tensor in read_weights(folder / "model.safetensors").items()}
+    weights = with_current_names(weights, model.depth_is_first)
     load_strictly(model, weights, str(folder / "model.safetensors"))
     return model.eval()
 

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from .delay_pattern import ABSENT
-from .depth import DepthTerms, make_depth_parts
+from .depth import DepthDecoder, DepthRows, depth_logits, depth_loss
 from .hf_config import SpeechLMConfig
 from .losses import Weights, cross_entropy
 from .steps import Steps, arrange, given_first, num_scored, to_frames
@@ -51,12 +51,9 @@ class SpeechLM(PreTrainedModel):
     # the parts that some patterns and options have and others do not
     text_embedding: nn.Embedding
     text_head: nn.Linear
+    head_0: nn.Linear
     heads: nn.Parameter
-    project: nn.Module
-    depth_embedding: nn.Embedding
-    depth_text_embedding: nn.Embedding
-    depth_decoder: Transformer
-    depth_heads: nn.Parameter
+    depth_decoder: DepthDecoder
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: SpeechLMConfig):
@@ -74,14 +71,12 @@ class SpeechLM(PreTrainedModel):
             self.text_embedding = nn.Embedding(text.vocab_size + 1, width)  # the last row is BOS
             if text.predicted and not text.tied:
                 self.text_head = nn.Linear(width, text.vocab_size, bias=False)
-        others = config.num_codebooks - 1
         if config.pattern == "depth":
-            first_width = config.depth_config.dim if config.depth_config.first_codebook == "depth" else width
-            self.head_0 = nn.Linear(first_width, self.num_classes, bias=False)
-            make_depth_parts(self, config)
+            self.depth_decoder = DepthDecoder(config)
         else:
+            self.heads = nn.Parameter(torch.empty(config.num_codebooks - 1, width, config.codebook_size))
+        if not self.depth_is_first:
             self.head_0 = nn.Linear(width, self.num_classes, bias=False)
-            self.heads = nn.Parameter(torch.empty(others, width, config.codebook_size))
         self.post_init()
 
     @torch.no_grad()
@@ -90,8 +85,8 @@ class SpeechLM(PreTrainedModel):
             nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, SpeechLM):
-            nn.init.normal_(module.depth_heads if self.pattern == "depth" else module.heads, std=0.02)
+        elif isinstance(module, DepthDecoder) or (isinstance(module, SpeechLM) and self.pattern != "depth"):
+            nn.init.normal_(module.heads, std=0.02)
         elif isinstance(module, Transformer):
             for block in module.blocks:
                 nn.init.normal_(block.attention.output.weight, std=module.output_std())  # pyright: ignore
@@ -235,7 +230,7 @@ class SpeechLM(PreTrainedModel):
         self, contexts: Tensor, steps: Steps, given: Tensor, weights: Weights, fraction: float, chunk: int
     ) -> "Scored":
         """The weighted sum of all nats, and the nats of each step."""
-        targets, of = steps.targets, weights.of(self.num_codebooks, contexts)
+        targets, codebook_weights = steps.targets, weights.of(self.num_codebooks, contexts)
         total, text_nll = contexts.new_zeros((), dtype=torch.promote_types(contexts.dtype, torch.float32)), None
         if self.predicts_text and steps.text_targets is not None:
             logits = self.text_logits(self.slot(contexts, -1))
@@ -244,16 +239,19 @@ class SpeechLM(PreTrainedModel):
         parts = []
         if not self.depth_is_first:
             nll, penalty = cross_entropy(self.head_0(self.slot(contexts, 0)), targets[:, 0], weights.z_loss)
-            total = total + of[0] * nll.sum() + penalty
+            total = total + codebook_weights[0] * nll.sum() + penalty
             parts.append(nll[:, None])
         if self.pattern == "depth":
-            terms = DepthTerms(self, steps, given, of, weights.z_loss)
-            depth_total, depth_nll = terms.sum(contexts, fraction, chunk)
+            rows = DepthRows.of(self.depth_decoder, steps, given)
+            modules = self.depth_decoder, self.frame_embedding
+            depth_total, depth_nll = depth_loss(
+                *modules, contexts, rows, codebook_weights, weights.z_loss, fraction, chunk
+            )
             total = total + depth_total
             parts = None if depth_nll is None else [*parts, depth_nll]
         elif self.num_codebooks > 1:
             nll, penalty = cross_entropy(self.head_logits(contexts), targets[:, 1:], weights.z_loss)
-            total = total + (nll.sum(dim=(0, 2)) * of[1:]).sum() + penalty
+            total = total + (nll.sum(dim=(0, 2)) * codebook_weights[1:]).sum() + penalty
             parts.append(nll)
         return Scored(total, None if parts is None else torch.cat(parts, dim=1), text_nll)
 
@@ -283,7 +281,8 @@ class SpeechLM(PreTrainedModel):
         """-> [B, K, S, C] and, with a text stream that is predicted, [B, S, text vocabulary]."""
         parts = [] if self.depth_is_first else [self.head_0(self.slot(contexts, 0))[:, None]]
         if self.pattern == "depth":
-            parts.append(DepthTerms(self, steps, steps.targets).logits(contexts))
+            rows = DepthRows.of(self.depth_decoder, steps, steps.targets)
+            parts.append(depth_logits(self.depth_decoder, self.frame_embedding, contexts, rows))
         elif self.num_codebooks > 1:
             parts.append(self.head_logits(contexts))
         padded = [F.pad(part, (0, self.num_classes - part.shape[-1]), value=float("-inf")) for part in parts]

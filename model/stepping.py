@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from .delay_pattern import ABSENT
-from .depth import depth_inputs, depth_logits, num_silent
 from .lm import SpeechLM
 from .transformer import KVCache
 
@@ -29,7 +28,7 @@ class Walk:
         self.flat = model.pattern == "flatten"
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
         positions = capacity * (len(self.slots) if self.flat else 1)
-        self.cache = KVCache(model.config.backbone_config, batch, positions, model.head_0.weight)
+        self.cache = KVCache(model.config.backbone_config, batch, positions, model.frame_embedding.weight)
         self.position = 0  # steps closed so far
         self.values: dict[int, Tensor] = {}  # of the step that is open
         self._before = self._start()  # [B, K + U], [B]: the step before, as the backbone is given it
@@ -139,16 +138,16 @@ class Walk:
 
     def _depth_logits(self, context: Tensor, slot: int) -> Tensor:
         """Run the depth decoder up to the position that predicts codebook `slot`."""
-        model, silent = self.model, num_silent(self.model)
-        depth = model.config.depth_config
+        decoder = self.model.depth_decoder
         if self._depth_cache is None:  # it starts afresh every step
-            self._depth_cache = KVCache(depth, self.batch, depth.num_positions(model.num_codebooks), context)
-        first, last = self._depth_cache.length, slot - 1 + silent
+            self._depth_cache = KVCache(decoder.config, self.batch, decoder.num_positions, context)
+        first, last = self._depth_cache.length, slot - 1 + decoder.codeless
         absent = torch.full((self.batch,), ABSENT, device=self.device)
-        fed = [self.values.get(position - silent, absent) if position >= silent else absent
-               for position in range(first, last + 1)]  # fmt: skip
-        x = depth_inputs(model, context, torch.stack(fed, dim=1), first, self.values.get(TEXT))
-        zero, others = depth_logits(model, model.depth_decoder(x, self._depth_cache), first)
+        # position p takes codebook p - codeless; TEXT is -1, and no code
+        books = range(first - decoder.codeless, last + 1 - decoder.codeless)
+        codes = torch.stack([self.values.get(k, absent) if k >= 0 else absent for k in books], dim=1)
+        hidden = decoder(context, codes, self.model.frame_embedding, self.values.get(TEXT), self._depth_cache)
+        zero, others = decoder.logits(hidden, first)
         if slot == 0:
             assert zero is not None
             return zero

@@ -174,7 +174,8 @@ def test_the_choice_of_implementation_reaches_every_block(make_model, tmp_path, 
         for one in (loaded, changed):
             short = "eager" if name == "eager" else "sdpa"  # flex's blocks of 128 are too many for K positions
             assert {block.attention.config._attn_implementation for block in one.backbone.blocks} == {name}
-            assert {block.attention.config._attn_implementation for block in one.depth_decoder.blocks} == {short}
+            blocks = one.depth_decoder.transformer.blocks
+            assert {block.attention.config._attn_implementation for block in blocks} == {short}
             asked.clear()
             with torch.compiler.set_stance("force_eager"):
                 torch.testing.assert_close(one(codes).nll, expected, rtol=0, atol=1e-5)

@@ -69,8 +69,8 @@ def test_frozen_parameters_get_no_gradient_and_the_others_the_same(make_model, f
     for name, parameter in model.named_parameters():
         freeze = {
             "backbone": name.startswith(("backbone", "frame_embedding", "head_0")),
-            "depth": name.startswith(("depth", "project")),
-            "everything but heads": name != "depth_heads",
+            "depth": name.startswith("depth_decoder"),
+            "everything but heads": name != "depth_decoder.heads",
             "shared table": name == "frame_embedding.weight",
         }
         parameter.requires_grad_(not freeze[frozen])
@@ -106,7 +106,7 @@ def test_gradients_arrive_in_the_backward_pass_once_for_each_parameter(make_mode
 def test_a_gradient_of_the_gradient_is_refused_rather_than_wrong(make_model):
     model = make_model()
     loss = model(**example(model), depth_chunk=5).loss
-    grad = torch.autograd.grad(loss.square(), model.depth_heads, create_graph=True)[0]
+    grad = torch.autograd.grad(loss.square(), model.depth_decoder.heads, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
 

@@ -31,7 +31,7 @@ def test_a_preset_has_the_size_that_it_promises(preset):
         model = SpeechLM(SpeechLMConfig(num_codebooks, codebook_size, *PRESETS[preset]))
     assert num_parameters(model) == pytest.approx(total, rel=0.02)
     assert num_parameters(model.backbone) == pytest.approx(backbone, rel=0.02)
-    assert num_parameters(model.depth_decoder) == pytest.approx(depth, rel=0.02)
+    assert num_parameters(model.depth_decoder.transformer) == pytest.approx(depth, rel=0.02)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

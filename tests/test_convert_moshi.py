@@ -207,7 +207,7 @@ OURS_REFUSED = {
     "depth.rope": lambda values, _: values["depth"].update(rope=True),
     "text.tied": lambda values, _: values["text"].update(tied=True),
     "tensor 'project.weight' is .2, 8, 16., should be .3, 8, 16.": lambda _, tensors: tensors.update(
-        {"project.weight": tensors["project.weight"][1:].clone()}
+        {"depth_decoder.project.weight": tensors["depth_decoder.project.weight"][1:].clone()}
     ),
 }
 

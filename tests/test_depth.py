@@ -10,7 +10,6 @@ from torch import Tensor
 from codeclm.model import SpeechLM
 from codeclm.model.config import DepthConfig, TextConfig
 from codeclm.model.delay_pattern import ABSENT
-from codeclm.model.depth import depth_inputs, depth_logits, num_silent
 from codeclm.model.transformer import GroupedLinear
 
 from .options import DEPTHS, SIZE, WORDS, depth, example
@@ -38,7 +37,7 @@ def test_sets_of_weights_give_what_a_loop_over_the_codebooks_gives(
         [0, 0, 1, 1], depth=depth(conditioning=conditioning, weight_sets=sets, embeddings=embeddings), pattern="depth"
     )
     inputs = example(model)
-    assert model.depth_decoder.blocks[0].attention.query.weight.shape == (max(sets) + 1, 8, 8)
+    assert model.depth_decoder.transformer.blocks[0].attention.query.weight.shape == (max(sets) + 1, 8, 8)
     output = model(**inputs)
     grads = gradients(model, output.loss)
 
@@ -92,10 +91,11 @@ def test_each_position_is_given_what_its_style_says(make_model, gaps):
         codes = torch.tensor([[3, 5], [ABSENT, 0], [6, ABSENT], [ABSENT, ABSENT]])
         text = torch.tensor([ABSENT, 0, 4, 10])
         fed = codes if cheap else F.pad(codes, (1, 0), value=ABSENT)
-        assert num_silent(model) == 1 - cheap
+        decoder = model.depth_decoder
+        assert decoder.codeless == 1 - cheap
 
-        def project(x: Tensor, j: int, model=model) -> Tensor:
-            weight = model.project.weight
+        def project(x: Tensor, j: int, decoder=decoder) -> Tensor:
+            weight = decoder.project.weight
             return x @ (weight[j] if weight.ndim == 3 else weight).t()
 
         expected = torch.zeros(4, fed.shape[1], 8, dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_each_position_is_given_what_its_style_says(make_model, gaps):
             if conditioning == "add" or j == 0:
                 expected[n, j] += project(context[n], j)
             if j == 0 and text[n] != ABSENT:
-                expected[n, j] += model.depth_text_embedding.weight[text[n]]
+                expected[n, j] += decoder.text_embedding.weight[text[n]]
             codebook = j if cheap else j - 1
             if codebook < 0:
                 continue
@@ -111,13 +111,13 @@ def test_each_position_is_given_what_its_style_says(make_model, gaps):
             if code == ABSENT and gaps == "bos":
                 code = SIZE
             if code != ABSENT:
-                table = model.frame_embedding if embeddings == "shared" else model.depth_embedding
+                table = model.frame_embedding if embeddings == "shared" else decoder.embedding
                 row = table.weight[codebook * (SIZE + 1) + code]
                 expected[n, j] += row if embeddings == "own" else project(row, j)
-        x = depth_inputs(model, context, fed, 0, text)
+        x = decoder.inputs(context, fed, model.frame_embedding, text)
         torch.testing.assert_close(x, expected, rtol=0, atol=1e-12)
         for start in range(1, fed.shape[1]):  # and a part of the positions, as step by step
-            part = depth_inputs(model, context, fed[:, start:], start, text)
+            part = decoder.inputs(context, fed[:, start:], model.frame_embedding, text, start)
             torch.testing.assert_close(part, expected[:, start:], rtol=0, atol=1e-12)
 
 
@@ -128,21 +128,22 @@ def test_position_j_predicts_its_own_codebook_with_that_codebooks_head(make_mode
         model = make_model(depth=depth(conditioning=conditioning, first_codebook=first))
         positions = model.config.depth_config.num_positions(3)
         out = torch.randn(4, positions, 8, dtype=torch.float64)
-        zero, others = depth_logits(model, out, 0)
+        decoder = model.depth_decoder
+        zero, others = decoder.logits(out)
         if first == "depth":
-            torch.testing.assert_close(zero, out[:, 0] @ model.head_0.weight.t(), rtol=0, atol=1e-12)
+            torch.testing.assert_close(zero, out[:, 0] @ decoder.head_0.weight.t(), rtol=0, atol=1e-12)
         else:
-            assert zero is None and model.head_0.weight.shape[1] == 16
-        expected = torch.stack([out[:, positions - 2 + k] @ model.depth_heads[k] for k in range(2)])
+            assert zero is None and decoder.head_0 is None and model.head_0.weight.shape[1] == 16
+        expected = torch.stack([out[:, positions - 2 + k] @ model.depth_decoder.heads[k] for k in range(2)])
         torch.testing.assert_close(others, expected, rtol=0, atol=1e-12)
-        zero, others = depth_logits(model, out[:, positions - 1 :], positions - 1)  # the last position alone
+        zero, others = decoder.logits(out[:, positions - 1 :], positions - 1)  # the last position alone
         assert zero is None
         torch.testing.assert_close(others, expected[1:], rtol=0, atol=1e-12)
 
 
 def test_sets_of_weights_count_only_where_they_are_asked_for(make_model):
     def size(**changes: object) -> int:
-        return sum(p.numel() for p in make_model(depth=depth(**changes)).depth_decoder.parameters())
+        return sum(p.numel() for p in make_model(depth=depth(**changes)).depth_decoder.transformer.parameters())
 
     norms = 5 * 8
     assert size(weight_sets=(0, 1)) - norms == 2 * (size() - norms)

@@ -173,7 +173,7 @@ def test_a_frame_of_zeros_ends_a_row_of_a_model_that_says_so(make_model):
     model = make_model((0, 0, 0), end="zeros")
     with torch.no_grad():
         model.head_0.weight.mul_(0.3)
-        model.depth_heads.mul_(0.3)  # every code is about as likely: zeros come soon
+        model.depth_decoder.heads.mul_(0.3)  # every code is about as likely: zeros come soon
     states = [run(model, None, 40, range(40), replace(FREE, stop_at_end=stop)) for stop in (True, False)]
     assert (states[1].end == 40).all()
     ended = (states[0].end < 40).nonzero().flatten().tolist()

@@ -18,7 +18,6 @@ from codeclm.inference.loading import load_speech_lm
 from codeclm.model import SpeechLM
 from codeclm.model.config import TextConfig
 from codeclm.model.delay_pattern import ABSENT, delay, undelay
-from codeclm.model.depth import embed_depth
 from codeclm.model.stepping import TEXT, Walk
 
 from .options import OPTIONS, SIZE, WORDS, example
@@ -149,7 +148,8 @@ def test_absent_embeds_to_exactly_zero(make_model):
     model = make_model()
     nothing = torch.full((2, 3, 4), ABSENT)
     assert (model.embed_frames(nothing) == 0).all()
-    assert (embed_depth(model, nothing[:, :2, 0], 0) == 0).all()
+    decoder = model.depth_decoder
+    assert (decoder.embed(nothing[:, :2, 0], decoder.embedding, 0) == 0).all()
     one = nothing.clone()
     one[:, 1] = 5
     expected = model.frame_embedding.weight[(SIZE + 1) + 5]
@@ -320,7 +320,7 @@ def test_every_code_of_the_finer_codebooks_has_a_normalised_distribution(make_mo
 def test_zero_heads_give_uniform_codes(make_model, delays):
     model, codes = make_model(delays), random_codes(2, len(delays), 5)
     model.head_0.weight.zero_()
-    model.depth_heads.zero_()
+    model.depth_decoder.heads.zero_()
     output = model(codes, torch.ones(2, dtype=torch.bool))
     assert torch.allclose(output.nll[:, 0], torch.tensor(math.log(SIZE + 1), dtype=torch.float64), atol=1e-12)
     assert torch.allclose(output.nll[:, 1:], torch.tensor(math.log(SIZE), dtype=torch.float64), atol=1e-12)

@@ -105,9 +105,12 @@ BROKEN = {
     "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "is not a whole safetensors file"),
     "tensor missing": (edit_weights(lambda w: w.pop("head_0.weight")), "tensor 'head_0.weight' is missing"),
     "tensor unknown": (edit_weights(lambda w: w.update(other=torch.ones(2))), "tensor 'other' does not belong"),
-    "tensor NaN": (edit_weights(lambda w: w["depth_heads"][0, 0].fill_(float("nan"))), "'depth_heads' holds NaN"),
+    "tensor NaN": (
+        edit_weights(lambda w: w["depth_decoder.heads"][0, 0].fill_(float("nan"))),
+        "'depth_decoder.heads' holds NaN",
+    ),
     "tensor shape": (
-        edit_weights(lambda w: w.update({"project.weight": torch.ones(2, 2)})),
+        edit_weights(lambda w: w.update({"depth_decoder.project.weight": torch.ones(2, 2)})),
         r"'project.weight' is \[2, 2\], should be \[8, 16\]",
     ),
     "fewer codebooks": (edit_config(lambda c: c.update(num_codebooks=2, delays=[0, 0])), "should be"),

@@ -200,7 +200,7 @@ def test_zero_heads_cost_the_raw_rate(make_model, codec, store):
     model = make_model((0, 1, 1), codec=codec)
     with torch.no_grad():
         model.head_0.weight.zero_()
-        model.depth_heads.zero_()
+        model.depth_decoder.heads.zero_()
     report = evaluate(model, store, "")
     assert report.model.perplexity[1:] == pytest.approx([8, 8])
     assert report.model.coarse_bits_per_second == pytest.approx(100 * math.log2(9))  # EOS is a ninth class

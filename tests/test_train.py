@@ -401,4 +401,4 @@ def test_only_matrices_that_are_no_embedding_decay(store):
     assert with_decay | without == set(names.values()) - {"head_0.weight"} and not with_decay & without
     assert all("norm" in name or "embedding" in name for name in without)
     assert not any("norm" in name or "embedding" in name for name in with_decay)
-    assert {"depth_heads", "project.weight", "backbone.blocks.0.down.weight"} <= with_decay
+    assert {"depth_decoder.heads", "depth_decoder.project.weight", "backbone.blocks.0.down.weight"} <= with_decay

@@ -30,7 +30,7 @@ from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked import _ChunkedSum
 from codeclm.model.config import DepthConfig, TextConfig
 from codeclm.model.delay_pattern import ABSENT
-from codeclm.model.depth import DepthTerms
+from codeclm.model.depth import DepthDecoder
 from codeclm.model.losses import Weights
 from codeclm.model.stepping import TEXT, Walk
 from codeclm.model.transformer import KVCache
@@ -151,12 +151,8 @@ def delay_hidden_states(patch: pytest.MonkeyPatch) -> None:
 
 def leak_in_step(patch: pytest.MonkeyPatch) -> None:
     """Each position of the depth decoder is given the code that it predicts."""
-    real = DepthTerms.__init__
-
-    def init(self: DepthTerms, model: SpeechLM, laid: steps.Steps, given: Tensor, *rest: Any) -> None:
-        real(self, model, laid, given.roll(-1, dims=1), *rest)
-
-    patch.setattr(DepthTerms, "__init__", init)
+    real = DepthDecoder.codes_in
+    patch.setattr(DepthDecoder, "codes_in", lambda self, codes: real(self, codes.roll(-1, dims=1)))
 
 
 def see_the_future(patch: pytest.MonkeyPatch) -> None:
@@ -245,13 +241,13 @@ def ignore_gaps_when_stepping(patch: pytest.MonkeyPatch) -> None:
 
 
 def detach_depth_loss(patch: pytest.MonkeyPatch) -> None:
-    real = DepthTerms.sum
+    real = lm.depth_loss
 
-    def total(self: DepthTerms, *rest: Any) -> tuple[Tensor, Tensor | None]:
-        nats, nll = real(self, *rest)
+    def detached(*rest: Any) -> tuple[Tensor, Tensor | None]:
+        nats, nll = real(*rest)
         return nats.detach(), nll
 
-    patch.setattr(DepthTerms, "sum", total)
+    patch.setattr(lm, "depth_loss", detached)
 
 
 def detach_text(patch: pytest.MonkeyPatch) -> None:
@@ -395,7 +391,7 @@ def test_codes_and_ends_that_are_certain_pass_though_they_cost_nothing(make_mode
     model = make_model(codebook_size=3, pattern=pattern)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # so far apart that probabilities round to 1
-        for weight in (model.head_0.weight, model.depth_heads if pattern == "depth" else model.heads):
+        for weight in (model.head_0.weight, model.depth_decoder.heads if pattern == "depth" else model.heads):
             weight.copy_(300 * torch.randn(weight.shape, generator=generator))
     rows = fullest_rows(model)
     output = model(**rows.arguments())
@@ -406,7 +402,7 @@ def test_codes_and_ends_that_are_certain_pass_though_they_cost_nothing(make_mode
 def test_nan_weights_fail(make_model):
     model = make_model(codebook_size=3)
     with torch.no_grad():
-        model.depth_heads[1, 0, 0] = float("nan")
+        model.depth_decoder.heads[1, 0, 0] = float("nan")
     found = verify(model, names=["steps", "distribution", "windows"], dtypes=DTYPES[:1])
     assert failures(found) == ["distribution", "steps", "windows"]
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ...model.depth import num_silent
 from ...model.lm import SpeechLM
 from ...model.losses import Weights
 from .agreement import CODE_AXES, TEXT_AXES, prefix_of
@@ -101,7 +100,7 @@ def learning_parts(model: SpeechLM) -> Iterator[tuple[str, slice | int, str]]:
     """(parameter, which rows of it, what to call them) of all that should learn."""
     rows = model.codebook_size + 1
     for name, parameter in model.named_parameters():
-        if name in ("frame_embedding.weight", "depth_embedding.weight"):
+        if name in ("frame_embedding.weight", "depth_decoder.embedding.weight"):
             for k in range((len(parameter) - 1) // rows):
                 yield name, slice(k * rows, (k + 1) * rows), f"{name} of codebook {k}"
         elif parameter.ndim == 3:
@@ -114,20 +113,20 @@ def learning_parts(model: SpeechLM) -> Iterator[tuple[str, slice | int, str]]:
 
 def is_idle(model: SpeechLM, name: str, weight_set: int | None) -> bool:
     """Whether no prediction depends on a parameter of the depth decoder (or on one of its sets of weights)."""
-    if not name.startswith(("depth_decoder.", "project.")):
+    if not name.startswith(("depth_decoder.transformer.", "depth_decoder.project.")):
         return False
-    depth, silent = model.config.depth_config, num_silent(model) and not model.depth_is_first
-    num_positions = depth.num_positions(model.num_codebooks)
+    decoder, num_positions = model.depth_decoder, model.depth_decoder.num_positions
+    depth, silent = decoder.config, decoder.codeless and not model.depth_is_first
     own = [p for p in range(num_positions) if weight_set is None or depth.weight_sets[p] == weight_set]
     if model.num_codebooks == 1 and not model.depth_is_first:
         return True
-    if name.startswith("project."):  # the context alone is projected, at position 0
+    if name.startswith("depth_decoder.project."):  # the context alone is projected, at position 0
         return depth.conditioning == "prefix" and depth.embeddings == "own" and 0 not in own
     if own != [0]:
         return False
     if ".attention.query" in name or (num_positions == 1 and ".attention.key" in name):
         return True  # position 0 sees itself alone: whatever the query, it attends to it
-    last = name.startswith(f"depth_decoder.blocks.{depth.num_layers - 1}.")
+    last = name.startswith(f"depth_decoder.transformer.blocks.{depth.num_layers - 1}.")
     read_by_others = ".attention.key." in name or ".attention.value." in name
     return bool(silent) and last and not read_by_others  # what position 0 gives at last predicts nothing
 

@@ -51,7 +51,7 @@ def to_speech_lm(values: dict[str, Any], weights: dict[str, Tensor], name: str =
     table, depth_table, unused = _tables(source, config, bool(theirs.tie_codebooks_embeddings))
     ours = source.rename(_triples(config)) | {"frame_embedding.weight": with_special_rows(table)}
     if depth_table is not None:
-        ours["depth_embedding.weight"] = with_special_rows(depth_table)
+        ours["depth_decoder.embedding.weight"] = with_special_rows(depth_table)
     text = source.take("embed_text_tokens.weight", config.text_stream.vocab_size, config.backbone_config.dim)
     ours["text_embedding.weight"] = F.pad(text, (0, 0, 0, 1))  # a row for BOS, which CSM has not
     source.finish()
@@ -76,7 +76,7 @@ def from_speech_lm(model: Converted, name: str = "SpeechLM") -> tuple[dict[str, 
     if tied:
         theirs[DEPTH_TABLE] = table  # transformers, too, writes the tied table under this name only
     else:
-        depth = source.take("depth_embedding.weight", (num_codebooks - 1) * (vocab + 1) + 1, width)
+        depth = source.take("depth_decoder.embedding.weight", (num_codebooks - 1) * (vocab + 1) + 1, width)
         depth = without_special_rows(depth, num_codebooks - 1)
         last = depth.new_zeros(vocab, width)  # of codebook K - 1, which the depth decoder is never given
         if model.unused:
@@ -161,12 +161,12 @@ def _triples(config: SpeechLMConfig) -> list[tuple[str, str, tuple[int, ...]]]:
     width, depth = config.backbone_config.dim, config.depth_config.dim
     return [
         *llama_triples(config.backbone_config, "backbone", "backbone_model"),
-        *llama_triples(config.depth_config, "depth_decoder", "depth_decoder.model"),
+        *llama_triples(config.depth_config, "depth_decoder.transformer", "depth_decoder.model"),
         ("lm_head.weight", "head_0.weight", (config.codebook_size, width)),
-        ("depth_decoder.model.inputs_embeds_projector.weight", "project.weight", (depth, width)),
+        ("depth_decoder.model.inputs_embeds_projector.weight", "depth_decoder.project.weight", (depth, width)),
         (
             "depth_decoder.codebooks_head.weight",
-            "depth_heads",
+            "depth_decoder.heads",
             (config.num_codebooks - 1, depth, config.codebook_size),
         ),
     ]

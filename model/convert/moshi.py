@@ -58,7 +58,7 @@ def to_speech_lm(values: dict[str, Any], weights: dict[str, Tensor], name: str =
         tables = [source.take(f"{theirs}.{index}.weight", rows, width) for index in range(count)]
         ours[key] = F.pad(torch.cat(tables), (0, 0, 0, 1))  # a row for "absent"
     heads = source.take("depth_decoder.lm_heads.weight", config.num_codebooks, config.codebook_size, depth.dim)
-    ours["head_0.weight"], ours["depth_heads"] = heads[0], heads[1:].transpose(1, 2)
+    ours["depth_decoder.head_0.weight"], ours["depth_decoder.heads"] = heads[0], heads[1:].transpose(1, 2)
     source.finish()
     return Converted(config, ours)
 
@@ -86,8 +86,8 @@ def from_speech_lm(model: Converted, name: str = "SpeechLM") -> tuple[dict[str, 
     for key, (prefix, count, width) in _tables(config).items():
         tables = source.take(key, count * rows + 1, width)[:-1].unflatten(0, (count, rows))
         theirs |= {f"{prefix}.{index}.weight": table.clone() for index, table in enumerate(tables)}
-    head_0 = source.take("head_0.weight", config.codebook_size, config.depth_config.dim)
-    others = source.take("depth_heads", num_codebooks - 1, config.depth_config.dim, config.codebook_size)
+    head_0 = source.take("depth_decoder.head_0.weight", config.codebook_size, config.depth_config.dim)
+    others = source.take("depth_decoder.heads", num_codebooks - 1, config.depth_config.dim, config.codebook_size)
     theirs["depth_decoder.lm_heads.weight"] = torch.cat([head_0[None], others.transpose(1, 2)])
     source.finish()
     return _their_values(config), theirs
@@ -157,14 +157,15 @@ def _their_values(config: SpeechLMConfig) -> dict[str, Any]:
     }
 
 
-THEIRS = {"backbone": "decoder.model", "depth_decoder": "depth_decoder"}
+DEPTH = "depth_decoder.transformer"
+THEIRS = {"backbone": "decoder.model", DEPTH: "depth_decoder"}
 
 
 def _stacks(config: SpeechLMConfig) -> list[tuple[str, TransformerConfig, tuple[int, ...]]]:
     """(our name, config, leading dimension of its matrices) of the two transformers."""
     return [
         ("backbone", config.backbone_config, ()),
-        ("depth_decoder", config.depth_config, (config.num_codebooks,)),
+        (DEPTH, config.depth_config, (config.num_codebooks,)),
     ]
 
 
@@ -173,19 +174,20 @@ def _tables(config: SpeechLMConfig) -> dict[str, tuple[str, int, int]]:
     num_codebooks = config.num_codebooks
     return {
         "frame_embedding.weight": ("embed_tokens", num_codebooks + config.user_codebooks, config.backbone_config.dim),
-        "depth_embedding.weight": ("depth_decoder.embed_tokens", num_codebooks - 1, config.depth_config.dim),
+        "depth_decoder.embedding.weight": ("depth_decoder.embed_tokens", num_codebooks - 1, config.depth_config.dim),
     }
 
 
 def _triples(config: SpeechLMConfig) -> Triples:
     """(their name, our name, shape) of everything that differs in name only."""
     width, depth, vocab = config.backbone_config.dim, config.depth_config.dim, config.text_stream.vocab_size
+    projections = config.num_codebooks, depth, width
     triples: Triples = [
         ("decoder.model.norm.weight", "backbone.norm.weight", (width,)),
         ("decoder.model.embed_tokens.weight", "text_embedding.weight", (vocab + 1, width)),
         ("decoder.lm_head.weight", "text_head.weight", (vocab, width)),
-        ("depth_decoder.text_embed_tokens.weight", "depth_text_embedding.weight", (vocab + 1, depth)),
-        ("depth_decoder.input_projections.weight", "project.weight", (config.num_codebooks, depth, width)),
+        ("depth_decoder.text_embed_tokens.weight", "depth_decoder.text_embedding.weight", (vocab + 1, depth)),
+        ("depth_decoder.input_projections.weight", "depth_decoder.project.weight", projections),
     ]
     for key, config_of, sets in _stacks(config):
         for name, shape in block_shapes(config_of).items():
@@ -211,7 +213,7 @@ def _one_set_for_each_codebook(
     config, repeated = deepcopy(config), {}
     config.depth = config.depth | {"weight_sets": tuple(own)}
     for key, tensor in weights.items():
-        is_set = key == "project.weight" or key.startswith("depth_decoder.blocks.") and "norm" not in key
+        is_set = key == "depth_decoder.project.weight" or key.startswith(f"{DEPTH}.blocks.") and "norm" not in key
         if is_set and not shared:
             tensor = tensor.expand(len(own), *tensor.shape)
         elif is_set and len(tensor) == max(shared) + 1:  # else `Tensors` says what is wrong
