@@ -129,13 +129,13 @@ class _Rows:
         if first_step:
             walk.prefill(known.to(model.device))
         for step in range(first_step, num_steps):
-            walk.open()
-            if model.text_size:
-                walk.put(TEXT, torch.full((len(rows),), ABSENT, device=model.device))
-            for k in range(len(delays)):
-                value = self.code(rows, window, k, step, lambda k=k: walk.logits(k))
-                walk.put(k, value.to(model.device))
-            walk.close()
+
+            def choose(slot: int, logits: Callable[[], Tensor], step: int = step) -> Tensor:
+                if slot == TEXT:
+                    return torch.full((len(rows),), ABSENT, device=model.device)
+                return self.code(rows, window, slot, step, logits).to(model.device)
+
+            walk.step(choose)
             yield
 
     def code(self, rows: list[int], window: Window, k: int, step: int, logits: Callable[[], Tensor]) -> Tensor:

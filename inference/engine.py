@@ -5,7 +5,7 @@ columns in which codes, text or both are drawn. So a continuation, speech from t
 its own text are one loop. B batch, K codebooks, T columns (frames), V codebook size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,8 @@ from .config import SamplingConfig
 from .labelled import as_labelled
 from .sampling import exponential_noise, sample
 from .windows import Window, windows
+
+Logits = Callable[[], Tensor]  # of a slot, when they are asked for
 
 
 @dataclass(frozen=True)
@@ -175,42 +177,48 @@ def step(model: SpeechLM, state: State, window: Window, sampling: SamplingConfig
     """One step of every row: draws what is not given, records the nll of what was drawn."""
     walk = state.walk
     assert walk is not None
-    column = window.start + walk.position
-    walk.open()
-    if model.text_size:
-        walk.put(TEXT, text_token(model, state, window, column, sampling))
-    for k, lag in enumerate(model.config.delays):
-        walk.put(k, code(model, state, window, column - lag, k, sampling))
+    column, delays = window.start + walk.position, model.config.delays
+
+    def choose(slot: int, logits: Logits) -> Tensor:
+        if slot == TEXT:
+            return choose_text(model, state, window, column, logits, sampling)
+        return choose_code(model, state, window, column - delays[slot], slot, logits, sampling)
+
     user = None
     if state.user is not None:
-        frames = [column - lag for lag in model.config.delays[: state.user.shape[1]]]
+        frames = [column - lag for lag in delays[: state.user.shape[1]]]
         user = torch.stack([
-            state.user[:, k, t] if window.start <= t < window.stop else torch.full_like(state.end, ABSENT)
-            for k, t in enumerate(frames)
+            state.user[:, k, t] if window.start <= t < window.stop else nothing(state) for k, t in enumerate(frames)
         ], dim=1)  # fmt: skip
-    walk.close(user)
+    walk.step(choose, user)
 
 
-def code(model: SpeechLM, state: State, window: Window, frame: int, k: int, sampling: SamplingConfig) -> Tensor:
+def nothing(state: State) -> Tensor:
+    """[B] ABSENT."""
+    return torch.full_like(state.end, ABSENT)
+
+
+def choose_code(
+    model: SpeechLM, state: State, window: Window, frame: int, k: int, logits: Logits, sampling: SamplingConfig
+) -> Tensor:
     """[B] what codebook k holds at `frame`: given, drawn, or ABSENT."""
-    assert state.walk is not None
-    absent = torch.full_like(state.end, ABSENT)
     if not window.start <= frame < window.stop:  # as scoring has it: nothing is known beyond the edge of a window
-        return absent
+        return nothing(state)
     if frame < max(window.first, state.num_prompt_frames):
         given = state.codes[:, k, frame]
         if window.first <= frame:  # known more of what surrounds it than when the given columns alone were scored
-            logits = state.walk.logits(k).to(state.nll.dtype)
-            state.nll[:, k, frame] = F.cross_entropy(logits, given, ignore_index=ABSENT, reduction="none")
+            state.nll[:, k, frame] = nats(logits(), given, state)
         return given
-    if not state.request.draw_codes:
-        return absent
-    logits = state.walk.logits(k)
+    return draw_code(model, state, frame, k, logits(), sampling) if state.request.draw_codes else nothing(state)
+
+
+def draw_code(model: SpeechLM, state: State, frame: int, k: int, logits: Tensor, sampling: SamplingConfig) -> Tensor:
+    """[B] codes drawn from logits [B, C] into the state; ABSENT, once a row has ended."""
     noise = exponential_noise(state.generators, model.num_classes)[:, : logits.shape[1]].to(logits.device)
     choices = allowed(model, logits, k, state.request, sampling)
     drawn = sample(choices, sampling.depth_temperature if k else sampling.temperature, sampling.top_k, noise)
     drawn = torch.where(frame < state.end, drawn, ABSENT)
-    nll = F.cross_entropy(logits.to(state.nll.dtype), drawn, ignore_index=ABSENT, reduction="none")
+    nll = nats(logits, drawn, state)
     if k == 0:
         ends = drawn == model.eos
         state.end = torch.where(ends, frame, state.end)
@@ -220,6 +228,11 @@ def code(model: SpeechLM, state: State, window: Window, frame: int, k: int, samp
         is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
         state.end = torch.where(is_zero, frame, state.end)
     return drawn
+
+
+def nats(logits: Tensor, values: Tensor, state: State) -> Tensor:
+    """[B] what values cost, 0 where they are ABSENT."""
+    return F.cross_entropy(logits.to(state.nll.dtype), values, ignore_index=ABSENT, reduction="none")
 
 
 def allowed(model: SpeechLM, logits: Tensor, k: int, request: Request, sampling: SamplingConfig) -> Tensor:
@@ -235,27 +248,27 @@ def allowed(model: SpeechLM, logits: Tensor, k: int, request: Request, sampling:
     return choices
 
 
-def text_token(model: SpeechLM, state: State, window: Window, column: int, sampling: SamplingConfig) -> Tensor:
+def choose_text(
+    model: SpeechLM, state: State, window: Window, column: int, logits: Logits, sampling: SamplingConfig
+) -> Tensor:
     """[B] the text of a column: given, drawn, or ABSENT."""
-    assert state.walk is not None and state.text is not None and state.text_nll is not None
-    request, absent = state.request, torch.full_like(state.end, ABSENT)
+    assert state.text is not None and state.text_nll is not None
+    request = state.request
     if column >= window.stop:
-        return absent
+        return nothing(state)
     if column < max(window.first, state.num_prompt_frames):
         return state.text[:, column]
-    if not request.draw_text and request.new_text is None:
-        return absent
-    logits = state.walk.logits(TEXT) if model.predicts_text else None
-    token = state.text[:, column]
     if request.draw_text:
-        assert logits is not None
-        noise = exponential_noise(state.generators, model.text_size).to(logits.device)
-        token = sample(logits, sampling.text_temperature, sampling.top_k, noise)
+        noise = exponential_noise(state.generators, model.text_size).to(state.end.device)
+        token = sample(logits(), sampling.text_temperature, sampling.top_k, noise)
         token = torch.where(column < state.end, token, ABSENT)
         state.text[:, column] = token
-    if logits is not None:
-        logits = logits.to(state.nll.dtype)
-        state.text_nll[:, column] = F.cross_entropy(logits, token, ignore_index=ABSENT, reduction="none")
+    elif request.new_text is not None:
+        token = state.text[:, column]
+    else:
+        return nothing(state)
+    if model.predicts_text:
+        state.text_nll[:, column] = nats(logits(), token, state)
     if request.text_end is not None and not request.draw_codes:
         state.end = torch.where(token == request.text_end, column + 1, state.end)
     return token

@@ -2,14 +2,17 @@
 
     walk = Walk(model, batch, capacity)
     walk.prefill(...)                        # steps that are known
-    walk.open()                              # a step: its slots are text (TEXT), then codebooks 0..K-1
-    logits = walk.logits(slot)               # [B, C], given everything before the slot
-    walk.put(slot, value)                    # [B], ABSENT where there is none
-    walk.close()
+    walk.step(choose)                        # the next one: text (TEXT) first, then codebooks 0..K-1
+
+    def choose(slot, logits):                # [B] what the slot holds, ABSENT where there is nothing
+        return logits().argmax(dim=-1)       # [B, C], given everything before the slot
 
 Slots are taken in order; one whose logits are not asked for costs nothing. The walk owns the caches, and is the state:
 there is none in the model. B rows at the same step, K codebooks, S steps, D width.
 """
+
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -19,6 +22,9 @@ from .lm import SpeechLM
 from .transformer import KVCache
 
 TEXT = -1  # the slot of the text token; the others are codebooks
+# (slot, its logits when called: [B, C] for codebook 0 with EOS last if it has one, [B, V] for the others,
+# [B, text vocabulary] for TEXT) -> what it holds [B], ABSENT where there is nothing
+Choose = Callable[[int, Callable[[], Tensor]], Tensor]
 
 
 class Walk:
@@ -29,8 +35,8 @@ class Walk:
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
         positions = capacity * (len(self.slots) if self.flat else 1)
         self.cache = KVCache(model.config.backbone_config, batch, positions, model.frame_embedding.weight)
-        self.position = 0  # steps closed so far
-        self.values: dict[int, Tensor] = {}  # of the step that is open
+        self.position = 0  # steps taken so far
+        self.values: dict[int, Tensor] = {}  # of the step that is being taken
         self._before = self._start()  # [B, K + U], [B]: the step before, as the backbone is given it
         self._pending: list[Tensor] = []  # "flatten": embeddings [B, n, D] that the backbone has yet to see
         if self.flat:
@@ -70,14 +76,31 @@ class Walk:
 
     # --- one step ---
 
-    def open(self) -> None:
-        """Begin the next step. Raises ValueError for a model without BOS that has not been given its first step."""
-        self.values, self._context, self._depth_cache = {}, None, None
+    def step(self, choose: Choose, user: Tensor | None = None) -> None:
+        """Take the next step: `choose` says what each slot holds. EOS counts as ABSENT for what follows.
+
+        user: what the other speaker's codebooks [B, U] hold at it.
+        Raises ValueError for a model without BOS that has not been given its first step.
+        """
         if not self.position and not self.model.config.bos:
             raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
+        self.values, self._context, self._depth_cache = {}, None, None
+        for slot in self.slots:
+            value = choose(slot, cache(partial(self._logits, slot)))
+            self.values[slot] = torch.where(value == self.model.eos, ABSENT, value) if slot == 0 else value
+            if self.flat:
+                self._pending.append(self._embed_slot(slot, self.values[slot])[:, None])
+        if not self.flat:
+            self._get_context()  # the backbone sees every step, also one of which nothing was asked
+            codes = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
+            codes = codes if user is None else torch.cat([codes, user], dim=1)
+            text = self.values[TEXT] if TEXT in self.slots else torch.full_like(codes[:, 0], ABSENT)
+            self._before = self._fill_gaps(codes, user is None), text
+        self.position += 1
 
-    def logits(self, slot: int) -> Tensor:
-        """[B, C] for codebook 0 (EOS last, if it has one), [B, V] for the others, [B, text vocabulary] for TEXT."""
+    # --- within ---
+
+    def _logits(self, slot: int) -> Tensor:
         model, context = self.model, self._get_context()
         if slot == TEXT:
             return model.text_logits(context)
@@ -86,28 +109,6 @@ class Walk:
         if slot == 0:
             return model.head_0(context)
         return context @ model.heads[slot - 1].to(context.dtype)
-
-    def put(self, slot: int, value: Tensor) -> None:
-        """Say what the slot [B] holds; EOS counts as ABSENT for what follows. Slots are put in their order."""
-        assert all(self.slots.index(earlier) < self.slots.index(slot) for earlier in self.values), "slots go in order"
-        value = torch.where(value == self.model.eos, ABSENT, value) if slot == 0 else value
-        self.values[slot] = value
-        if self.flat:
-            self._pending.append(self._embed_slot(slot, value)[:, None])
-
-    def close(self, user: Tensor | None = None) -> None:
-        """End the step; user: what the other speaker's codebooks [B, U] hold at it."""
-        absent = torch.full((self.batch,), ABSENT, device=self.device)
-        for slot in (slot for slot in self.slots if slot not in self.values):
-            self.put(slot, absent)
-        if not self.flat:
-            self._get_context()  # the backbone sees every step, also one of which nothing was asked
-            codes = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
-            codes = codes if user is None else torch.cat([codes, user], dim=1)
-            self._before = self._fill_gaps(codes, user is None), self.values.get(TEXT, absent)
-        self.position += 1
-
-    # --- within ---
 
     def _start(self) -> tuple[Tensor, Tensor]:
         """BOS of every stream."""

@@ -206,7 +206,7 @@ OURS_REFUSED = {
     "delays": lambda values, _: values.update(delays=[0, 1, 2]),
     "depth.rope": lambda values, _: values["depth"].update(rope=True),
     "text.tied": lambda values, _: values["text"].update(tied=True),
-    "tensor 'project.weight' is .2, 8, 16., should be .3, 8, 16.": lambda _, tensors: tensors.update(
+    "tensor 'depth_decoder.project.weight' is .2, 8, 16., should be .3, 8, 16.": lambda _, tensors: tensors.update(
         {"depth_decoder.project.weight": tensors["depth_decoder.project.weight"][1:].clone()}
     ),
 }

@@ -6,6 +6,7 @@ All patterns and options together are inference/verify.py's; here are the defaul
 import itertools
 import json
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -49,21 +50,36 @@ def step_by_step(
     walk, first = Walk(model, batch, length), 0 if config.bos else 1
     if first:
         walk.prefill(*(None if x is None else x[..., :1] for x in (steps, texts, users)))
-    for s in range(first, length):
-        walk.open()
-        if texts is not None:
+
+    def choose(k: int, logits: Callable[[], Tensor]) -> Tensor:
+        s = walk.position
+        if k == TEXT:
             if model.predicts_text and s < num_frames:
-                text_nll[:, s] = F.cross_entropy(walk.logits(TEXT), texts[:, s], reduction="none")
-            walk.put(TEXT, texts[:, s])
-        for k in range(num_codebooks):
-            log_p = walk.logits(k).log_softmax(dim=-1)
-            if 0 <= s - delays[k] < num_frames:
-                nll[:, k, s] = -log_p.gather(1, steps[:, k, s : s + 1])[:, 0]
-            elif k == 0 and s == num_frames + delays[0] and config.end == "eos":
-                eos = -log_p[:, model.eos]
-            walk.put(k, steps[:, k, s])
-        walk.close(None if users is None else users[:, :, s])
+                text_nll[:, s] = F.cross_entropy(logits(), texts[:, s], reduction="none")
+            return torch.full((batch,), ABSENT) if texts is None else texts[:, s]
+        log_p = logits().log_softmax(dim=-1)
+        if 0 <= s - delays[k] < num_frames:
+            nll[:, k, s] = -log_p.gather(1, steps[:, k, s : s + 1])[:, 0]
+        elif k == 0 and s == num_frames + delays[0] and config.end == "eos":
+            eos.copy_(-log_p[:, model.eos])
+        return steps[:, k, s]
+
+    for s in range(first, length):
+        walk.step(choose, None if users is None else users[:, :, s])
     return undelay(nll[:, :, : num_frames + max(delays)], delays), eos, text_nll[:, :num_frames]
+
+
+def first_logits(walk: Walk) -> Tensor:
+    """Codebook 0's, at the next step."""
+    found = []
+
+    def choose(slot: int, logits: Callable[[], Tensor]) -> Tensor:
+        if slot == 0:
+            found.append(logits())
+        return torch.full((walk.batch,), ABSENT)
+
+    walk.step(choose)
+    return found[0]
 
 
 @pytest.mark.parametrize("delays", DELAYS)
@@ -293,8 +309,7 @@ def test_the_probabilities_of_all_sequences_sum_to_one(make_model, pattern, dela
     model, size = make_model(delays, codebook_size=3, pattern=pattern), 3
     walk = Walk(model, 1, 4)
     walk.prefill(torch.full((1, 2, delays[0]), ABSENT))
-    walk.open()
-    total = float(walk.logits(0).softmax(dim=-1)[0, model.eos])  # ended without a frame
+    total = float(first_logits(walk).softmax(dim=-1)[0, model.eos])  # ended without a frame
     assert 0 < total < 0.95
     for num_frames in (1, 2):
         codes = torch.tensor(list(itertools.product(range(size), repeat=2 * num_frames))).view(-1, 2, num_frames)
@@ -351,11 +366,7 @@ def test_a_saved_model_gives_the_same_numbers_through_every_loader(make_model, t
         loaded = torch.nn.Module.double(loaded)
         output = loaded(**inputs)
         assert torch.equal(output.nll, expected.nll) and torch.equal(output.eos_nll, expected.eos_nll)
-        first = []
-        for walk in (Walk(model, 1, 2), Walk(loaded, 1, 2)):
-            walk.open()
-            first.append(walk.logits(0))
-        assert torch.equal(*first)
+        assert torch.equal(first_logits(Walk(model, 1, 2)), first_logits(Walk(loaded, 1, 2)))
 
 
 def test_float64_weights_come_back_whole(make_model, tmp_path):

@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from codeclm.inference.loading import load, save_model
+from codeclm.inference.loading import load, load_speech_lm, save_model
+
+from .options import DEPTHS
 
 CODES = torch.randint(0, 8, (2, 3, 6), generator=torch.Generator().manual_seed(0))
 
@@ -111,7 +113,7 @@ BROKEN = {
     ),
     "tensor shape": (
         edit_weights(lambda w: w.update({"depth_decoder.project.weight": torch.ones(2, 2)})),
-        r"'project.weight' is \[2, 2\], should be \[8, 16\]",
+        r"'depth_decoder.project.weight' is \[2, 2\], should be \[8, 16\]",
     ),
     "fewer codebooks": (edit_config(lambda c: c.update(num_codebooks=2, delays=[0, 0])), "should be"),
 }
@@ -160,3 +162,30 @@ def test_a_broken_codec_is_named(folder):
 def test_load_is_the_function_whatever_was_imported_before():
     code = "import codeclm.train.loop; from codeclm.inference import load; assert callable(load), load"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
+
+
+# --- weights from before the depth decoder was a module ---
+
+
+def old_name(name: str) -> str:
+    for part, old in (("project.", "project."), ("embedding.", "depth_embedding."), ("heads", "depth_heads"),
+                      ("text_embedding.", "depth_text_embedding."), ("head_0.", "head_0."),
+                      ("transformer.", "depth_decoder.")):  # fmt: skip
+        if name.startswith(f"depth_decoder.{part}"):
+            return old + name.removeprefix(f"depth_decoder.{part}")
+    return name
+
+
+@pytest.mark.parametrize("option", ["default", "moshi", "csm"])
+def test_weights_under_the_names_of_the_first_version_load_as_today(make_model, make_codec, tmp_path, option):
+    codec = make_codec()
+    model = make_model(codec=codec, dtype=torch.float32, depth=DEPTHS[option])
+    save_model(model, codec, tmp_path / "new")
+    names = {name: old_name(name) for name in model.state_dict()}
+    assert sum(old != new for new, old in names.items()) > 10 and "depth_heads" in names.values()
+    old = {names[name]: tensor.clone() for name, tensor in model.state_dict().items()}
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    save_file(old, tmp_path / "old" / "model.safetensors")
+    loaded = load_speech_lm(tmp_path / "old").state_dict()
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())

@@ -212,14 +212,16 @@ def leave_end_out_of_the_softmax(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_depth_cache(patch: pytest.MonkeyPatch) -> None:
-    real = Walk.open
+    real = Walk._depth_logits
 
-    def reopen(self: Walk) -> None:
-        kept = self._depth_cache
-        real(self)
-        self._depth_cache = kept
+    def logits(self: Walk, context: Tensor, slot: int) -> Tensor:
+        if self._depth_cache is None:
+            self._depth_cache = getattr(self, "kept", None)
+        found = real(self, context, slot)
+        self.kept = self._depth_cache  # type: ignore[attr-defined]
+        return found
 
-    patch.setattr(Walk, "open", reopen)
+    patch.setattr(Walk, "_depth_logits", logits)
 
 
 def scale_single_steps(patch: pytest.MonkeyPatch) -> None:
@@ -232,8 +234,8 @@ def scale_single_steps(patch: pytest.MonkeyPatch) -> None:
 
 
 def ignore_user_when_stepping(patch: pytest.MonkeyPatch) -> None:
-    real = Walk.close
-    patch.setattr(Walk, "close", lambda self, user=None: real(self, None))
+    real = Walk.step
+    patch.setattr(Walk, "step", lambda self, choose, user=None: real(self, choose, None))
 
 
 def ignore_gaps_when_stepping(patch: pytest.MonkeyPatch) -> None:
@@ -292,12 +294,12 @@ def end_in_the_full_window(patch: pytest.MonkeyPatch) -> None:
 
 def draw_beyond_the_edge(patch: pytest.MonkeyPatch) -> None:
     """Codebook 0 goes on beyond the last frame, so that lagging codebooks see what scoring does not."""
-    real = engine.code
+    real = engine.choose_code
 
-    def code(model: SpeechLM, state: engine.State, window: Window, frame: int, k: int, sampling: Any) -> Tensor:
-        return torch.zeros_like(state.end) if frame >= window.stop else real(model, state, window, frame, k, sampling)
+    def code(model: SpeechLM, state: engine.State, window: Window, frame: int, *rest: Any) -> Tensor:
+        return torch.zeros_like(state.end) if frame >= window.stop else real(model, state, window, frame, *rest)
 
-    patch.setattr(engine, "code", code)
+    patch.setattr(engine, "choose_code", code)
 
 
 PLAIN: dict[str, Any] = {}

@@ -4,7 +4,7 @@ B rows, K codebooks, U of another speaker (user), T columns (frames), S steps, V
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -219,10 +219,15 @@ def walked_end(model: SpeechLM, row: Rows) -> Tensor:
     walk = Walk(model, 1, num_steps + 1)
     if num_steps:
         prefill(walk, laid, slice(0, num_steps))
-    walk.open()
-    if model.text_size:
-        walk.put(TEXT, row.codes.new_full((1,), ABSENT))
-    return -walk.logits(0).log_softmax(dim=-1)[:, model.eos]
+    nats = []
+
+    def choose(slot: int, logits: Callable[[], Tensor]) -> Tensor:
+        if slot == 0:
+            nats.append(-logits().log_softmax(dim=-1)[:, model.eos])
+        return row.codes.new_full((1,), ABSENT)
+
+    walk.step(choose)
+    return nats[0]
 
 
 def prefill(walk: Walk, laid: Laid, piece: slice) -> None:
@@ -244,14 +249,15 @@ def walk_step(walk: Walk, laid: Laid, s: int) -> tuple[Tensor, Tensor]:
     model, codes = walk.model, laid.codes[:, :, s]
     nll = torch.zeros(codes.shape, dtype=model.dtype, device=model.device)
     text_nll = torch.zeros_like(nll[:, 0])
-    walk.open()
-    if model.text_size:
+
+    def choose(slot: int, logits: Callable[[], Tensor]) -> Tensor:
+        if slot != TEXT:
+            nll[:, slot] = F.cross_entropy(logits(), codes[:, slot], ignore_index=ABSENT, reduction="none")
+            return codes[:, slot]
         token = torch.full_like(codes[:, 0], ABSENT) if laid.text is None else laid.text[:, s]
         if model.predicts_text:
-            text_nll = F.cross_entropy(walk.logits(TEXT), token, ignore_index=ABSENT, reduction="none")
-        walk.put(TEXT, token)
-    for k in range(model.num_codebooks):
-        nll[:, k] = F.cross_entropy(walk.logits(k), codes[:, k], ignore_index=ABSENT, reduction="none")
-        walk.put(k, codes[:, k])
-    walk.close(None if laid.user is None else laid.user[:, :, s])
+            text_nll.copy_(F.cross_entropy(logits(), token, ignore_index=ABSENT, reduction="none"))
+        return token
+
+    walk.step(choose, None if laid.user is None else laid.user[:, :, s])
     return nll, text_nll
