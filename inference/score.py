@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..data.progress import progress_bar
-from ..data.shards import TokenStore, file_sha256
+from ..data.shards import CodecInfo, TokenStore, file_sha256
 from ..data.text_batches import StoreGrids
 from ..data.text_tokenizer import TextTokenizer
 from ..model.delay_pattern import ABSENT
@@ -32,7 +32,7 @@ class Scores:
 
     nll: np.ndarray  # [N, K]
     num_frames: np.ndarray  # [N]
-    eos_nll: np.ndarray  # [N]
+    eos_nll: np.ndarray  # [N], 0 for an utterance whose recording goes on
     text_nll: np.ndarray  # [N], 0 without a text that is predicted
     num_tokens: np.ndarray  # [N] text tokens
 
@@ -53,8 +53,7 @@ def score_store(
 
     Raises ValueError if the store's codec is not the model's, FloatingPointError if the model gives NaN.
     """
-    reference = model.config.codec_reference
-    store.require_codec(reference.fingerprint, reference.name)
+    store.require_codec(CodecInfo.of_model(model.config))
     chosen = list(range(len(store))) if indices is None else list(indices)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
     grids = StoreGrids(store, tokenizer, model.config.text["layout"])
@@ -89,7 +88,7 @@ def score_batch(
         codes[row, :, : row_codes.shape[1]] = torch.from_numpy(row_codes)
         text[row, : len(row_text)] = torch.from_numpy(row_text)
         last = grids.last_audio_column(i)
-        if window.first <= last < window.stop:  # counted once: in the window that predicts it
+        if grids.store.ends(i) and window.first <= last < window.stop:  # counted once: in the window that predicts it
             ends[row, last - window.start] = True
     device = model.device
     output = model(codes.to(device), ends.to(device), text=text.to(device) if model.text_size else None)
@@ -147,7 +146,7 @@ def evaluate(
         bigram=likelihood(bigram, scores.num_frames, rate, config),
         baselines_from=str(baseline_store.folder) if baseline_store else "the other half of the same utterances",
         raw_bits_per_second=rate * num_counted(info.num_codebooks, config.scope) * math.log2(info.codebook_size),
-        eos_nats=float(scores.eos_nll.mean()),
+        eos_nats=float(scores.eos_nll.sum() / max(1, sum(map(store.ends, indices)))),
         num_tokens=int(scores.num_tokens.sum()),
         text_nats=float(scores.text_nll.sum() / max(1, scores.num_tokens.sum())),
         num_utterances=len(indices),
@@ -176,7 +175,7 @@ def baseline_scores(
     unigram = np.zeros((len(indices), info.num_codebooks))
     bigram = np.zeros_like(unigram)
     if baseline_store is not None:
-        baseline_store.require_codec(info.fingerprint, info.name)
+        baseline_store.require_codec(info)
         everything = (baseline_store.codes(i) for i in range(len(baseline_store)))
         models = [CountBaselines(everything, info.codebook_size, info.num_codebooks)] * 2
     elif len(indices) < 2:

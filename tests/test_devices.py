@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from codeclm.data.audio import load_audio, save_wav
-from codeclm.data.config import PrepareConfig
-from codeclm.data.encoding import encode_file
+from codeclm.data.prepare import open_or_prepare
 from codeclm.inference.compress import compress_codes, decompress_codes
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.generator import SpeechGenerator
@@ -109,8 +108,8 @@ def test_speech_is_continued_and_files_are_coded_elsewhere_as_here(make_model, m
     def outputs() -> list[np.ndarray]:
         spoken = lm.generate(prompt, duration_s=0.2)
         roundtrip(tmp_path / "in.wav", tmp_path / "out.wav", codec)
-        entries = encode_file(tmp_path / "in.wav", "in", codec, PrepareConfig())
-        return [spoken.codes, spoken.audio, load_audio(tmp_path / "out.wav", RATE), entries[0].codes]
+        store = open_or_prepare(tmp_path / "in.wav", tmp_path / codec.device.type, codec)
+        return [spoken.codes, spoken.audio, load_audio(tmp_path / "out.wav", RATE), store.codes(0)]
 
     expected = outputs()
     with elsewhere():

@@ -43,7 +43,7 @@ def train(
 
     coder = load_codec(codec)
     store = open_or_prepare(data, out / "tokens", coder, PIECES)
-    store.require_codec(coder.fingerprint, coder.name)
+    store.require_codec(coder)
     tokenizer = new_tokenizer(store, config)
     best = run(new_model(store, config, tokenizer, init_from), coder, store, out, config, tokenizer)
     print(f"{best}: the best weights on the held-out utterances")
@@ -80,7 +80,7 @@ def patterns(
 
     coder = load_codec(codec)
     store = open_or_prepare(data, out / "tokens", coder, PIECES)
-    store.require_codec(coder.fingerprint, coder.name)
+    store.require_codec(coder)
     print(table(compare_patterns(store, coder, out, config), config.train))
 
 

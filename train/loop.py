@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..data.dataset import TokenBatches, balance_voices, split_heldout
 from ..data.progress import progress_bar
-from ..data.shards import TokenStore
+from ..data.shards import CodecInfo, TokenStore
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
 from ..inference.loading import FOREIGN_KEYS, save_model
@@ -45,7 +45,7 @@ def new_tokenizer(store: TokenStore, config: TrainConfig) -> TextTokenizer | Non
     """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream."""
     if config.model.text.layout == "none":
         return None
-    training, _ = split_heldout(store.names, config.batch.heldout_share, config.seed)
+    training, _ = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
     return TextTokenizer.train((store.text(i) or "" for i in training), config.model.text.vocab_size)
 
 
@@ -90,11 +90,10 @@ class Trainer:
         config: TrainConfig,
         tokenizer: TextTokenizer | None = None,
     ):
-        reference = model.config.codec_reference
-        store.require_codec(reference.fingerprint, reference.name)
+        store.require_codec(CodecInfo.of_model(model.config))
         self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
         self.raw_model, self.step, self.best = model, 0, math.inf
-        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed)
+        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
         batch = config.batch
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
         max_frames = min(batch.max_frames, batch.frames_per_batch)
