@@ -460,3 +460,15 @@ def test_more_workers_than_cores_are_told_and_not_made(audio, codec, unbroken, t
         "num_workers is 64, more than the cores of this process: 1 will do" in record.getMessage()
         for record in caplog.records
     )
+
+
+@pytest.mark.parametrize("off", ["option", "environment"])
+def test_bars_can_be_turned_off(audio, codec, tmp_path, capfd, monkeypatch, off):
+    if off == "environment":
+        monkeypatch.setenv("TQDM_DISABLE", "1")
+        run = "from codeclm.data.progress import progress_bar; list(progress_bar([1], disable=False))"
+        shown = subprocess.run([sys.executable, "-c", run], capture_output=True, check=True).stderr
+    else:
+        prepare(audio, tmp_path / "tokens", codec, progress=False)
+        shown = capfd.readouterr().err.encode()
+    assert b"%|" not in shown
