@@ -7,13 +7,16 @@ Heavy imports are inside the functions, so that --help answers at once.
 
 import json
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from ..model.config import PATTERNS, PRESETS
-from .cli import CodecName, Seed, check_seeds
+from .checks import check_codec, check_seeds, check_writable
+from .cli import CodecName, Seed
+from .screen import say_loading
 
 UNUSED = "unused.safetensors"
 OLD_KEYS = ("rope_theta", "rope_scaling", "torch_dtype")  # what config.json files had before rope_parameters and dtype
@@ -32,17 +35,46 @@ def convert(
     seed: Seed = 0,
 ) -> None:
     """Convert a CSM or Moshi checkpoint into a model folder or --back, or grow a new model from a text LM."""
+    check_conversion(kind, src, dst, back, codec, depth, pattern, seed)
+    say_loading(src.name or str(src))
     from ..model.convert.checkpoint import refuse_existing
 
     if kind == "text":
-        if back:
-            raise ValueError("--back: a model that was grown from a text LM has no way back; only csm and moshi have")
         warm_start(src, dst, codec, depth, pattern, bos_token, seed)
         print(f"{dst}: has the text of {src} and no speech yet; go on with: codeclm finetune --from {dst}")
         return
     refuse_existing(dst)
     (export_folder if back else import_folder)(kind, src, dst)
     print(f"{dst}: {kind} {'for transformers' if back else 'as a model folder'}, from {src}")
+
+
+def check_conversion(
+    kind: str, src: Path, dst: Path, back: bool, codec: str, depth: str, pattern: str, seed: int
+) -> None:
+    """Raise for what is wrong with the arguments, before torch and transformers are loaded."""
+    own = {"--codec": codec != "spectral", "--depth": depth != "default", "--pattern": pattern != "depth"}
+    if kind == "text" and back:
+        raise ValueError("--back: a model that was grown from a text LM has no way back; only csm and moshi have")
+    if kind != "text" and any(own.values()):
+        raise ValueError(f"{' and '.join(flag for flag, given in own.items() if given)}: for text models only")
+    for flag, value, legal in (("--depth", depth, tuple(PRESETS)), ("--pattern", pattern, PATTERNS)):
+        if value not in legal:
+            raise ValueError(f"{flag} '{value}' is unknown; choose one of {', '.join(legal)}")
+    check_seeds(seed)
+    check_codec(codec)
+    embedded = back and str(src) == "default"
+    if not src.exists() and not embedded:
+        a_file = ", or a .gguf file" if kind == "text" else ""
+        raise FileNotFoundError(f"{src}: no such folder (give a checkpoint that is on this machine: a folder{a_file})")
+    if src.is_file() and not (kind == "text" and src.suffix == ".gguf"):
+        raise NotADirectoryError(f"{src}: is a file; give the folder of a checkpoint")
+    if src.suffix == ".gguf" and src.is_file() and find_spec("gguf") is None:
+        raise ImportError(f"{src}: reading GGUF files needs: pip install 'codeclm[gguf]'")
+    if embedded or (back and not any((place / "codec").is_dir() for place in (src, src / "model"))):
+        raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
+    if dst.is_file() or dst.is_dir() and any(dst.iterdir()):
+        raise FileExistsError(f"{dst}: exists already; give a new folder")
+    check_writable(dst / "config.json")
 
 
 def import_folder(kind: str, src: Path, dst: Path) -> None:
@@ -127,11 +159,7 @@ def warm_start(
     from ..model.convert.text_lm import from_text_lm
     from .loading import save_model
 
-    check_seeds(seed)
     refuse_existing(dst)
-    for name, value, legal in (("depth", depth, PRESETS), ("pattern", pattern, PATTERNS)):
-        if value not in legal:
-            raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(legal)}")
     coder = load_codec(codec)
     torch.manual_seed(seed)
     model = from_text_lm(

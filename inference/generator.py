@@ -20,6 +20,7 @@ from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
 from .engine import Request, State, generate
+from .threads import decoding_threads
 
 Prompt = str | Path | tuple[np.ndarray, int] | None
 
@@ -53,6 +54,7 @@ class SpeechGenerator:
 
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
+        self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
         check_codec(model, codec, name)
 
     def generate(
@@ -128,10 +130,11 @@ class SpeechGenerator:
         if progress:
             states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")
         state = None
-        for state in states:  # noqa: B007
-            pass
-        assert state is not None
-        return [self._finish(state, row) for row in range(len(seeds))]
+        with decoding_threads(self.threads):
+            for state in states:  # noqa: B007
+                pass
+            assert state is not None
+            return [self._finish(state, row) for row in range(len(seeds))]
 
     def encode(self, prompt: str | Path | tuple[np.ndarray, int], max_s: float = 10.0) -> Tensor:
         """The last `max_s` seconds of audio -> codes [K, T].
