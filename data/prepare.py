@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..model.codecs import Codec
+from ..model.files import whole_file
 from .audio import find_audio
 from .config import PrepareConfig
 from .encoding import encoder, transcript_path
@@ -29,7 +30,6 @@ from .shards import (
     ShardIndex,
     TokenStore,
     Utterance,
-    atomic_file,
     commit_store,
     finished_shard,
     read_header,
@@ -173,7 +173,7 @@ def _encode_shards(
 def _finish(audio: Path, out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int) -> PrepareSummary:
     """Write rejected.jsonl, remove what an earlier run left over, commit the store."""
     rejected = [entry for index in indices for entry in index.rejected]
-    with atomic_file(out / REJECTED) as file:
+    with whole_file(out / REJECTED) as file:
         file.writelines(json.dumps(asdict(entry)).encode() + b"\n" for entry in rejected)
     utterances = [entry for index in indices for entry in index.utterances]
     if not utterances:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..data.align import spread, text_first
-from ..data.audio import check_usable, load_audio, save_wav
+from ..data.audio import check_usable, load_audio
+from ..data.audio_out import save_audio
 from ..data.progress import progress_bar
 from ..data.text_tokenizer import EOS, TextTokenizer, clean_text
 from ..model.codecs import Codec
@@ -44,9 +45,9 @@ class Generation:
         return self.nll.sum(axis=0) / np.log(2)
 
     def save(self, path: str | Path, with_prompt: bool = False) -> None:
-        """Write a WAV file of the continuation, or of the prompt followed by it."""
+        """Write the continuation, or the prompt followed by it, as .wav, .flac, .ogg, .opus or .mp3."""
         audio = np.concatenate([self.prompt_audio, self.audio]) if with_prompt else self.audio
-        save_wav(path, audio, self.sample_rate)
+        save_audio(path, audio, self.sample_rate)
 
 
 class SpeechGenerator:

@@ -27,12 +27,13 @@ from ..inference.config import EvaluateConfig
 from ..inference.loading import FOREIGN_KEYS, save_model
 from ..inference.score import score_store
 from ..model.codecs import Codec
-from ..model.config import CodecReference, DepthConfig, TextConfig, nested
+from ..model.config import CodecReference, DepthConfig, TextConfig
 from ..model.convert.text_lm import from_text_lm
 from ..model.delay_pattern import ABSENT
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
+from ..model.strict import strict
 from ..model.transformer import Block
 from .checkpoint import latest_checkpoint, load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig
@@ -59,7 +60,7 @@ def new_model(
     codec, (backbone, depth) = store.codec, config.model.parts
     layout = config.model.text.layout
     if layout == "aligned":  # else a frame's codes would not see the text of that very frame
-        depth = replace(nested(DepthConfig, depth, "depth"), first_codebook="depth", sees_text=True)
+        depth = replace(strict(DepthConfig, depth, name="depth"), first_codebook="depth", sees_text=True)
     settings: dict[str, Any] = {
         "num_codebooks": codec.num_codebooks,
         "codebook_size": codec.codebook_size,
