@@ -260,6 +260,11 @@ def require_codec(folder: Path, stored: CodecInfo, fingerprint: str, name: str) 
         )
 
 
+def name_hash(name: str) -> bytes:
+    """Puts utterances in an order that has nothing to do with their names, and is always the same."""
+    return hashlib.sha256(name.encode()).digest()
+
+
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from .checks import check_audio_file, check_number, check_writable
+from .checks import check_number, check_recording, check_writable
 from .cli import Numbers, write_json
 from .codec_cli import check_codecs
 from .screen import say_loading
@@ -49,7 +49,7 @@ def codec_bench(
     for kind in random:
         if kind.partition(":")[0] not in UNTRAINED:
             raise ValueError(f"--random '{kind}' is unknown; choose from {', '.join(UNTRAINED)}")
-    check_audio_file(audio)
+    check_recording(audio)
     say_loading(", ".join(f"the codec '{name}'" for name in (*codec, *random)))
     from .bench.memory import CodecSource, stream_memory
     from .bench.speed import BenchConfig, bench

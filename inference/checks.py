@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..model.files import check_file, readable
+
 CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of load_codec
 MAX_DURATION_S = 24 * 3600.0
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -51,22 +53,28 @@ def check_package(flag: str, module: str, extra: str) -> None:
 def check_writable(*files: Path | None) -> None:
     """Raise OSError before long work whose result could not be written to one of `files`. Creates nothing."""
     for path in filter(None, files):
-        if str(path) == "-":
-            raise OSError("-: writing to standard output is not possible yet; give the name of a file")
-        nearest = next(folder for folder in path.absolute().parents if folder.exists())
-        if path.is_dir():
-            raise OSError(f"{path}: is a folder; give the name of a file to write")
+        check_file(path)
+        name = readable(path)
+        nearest = next(folder for folder in Path(os.path.realpath(path)).parents if folder.exists())
         if not nearest.is_dir():
-            raise OSError(f"{path}: cannot be written, because {nearest} is a file, not a folder")
+            raise OSError(f"{name}: cannot be written, because {readable(nearest)} is a file, not a folder")
         if not os.access(nearest, os.W_OK):
-            raise OSError(f"{path}: cannot be written (no permission in {nearest})")
+            raise OSError(f"{name}: cannot be written (no permission in {readable(nearest)})")
+
+
+def check_audio_out(path: Path) -> None:
+    """The same for audio, whose format the suffix names. Raises ValueError for one that is not known."""
+    from ..data.audio_out import check_audio_file
+
+    check_audio_file(path)
+    check_writable(path)
 
 
 def check_folder(path: Path | None) -> None:
     """Raise OSError where `path` could not become, or is not, a folder to write to."""
     if path is not None:
         if path.exists() and not path.is_dir():
-            raise OSError(f"{path}: is a file, not a folder; choose another place")
+            raise OSError(f"{readable(path)}: is a file, not a folder; choose another place")
         check_writable(path / "file")
 
 
@@ -74,38 +82,19 @@ def check_distinct(out: Path | None, inputs: Iterable[Path | None]) -> None:
     """Raise ValueError where writing `out` would destroy an input, links followed."""
     for path in filter(None, inputs):
         if out is not None and out.exists() and path.exists() and out.samefile(path):
-            raise ValueError(f"{out}: is the recording itself, which would be overwritten; give another name to write")
+            raise ValueError(f"{readable(out)}: would overwrite what is read; give another name")
 
 
-def check_audio_file(path: Path | None) -> None:
-    """Raise AudioError for a file that cannot be used, as far as its first minute tells."""
+def check_recording(path: Path | None) -> None:
+    """Raise AudioError for an audio file that cannot be used, as far as its first minute tells."""
     if path is None:
         return
-    from ..data.audio import audio_blocks
+    from ..data.audio import audio_blocks, audio_header
 
-    for number, _ in enumerate(audio_blocks(path, own_rate(path), check_speech=True)):
+    own_rate = audio_header(path)[0] or 16_000
+    for number, _ in enumerate(audio_blocks(path, own_rate, check_speech=True)):
         if number:  # the rest is read when it is used
             return
-
-
-def own_rate(path: Path) -> int:
-    """The sample rate of an audio file, in Hz; any, where it cannot be told."""
-    import soundfile
-
-    try:
-        return soundfile.info(os.fsencode(path) if os.name == "posix" else path).samplerate or 16_000
-    except (RuntimeError, OSError):
-        return 16_000
-
-
-def seconds_of(path: Path) -> float:
-    """How long an audio file is by its header; NaN where that cannot be told."""
-    import soundfile
-
-    try:
-        return soundfile.info(os.fsencode(path) if os.name == "posix" else path).duration
-    except (RuntimeError, OSError):
-        return math.nan
 
 
 def check_audio(path: Path | None) -> None:
@@ -116,22 +105,21 @@ def check_audio(path: Path | None) -> None:
         if not any(file.suffix.lower() in EXTENSIONS for file in path.rglob("*")):
             find_audio(path)
     elif path is not None and not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+        raise FileNotFoundError(f"{readable(path)}: no such file or folder")
     else:
-        check_audio_file(path)
+        check_recording(path)
 
 
 def check_data(path: Path | None, model: dict[str, Any] | None = None) -> None:
     """Raise ValueError or OSError for what is neither audio nor a token store of the codec of `model`, a config."""
     if path is None or not (path / STORE).is_file():
         return check_audio(path)
-    ours, theirs = (part if isinstance(part, dict) else {} for part in (_json(path / STORE).get("codec"), model))
-    theirs = theirs.get("codec") if isinstance(theirs.get("codec"), dict) else {}
-    fingerprints = ours.get("fingerprint"), theirs.get("fingerprint")
-    if all(isinstance(value, str) for value in fingerprints) and fingerprints[0] != fingerprints[1]:
+    ours, theirs = _part(_json(path / STORE), "codec"), _part(model or {}, "codec")
+    mine, wanted = ours.get("fingerprint"), theirs.get("fingerprint")
+    if isinstance(mine, str) and isinstance(wanted, str) and wanted and mine != wanted:
         raise ValueError(
-            f"{path}: holds tokens of codec '{ours.get('name')}' ({fingerprints[0][:12]}), not of the model's "
-            f"'{theirs.get('name')}' ({fingerprints[1][:12]}); give the audio itself"
+            f"{readable(path)}: holds tokens of codec '{ours.get('name')}' ({mine[:12]}), not of the model's "
+            f"'{theirs.get('name')}' ({wanted[:12]}); give the audio itself"
         )
 
 
@@ -155,9 +143,9 @@ def check_model(name: str) -> dict[str, Any]:
 
 def check_layout(flag: str, name: str, config: dict[str, Any], *layouts: str) -> None:
     """Raise ValueError where a model has no text, or none in a layout that `flag` needs."""
-    text = config.get("text")
-    if config and not (isinstance(text, dict) and text.get("vocab_size") and text.get("layout") in layouts):
-        has = "has no text stream" if not (isinstance(text, dict) and text.get("vocab_size")) else "has another layout"
+    text = _part(config, "text")
+    if config and not (text.get("vocab_size") and text.get("layout") in layouts):
+        has = f"has its text {text.get('layout')}" if text.get("vocab_size") else "has no text stream"
         raise ValueError(f"{flag}: the model '{name}' {has}; train one with --model.text.layout {layouts[0]}")
 
 
@@ -188,6 +176,10 @@ def check_clm(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(4) != b"clm\0":
             raise ValueError(f"{path}: is not a .clm file; give one that 'codeclm codec compress' has written")
+
+
+def _part(values: dict[str, Any], key: str) -> dict[str, Any]:
+    return values[key] if isinstance(values.get(key), dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from ..data.config import PrepareConfig
+from ..model.files import write_whole
 from .checks import (
     check_audio,
-    check_audio_file,
+    check_audio_out,
     check_codec,
     check_data,
     check_device,
@@ -26,9 +27,9 @@ from .checks import (
     check_model,
     check_number,
     check_package,
+    check_recording,
     check_seeds,
     check_writable,
-    seconds_of,
 )
 from .config import EvaluateConfig, SamplingConfig
 from .screen import say_loading
@@ -92,9 +93,9 @@ def generate(
     check_duration(duration)
     check_device(device)
     check_threads(threads)
-    check_writable(out)
+    check_audio_out(out)
     check_distinct(out, [prompt])
-    check_audio_file(prompt)
+    check_recording(prompt)
     config = check_model(model)
     if text is not None:
         check_layout("--text", model, config, "first", "aligned")
@@ -118,7 +119,7 @@ def transcribe(
     check_number("--seconds", seconds, 0.1, unit=" s")
     check_device(device)
     check_threads(threads)
-    check_audio_file(audio)
+    check_recording(audio)
     check_layout("transcribe", model, check_model(model), "last")
     print(open_model(model, device, threads).transcribe(audio, max_s=seconds))
 
@@ -160,7 +161,9 @@ def evaluate(
     settings = check_model(model)
     if continuations:
         check_audio(data)
-        report = measure_continuations(data, model, continuations, prompt_s, duration, config.seed, asr, out, device)
+        report = measure_continuations(
+            data, model, continuations, prompt_s, duration, config.seed, asr, out, device, threads
+        )
         write_json(json_file, report.to_dict())
         print(report.table())
         if out is None:
@@ -203,22 +206,40 @@ def likelihood_report(lm: "SpeechGenerator", data: Path, baseline_data: Path | N
 
 def measure_continuations(
     data: Path, model: str, count: int, prompt_s: float, duration_s: float, seed: int, asr: bool,
-    out: Path | None, device: str,
+    out: Path | None, device: str, threads: int | None,
 ) -> Any:  # fmt: skip
-    """Continue `count` of the files that are long enough, spread evenly over them."""
-    from ..data.audio import AudioError, find_audio
-
-    files = find_audio(data)
-    usable = [file for file in files if seconds_of(file) >= prompt_s]
-    if not usable:
-        raise AudioError(f"{data}: none of {len(files)} audio files can be continued: each is shorter than the prompt "
-                         f"(--prompt-s {prompt_s:g}), or cannot be read")  # fmt: skip
-    if len(usable) < min(count, len(files)):
-        print(f"{len(usable)} of {len(files)} files are at least as long as the prompt (--prompt-s {prompt_s:g})")
-    lm = open_model(model, device)
+    """Continue `count` of the files that can be, spread evenly over them."""
+    files, skipped = usable_prompts(data, count, prompt_s)
+    lm = open_model(model, device, threads)
     from .evaluate.continuations import continuation_report
 
-    return continuation_report(lm, spread(usable, count), prompt_s, duration_s, seed, asr, out)
+    report = continuation_report(lm, files, prompt_s, duration_s, seed, asr, out)
+    return replace(report, skipped=skipped + report.skipped)
+
+
+def usable_prompts(data: Path, count: int, prompt_s: float) -> tuple[list[Path], list[str]]:
+    """`count` files, spread evenly over those whose prompt can be used, and why others cannot: "file: reason".
+
+    Raises AudioError if there is none.
+    """
+    from ..data.audio import AudioError, audio_header, find_audio
+
+    files = find_audio(data)
+    long = [file for file in files if audio_header(file)[1] >= prompt_s]
+    skipped = [f"{file}: shorter than the prompt (--prompt-s {prompt_s:g})" for file in files if file not in long]
+    first = spread(long, count)
+    chosen: list[Path] = []
+    for file in [*first, *(file for file in long if file not in first)]:
+        if len(chosen) == count:
+            break
+        try:
+            check_recording(file)
+            chosen.append(file)
+        except AudioError as error:
+            skipped.append(str(error))
+    if not chosen:
+        raise AudioError(f"{data}: none of {len(files)} audio files can be continued (first: {skipped[0]})")
+    return sorted(chosen), skipped if len(chosen) < count else []
 
 
 def demo(
@@ -242,9 +263,13 @@ def demo(
 def open_model(name: str, device: str = "auto", threads: int | None = None) -> "SpeechGenerator":
     """`load`, with a sign of life. threads: of decoding."""
     say_loading(f"the model '{name}'")
+    from ..model.device import resolve_device
     from .loading import load
 
-    lm = load(name, device=device)
+    where = resolve_device(device)
+    lm = load(name)
+    lm.model.to(where)  # pyright: ignore[reportArgumentType]
+    lm.codec = lm.codec.to(where)
     lm.threads = threads
     return lm
 
@@ -260,19 +285,11 @@ def open_codec(name: str, device: str = "auto") -> Any:
 
 
 def spread(files: list[Path], count: int) -> list[Path]:
-    """`count` of the files, evenly spread over their order."""
+    """At most `count` of the files, evenly spread over their order."""
     count = min(count, len(files))
     return [files[i * len(files) // count] for i in range(count)]
 
 
 def write_json(path: Path | None, values: dict) -> None:
     if path is not None:
-        write_file(path, json.dumps(values, indent=2).encode() + b"\n")
-
-
-def write_file(path: Path, content: bytes) -> None:
-    from ..data.shards import atomic_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        file.write(content)
+        write_whole(path, json.dumps(values, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The verbs of `codeclm codec` that try, measure and compress; contract_cli.py, bench_cli.py and train/cli.py have others.
+"""The verbs of `codeclm codec` that try, measure and compress. Others: contract_cli.py, bench_cli.py, train/cli.py.
 
 Checks first, heavy imports inside the functions: as in cli.py.
 """
@@ -8,9 +8,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ..model.files import write_whole
 from .checks import (
     check_audio,
-    check_audio_file,
+    check_audio_out,
     check_clm,
     check_codec,
     check_device,
@@ -18,6 +19,7 @@ from .checks import (
     check_model,
     check_number,
     check_package,
+    check_recording,
     check_writable,
 )
 from .cli import (
@@ -31,7 +33,6 @@ from .cli import (
     open_codec,
     open_model,
     spread,
-    write_file,
     write_json,
 )
 from .screen import say_loading
@@ -50,9 +51,9 @@ def codec_roundtrip(
     """Encode AUDIO, decode the codes into the audio file OUT, and say what was lost. Audio of any length."""
     check_device(device)
     check_threads(threads)
-    check_writable(out)
+    check_audio_out(out)
     check_distinct(out, [audio])
-    check_audio_file(audio)
+    check_recording(audio)
     check_codec(codec)
     say_loading(f"the codec '{codec}'")
     from .roundtrip import roundtrip
@@ -76,7 +77,7 @@ def codec_compress(
     check_threads(threads)
     check_writable(out)
     check_distinct(out, [audio])
-    check_audio_file(audio)
+    check_recording(audio)
     check_model(model)
     lm = open_model(model, "cpu", threads)  # the file must be read on any machine
     import torch
@@ -108,14 +109,14 @@ def codec_decompress(
 ) -> None:
     """Turn a .clm file into the audio file that `codec roundtrip` makes of the same audio."""
     check_threads(threads)
-    check_writable(out)
+    check_audio_out(out)
     check_distinct(out, [file])
     check_clm(file)
     check_model(model)
     lm = open_model(model, "cpu", threads)
     import numpy as np
 
-    from ..data.audio import save_wav
+    from ..data.audio_out import save_audio
     from .compress import decompress_codes
     from .container import ClmFile
     from .loading import model_folder
@@ -132,7 +133,7 @@ def codec_decompress(
         content.check_codes(file, None if codes is None else codes.numpy())
         assert codes is not None
         audio = np.concatenate(list(decoded(lm.codec, [codes[None]])))[: content.num_samples]
-    save_wav(out, audio, lm.codec.sample_rate)
+    save_audio(out, audio, lm.codec.sample_rate)
     print(f"{out}: {content.num_samples / lm.codec.sample_rate:.2f} s; its codes are those that were compressed")
 
 
@@ -179,7 +180,7 @@ def codec_report(
     if html_file is not None:
         from .evaluate.codec_page import page
 
-        write_file(html_file, page(report, f"Codecs on {audio}").encode())
+        write_whole(html_file, page(report, f"Codecs on {audio}"))
     print(table(report))
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.audio import load_audio, save_wav
+from ..data.audio import load_audio
+from ..data.audio_out import save_audio
+from ..model.files import write_whole
 from .evaluate.measures import measure_speech
 from .generator import Generation, SpeechGenerator
 from .likelihood import DEFINITION
@@ -33,10 +35,10 @@ def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator 
     rate = lm.codec.sample_rate
     results = lm.generate_many(PROMPT, duration_s, seeds, progress=True)
     recording = load_audio(PROMPT, rate)
-    save_wav(out / "prompt.wav", recording, rate)
-    save_wav(out / "prompt-as-codec.wav", results[0].prompt_audio, rate)
+    save_audio(out / "prompt.wav", recording, rate)
+    save_audio(out / "prompt-as-codec.wav", results[0].prompt_audio, rate)
     for number, piece in enumerate(pieces(recording, rate), 1):
-        save_wav(out / VOICE / f"{number}.wav", piece, rate)
+        save_audio(out / VOICE / f"{number}.wav", piece, rate)
     for seed, result in zip(seeds, results, strict=True):
         result.save(out / f"continuation-{seed}.wav")
         result.save(out / f"prompt+continuation-{seed}.wav", with_prompt=True)
@@ -50,7 +52,7 @@ def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator 
             {"seed": seed, **metrics_of(result, lm)} for seed, result in zip(seeds, results, strict=True)
         ],
     }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_whole(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     look = "there is no picture (it needs: pip install 'codeclm[demo]')"
     if find_spec("matplotlib") is not None:
         plot_generations(

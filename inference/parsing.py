@@ -6,7 +6,7 @@ import io
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -43,14 +43,13 @@ def parse(verb: Callable[..., None], prog: str, args: Sequence[str]) -> Callable
 
     Raises UsageError for what the verb does not take, a setting out of its range included.
     """
-    said = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(io.StringIO()):
             return tyro.cli(deferred(verb), prog=prog, args=list(args))
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        reason = explained(said.getvalue(), verb)
+        reason = explained(box_of(verb, prog, args), verb)
     except ValueError as error:  # by a check of the config that has no name of its own
         reason = with_flags(str(error), flags(verb))
     raise UsageError(f"{reason} ({prog} --help)")
@@ -66,14 +65,23 @@ def deferred(verb: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return note
 
 
+def box_of(verb: Callable[..., None], prog: str, args: Sequence[str]) -> str:
+    """What tyro draws on stderr for arguments that it refuses, as it does where stdout takes UTF-8."""
+    said = io.StringIO()
+    with suppress(SystemExit), redirect_stderr(said), redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")):
+        tyro.cli(deferred(verb), prog=prog, args=list(args))
+    return said.getvalue()
+
+
 def explained(box: str, verb: Callable[..., None]) -> str:
     """What tyro draws a box around, as a line."""
     sections: list[list[str]] = [[]]
     for line in box.splitlines():
-        if set(line) <= set("│─ ") and "──" in line:
+        inner = line.strip("│")
+        if inner and set(inner) <= set("─ "):
             sections.append([])
         elif line.startswith("│"):
-            sections[-1].append(line.strip("│").rstrip())
+            sections[-1].append(inner.rstrip())
     first = " ".join(" ".join(sections[0]).split())
     if first.startswith("Unrecognized options: "):
         unknown = first.removeprefix("Unrecognized options: ").split(", ")

@@ -70,5 +70,6 @@ def one_line(error: BaseException | str) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
         text = f"{name}: {error.strerror.lower()}" if name else error.strerror
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # names that are not UTF-8
     words = " ".join(text.split()) or type(error).__name__
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in words)
