@@ -20,7 +20,7 @@ from ..inference.cli import Audio, CodecName, Data, Model, Options
 from ..inference.contract_cli import codec_contract
 from ..inference.convert_cli import convert
 from ..inference.verify_cli import verify
-from .config import FINETUNE, CodecTrainConfig, PatternsConfig, TrainConfig
+from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, TrainConfig
 
 PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
 Run = Annotated[Path, arg(help="folder of the run; the same command again goes on where it stood")]
@@ -36,35 +36,45 @@ def train(
     config: Annotated[TrainConfig, Options] = TrainConfig(),
 ) -> None:
     """Train a new speech LM on DATA (a token store, or audio) into the run folder --out; resumes what is there."""
-    from ..data.prepare import open_or_prepare
-    from ..model.codecs import load_codec
-    from .loop import new_model, new_tokenizer
-    from .loop import train as run
+    from .run_folder import LANGUAGE_MODEL, claim
 
-    coder = load_codec(codec)
-    store = open_or_prepare(data, out / "tokens", coder, PIECES)
-    store.require_codec(coder.fingerprint, coder.name)
-    tokenizer = new_tokenizer(store, config)
-    best = run(new_model(store, config, tokenizer, init_from), coder, store, out, config, tokenizer)
-    print(f"{best}: the best weights on the held-out utterances")
+    with claim(out, LANGUAGE_MODEL):
+        from ..model.codecs import load_codec
+        from .checkpoint import tensors_sha256
+        from .loop import new_model, new_tokenizer
+        from .loop import train as run
+        from .processes import open_store
+
+        coder = load_codec(codec)
+        store = open_store(data, out / "tokens", coder, PIECES, config.device)
+        store.require_codec(coder.fingerprint, coder.name)
+        tokenizer = new_tokenizer(store, config)
+        model = new_model(store, config, tokenizer, init_from)
+        # random weights are a matter of the seed; their last digits differ from one processor to another
+        start = tensors_sha256(model.backbone.state_dict()) if init_from else "random"
+        best = run(model, coder, store, out, config, tokenizer, start)
+    say(f"{best}: the best weights on the held-out utterances")
 
 
 def finetune(
     data: Positional[Data],
     out: Run,
     model: Annotated[Model, arg(name="from")] = "default",
-    config: Annotated[TrainConfig, Options] = FINETUNE,
+    config: Annotated[RunConfig, Options] = FINETUNE,
 ) -> None:
     """Go on training a model (--from) on DATA (audio, or a token store) into the run folder --out; resumable."""
-    from ..data.prepare import open_or_prepare
-    from ..inference.loading import load
-    from .loop import for_small_data
-    from .loop import train as run
+    from .run_folder import LANGUAGE_MODEL, claim
 
-    lm = load(model)
-    store = open_or_prepare(data, out / "tokens", lm.codec, replace(PIECES, copies=8))
-    config = for_small_data(config, len(store))
-    print(f"{run(lm.model, lm.codec, store, out, config, lm.tokenizer)}: the best weights on the held-out utterances")
+    with claim(out, LANGUAGE_MODEL):
+        from ..inference.loading import load
+        from .loop import for_small_data
+        from .loop import train as run
+        from .processes import open_store
+
+        lm = load(model)
+        store = open_store(data, out / "tokens", lm.codec, replace(PIECES, copies=8), config.device)
+        best = run(lm.model, lm.codec, store, out, for_small_data(config, store.names), lm.tokenizer)
+    say(f"{best}: the best weights on the held-out utterances")
 
 
 def patterns(
@@ -74,23 +84,38 @@ def patterns(
     config: Annotated[PatternsConfig, Options] = PatternsConfig(),
 ) -> None:
     """Train every pattern on DATA, for the same time and for the same operations, and compare what they reach."""
-    from ..data.prepare import open_or_prepare
-    from ..model.codecs import load_codec
-    from .patterns import compare_patterns, table
+    from .run_folder import PATTERNS, claim
 
-    coder = load_codec(codec)
-    store = open_or_prepare(data, out / "tokens", coder, PIECES)
-    store.require_codec(coder.fingerprint, coder.name)
-    print(table(compare_patterns(store, coder, out, config), config.train))
+    with claim(out, PATTERNS):
+        from ..data.prepare import open_or_prepare
+        from ..model.codecs import load_codec
+        from .patterns import compare_patterns, table
+
+        coder = load_codec(codec)
+        store = open_or_prepare(data, out / "tokens", coder, PIECES)
+        store.require_codec(coder.fingerprint, coder.name)
+        print(table(compare_patterns(store, coder, out, config), config))
 
 
 def codec_train(
     data: Positional[Audio], out: Run, config: Annotated[CodecTrainConfig, Options] = CodecTrainConfig()
 ) -> None:
     """Train a "spectral" codec on the audio in DATA, whose sub-folders are voices; resumes what --out holds."""
-    from .codec import train_codec
+    from .run_folder import CODEC, claim
 
-    print(f"{train_codec(data, out, config)}: the codec; use it with --codec")
+    with claim(out, CODEC):
+        from .codec import train_codec
+
+        folder = train_codec(data, out, config)
+    say(f"{folder}: the codec; use it with --codec")
+
+
+def say(text: str) -> None:
+    """Print a result; one of torchrun's processes is enough."""
+    from .run_folder import is_main
+
+    if is_main():
+        print(text)
 
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -130,10 +155,10 @@ def main(args: list[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             verbs, prog=prog, description="A speech language model on neural codec tokens.", args=args or ["--help"]
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:  # a run that has saved says so itself
         close_progress_bars()
-        print("codeclm: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        print(f"codeclm: {str(interrupt) or 'interrupted; run the same command again to go on'}", file=sys.stderr)
+        sys.exit(getattr(interrupt, "status", 130))
     except BrokenPipeError:  # `codeclm ... | head`: whoever read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -158,3 +183,7 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
     return " ".join(text.split()) or type(error).__name__
+
+
+if __name__ == "__main__":  # accelerate launch -m codeclm.train.cli
+    main()
