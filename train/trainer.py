@@ -23,9 +23,9 @@ from ..inference.config import EvaluateConfig
 from ..inference.loading import FOREIGN_KEYS, save_model
 from ..inference.score import score_store
 from ..model.codecs import Codec
-from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
+from ..model.steps import num_scored
 from .borrowed import borrowed
 from .checkpoint import (
     difference,
@@ -143,9 +143,7 @@ class Trainer:
 
     def num_scored(self, codes: Tensor, ends: Tensor, text: Tensor | None) -> int:
         """Codes, EOS and text tokens that a batch scores."""
-        model, count = self.raw_model, (codes != ABSENT).sum()
-        count = count + ends.sum() if model.config.end == "eos" else count
-        return int(count + (text != ABSENT).sum() if model.predicts_text and text is not None else count)
+        return int(num_scored(self.raw_model.config, codes, ends, text))
 
     def _text(self) -> tuple[TextTokenizer | None, Any]:
         return self.tokenizer, self.raw_model.config.text["layout"]
@@ -156,8 +154,8 @@ class Trainer:
         Main process only.
         """
         self.raw_model.eval()
-        with self.autocast():
-            scores = score_store(self.raw_model, self.store, EvaluateConfig(), self.heldout, False, self.tokenizer)
+        config = EvaluateConfig(bf16=self.bf16)
+        scores = score_store(self.raw_model, self.store, config, self.heldout, False, self.tokenizer)
         self.raw_model.train()
         rate = self.store.codec.frame_rate
         bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
