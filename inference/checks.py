@@ -149,6 +149,20 @@ def check_layout(flag: str, name: str, config: dict[str, Any], *layouts: str) ->
         raise ValueError(f"{flag}: the model '{name}' {has}; train one with --model.text.layout {layouts[0]}")
 
 
+def check_text_model(path: Path | None) -> None:
+    """Raise for what is no text model: neither a folder nor a .gguf file, or one for which a package is missing."""
+    if path is None:
+        return
+    if not path.exists():
+        raise FileNotFoundError(f"{readable(path)}: no such folder (give a folder of transformers', or a .gguf file)")
+    if path.is_file() and path.suffix != ".gguf":
+        raise NotADirectoryError(f"{readable(path)}: is a file; give the folder of a checkpoint, or a .gguf file")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{readable(path)}: holds no checkpoint (config.json is missing)")
+    if path.is_file() and find_spec("gguf") is None:
+        raise ImportError(f"{readable(path)}: reading GGUF files needs: pip install 'codeclm[gguf]'")
+
+
 def check_codec(name: str) -> None:
     """Raise ValueError or FileNotFoundError for what cannot be a codec."""
     if Path(name).exists():

@@ -7,14 +7,13 @@ Heavy imports are inside the functions, so that --help answers at once.
 
 import json
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from ..model.config import PATTERNS, PRESETS
-from .checks import check_codec, check_seeds, check_writable
+from .checks import check_codec, check_model, check_seeds, check_text_model, check_writable
 from .cli import CodecName, Seed
 from .screen import say_loading
 
@@ -62,16 +61,15 @@ def check_conversion(
             raise ValueError(f"{flag} '{value}' is unknown; choose one of {', '.join(legal)}")
     check_seeds(seed)
     check_codec(codec)
-    embedded = back and str(src) == "default"
-    if not src.exists() and not embedded:
-        a_file = ", or a .gguf file" if kind == "text" else ""
-        raise FileNotFoundError(f"{src}: no such folder (give a checkpoint that is on this machine: a folder{a_file})")
-    if src.is_file() and not (kind == "text" and src.suffix == ".gguf"):
-        raise NotADirectoryError(f"{src}: is a file; give the folder of a checkpoint")
-    if src.suffix == ".gguf" and src.is_file() and find_spec("gguf") is None:
-        raise ImportError(f"{src}: reading GGUF files needs: pip install 'codeclm[gguf]'")
-    if embedded or (back and not any((place / "codec").is_dir() for place in (src, src / "model"))):
-        raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
+    if kind == "text":
+        check_text_model(src)
+    elif back:
+        check_model(str(src))
+        if not any((place / "codec").is_dir() for place in (src, src / "model")):
+            raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
+    elif not (src / "config.json").is_file():
+        reason = "holds no checkpoint (config.json is missing)" if src.is_dir() else "no such folder"
+        raise FileNotFoundError(f"{src}: {reason}; give the folder of a checkpoint that is on this machine")
     if dst.is_file() or dst.is_dir() and any(dst.iterdir()):
         raise FileExistsError(f"{dst}: exists already; give a new folder")
     check_writable(dst / "config.json")

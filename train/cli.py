@@ -16,15 +16,16 @@ from tyro.conf import Positional, arg
 from ..data.config import PrepareConfig
 from ..inference import cli as using
 from ..inference.bench_cli import codec_bench
+from ..inference.checks import check_audio, check_codec, check_data, check_folder, check_model, check_text_model
 from ..inference.cli import Audio, CodecName, Data, Model, Options
 from ..inference.codec_cli import codec_compress, codec_decompress, codec_report, codec_roundtrip
 from ..inference.contract_cli import codec_contract
 from ..inference.convert_cli import convert
 from ..inference.parsing import choose, parse
-from ..inference.screen import log_lines, say_error
+from ..inference.screen import log_lines, say_error, say_loading
 from ..inference.threads import wait_asleep
 from ..inference.verify_cli import verify
-from .config import FINETUNE, CodecTrainConfig, PatternsConfig, TrainConfig
+from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, TrainConfig
 
 PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
 ABOUT = "A speech language model on neural codec tokens."
@@ -41,35 +42,53 @@ def train(
     config: Annotated[TrainConfig, Options] = TrainConfig(),
 ) -> None:
     """Train a new speech LM on DATA (a token store, or audio) into the run folder --out; resumes what is there."""
-    from ..data.prepare import open_or_prepare
-    from ..model.codecs import load_codec
-    from .loop import new_model, new_tokenizer
-    from .loop import train as run
+    check_folder(out)
+    check_codec(codec)
+    check_text_model(init_from)
+    check_data(data)
+    say_loading(f"the codec '{codec}'")
+    from .run_folder import LANGUAGE_MODEL, claim
 
-    coder = load_codec(codec)
-    store = open_or_prepare(data, out / "tokens", coder, PIECES)
-    store.require_codec(coder.fingerprint, coder.name)
-    tokenizer = new_tokenizer(store, config)
-    best = run(new_model(store, config, tokenizer, init_from), coder, store, out, config, tokenizer)
-    print(f"{best}: the best weights on the held-out utterances")
+    with claim(out, LANGUAGE_MODEL):
+        from ..model.codecs import load_codec
+        from .checkpoint import tensors_sha256
+        from .loop import new_model, new_tokenizer
+        from .loop import train as run
+        from .processes import open_store
+
+        coder = load_codec(codec)
+        store = open_store(data, out / "tokens", coder, PIECES, config.device)
+        store.require_codec(coder.fingerprint, coder.name)
+        tokenizer = new_tokenizer(store, config)
+        model = new_model(store, config, tokenizer, init_from)
+        # random weights are a matter of the seed; their last digits differ from one processor to another
+        start = tensors_sha256(model.backbone.state_dict()) if init_from else "random"
+        best = run(model, coder, store, out, config, tokenizer, start)
+    say(f"{best}: the best weights on the held-out utterances")
 
 
 def finetune(
     data: Positional[Data],
     out: Run,
     model: Annotated[Model, arg(name="from")] = "default",
-    config: Annotated[TrainConfig, Options] = FINETUNE,
+    config: Annotated[RunConfig, Options] = FINETUNE,
 ) -> None:
     """Go on training a model (--from) on DATA (audio, or a token store) into the run folder --out; resumable."""
-    from ..data.prepare import open_or_prepare
-    from ..inference.loading import load
-    from .loop import for_small_data
-    from .loop import train as run
+    check_folder(out)
+    check_data(data, check_model(model))
+    say_loading(f"the model '{model}'")
+    from .run_folder import LANGUAGE_MODEL, claim
 
-    lm = load(model)
-    store = open_or_prepare(data, out / "tokens", lm.codec, replace(PIECES, copies=8))
-    config = for_small_data(config, len(store))
-    print(f"{run(lm.model, lm.codec, store, out, config, lm.tokenizer)}: the best weights on the held-out utterances")
+    with claim(out, LANGUAGE_MODEL):
+        from ..inference.loading import load
+        from .loop import for_small_data
+        from .loop import train as run
+        from .processes import open_store
+
+        lm = load(model)
+        store = open_store(data, out / "tokens", lm.codec, replace(PIECES, copies=8), config.device)
+        best = run(lm.model, lm.codec, store, out, for_small_data(config, store.names), lm.tokenizer)
+    say(f"{best}: the best weights on the held-out utterances")
 
 
 def patterns(
@@ -79,23 +98,46 @@ def patterns(
     config: Annotated[PatternsConfig, Options] = PatternsConfig(),
 ) -> None:
     """Train every pattern on DATA, for the same time and for the same operations, and compare what they reach."""
-    from ..data.prepare import open_or_prepare
-    from ..model.codecs import load_codec
-    from .patterns import compare_patterns, table
+    check_folder(out)
+    check_codec(codec)
+    check_data(data)
+    say_loading(f"the codec '{codec}'")
+    from .run_folder import PATTERNS, claim
 
-    coder = load_codec(codec)
-    store = open_or_prepare(data, out / "tokens", coder, PIECES)
-    store.require_codec(coder.fingerprint, coder.name)
-    print(table(compare_patterns(store, coder, out, config), config.train))
+    with claim(out, PATTERNS):
+        from ..data.prepare import open_or_prepare
+        from ..model.codecs import load_codec
+        from .patterns import compare_patterns, table
+
+        coder = load_codec(codec)
+        store = open_or_prepare(data, out / "tokens", coder, PIECES)
+        store.require_codec(coder.fingerprint, coder.name)
+        print(table(compare_patterns(store, coder, out, config), config))
 
 
 def codec_train(
     data: Positional[Audio], out: Run, config: Annotated[CodecTrainConfig, Options] = CodecTrainConfig()
 ) -> None:
     """Train a "spectral" codec on the audio in DATA, whose sub-folders are voices; resumes what --out holds."""
-    from .codec import train_codec
+    check_folder(out)
+    check_audio(data)
+    check_audio(Path(config.heldout) if config.heldout else None)
+    say_loading("torch")
+    from .run_folder import CODEC, claim
 
-    print(f"{train_codec(data, out, config)}: the codec; use it with --codec")
+    with claim(out, CODEC):
+        from .codec import train_codec
+
+        folder = train_codec(data, out, config)
+    say(f"{folder}: the codec; use it with --codec")
+
+
+def say(text: str) -> None:
+    """Print a result; one of torchrun's processes is enough."""
+    from .run_folder import is_main
+
+    if is_main():
+        print(text)
 
 
 VERBS: dict[str, Callable[..., Any]] = {
