@@ -153,9 +153,7 @@ def split_heldout(
     """
     if not 0 < share < 1:
         raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
-    files = [re.sub(r"(#\d+)?(~\d+)?$", "", name) for name in names]
-    if len(set(files)) < 2:
-        files = [re.sub(r"~\d+$", "", name) for name in names]  # a single recording is split by its pieces
+    files = recordings(names)
     fractions = [_fraction(file, seed) for file in files]
     if len(set(files)) < 2:
         raise ValueError(
@@ -165,6 +163,12 @@ def split_heldout(
     limit = min(max(share, min(fractions) + 1e-12), max(fractions))
     heldout = [fraction < limit for fraction in fractions]
     return [i for i, held in enumerate(heldout) if not held], [i for i, held in enumerate(heldout) if held]
+
+
+def recordings(names: Sequence[str]) -> list[str]:
+    """What of each utterance's name is kept together: its file; with a single file, which piece of it."""
+    files = [re.sub(r"(#\d+)?(~\d+)?$", "", name) for name in names]
+    return files if len(set(files)) > 1 else [re.sub(r"~\d+$", "", name) for name in names]
 
 
 def balance_voices(store: TokenStore, indices: Sequence[int], power: float) -> list[int]:

@@ -6,12 +6,10 @@ goes with its audio. What cannot be used is skipped, logged and listed in OUT/re
 shards.py's. S samples, T frames, K codebooks.
 """
 
-import hashlib
 import json
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,15 +18,15 @@ from filelock import FileLock, Timeout
 
 from ..model.codecs import Codec
 from ..model.files import readable, write_whole
-from .audio import AudioError, find_audio
+from .audio import AudioError, audio_header, find_audio
 from .config import PrepareConfig
-from .encoding import encoder, transcript_path
+from .encoding import encoder
+from .plan import Shard, plan_shards, utterance_names
 from .progress import progress_bar
-from .shards import TokenStore, Utterance, commit_store, finished_shard, shard_name, write_shard
+from .shards import TokenStore, Utterance, commit_store, name_hash, shard_name, write_shard
 from .store_index import HEADER, CodecInfo, FutureFormat, Rejected, ShardIndex, StoreHeader
 
 REJECTED, LOCK = "rejected.jsonl", ".lock"
-QUIET_CUTS = "cut where it is quiet"  # part of the key of a shard
 
 logger = logging.getLogger(__name__)
 
@@ -59,42 +57,30 @@ class PrepareSummary:
         return text
 
 
-@dataclass(frozen=True)
-class _Shard:
-    number: int
-    files: list[tuple[Path, str]]  # with the name of the utterance
-    key: str
-    key_before_cuts: str  # what it was before long files were cut where it is quiet
-
-    def found(self, out: Path) -> ShardIndex | None:
-        """The finished shard in `out`, unless it was made from something else."""
-        index = finished_shard(out, self.number, self.key)
-        if index is None:
-            index = finished_shard(out, self.number, self.key_before_cuts)
-            names = {name for _, name in self.files}
-            if index is not None and any(re.sub(r"~\d+$", "", entry.name) not in names for entry in index.utterances):
-                return None
-        return index
-
-
 def prepare(
-    audio: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig(), progress: bool = True
+    audio: Path,
+    out: Path,
+    codec: Codec,
+    config: PrepareConfig = PrepareConfig(),
+    only: Collection[Path] | None = None,
+    progress: bool = True,
 ) -> PrepareSummary:
     """Encode every audio file below `audio` (or the one file) into the token store `out`, on the codec's device.
 
-    A store that is finished already is only read. progress: show a bar (TQDM_DISABLE=1 in the environment turns off
-    all bars). Raises AudioError if there is no audio file, ValueError if none can be used (then nothing is left) or if
-    `out` holds tokens of another codec, OSError if `out` cannot be written or another prepare is writing there.
+    A store that is finished already is only read. only: of these files; names, and with them the store's order, are as
+    if all were there. progress: show a bar (TQDM_DISABLE=1 in the environment turns off all bars). Raises AudioError if
+    there is no audio file, ValueError if none can be used (then nothing is left) or if `out` holds tokens of another
+    codec, OSError if `out` cannot be written or another prepare is writing there.
     """
     audio, out, info = Path(audio), Path(out), CodecInfo.of(codec)
-    files = _audio_files(audio)
-    shards = _plan(audio, files, info, config)
+    shards = plan_shards(audio, _audio_files(audio), info, config, only)
+    num_files = sum(len(shard.files) for shard in shards)
     stored = _stored_header(out, info)
     if stored is not None:
         found = [shard.found(out) for shard in shards]
         indices = [index for index in found if index is not None]
         if len(indices) == len(found) and stored.describes(indices):
-            return _summary(out, info, indices, len(files), 0)
+            return _summary(out, info, indices, num_files, 0)
     with _locked(out):
         found = [shard.found(out) for shard in shards]
         todo = [shard for shard, index in zip(shards, found, strict=True) if index is None]
@@ -102,9 +88,9 @@ def prepare(
             counts = f"{len(todo)} of {len(shards)}"
             logger.info("%s: %s shards do not fit the files and options and are made again", out, counts)
         (out / HEADER).unlink(missing_ok=True)  # no store until all of its shards fit again
-        made = iter(list(_encode_shards(todo, out, codec, config, len(files), progress)))
+        made = iter(list(_encode_shards(todo, out, codec, config, num_files, progress)))
         indices = [next(made) if index is None else index for index in found]
-        return _finish(audio, out, info, indices, len(files), sum(len(shard.files) for shard in todo))
+        return _finish(audio, out, info, indices, num_files, sum(len(shard.files) for shard in todo))
 
 
 def _audio_files(audio: Path) -> list[Path]:
@@ -135,51 +121,8 @@ def _stored_header(out: Path, info: CodecInfo) -> StoreHeader | None:
     return header
 
 
-def utterance_names(audio: Path, files: Sequence[Path]) -> list[str]:
-    """Paths relative to the folder `audio` without suffix; with it where two files would have the same name."""
-    root = audio.parent if audio.is_file() else audio
-    whole = [file.relative_to(root) for file in files]
-    stems = Counter(path.with_suffix("") for path in whole)
-    taken = set(whole)
-    return [
-        readable((path if stems[stem] > 1 or stem in taken else stem).as_posix())
-        for path, stem in ((path, path.with_suffix("")) for path in whole)
-    ]
-
-
-def _plan(audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareConfig) -> list[_Shard]:
-    named = list(zip(files, utterance_names(audio, files), strict=True))
-    shards = []
-    for first in range(0, len(named), config.files_per_shard):
-        members = named[first : first + config.files_per_shard]
-        made_from = [
-            info.fingerprint,
-            float(config.max_utterance_s),
-            config.copies,
-            [[name, *stamp(path), *_transcript_stamp(path)] for path, name in members],
-        ]
-        keys = [hashlib.sha256(json.dumps(made_from + rest).encode()).hexdigest() for rest in ([QUIET_CUTS], [])]
-        shards.append(_Shard(len(shards), members, *keys))
-    return shards
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in ns; (-1, -1) for a link to nowhere."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _transcript_stamp(path: Path) -> tuple[int, ...]:
-    """Nothing for an audio file without a transcript: a shard of such files has the key it always had."""
-    found = stamp(transcript_path(path))
-    return () if found == (-1, -1) else found
-
-
 def _encode_shards(
-    todo: Sequence[_Shard], out: Path, codec: Codec, config: PrepareConfig, num_files: int, progress: bool
+    todo: Sequence[Shard], out: Path, codec: Codec, config: PrepareConfig, num_files: int, progress: bool
 ) -> Iterator[ShardIndex]:
     """Encode and write the shards in order, with a progress bar over all files."""
     waiting = sum(len(shard.files) for shard in todo)
@@ -193,7 +136,7 @@ def _encode_shards(
     ):
         results = encode(jobs)
 
-        def entries(shard: _Shard) -> Iterator[Utterance | Rejected]:
+        def entries(shard: Shard) -> Iterator[Utterance | Rejected]:
             nonlocal seconds
             for path, name in shard.files:
                 for entry in next(results):
@@ -282,17 +225,47 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def open_or_prepare(
-    data: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig(), progress: bool = True
+    data: Path,
+    out: Path,
+    codec: Codec,
+    config: PrepareConfig = PrepareConfig(),
+    limit: int = 0,
+    progress: bool = True,
 ) -> TokenStore:
     """The token store in `data`, or, where `data` is audio, the one that `prepare` makes of it in `out`.
 
+    limit: of audio, only the files that the first `limit` utterances by hash of their names come from; 0: all.
     Raises as `prepare` and `TokenStore` do, also for a store that is not finished.
     """
     if (data / HEADER).is_file():
         store = TokenStore(data)
         store.verify()
         return store
-    summary = prepare(data, out, codec, config, progress)
+    if limit:
+        summary = _prepare_some(data, out, codec, config, limit, progress)
+    else:
+        summary = prepare(data, out, codec, config, progress=progress)
     skipped = f"; {summary.num_rejected} skipped" if summary.num_rejected else ""
     logger.info("%s: %s%s", data, summary.content, skipped)
     return TokenStore(out)
+
+
+def _prepare_some(
+    audio: Path, out: Path, codec: Codec, config: PrepareConfig, limit: int, progress: bool
+) -> PrepareSummary:
+    """`prepare` of the first `limit` files by hash of their names, and of more where some of these cannot be used.
+
+    A file that becomes several utterances is always among them: their names have hashes of their own.
+    """
+    files = _audio_files(audio)
+    names = dict(zip(files, utterance_names(audio, files), strict=True))
+    order = sorted(files, key=lambda file: name_hash(names[file]))
+    long = {file for file in files if audio_header(file)[1] > config.max_utterance_s}
+    count = min(limit, len(files))
+    while True:
+        summary = prepare(audio, out, codec, config, {*order[:count], *long}, progress)
+        last = name_hash(names[order[count - 1]])  # what was not prepared comes later in the order
+        found = sum(name_hash(name) <= last for name in TokenStore(out).names)
+        if found >= limit or count == len(files):
+            return summary
+        count = min(count + limit - found, len(files))

@@ -22,6 +22,7 @@ from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
 from .engine import Request, State, generate
+from .threads import decoding_threads
 
 Prompt = str | Path | tuple[np.ndarray, int] | None
 
@@ -60,6 +61,7 @@ class SpeechGenerator:
 
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
+        self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
         check_codec(model, codec, name)
 
     def generate(
@@ -138,10 +140,11 @@ class SpeechGenerator:
         if progress:
             states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")
         state = None
-        for state in states:  # noqa: B007
-            pass
-        assert state is not None
-        return [self._finish(state, row, state.num_frames - extra) for row in range(len(seeds))]
+        with decoding_threads(self.threads):
+            for state in states:  # noqa: B007
+                pass
+            assert state is not None
+            return [self._finish(state, row, state.num_frames - extra) for row in range(len(seeds))]
 
     def _frames_beyond(self, request: Request) -> int:
         """Frames drawn beyond what is asked for, and dropped.

@@ -17,7 +17,8 @@ from filelock import FileLock
 
 from codeclm.data.audio import AudioError, find_audio
 from codeclm.data.encoding import pieces_of, quietest_cut, read_transcript
-from codeclm.data.prepare import PrepareConfig, _plan, open_or_prepare, prepare, utterance_names
+from codeclm.data.plan import plan_shards, utterance_names
+from codeclm.data.prepare import PrepareConfig, open_or_prepare, prepare
 from codeclm.data.shards import TokenStore
 from codeclm.data.store_index import CodecInfo
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
@@ -251,9 +252,9 @@ def test_shards_of_before_the_quiet_cuts_are_kept_unless_something_in_them_was_c
     config = PrepareConfig(files_per_shard=1, max_utterance_s=1.0, copies=2)
     out = tmp_path / "tokens"
     with monkeypatch.context() as patch:
-        patch.setattr("codeclm.data.prepare.QUIET_CUTS", "as before")
+        patch.setattr("codeclm.data.plan.QUIET_CUTS", "as before")
         prepare(tmp_path, out, codec, config)
-    for number, shard in enumerate(_plan(tmp_path, find_audio(tmp_path), CodecInfo.of(codec), config)):
+    for number, shard in enumerate(plan_shards(tmp_path, find_audio(tmp_path), CodecInfo.of(codec), config)):
         path = out / f"shard-{number:05d}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"key": shard.key_before_cuts}))
     summary = prepare(tmp_path, out, codec, config)

@@ -7,35 +7,50 @@ B batch, S samples, N trunk frames.
 """
 
 import json
+import logging
 import math
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..data.progress import progress_bar
 from ..model.codecs.spectral import SpectralCodec
 from . import codec_losses as losses
 from .balancer import Balancer
-from .checkpoint import latest_checkpoint, load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
+from .checkpoint import (
+    difference,
+    latest_checkpoint,
+    load_state,
+    load_tensors,
+    pack_optimizer,
+    save_checkpoint,
+    unpack_optimizer,
+)
 from .codec_heldout import HeldOut
 from .codec_log import CodecLog
 from .config import CodecTrainConfig
 from .discriminators import Discriminators, adversarial_losses, discriminator_loss
 from .distillation import Teacher
+from .interruption import Interrupted, Interruption
 from .precision import has_fast_bf16
+from .processes import agree, main_first, start
+from .run_folder import CODEC, claim, cut_metrics, write_config
 from .voices import VoiceCrops
 
+log = logging.getLogger(__name__)
+
 FITTING_BATCHES = 60  # whose latents the codebooks are filled from
+FREE = {  # settings that may change from one start to the next: what is learned does not depend on them
+    "device", "bf16", "heldout", "evaluate_every", "log_every", "save_every", "save_minutes",
+}  # fmt: skip
 
 
 def learning_rate(config: CodecTrainConfig, step: int) -> float:
@@ -53,9 +68,8 @@ class CodecTrainer:
         """Raises ValueError if the ranks cannot share the batch."""
         torch.manual_seed(config.seed)
         self.config, self.step = config, 0
-        AcceleratorState._reset_state()  # a second run in this process may want another precision
-        precision = "bf16" if config.bf16 and has_fast_bf16() else "no"
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+        self.accelerator = start(config.device)
+        self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         if config.batch_size % self.accelerator.num_processes:
             ranks = self.accelerator.num_processes
             raise ValueError(f"batch_size {config.batch_size} must be a multiple of the number of processes, {ranks}")
@@ -76,6 +90,10 @@ class CodecTrainer:
         )
         self.balancer = Balancer() if config.balance else None
 
+    def autocast(self) -> AbstractContextManager:
+        """The precision of the networks."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
     @property
     def quantize_step(self) -> int:
         """The step before which nothing is quantized."""
@@ -88,7 +106,7 @@ class CodecTrainer:
         for number in range(FITTING_BATCHES):
             rng = np.random.default_rng([config.seed, 1, number])
             audio, _ = crops.draw(config.batch_size, samples_per_crop(config), rng)
-            with self.accelerator.autocast():
+            with self.autocast():
                 latent = self.codec.encoder(audio.to(self.accelerator.device))
             latents.append(latent.float().flatten(0, 1))
         torch.manual_seed(config.seed)
@@ -110,7 +128,7 @@ class CodecTrainer:
         set_rate(self.discriminator_optimizer, rate / 2)
 
         quantize = self.step >= self.quantize_step
-        with self.accelerator.autocast():
+        with self.autocast():
             output, read, quantized = self.codec(audio, pitch, config.quantizer_dropout, quantize)
         heard = self._reconstruction_terms(output, audio)
         other = {"pitch": pitch_error(read, pitch)}
@@ -149,13 +167,13 @@ class CodecTrainer:
         }
 
     def _adversarial_terms(self, real: Tensor, output: Tensor) -> dict[str, Tensor]:
-        with self.accelerator.autocast():
+        with self.autocast():
             loss = discriminator_loss(self.discriminators(real), self.discriminators(output.detach()))
         self.discriminator_optimizer.zero_grad()
         loss.backward()
         self._apply(self.discriminator_optimizer, list(self.discriminators.parameters()))
         self.discriminators.requires_grad_(False)
-        with self.accelerator.autocast():
+        with self.autocast():
             with torch.no_grad():
                 features = self.discriminators(real)
             fooled, matching = adversarial_losses(features, self.discriminators(output))
@@ -219,6 +237,14 @@ class CodecTrainer:
         unpack_optimizer(self.discriminator_optimizer, load_tensors(checkpoint, "discriminator_optimizer"))
         self.step = load_state(checkpoint)["step"]
 
+    def save(self, out: Path) -> None:
+        save_checkpoint(out, self.step, self.files(), {"config": self.identity()})
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to be the same run: of what is learned, and in which steps."""
+        settings = {key: value for key, value in asdict(self.config).items() if key not in FREE}
+        return json.loads(json.dumps(settings))  # as a checkpoint returns it
+
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
@@ -242,48 +268,81 @@ def batches(crops: VoiceCrops, config: CodecTrainConfig, first_step: int) -> Ite
 
 
 def train_codec(data: Path, out: Path, config: CodecTrainConfig = CodecTrainConfig()) -> Path:
-    """Train on the audio below `data`, resuming what `out` holds -> the folder of the finished codec."""
-    trainer = CodecTrainer(config)
-    is_main = trainer.accelerator.is_main_process
-    out.mkdir(parents=True, exist_ok=True)
-    with trainer.accelerator.main_process_first():  # the others find the audio decoded
-        crops = VoiceCrops(
-            data, out / "decoded", config.codec.sample_rate, config.max_hours_per_voice, config.codec.trunk_hop
-        )
+    """Train on the audio below `data`, resuming what `out` holds -> the folder of the finished codec.
+
+    Raises Interrupted (a KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
+    """
+    with claim(out, CODEC):
+        trainer = CodecTrainer(config)
+        with main_first(trainer.accelerator):  # the others find the audio decoded
+            crops = VoiceCrops(
+                data, out / "decoded", config.codec.sample_rate, config.max_hours_per_voice, config.codec.trunk_hop
+            )
+        resume(trainer, out)
+        with Interruption() as interruption:
+            run(trainer, crops, out, interruption)
+        if trainer.accelerator.is_main_process:
+            keep(level_matched(trainer.averaged_codec(), crops, config), out / "codec")
+        trainer.accelerator.wait_for_everyone()
+    return out / "codec"
+
+
+def resume(trainer: CodecTrainer, out: Path) -> None:
+    """Go on from the newest whole checkpoint, if there is one; write down what this run is.
+
+    Raises ValueError if the checkpoint belongs to another run.
+    """
     found = latest_checkpoint(out)
     if found is not None:
+        made = load_state(found)["config"]
+        other = difference({key: made.get(key) for key in trainer.identity()}, trainer.identity())
+        if other:
+            raise ValueError(f"{found}: was made with other settings ({other}); give another --out, or the same ones")
         trainer.restore(found)
-        tqdm.write(f"resumed from {found}")
+    if trainer.accelerator.is_main_process:
+        if found is not None:
+            log.info(f"resumed from {found}")
+        cut_metrics(out, trainer.step)
+        write_config(out, CODEC, asdict(trainer.config))
+
+
+def run(trainer: CodecTrainer, crops: VoiceCrops, out: Path, interruption: Interruption) -> None:
+    """The steps that are left. Raises Interrupted, with everything saved, once a signal has come."""
+    config, is_main = trainer.config, trainer.accelerator.is_main_process
     heldout = HeldOut(Path(config.heldout)) if config.heldout and is_main else None
-    log = CodecLog(out, config.codec.sample_rate, trainer.step) if is_main else None
-    if is_main:
-        (out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
-    bar = progress_bar(
-        batches(crops, config, trainer.step), total=config.steps, initial=trainer.step, unit="step", disable=not is_main
-    )
-    started = time.monotonic()
-    for audio, pitch in bar:
-        if trainer.step == trainer.quantize_step:
-            trainer.fill_codebooks(crops)
-        terms = trainer.train_step(audio, pitch)
-        last = trainer.step == config.steps
-        if log is None:
-            continue
-        if trainer.step % config.log_every == 0 or last:
-            log.numbers(trainer.step, terms | {"seconds": time.monotonic() - started})
-            bar.set_postfix(loss=f"{terms['loss']:.3f}", mel=f"{terms['mel']:.3f}")
-        if heldout is not None and (trainer.step % config.evaluate_every == 0 or last):
-            codec = trainer.averaged_codec()
-            log.numbers(trainer.step, heldout.measure(codec), group="heldout")
-            for number, (original, output) in enumerate(heldout.examples(codec)):
-                log.listen(trainer.step, number, original, output)
-        if trainer.step % config.save_every == 0 or last:
-            save_checkpoint(out, trainer.step, trainer.files(), {"config": asdict(config)})
-    if log is not None:
-        log.close()
-        keep(level_matched(trainer.averaged_codec(), crops, config), out / "codec")
-    trainer.accelerator.wait_for_everyone()
-    return out / "codec"
+    steps = batches(crops, config, trainer.step)
+    bar = progress_bar(steps, total=config.steps, initial=trainer.step, unit="step", disable=not is_main)
+    started = saved = time.monotonic()
+    writing = closing(CodecLog(out, config.codec.sample_rate, trainer.step)) if is_main else nullcontext()
+    with writing as written, closing(bar):
+        for audio, pitch in bar:
+            if trainer.step == trainer.quantize_step:
+                trainer.fill_codebooks(crops)
+            terms = trainer.train_step(audio, pitch)
+            last = trainer.step == config.steps
+            asked = 0 if last else agree(trainer.accelerator, interruption.number)
+            if written is not None:
+                if trainer.step % config.log_every == 0 or last:
+                    written.numbers(trainer.step, terms | {"seconds": time.monotonic() - started})
+                    bar.set_postfix(loss=f"{terms['loss']:.3f}", mel=f"{terms['mel']:.3f}")
+                if heldout is not None and (trainer.step % config.evaluate_every == 0 or last):
+                    look(trainer, heldout, written)
+                is_due = trainer.step % config.save_every == 0 or time.monotonic() - saved > 60 * config.save_minutes
+                if is_due or last or asked:
+                    trainer.save(out)
+                    saved = time.monotonic()
+            if asked:
+                trainer.accelerator.wait_for_everyone()
+                done = f"stopped and saved at step {trainer.step} of {config.steps}"
+                raise Interrupted(f"{out}: {done}; the same command goes on from there", asked)
+
+
+def look(trainer: CodecTrainer, heldout: HeldOut, written: CodecLog) -> None:
+    """Measure the averaged weights on held-out speech, and write down what they make of it."""
+    codec = trainer.averaged_codec()
+    written.numbers(trainer.step, heldout.measure(codec), group="heldout")
+    for number, (original, output) in enumerate(heldout.examples(codec)):
+        written.listen(trainer.step, number, original, output)
 
 
 @torch.no_grad()

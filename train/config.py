@@ -1,9 +1,23 @@
 """How models are trained, as plain dataclasses; importing them needs neither torch nor transformers."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from ..model.config import BACKBONE, DEPTH, PATTERNS, PRESETS, DepthConfig, SpectralConfig, TransformerConfig
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError unless it is the name of a device, before anything heavy is imported to look for it."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"device '{name}' is unknown; choose one of auto, cpu, cuda, mps, or cuda:N")
+
+
+def check_steps(**numbers: int) -> None:
+    """Raise ValueError unless each is at least 1."""
+    if min(numbers.values()) < 1:
+        given = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise ValueError(f"{given}: each must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -76,28 +90,23 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run, from nothing or from a model."""
+class LearningConfig:
+    """How weights are learned, whatever the length of the run and the shape of the model."""
 
-    steps: int = 2000
+    device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
     depth_fraction: float = 1.0  # share of the frames on which the depth decoder is trained (unbiased)
     depth_chunk: int = 256  # frames whose depth activations are held at a time: memory against number of kernels
     input_dropout: float = 0.0  # share of the codes that the model does not see as input: against learning by heart
     dropout: float = 0.0  # of what each block adds to the residual stream
-    evaluate_every: int = 250  # steps between looks at the held-out utterances
-    save_every: int = 250  # steps between checkpoints
     bf16: bool = True  # matrix products in bfloat16 where that is fast
     compile: bool = False  # fuse the blocks' operations: needs a C++ compiler and a minute or two at the start
     seed: int = 0
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.evaluate_every, self.save_every) < 1:
-            given = f"steps {self.steps}, evaluate_every {self.evaluate_every}, save_every {self.save_every}"
-            raise ValueError(f"{given}: each must be at least 1")
+        check_device(self.device)
         if self.depth_chunk < 1:
             raise ValueError(f"depth_chunk is {self.depth_chunk}; it must be at least 1")
         if not 0 < self.depth_fraction <= 1:
@@ -110,28 +119,58 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class PatternsConfig:
+class RunConfig(LearningConfig):
+    """One training run of a model that is there."""
+
+    steps: int = 2000
+    evaluate_every: int = 250  # steps between looks at the held-out utterances
+    save_every: int = 250  # steps between checkpoints
+    save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(steps=self.steps, evaluate_every=self.evaluate_every, save_every=self.save_every)
+        if not self.save_minutes > 0:
+            raise ValueError(f"save_minutes is {self.save_minutes}; it must be more than 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """One training run of a new model."""
+
+    model: ModelConfig = ModelConfig()
+
+
+@dataclass(frozen=True)
+class PatternsConfig(LearningConfig):
     """How the patterns are compared."""
 
     minutes: float = 3.0  # of training for each pattern
     patterns: tuple[str, ...] = PATTERNS  # the first one's run sets the budget of operations
     generated_frames: int = 50  # whose generation is timed
-    train: TrainConfig = TrainConfig(
-        steps=1,
-        model=ModelConfig(preset="tiny"),
-        batch=BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1),
-        optimizer=OptimizerConfig(warmup_steps=50),
-    )
+    model: ModelConfig = ModelConfig(preset="tiny")
+    batch: BatchConfig = BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1)
+    optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=50)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.minutes < float("inf") or self.generated_frames < 1:
             raise ValueError(f"minutes ({self.minutes}) must be more than 0, generated_frames at least 1")
         unknown = sorted(set(self.patterns) - set(PATTERNS))
         if unknown or not self.patterns:
             raise ValueError(f"patterns {unknown or 'are missing'}; choose from {', '.join(PATTERNS)}")
+        if self.model.pattern != "depth" or self.model.text.layout != "none":
+            raise ValueError("model.pattern and model.text do nothing here: the patterns are compared, without text")
+
+    def training(self, pattern: str, steps: int) -> TrainConfig:
+        """The run of one pattern, looked at and saved at its end."""
+        shared = {field.name: getattr(self, field.name) for field in fields(LearningConfig)}
+        shared["model"] = replace(self.model, pattern=pattern)  # pyright: ignore[reportArgumentType]
+        shared["optimizer"] = replace(self.optimizer, warmup_steps=min(self.optimizer.warmup_steps, steps // 4))
+        return TrainConfig(**shared, steps=steps, evaluate_every=steps, save_every=steps)
 
 
-FINETUNE = TrainConfig(
+FINETUNE = RunConfig(
     steps=320,
     input_dropout=0.1,
     evaluate_every=40,
@@ -146,6 +185,7 @@ class CodecTrainConfig:
     """How the codec is trained. Losses are weighted sums of the terms of train/codec_losses.py and its neighbours."""
 
     steps: int = 8_000
+    device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
     batch_size: int = 10  # crops, over all processes
     crop_frames: int = 32  # codec frames a crop is long
     learning_rate: float = 1e-3  # after the warm-up
@@ -176,6 +216,18 @@ class CodecTrainConfig:
     heldout: str = ""  # folder of audio to measure and to listen to; empty: none
     evaluate_every: int = 500  # steps between looks at it
     log_every: int = 50
-    save_every: int = 500
+    save_every: int = 500  # steps between checkpoints
+    save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
     seed: int = 0
     codec: SpectralConfig = field(default_factory=SpectralConfig)
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_steps(steps=self.steps, batch_size=self.batch_size, crop_frames=self.crop_frames)
+        check_steps(evaluate_every=self.evaluate_every, log_every=self.log_every, save_every=self.save_every)
+        check_steps(warmup_steps=self.warmup_steps)
+        if not self.save_minutes > 0 or not 0 < self.learning_rate < float("inf"):
+            given = f"save_minutes is {self.save_minutes}, learning_rate {self.learning_rate}"
+            raise ValueError(f"{given}: each must be more than 0")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1")
