@@ -153,10 +153,8 @@ class Trainer:
 
         Main process only.
         """
-        self.raw_model.eval()
         config = EvaluateConfig(bf16=self.bf16)
         scores = score_store(self.raw_model, self.store, config, self.heldout, False, self.tokenizer)
-        self.raw_model.train()
         rate = self.store.codec.frame_rate
         bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
         if self.step == 0:  # a run's model is what it learned
