@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..model.codecs import Codec, load_codec
+from ..model.files import readable
 from .audio import MIN_DURATION_S, AudioError, audio_blocks, check_usable
 from .config import PrepareConfig
 from .shards import Rejected, Utterance
@@ -42,7 +43,7 @@ def encode_file(path: Path, name: str, codec: Codec, config: PrepareConfig) -> E
         text = read_transcript(path)
         for piece in _pieces(audio_blocks(path, codec.sample_rate), limit, least):
             try:
-                check_usable(piece, codec.sample_rate, str(path))
+                check_usable(piece, codec.sample_rate, readable(path))
                 copies = _copies(piece, codec.hop_length, config.copies, least)
                 pieces.append([Utterance("", len(copy), _encode(copy, codec)) for copy in copies])
             except AudioError as error:
@@ -73,18 +74,17 @@ def read_transcript(audio: Path) -> str | None:
     Raises AudioError, naming the file, if its transcript is not UTF-8 text or cannot be read.
     """
     path = transcript_path(audio)
+    about = f"{readable(audio)}: its transcript {readable(path.name)}"
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise AudioError(f"{audio}: its transcript {path.name} cannot be read ({error.strerror or error})") from None
+        raise AudioError(f"{about} cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
-        raise AudioError(
-            f"{audio}: its transcript {path.name} is not UTF-8 text (byte {error.start}); convert or remove it"
-        ) from None
+        raise AudioError(f"{about} is not UTF-8 text (byte {error.start}); convert or remove it") from None
     if "\0" in text:  # UTF-16 without its mark
-        raise AudioError(f"{audio}: its transcript {path.name} is not UTF-8 text (NUL bytes); convert or remove it")
+        raise AudioError(f"{about} is not UTF-8 text (NUL bytes); convert or remove it")
     return clean_text(text) or None
 
 
@@ -125,7 +125,7 @@ def _encode(audio: np.ndarray, codec: Codec) -> np.ndarray:
 
 
 def _reason(error: AudioError, path: Path) -> str:
-    return str(error).removeprefix(f"{path}: ")
+    return str(error).removeprefix(f"{readable(path)}: ")
 
 
 Encode = Callable[[Iterable[tuple[Path, str]]], Iterator[Entries]]  # (path, name) of files -> their entries, in order

@@ -9,7 +9,7 @@ shards.py's. S samples, T frames, K codebooks.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..model.codecs import Codec
-from .audio import find_audio
+from ..model.files import whole_file
+from .audio import audio_header, find_audio
 from .config import PrepareConfig
 from .encoding import encoder, transcript_path
 from .progress import progress_bar
@@ -29,9 +30,9 @@ from .shards import (
     ShardIndex,
     TokenStore,
     Utterance,
-    atomic_file,
     commit_store,
     finished_shard,
+    name_hash,
     read_header,
     require_codec,
     shard_name,
@@ -73,9 +74,16 @@ class _Shard:
     key: str
 
 
-def prepare(audio: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig()) -> PrepareSummary:
+def prepare(
+    audio: Path,
+    out: Path,
+    codec: Codec,
+    config: PrepareConfig = PrepareConfig(),
+    only: Collection[Path] | None = None,
+) -> PrepareSummary:
     """Encode every audio file below `audio` (or the one file) into the token store `out`.
 
+    only: of these files; names, and with them the store's order, are as if all were there.
     Raises AudioError if there is no audio file, ValueError if none can be used (then no store is committed) or if
     `out` holds tokens of another codec, OSError if `out` cannot be written or another prepare is writing there.
     """
@@ -85,7 +93,8 @@ def prepare(audio: Path, out: Path, codec: Codec, config: PrepareConfig = Prepar
         committed = (out / HEADER).exists()
         if committed:
             require_codec(out, read_header(out).codec, info.fingerprint, info.name)
-        shards = _plan(audio, files, info, config)
+        shards = _plan(audio, files, info, config, only)
+        files = [path for shard in shards for path, _ in shard.files]
         found = [finished_shard(out, shard.number, shard.key) for shard in shards]
         todo = [shard for shard, index in zip(shards, found, strict=True) if index is None]
         if committed and todo:
@@ -110,8 +119,11 @@ def utterance_names(audio: Path, files: Sequence[Path]) -> list[str]:
     ]
 
 
-def _plan(audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareConfig) -> list[_Shard]:
+def _plan(
+    audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareConfig, only: Collection[Path] | None = None
+) -> list[_Shard]:
     named = list(zip(files, utterance_names(audio, files), strict=True))
+    named = named if only is None else [pair for pair in named if pair[0] in only]
     shards = []
     for first in range(0, len(named), config.files_per_shard):
         members = named[first : first + config.files_per_shard]
@@ -173,7 +185,7 @@ def _encode_shards(
 def _finish(audio: Path, out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int) -> PrepareSummary:
     """Write rejected.jsonl, remove what an earlier run left over, commit the store."""
     rejected = [entry for index in indices for entry in index.rejected]
-    with atomic_file(out / REJECTED) as file:
+    with whole_file(out / REJECTED) as file:
         file.writelines(json.dumps(asdict(entry)).encode() + b"\n" for entry in rejected)
     utterances = [entry for index in indices for entry in index.utterances]
     if not utterances:
@@ -217,13 +229,37 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def open_or_prepare(data: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig()) -> TokenStore:
-    """The token store in `data`, or, where `data` is audio, the one that `prepare` makes of it in `out`."""
+def open_or_prepare(
+    data: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig(), limit: int = 0
+) -> TokenStore:
+    """The token store in `data`, or, where `data` is audio, the one that `prepare` makes of it in `out`.
+
+    limit: of audio, only the files that the first `limit` utterances by hash of their names come from; 0: all.
+    """
     if (data / HEADER).is_file():
         store = TokenStore(data)
         store.verify()
         return store
-    summary = prepare(data, out, codec, config)
+    summary = _prepare_some(data, out, codec, config, limit) if limit else prepare(data, out, codec, config)
     skipped = f"; {summary.num_rejected} skipped" if summary.num_rejected else ""
     print(f"{data}: {summary.content}{skipped}")
     return TokenStore(out)
+
+
+def _prepare_some(audio: Path, out: Path, codec: Codec, config: PrepareConfig, limit: int) -> PrepareSummary:
+    """`prepare` of the first `limit` files by hash of their names, and of more where some of these cannot be used.
+
+    A file that becomes several utterances is always among them: their names have hashes of their own.
+    """
+    files = find_audio(audio)
+    names = dict(zip(files, utterance_names(audio, files), strict=True))
+    order = sorted(files, key=lambda file: name_hash(names[file]))
+    long = {file for file in files if audio_header(file)[1] > config.max_utterance_s}
+    count = min(limit, len(files))
+    while True:
+        summary = prepare(audio, out, codec, config, {*order[:count], *long})
+        last = name_hash(names[order[count - 1]])  # what was not prepared comes later in the order
+        found = sum(name_hash(name) <= last for name in TokenStore(out).names)
+        if found >= limit or count == len(files):
+            return summary
+        count = min(count + limit - found, len(files))

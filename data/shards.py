@@ -10,16 +10,17 @@ How audio becomes codes is prepare.py, how codes become batches is dataset.py. N
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from ..model.codecs import Codec
+from ..model.files import file_sha256, whole_file
+
+atomic_file = whole_file
 
 FORMAT = 2  # of a store with texts; without any it is 1
 HEADER = "store.json"
@@ -259,6 +260,11 @@ def require_codec(folder: Path, stored: CodecInfo, fingerprint: str, name: str) 
         )
 
 
+def name_hash(name: str) -> bytes:
+    """Puts utterances in an order that has nothing to do with their names, and is always the same."""
+    return hashlib.sha256(name.encode()).digest()
+
+
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 
@@ -272,7 +278,7 @@ def write_shard(
     """
     path = folder / f"{shard_name(number)}.bin"
     digest, utterances, rejected = hashlib.sha256(), [], []
-    with atomic_file(path) as file:
+    with whole_file(path) as file:
         for entry in entries:
             if isinstance(entry, Rejected):
                 rejected.append(entry)
@@ -282,7 +288,7 @@ def write_shard(
             file.write(data)
             utterances.append(Entry(entry.name, len(entry.codes), entry.num_samples, entry.text))
     index = ShardIndex(key, digest.hexdigest(), utterances, rejected)
-    with atomic_file(path.with_suffix(".json")) as file:
+    with whole_file(path.with_suffix(".json")) as file:
         stored = asdict(index) | {"utterances": [entry.stored() for entry in utterances]}
         file.write(json.dumps(stored, indent=0).encode())
     return index
@@ -306,36 +312,8 @@ def commit_store(folder: Path, codec: CodecInfo, shards: Sequence[ShardIndex]) -
     ]
     has_text = any(entry.text is not None for shard in shards for entry in shard.utterances)
     header = {"format": FORMAT if has_text else 1, **asdict(StoreHeader(codec, _data_hash(infos), infos))}
-    with atomic_file(folder / HEADER) as file:
+    with whole_file(folder / HEADER) as file:
         file.write(json.dumps(header, indent=2).encode() + b"\n")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` whole, when the block ends without an error, or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:  # a failed write does not say which file it was
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself must survive a power cut
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _packed(utterance: Utterance, codec: CodecInfo) -> bytes:

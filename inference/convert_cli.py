@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ..model.config import PATTERNS, PRESETS
-from .cli import CodecName, Seed, check_seeds
+from .checks import check_codec, check_model, check_seeds, check_text_model, check_writable
+from .cli import CodecName, Seed
+from .screen import say_loading
 
 UNUSED = "unused.safetensors"
 OLD_KEYS = ("rope_theta", "rope_scaling", "torch_dtype")  # what config.json files had before rope_parameters and dtype
@@ -32,17 +34,45 @@ def convert(
     seed: Seed = 0,
 ) -> None:
     """Convert a CSM or Moshi checkpoint into a model folder or --back, or grow a new model from a text LM."""
+    check_conversion(kind, src, dst, back, codec, depth, pattern, seed)
+    say_loading(src.name or str(src))
     from ..model.convert.checkpoint import refuse_existing
 
     if kind == "text":
-        if back:
-            raise ValueError("--back: a model that was grown from a text LM has no way back; only csm and moshi have")
         warm_start(src, dst, codec, depth, pattern, bos_token, seed)
         print(f"{dst}: has the text of {src} and no speech yet; go on with: codeclm finetune --from {dst}")
         return
     refuse_existing(dst)
     (export_folder if back else import_folder)(kind, src, dst)
     print(f"{dst}: {kind} {'for transformers' if back else 'as a model folder'}, from {src}")
+
+
+def check_conversion(
+    kind: str, src: Path, dst: Path, back: bool, codec: str, depth: str, pattern: str, seed: int
+) -> None:
+    """Raise for what is wrong with the arguments, before torch and transformers are loaded."""
+    own = {"--codec": codec != "spectral", "--depth": depth != "default", "--pattern": pattern != "depth"}
+    if kind == "text" and back:
+        raise ValueError("--back: a model that was grown from a text LM has no way back; only csm and moshi have")
+    if kind != "text" and any(own.values()):
+        raise ValueError(f"{' and '.join(flag for flag, given in own.items() if given)}: for text models only")
+    for flag, value, legal in (("--depth", depth, tuple(PRESETS)), ("--pattern", pattern, PATTERNS)):
+        if value not in legal:
+            raise ValueError(f"{flag} '{value}' is unknown; choose one of {', '.join(legal)}")
+    check_seeds(seed)
+    check_codec(codec)
+    if kind == "text":
+        check_text_model(src)
+    elif back:
+        check_model(str(src))
+        if not any((place / "codec").is_dir() for place in (src, src / "model")):
+            raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
+    elif not (src / "config.json").is_file():
+        reason = "holds no checkpoint (config.json is missing)" if src.is_dir() else "no such folder"
+        raise FileNotFoundError(f"{src}: {reason}; give the folder of a checkpoint that is on this machine")
+    if dst.is_file() or dst.is_dir() and any(dst.iterdir()):
+        raise FileExistsError(f"{dst}: exists already; give a new folder")
+    check_writable(dst / "config.json")
 
 
 def import_folder(kind: str, src: Path, dst: Path) -> None:
@@ -127,11 +157,7 @@ def warm_start(
     from ..model.convert.text_lm import from_text_lm
     from .loading import save_model
 
-    check_seeds(seed)
     refuse_existing(dst)
-    for name, value, legal in (("depth", depth, PRESETS), ("pattern", pattern, PATTERNS)):
-        if value not in legal:
-            raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(legal)}")
     coder = load_codec(codec)
     torch.manual_seed(seed)
     model = from_text_lm(

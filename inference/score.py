@@ -4,7 +4,6 @@ BOS is given; EOS is reported apart. What is scored, and at which price, is Spee
 the nats is likelihood.py. N utterances, B batch, K codebooks, T frames.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from ..data.progress import progress_bar
-from ..data.shards import TokenStore, file_sha256
+from ..data.shards import TokenStore, file_sha256, name_hash
 from ..data.text_batches import StoreGrids
 from ..data.text_tokenizer import TextTokenizer
 from ..model.delay_pattern import ABSENT
@@ -167,7 +166,7 @@ def choose(store: TokenStore, config: EvaluateConfig) -> list[int]:
     """All utterances, or config.limit of them by the hash of their names."""
     if not config.limit:
         return list(range(len(store)))
-    order = sorted(range(len(store)), key=lambda i: hashlib.sha256(store.names[i].encode()).digest())
+    order = sorted(range(len(store)), key=lambda i: name_hash(store.names[i]))
     return sorted(order[: config.limit])
 
 

@@ -3,26 +3,14 @@
 D width, K codebooks, V codebook size.
 """
 
-import difflib
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from .strict import strict
 
 TEXT_LAYOUTS = ("first", "last", "aligned")
 PATTERNS = ("depth", "delay", "parallel", "flatten")
-
-
-def nested(kind: type, value: Any, name: str) -> Any:
-    """`value` as the dataclass `kind`. Raises ValueError that names the nearest known key for an unknown one."""
-    if isinstance(value, kind):
-        return value
-    if is_dataclass(value):  # a plain TransformerConfig for the depth decoder, which adds to it
-        value = vars(value)
-    known = [field.name for field in fields(kind)]
-    for key in value:
-        if key not in known:
-            nearest = (difflib.get_close_matches(key, known, 1) or known)[0]
-            raise ValueError(f"unknown setting '{name}.{key}'; did you mean '{name}.{nearest}'?")
-    return kind(**value)
+# more than any network has: what lies beyond is a slip of the pen, and would fill the memory
+MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -33,6 +21,13 @@ class RopeScaling:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_positions: int = 8192
+
+    def __post_init__(self) -> None:
+        if not self.factor > 0 or not self.low_freq_factor < self.high_freq_factor or self.original_positions < 1:
+            raise ValueError(
+                f"rope_scaling: factor {self.factor} and original_positions {self.original_positions} must be more "
+                f"than 0, high_freq_factor {self.high_freq_factor} more than low_freq_factor {self.low_freq_factor}"
+            )
 
 
 @dataclass(frozen=True)
@@ -55,13 +50,23 @@ class TransformerConfig:
     sliding_window: int = 0  # positions that a position sees, itself included; 0: all before it
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rope_scaling", nested(RopeScaling, self.rope_scaling, "rope_scaling"))
-        if min(self.dim, self.num_layers, self.num_heads, self.num_kv_heads, self.ff_dim) < 1:
-            raise ValueError("dim, num_layers, num_heads, num_kv_heads and ff_dim must be at least 1")
+        object.__setattr__(self, "rope_scaling", strict(RopeScaling, self.rope_scaling, name="rope_scaling"))
+        sizes = (self.dim, self.num_layers, self.num_heads, self.num_kv_heads, self.ff_dim)
+        if min(sizes) < 1 or self.head_dim < 0:
+            raise ValueError(
+                "dim, num_layers, num_heads, num_kv_heads and ff_dim must be at least 1, head_dim at least 0"
+            )
+        if max(*sizes, self.head_dim) > MAX_WIDTH or self.num_layers > MAX_LAYERS:
+            raise ValueError(
+                f"dim {self.dim}, ff_dim {self.ff_dim}, heads {self.num_heads}, {self.num_kv_heads} of {self.head_dim} "
+                f"must be at most {MAX_WIDTH}, num_layers {self.num_layers} at most {MAX_LAYERS}"
+            )
         if not self.head_dim and self.dim % self.num_heads or self.size_of_head % 2:
             raise ValueError(f"dim {self.dim} must be num_heads {self.num_heads} times an even number")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+        if not self.rope_theta > 0 or not self.norm_eps >= 0:
+            raise ValueError(f"rope_theta {self.rope_theta} must be more than 0, norm_eps {self.norm_eps} at least 0")
         if self.sliding_window < 0:
             raise ValueError(f"sliding_window {self.sliding_window} must not be negative (0: everything before)")
 
@@ -104,7 +109,7 @@ class DepthConfig(TransformerConfig):
                 raise ValueError(f"depth.{name} '{getattr(self, name)}' is unknown; choose one of {', '.join(legal)}")
         if self.weight_sets and self.qkv_bias:
             raise ValueError("depth.qkv_bias and depth.weight_sets exclude each other: sets of weights have no biases")
-        if self.weight_sets and sorted(set(self.weight_sets)) != list(range(max(self.weight_sets) + 1)):
+        if self.weight_sets and (min(self.weight_sets) < 0 or len(set(self.weight_sets)) <= max(self.weight_sets)):
             raise ValueError(f"depth.weight_sets {self.weight_sets} must number its sets 0, 1, 2, ... without a gap")
 
     def num_positions(self, num_codebooks: int) -> int:
@@ -126,8 +131,8 @@ class TextConfig:
     tokenizer: str = ""  # sha256 of tokenizer.model
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 0:
-            raise ValueError(f"text.vocab_size {self.vocab_size} must not be negative (0: no text)")
+        if not 0 <= self.vocab_size <= MAX_VOCABULARY:
+            raise ValueError(f"text.vocab_size {self.vocab_size} must be 0 (no text) to {MAX_VOCABULARY}")
         if self.layout not in TEXT_LAYOUTS:
             raise ValueError(f"text.layout '{self.layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
 

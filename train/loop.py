@@ -21,10 +21,11 @@ from ..data.progress import progress_bar
 from ..data.shards import TokenStore
 from ..data.text_tokenizer import TextTokenizer
 from ..model.codecs import Codec
-from ..model.config import CodecReference, DepthConfig, TextConfig, nested
+from ..model.config import CodecReference, DepthConfig, TextConfig
 from ..model.convert.text_lm import from_text_lm
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
+from ..model.strict import strict
 from .config import RunConfig, TrainConfig
 from .interruption import Interrupted, Interruption
 from .processes import agree
@@ -53,7 +54,7 @@ def new_model(
     codec, (backbone, depth) = store.codec, config.model.parts
     layout = config.model.text.layout
     if layout == "aligned":  # else a frame's codes would not see the text of that very frame
-        depth = replace(nested(DepthConfig, depth, "depth"), first_codebook="depth", sees_text=True)
+        depth = replace(strict(DepthConfig, depth, name="depth"), first_codebook="depth", sees_text=True)
     settings: dict[str, Any] = {
         "num_codebooks": codec.num_codebooks,
         "codebook_size": codec.codebook_size,
