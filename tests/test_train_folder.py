@@ -227,7 +227,9 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(store, codec_folder, tmp_path, capsys):
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(
+    trained, store, codec_folder, tmp_path, capsys
+):
     (tmp_path / "script.py").write_text(LOCKED)
     out = tmp_path / "run"
     sizes = ["--model.preset", "tiny", "--batch.frames-per-batch", "64", "--batch.max-frames", "32", "--no-bf16"]
@@ -241,7 +243,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(store,
         config = (out / "config.json").read_bytes()
         line = refused([*command, "--steps", "3", "--seed", "7"], capsys)
         assert line == f"codeclm: {out}: another run is writing here; wait for it or choose another --out"
-        line = refused(["finetune", store.folder, "--out", out], capsys)
+        line = refused(["finetune", store.folder, "--from", trained, "--out", out], capsys)
         assert "another run is writing here" in line
         assert (out / "config.json").read_bytes() == config
         assert first.poll() is None
@@ -266,8 +268,8 @@ def test_a_folder_of_another_kind_is_refused_by_name_both_ways_round(trained, co
     before = listing(trained), listing(codec_run)
     line = refused(["codec", "train", tmp_path / "a.wav", "--out", trained, "--steps", "1"], capsys)
     assert f"{trained}: holds the training of a language model (config.json), not the training of a codec" in line
-    for verb in ("train", "finetune"):
-        line = refused([verb, store.folder, "--out", codec_run, "--steps", "1"], capsys)
+    for verb in (["train", store.folder], ["finetune", store.folder, "--from", trained]):
+        line = refused([*verb, "--out", codec_run, "--steps", "1"], capsys)
         assert f"{codec_run}: holds the training of a codec (config.json), not the training of a language model" in line
     line = refused(["patterns", store.folder, "--out", trained], capsys)
     assert "holds the training of a language model (config.json), not a pattern comparison" in line
