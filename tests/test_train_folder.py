@@ -20,7 +20,7 @@ from codeclm.data.shards import TokenStore
 from codeclm.inference.loading import load, load_speech_lm, save_model
 from codeclm.inference.score import score_store
 from codeclm.model.codecs import SpectralCodec
-from codeclm.train import codec as codec_module
+from codeclm.train import codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.cli import main
 from codeclm.train.codec import train_codec
@@ -38,7 +38,7 @@ RATE = 16_000
 def one_thread(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(codec_module, "FITTING_BATCHES", 2)
+    monkeypatch.setattr(codec_trainer, "FITTING_BATCHES", 2)
     yield
     torch.set_num_threads(threads)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -76,9 +76,9 @@ def codec_run(tmp_path_factory) -> Path:
     data, out = tmp_path_factory.mktemp("audio"), tmp_path_factory.mktemp("codec_run")
     for index in range(2):
         soundfile.write(data / f"{index}.wav", np.random.default_rng(index).uniform(-0.3, 0.3, 16_000), 8000)
-    before, codec_module.FITTING_BATCHES = codec_module.FITTING_BATCHES, 2
+    before, codec_trainer.FITTING_BATCHES = codec_trainer.FITTING_BATCHES, 2
     train_codec(data, out, replace(TINY, steps=1, save_every=1))
-    codec_module.FITTING_BATCHES = before
+    codec_trainer.FITTING_BATCHES = before
     return out
 
 
@@ -195,6 +195,7 @@ def test_going_on_with_the_model_that_the_run_itself_has_trained_is_fine(trained
     assert latest_checkpoint(tmp_path) == tmp_path / "step-00000008"
     assert "resumed at step 4" in caplog.text
     assert "steps was 4 and is 8: from here the learning rate follows another cosine" in caplog.text
+    train(load_speech_lm(trained / "model"), codec, store, tmp_path, replace(SHORT, steps=9))  # what it began with
 
 
 def test_config_json_says_what_the_model_is_and_what_it_began_with(trained, store, codec, tmp_path):

@@ -15,9 +15,10 @@ from accelerate.state import AcceleratorState
 
 from codeclm.data.audio import save_wav
 from codeclm.data.shards import TokenStore
-from codeclm.train import codec as codec_module
+from codeclm.train import codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
-from codeclm.train.codec import CodecTrainer, train_codec
+from codeclm.train.codec import train_codec
+from codeclm.train.codec_trainer import CodecTrainer
 from codeclm.train.interruption import Interrupted, Interruption
 from codeclm.train.loop import Trainer, new_model, train
 from codeclm.train.patterns import compare_patterns
@@ -31,7 +32,7 @@ from .test_train import SHORT, SIZE, SOURCE, assert_same_bits, draw, metrics, ru
 def one_thread(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(codec_module, "FITTING_BATCHES", 2)
+    monkeypatch.setattr(codec_trainer, "FITTING_BATCHES", 2)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     yield

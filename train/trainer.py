@@ -189,6 +189,7 @@ class Trainer:
                 raise ValueError(
                     f"{found}: was made with another {key}; give another --out, or the same {key} ({other})"
                 )
+        self.start = state["run"].get("start", self.start)
         self.raw_model.load_state_dict(tensors)
         unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
         self.step, self.best, steps = state["step"], state["best"], state.get("steps", self.config.steps)
