@@ -138,7 +138,14 @@ def check_model(name: str) -> dict[str, Any]:
     for place in (folder, folder / "model"):
         if (place / "config.json").is_file() and any(place.glob("*.safetensors*")):
             return _json(place / "config.json")
-    raise FileNotFoundError(f"{folder}: holds no model (config.json and model.safetensors are needed)")
+    raise FileNotFoundError(no_model(folder))
+
+
+def no_model(folder: Path) -> str:
+    """What to say of a folder without a model's files: a training run may be too young to have any."""
+    if (folder / "metrics.jsonl").is_file() and _json(folder / "config.json").get("evaluate_every"):
+        return f"{folder}: this run has no weights yet; they come with its first look at the held-out speech"
+    return f"{folder}: holds no model (config.json and model.safetensors are needed)"
 
 
 def check_layout(flag: str, name: str, config: dict[str, Any], *layouts: str) -> None:

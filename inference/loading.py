@@ -18,6 +18,7 @@ from ..model.codecs import Codec, load_codec
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
 from ..model.weights import load_strictly, read_weights
+from .checks import no_model
 from .generator import SpeechGenerator, check_codec
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "model" / "pretrained"
@@ -48,7 +49,7 @@ def model_folder(name_or_folder: str | Path) -> Path:
             return candidate
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such model folder (leave --model out for the embedded model)")
-    raise FileNotFoundError(f"{folder}: holds no model (config.json and model.safetensors are needed)")
+    raise FileNotFoundError(no_model(folder))
 
 
 def load_speech_lm(folder: Path) -> SpeechLM:

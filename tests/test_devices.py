@@ -19,8 +19,8 @@ from codeclm.inference.score import score_store
 from codeclm.model.codecs import SpectralCodec
 from codeclm.model.codecs.contract import PROPERTIES, probe, stream
 from codeclm.model.codecs.untrained import EVERY_KIND, load_tiny
-from codeclm.train.codec import pitch_error
 from codeclm.train.codec_losses import envelope_loss, loudness_losses, mel_loss
+from codeclm.train.codec_trainer import pitch_error
 from codeclm.train.discriminators import Discriminators, adversarial_losses, discriminator_loss
 from codeclm.train.loop import Trainer, new_model
 
