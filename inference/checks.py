@@ -89,6 +89,8 @@ def check_recording(path: Path | None) -> None:
     """Raise AudioError for an audio file that cannot be used, as far as its first minute tells."""
     if path is None:
         return
+    if re.match(r"https?:/", str(path)) and not path.exists():
+        raise ValueError(f"{str(path).replace(':/', '://', 1)}: is a web address; download the file first")
     from ..data.audio import audio_blocks, audio_header
 
     own_rate = audio_header(path)[0] or 16_000
@@ -123,10 +125,10 @@ def check_data(path: Path | None, model: dict[str, Any] | None = None) -> None:
         )
 
 
-def check_model(name: str) -> dict[str, Any]:
+def check_model(name: str, flag: str = "--model") -> dict[str, Any]:
     """What config.json of a model says, as far as it can be read; nothing of a hub id's.
 
-    Raises FileNotFoundError or ValueError for a name or folder that is no model.
+    flag: what to leave out for the embedded model. Raises FileNotFoundError for a name or folder that is no model.
     """
     if name == "default":
         return _json(Path(__file__).parent.parent / "model" / "pretrained" / "config.json")
@@ -134,7 +136,7 @@ def check_model(name: str) -> dict[str, Any]:
     if not folder.exists():
         if HUB_ID.fullmatch(name):
             return {}
-        raise FileNotFoundError(f"{folder}: no such model folder (leave --model out for the embedded model)")
+        raise FileNotFoundError(f"{folder}: no such model folder (leave {flag} out for the embedded model)")
     for place in (folder, folder / "model"):
         if (place / "config.json").is_file() and any(place.glob("*.safetensors*")):
             return _json(place / "config.json")
@@ -161,7 +163,9 @@ def check_text_model(path: Path | None) -> None:
     if path is None:
         return
     if not path.exists():
-        raise FileNotFoundError(f"{readable(path)}: no such folder (give a folder of transformers', or a .gguf file)")
+        raise FileNotFoundError(
+            f"{readable(path)}: no such file or folder (give a folder of transformers', or a .gguf file)"
+        )
     if path.is_file() and path.suffix != ".gguf":
         raise NotADirectoryError(f"{readable(path)}: is a file; give the folder of a checkpoint, or a .gguf file")
     if path.is_dir() and not (path / "config.json").is_file():

@@ -64,11 +64,14 @@ def check_conversion(
     if kind == "text":
         check_text_model(src)
     elif back:
+        if not src.exists() and str(src) != "default":
+            raise FileNotFoundError(f"{src}: no such folder; give a model folder of ours")
         check_model(str(src))
         if not any((place / "codec").is_dir() for place in (src, src / "model")):
             raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
     elif not (src / "config.json").is_file():
-        reason = "holds no checkpoint (config.json is missing)" if src.is_dir() else "no such folder"
+        reason = "is a file" if src.is_file() else "no such folder"
+        reason = "holds no checkpoint (config.json is missing)" if src.is_dir() else reason
         raise FileNotFoundError(f"{src}: {reason}; give the folder of a checkpoint that is on this machine")
     if dst.is_file() or dst.is_dir() and any(dst.iterdir()):
         raise FileExistsError(f"{dst}: exists already; give a new folder")
