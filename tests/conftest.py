@@ -1,6 +1,6 @@
 """What several tests share: tiny codecs, models and token stores, all from fixed seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,16 @@ from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerC
 from codeclm.model.codecs import Codec, SpectralCodec
 from codeclm.model.config import DepthConfig, SpectralConfig
 
+from . import rounding
+
 BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 DEPTH = DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)
+
+
+@pytest.fixture(scope="session", autouse=bool(rounding.SEED))
+def other_rounding() -> Iterator[None]:
+    with rounding.OtherRounding(rounding.SEED):
+        yield
 
 
 @pytest.fixture(scope="session")
