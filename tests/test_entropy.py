@@ -74,7 +74,7 @@ def train(source: MarkovSource, pattern: str, delays: tuple[int, ...]) -> Speech
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min((n + 1) / rise, (STEPS - n) / (STEPS - rise)))
     for codes in source.sample(STEPS * BATCH, NUM_FRAMES, seed=1).split(BATCH):
         optimizer.zero_grad()
-        model(codes).loss.backward()
+        model(codes, depth_chunk=len(codes) * (NUM_FRAMES + max(delays) + 1)).loss.backward()
         optimizer.step()
         schedule.step()
     return model.eval()
