@@ -14,7 +14,10 @@ import numpy as np
 
 from .config import EvaluateConfig
 
-DEFINITION = "codeclm-bits-1: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; BOS given, EOS left out"
+DEFINITION = (
+    "codeclm-bits-2: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; "
+    "BOS given (a model without: ln V for a code of the first step); EOS left out"
+)
 
 
 @dataclass(frozen=True)

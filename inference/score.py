@@ -1,13 +1,12 @@
 """Likelihood of speech under a SpeechLM, in one definition: unweighted, every code scored, nothing else.
 
-BOS is given; EOS is reported apart. What is made of the nats is likelihood.py. N utterances, B batch, K codebooks,
-T frames.
+BOS is given; EOS is reported apart. What is scored, and at which price, is SpeechLM.forward's to say; what is made of
+the nats is likelihood.py. N utterances, B batch, K codebooks, T frames.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM, SpeechLMOutput
 from .baselines import CountBaselines
 from .config import EvaluateConfig
+from .labelled import as_labelled
 from .likelihood import DEFINITION, LikelihoodReport, likelihood, num_counted
 from .windows import Window, describe, windows
 
@@ -60,9 +60,10 @@ def score_store(
     grids = StoreGrids(store, tokenizer, model.config.text["layout"])
     nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), model.num_codebooks)), np.zeros((3, len(chosen)))
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
+    batches = _batches(model, grids, chosen, config)
     with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
-        for batch in _batches(grids, chosen, config.frames_per_batch, context_frames(model, config)):
-            with torch.autocast(model.device.type, torch.bfloat16) if config.bf16 else nullcontext():
+        for batch in batches:
+            with as_labelled(model, config.bf16):
                 output, text = score_batch(model, grids, batch)
             assert output.nll is not None and output.eos_nll is not None
             for row, (i, window) in enumerate(batch):
@@ -88,9 +89,8 @@ def score_batch(
         row_text, row_codes = grids.columns(i, window.start, window.stop)
         codes[row, :, : row_codes.shape[1]] = torch.from_numpy(row_codes)
         text[row, : len(row_text)] = torch.from_numpy(row_text)
-        last = grids.last_audio_column(i)
-        if window.first <= last < window.stop:  # counted once: in the window that predicts it
-            ends[row, last - window.start] = True
+        if window.ends:
+            ends[row, grids.last_audio_column(i) - window.start] = True
     device = model.device
     output = model(codes.to(device), ends.to(device), text=text.to(device) if model.text_size else None)
     if torch.isnan(output.nll).any():
@@ -103,15 +103,18 @@ def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
 
 
 def _batches(
-    grids: StoreGrids, chosen: Sequence[int], frames_per_batch: int, context: int
+    model: SpeechLM, grids: StoreGrids, chosen: Sequence[int], config: EvaluateConfig
 ) -> Iterator[list[tuple[int, Window]]]:
     """(utterance, window) in batches of similar length, padding included at most `frames_per_batch`, or one."""
-    pieces = [(i, window) for i in chosen for window in windows(grids.length(i), context)]
+    context, has_end, pieces = context_frames(model, config), model.config.end == "eos", []
+    for i in chosen:
+        last = grids.last_audio_column(i) if has_end else None
+        pieces += [(i, window) for window in windows(grids.length(i), context, last)]
     pieces.sort(key=lambda piece: piece[1].start - piece[1].stop)  # longest first
     batch: list[tuple[int, Window]] = []
     for piece in pieces:
         longest = batch[0][1].stop - batch[0][1].start if batch else 0
-        if batch and (len(batch) + 1) * longest > frames_per_batch:
+        if batch and (len(batch) + 1) * longest > config.frames_per_batch:
             yield batch
             batch = []
         batch.append(piece)

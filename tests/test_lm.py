@@ -87,13 +87,14 @@ def test_step_by_step_equals_teacher_forcing_with_each_option(make_model, option
     inputs, config = example(model), model.config
     output = model(**inputs, ends=torch.ones(3, dtype=torch.bool), return_logits=True)
     nll, eos_nll, text_nll = step_by_step(model, **inputs)
-    scored = slice(0 if config.bos else 1, None)
-    assert (nll[:, :, scored] > 0).all() and (eos_nll > 0).all() == (config.end == "eos")
+    if not config.bos:
+        nll[:, :, 0] = math.log(SIZE)
+    assert (nll > 0).all() and (eos_nll > 0).all() == (config.end == "eos")
     torch.testing.assert_close(output.nll, nll, rtol=0, atol=1e-9)
     torch.testing.assert_close(output.eos_nll, eos_nll, rtol=0, atol=1e-9)
     chosen = output.logits.log_softmax(dim=-1).gather(3, inputs["codes"][..., None])[..., 0]
-    torch.testing.assert_close(-chosen[:, :, scored], nll[:, :, scored], rtol=0, atol=1e-9)
-    terms = [*nll[:, :, scored].flatten(), *eos_nll[eos_nll > 0]]
+    torch.testing.assert_close(-chosen, nll, rtol=0, atol=1e-9)
+    terms = [*nll.flatten(), *eos_nll[eos_nll > 0]]
     if model.predicts_text:
         assert (text_nll > 0).all()
         torch.testing.assert_close(output.text_nll, text_nll, rtol=0, atol=1e-9)
@@ -256,12 +257,15 @@ def test_another_speaker_is_heard_from_the_next_step_on_and_never_scored(make_mo
 
 
 @torch.no_grad()
-def test_without_bos_the_first_frame_is_given_and_not_scored(make_model):
+def test_without_bos_the_first_frame_costs_what_raw_codes_do(make_model):
     model, codes = make_model(bos=False), random_codes(2, 3, 5)
     output = model(codes, return_logits=True)
-    assert (output.nll[:, :, 0] == 0).all() and (output.nll[:, :, 1:] > 0).all()
-    torch.testing.assert_close(output.loss, output.nll[:, :, 1:].mean(), rtol=0, atol=1e-12)
-    assert (output.logits[:, :, 0] == 0).all() and not output.logits.isnan().any()
+    assert (output.nll[:, :, 1:] > 0).all()
+    first = torch.full((2, 3), math.log(SIZE), dtype=torch.float64)
+    torch.testing.assert_close(output.nll[:, :, 0], first, rtol=0, atol=1e-12)
+    torch.testing.assert_close(output.loss, output.nll.mean(), rtol=0, atol=1e-12)
+    assert (output.logits[:, :, 0, :SIZE] == 0).all() and (output.logits[:, :, 0, SIZE:] == -math.inf).all()
+    assert not output.logits.isnan().any()
     other = codes.clone()
     other[:, :, 0] = (codes[:, :, 0] + 1) % SIZE
     assert ((model(other).nll - output.nll)[:, :, 1:].abs() > 1e-9).all()

@@ -29,10 +29,10 @@ from ..inference.score import score_store
 from ..model.codecs import Codec
 from ..model.config import CodecReference, DepthConfig, TextConfig, nested
 from ..model.convert.text_lm import from_text_lm
-from ..model.delay_pattern import ABSENT
 from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
+from ..model.steps import num_scored
 from ..model.transformer import Block
 from .checkpoint import latest_checkpoint, load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig
@@ -157,9 +157,7 @@ class Trainer:
 
     def num_scored(self, codes: Tensor, ends: Tensor, text: Tensor | None) -> int:
         """Codes, EOS and text tokens that a batch scores."""
-        model, count = self.raw_model, (codes != ABSENT).sum()
-        count = count + ends.sum() if model.config.end == "eos" else count
-        return int(count + (text != ABSENT).sum() if model.predicts_text and text is not None else count)
+        return int(num_scored(self.raw_model.config, codes, ends, text))
 
     def _text(self) -> tuple[TextTokenizer | None, Any]:
         return self.tokenizer, self.raw_model.config.text["layout"]
@@ -167,8 +165,8 @@ class Trainer:
     def evaluate(self) -> float:
         """bits/s of the held-out utterances; keeps the weights if they are the best so far. Main process only."""
         self.raw_model.eval()
-        with self.accelerator.autocast():
-            scores = score_store(self.raw_model, self.store, EvaluateConfig(), self.heldout, False, self.tokenizer)
+        config = EvaluateConfig(bf16=self.accelerator.mixed_precision == "bf16")
+        scores = score_store(self.raw_model, self.store, config, self.heldout, False, self.tokenizer)
         self.raw_model.train()
         rate = self.store.codec.frame_rate
         bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
