@@ -1,5 +1,6 @@
 """What several tests share: tiny codecs, models and token stores, all from fixed seeds."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from codeclm.model.config import DepthConfig, SpectralConfig
 
 from . import rounding
 
+# threads that wait for each other make the suite slower on a shared machine, and no faster on a quiet one: its tensors
+# are small, and pytest-xdist uses the other cores
+if "OMP_NUM_THREADS" not in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+    torch.set_num_threads(1)
 BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 DEPTH = DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)
 

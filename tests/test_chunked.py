@@ -218,6 +218,7 @@ def shape_s() -> SpeechLM:
     return model.to_empty(device="cpu").train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_a_training_step_at_shape_s_needs_at_most_60_percent_of_the_memory(shape_s, half):
     """With the default chunk, which is the one of training, too."""

@@ -198,6 +198,7 @@ def test_nothing_is_left_on_the_cpu(setting, run):
     assert result.outcome == "ok", result.reason
 
 
+@pytest.mark.slow
 def test_steps_of_training_are_compared_loss_by_loss(setting, monkeypatch):
     assert run_check(Check("", "", training.steps_as_cpu), setting).outcome == "ok"
     real, made = training.new_model, []
@@ -240,6 +241,7 @@ def test_verify_finds_a_leak_in_every_precision(setting, monkeypatch, dtype):
     assert {"delays: distribution", "delays: steps", "delays: windows"} <= failed
 
 
+@pytest.mark.slow
 def test_the_script_runs_in_a_checkout_that_is_not_installed(tmp_path):
     """With a python that knows nothing of the package, in another folder; exit status 0, both reports."""
     names = ["attention-eager", "codec-codes", "score"]

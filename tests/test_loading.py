@@ -154,6 +154,7 @@ def test_a_broken_codec_is_named(folder):
         load(folder)
 
 
+@pytest.mark.slow
 def test_load_is_the_function_whatever_was_imported_before():
     code = "import codeclm.train.loop; from codeclm.inference import load; assert callable(load), load"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
