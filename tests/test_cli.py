@@ -71,6 +71,7 @@ def project(tmp_path_factory) -> Project:
     return Project(tmp_path_factory.mktemp("project"))
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_recordings_to_a_finetuned_voice_reads_well(project, tmp_path):
     codec = ("--codec", project.codec)
     out, _ = screen("prepare", project.audio, tmp_path / "tokens", *codec)
@@ -95,6 +96,7 @@ def test_the_whole_way_from_recordings_to_a_finetuned_voice_reads_well(project, 
     assert load(tmp_path / "bob").generate(project.prompt, duration_s=0.2).audio.shape == (0.2 * RATE,)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(project, tmp_path):
     files = {}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
