@@ -9,13 +9,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..data.progress import progress_bar
-from ..data.shards import TokenStore, file_sha256
+from ..data.shards import TokenStore
 from ..data.text_batches import StoreGrids
 from ..data.text_tokenizer import TextTokenizer
 from ..model.delay_pattern import ABSENT
@@ -23,6 +22,7 @@ from ..model.lm import SpeechLM, SpeechLMOutput
 from .baselines import CountBaselines
 from .config import EvaluateConfig
 from .likelihood import DEFINITION, LikelihoodReport, likelihood, num_counted
+from .loading import checkpoint_hash as checkpoint_hash
 from .windows import Window, describe, windows
 
 
@@ -189,8 +189,3 @@ def baseline_scores(
     for row, i in enumerate(indices):
         unigram[row], bigram[row] = models[row % 2].nll(store.codes(i))
     return unigram, bigram
-
-
-def checkpoint_hash(folder: Path) -> str:
-    """sha256 of a model folder's weights."""
-    return file_sha256(folder / "model.safetensors")
