@@ -13,7 +13,7 @@ S steps, D width, V codebook size, C classes: V, and EOS where codebook 0 has on
 transformer for the depth decoder.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -124,14 +124,10 @@ class SpeechLM(PreTrainedModel):
 
         They are read outside of their modules' own calls, where accelerate does not bring offloaded ones back.
         """
+        check_places(kwargs.get("device_map"))
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
-        if len(places) > 1 or "disk" in places:
-            raise ValueError(
-                f"device_map: a SpeechLM must be on one device, not on {', '.join(sorted(places))}; "
-                'give device_map={"": 0} for the first GPU, or {"": "cpu"}'
-            )
+        check_places(getattr(model, "hf_device_map", None))
         return loaded
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -257,7 +253,10 @@ class SpeechLM(PreTrainedModel):
             output.logits = to_frames(logits, steps.place, self.config.delays)
             if text_logits is not None:
                 output.text_logits = to_frames(text_logits[:, None], steps.place, [0])[:, 0]
-        return output.to_tuple() if return_dict is False else output
+        if return_dict is False:
+            parts = (getattr(output, field.name) for field in fields(output))
+            return tuple(part for part in parts if part is not None)
+        return output
 
     def contexts(self, steps: Steps) -> Tensor:
         """Steps through the backbone -> [B, S, D]; for "flatten" [B, S, slots, D]."""
@@ -340,6 +339,16 @@ class Scored:
     total: Tensor  # the weighted sum
     nll: Tensor | None  # [B, K, S], EOS among codebook 0's; None where only a share of the frames was scored
     text_nll: Tensor | None  # [B, S]
+
+
+def check_places(device_map: Any) -> None:
+    """Raise ValueError for a device map that lays a model on several devices, or on the disk."""
+    places = {str(place) for place in device_map.values()} if isinstance(device_map, dict) else set()
+    if len(places) > 1 or "disk" in places:
+        raise ValueError(
+            f"device_map: a SpeechLM must be on one device, not on {', '.join(sorted(places))}; "
+            'give device_map={"": 0} for the first GPU, or {"": "cpu"}'
+        )
 
 
 def check_range(values: Tensor, name: str, shape: tuple[int | None, ...], size: int) -> None:
