@@ -352,7 +352,7 @@ def first(folder: Path) -> str:
 
 DAMAGE = {
     "holds no codec": lambda f: (f / "config.json").unlink(),
-    "is not a codec's config": lambda f: (f / "config.json").write_text("[]"),
+    "holds a list, not an object": lambda f: (f / "config.json").write_text("[]"),
     "no weights to load": lambda f: (f / "model.safetensors").unlink(),
     "is a pickle, which is never read": lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
     "not a whole safetensors file": lambda f: (f / "model.safetensors").write_bytes(b"\x08"),
