@@ -1,25 +1,30 @@
-"""Audio files in, mono float32 at one sample rate out; and WAV files out.
+"""Audio files in, mono float32 at one sample rate out; audio_out.py writes them.
 
 Everything a file can be wrong about is found here and told in one line (`AudioError`); nothing here knows about
 codecs or tokens. S samples.
 """
 
+import logging
 import os
-import struct
-import wave
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from ..model.files import readable
+from .audio_out import audio_writer as wav_writer  # noqa: F401
+from .audio_out import save_audio as save_wav  # noqa: F401
+
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
+FOREIGN = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".wma", ".amr", ".3gp", ".mka", ".ac3", ".ape", ".wv")  # ffmpeg's
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 192_000
 MIN_DURATION_S = 0.1
 SILENCE_DBFS = -60.0
 MAX_PEAK = 8.0  # some headroom over full scale; integers written as floats are far above it
 BLOCK_S = 60.0  # a long file is read and resampled in blocks, so that memory stays near the result's own size
+
+logger = logging.getLogger(__name__)
 
 
 class AudioError(ValueError):
@@ -29,16 +34,52 @@ class AudioError(ValueError):
 def find_audio(path: Path) -> list[Path]:
     """The audio file itself, or every audio file below a folder, sorted by name.
 
-    Raises AudioError if the path does not exist or holds no file whose name ends like audio.
+    What is left out although it may hold audio is logged by name: formats that only ffmpeg reads, and names that are
+    not UTF-8. Raises AudioError if the path does not exist or holds no file whose name ends like audio.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise AudioError(f"{path}: no such file or folder")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.is_dir())
+        raise AudioError(f"{readable(path)}: no such file or folder")
+    found, left_out = [], []
+    for file in sorted(path.rglob("*")):
+        suffix = file.suffix.lower()
+        if suffix not in (*EXTENSIONS, *FOREIGN) or file.is_dir():
+            continue
+        if not _is_utf8(file.relative_to(path)):
+            left_out.append(f"{readable(file)}: its name is not UTF-8; rename it")
+        elif suffix in EXTENSIONS:
+            found.append(file)
+        elif not any(file.with_suffix(other).exists() for other in EXTENSIONS):  # else it has been converted
+            left_out.append(f"{file}: {suffix} cannot be read; {_conversion(file)}")
     if not found:
-        raise AudioError(f"{path}: no audio file in this folder (looked for {', '.join(EXTENSIONS)})")
+        others = f"; {left_out[0]}" if left_out else ""
+        raise AudioError(f"{readable(path)}: no audio file in this folder (looked for {', '.join(EXTENSIONS)}){others}")
+    for line in left_out:
+        logger.warning("skipped %s", line)
     return found
+
+
+def _is_utf8(path: Path) -> bool:
+    return os.fsencode(path) == str(path).encode("utf-8", "replace")
+
+
+def _conversion(file: Path) -> str:
+    return f"convert it with: ffmpeg -i '{readable(file)}' '{readable(file.with_suffix('.wav'))}'"
+
+
+def audio_header(path: Path) -> tuple[int, float]:
+    """Sample rate in Hz and duration in s of an audio file, as its header says; zeros where it cannot be read."""
+    import soundfile
+
+    if not path.is_file():  # a pipe would never answer
+        return 0, 0.0
+    try:
+        name: Any = os.fsencode(path) if os.name == "posix" else path  # a name need not be UTF-8
+        header = soundfile.info(name)
+    except (RuntimeError, OSError):
+        return 0, 0.0
+    return header.samplerate, header.duration
 
 
 def loudness_dbfs(audio: np.ndarray) -> float:
@@ -79,13 +120,17 @@ class _Levels:
         self.energy += float(np.square(audio, dtype=np.float64).sum())
         self.peak = max(self.peak, float(np.abs(audio).max(initial=0.0)))
 
+    @property
+    def level(self) -> float:
+        """In dBFS."""
+        return _dbfs(self.energy / max(1, self.num_samples))
+
     def check(self, sample_rate: int, name: str) -> None:
         duration = self.num_samples / sample_rate
         if duration < MIN_DURATION_S:
             raise AudioError(f"{name}: too short ({duration:.3f} s; at least {MIN_DURATION_S} s is needed)")
-        level = _dbfs(self.energy / self.num_samples)
-        if level < SILENCE_DBFS:
-            raise AudioError(f"{name}: silent ({level:.0f} dBFS; at least {SILENCE_DBFS:.0f} dBFS is needed)")
+        if self.level < SILENCE_DBFS:
+            raise AudioError(f"{name}: silent ({self.level:.0f} dBFS; at least {SILENCE_DBFS:.0f} dBFS is needed)")
         if self.peak > MAX_PEAK:
             raise AudioError(f"{name}: samples reach {self.peak:.0f}; float audio must lie in -1..1")
 
@@ -96,14 +141,15 @@ def audio_blocks(path: str | Path, sample_rate: int, check_speech: bool = False)
     Raises AudioError like `load_audio`, some reasons only once the last block has been read.
     """
     path = Path(path)
+    name = readable(path)
     if not path.exists():
-        raise AudioError(f"{path}: no such file")
+        raise AudioError(f"{name}: no such file")
     if not path.is_file():
-        raise AudioError(f"{path}: is a folder, not an audio file" if path.is_dir() else f"{path}: is not a file")
+        raise AudioError(f"{name}: is a folder, not an audio file" if path.is_dir() else f"{name}: is not a file")
     if path.stat().st_size == 0:
-        raise AudioError(f"{path}: the file is empty (0 bytes)")
+        raise AudioError(f"{name}: the file is empty (0 bytes)")
     if not os.access(path, os.R_OK):
-        raise AudioError(f"{path}: cannot be read (permission denied)")
+        raise AudioError(f"{name}: cannot be read (permission denied)")
     num_samples, levels = 0, _Levels()
     for block in _resampled_blocks(path, sample_rate):
         num_samples += len(block)
@@ -111,25 +157,28 @@ def audio_blocks(path: str | Path, sample_rate: int, check_speech: bool = False)
             levels.add(block)
         yield block
     if num_samples == 0:
-        raise AudioError(f"{path}: the file has a header but no samples")
+        raise AudioError(f"{name}: the file has a header but no samples")
     if check_speech:
-        levels.check(sample_rate, str(path))
+        levels.check(sample_rate, name)
 
 
 def _resampled_blocks(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
     import soundfile
     import soxr
 
+    name = readable(path)
+    # as bytes: soundfile would not take a name that is not UTF-8
+    place: Any = os.fsencode(path) if os.name == "posix" else path
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(place) as file:
             rate = file.samplerate
             if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
                 raise AudioError(
-                    f"{path}: sample rate {rate} Hz; {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz can be read"
+                    f"{name}: sample rate {rate} Hz; {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz can be read"
                 )
             _check_is_whole(path)
             resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
-            frames_read = 0
+            frames_read, channels, mixed = 0, _Levels(), _Levels()
             while True:
                 block = file.read(round(BLOCK_S * rate), dtype="float32", always_2d=True)
                 if len(block) == 0:
@@ -137,18 +186,27 @@ def _resampled_blocks(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
                 frames_read += len(block)
                 mono = np.ascontiguousarray(block.mean(axis=1))
                 if not np.isfinite(mono).all():
-                    raise AudioError(f"{path}: holds NaN or infinite samples")
+                    raise AudioError(f"{name}: holds NaN or infinite samples")
+                if block.shape[1] > 1:
+                    channels.add(block.reshape(-1))
+                    mixed.add(mono)
                 yield mono if resampler is None else resampler.resample_chunk(mono)
             if resampler is not None and frames_read:
                 yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
             # libsndfile's frame count of a compressed file can be an estimate: only a real shortfall is a cut
             if frames_read < 0.98 * file.frames and file.frames < 2**60:
-                raise AudioError(f"{path}: cut off ({frames_read} of {file.frames} samples can be read)")
+                raise AudioError(f"{name}: cut off ({frames_read} of {file.frames} samples can be read)")
+            if mixed.level < SILENCE_DBFS <= channels.level:
+                raise AudioError(
+                    f"{name}: its channels cancel out (one is the other upside down); keep one of them: "
+                    f"ffmpeg -i '{name}' -af 'pan=mono|c0=c0' '{readable(path.with_suffix('.mono.wav'))}'"
+                )
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = str(error).splitlines()[0].split(": ", 1)[-1]
-        raise AudioError(f"{path}: cannot be read as audio ({reason.rstrip('.')})") from None
+        reason = getattr(error, "error_string", str(error)).splitlines()[0]
+        hint = "" if path.suffix.lower() in EXTENSIONS else f"; if it holds audio, {_conversion(path)}"
+        raise AudioError(f"{name}: cannot be read as audio ({reason.rstrip('.')}){hint}") from None
     except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
 def _check_is_whole(path: Path) -> None:
@@ -164,7 +222,7 @@ def _check_is_whole(path: Path) -> None:
         else:
             return
     if end > size:
-        raise AudioError(f"{path}: cut off (its headers promise {end} bytes, {size} are there)")
+        raise AudioError(f"{readable(path)}: cut off (its headers promise {end} bytes, {size} are there)")
 
 
 def _end_of_samples(file: BinaryIO, byteorder: Literal["little", "big"]) -> int:
@@ -185,38 +243,3 @@ def _end_of_pages(file: BinaryIO) -> int:
         lengths = file.read(header[26]) if len(header) == 27 else b""
         end += 27 + (header[26] + sum(lengths) if len(header) == 27 else 0)
     return end
-
-
-def save_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
-    """Write float samples [S] as 16-bit WAV, whole or not at all (a temporary file, then a rename).
-
-    Samples beyond full scale are clipped. Raises OSError if the folder cannot be written.
-    """
-    with wav_writer(path, sample_rate) as write:
-        write(audio)
-
-
-@contextmanager
-def wav_writer(path: str | Path, sample_rate: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """`save_wav` block by block: gives a function that takes samples [S]. Nothing is left of a block that fails."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    made = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # not by libsndfile, which would not say why a disk does not take its bytes
-        with partial.open("wb") as file, wave.open(file, "wb") as wav:
-            wav.setparams((1, 2, sample_rate, 0, "NONE", ""))
-            yield lambda audio: wav.writeframes((np.clip(audio, -1.0, 1.0) * 32767).round().astype("<i2").tobytes())
-        os.replace(partial, path)
-        made = []
-    except struct.error:
-        raise OSError(f"{path}: a WAV file cannot hold more than 4 GiB; give shorter audio") from None
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):  # it may never have been there, and others may have put files beside it
-            partial.unlink()
-        with suppress(OSError):
-            for folder in made:  # innermost first
-                folder.rmdir()

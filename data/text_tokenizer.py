@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .shards import atomic_file
+from ..model.files import write_whole
 
 EPAD = 0  # end of padding, in the frame before a word; sentencepiece's "unknown", which bytes make unneeded
 BOS, EOS, PAD = 1, 2, 3
@@ -96,9 +96,7 @@ class TextTokenizer:
     def save(self, folder: str | Path) -> Path:
         """Write folder/tokenizer.model, whole or not at all -> its path. Raises OSError if it cannot be written."""
         path = Path(folder) / TOKENIZER_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(self.model)
+        write_whole(path, self.model)
         return path
 
     def encode(self, text: str) -> list[int]:

@@ -13,14 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.align import spread, text_first
-from ..data.audio import check_usable, load_audio, save_wav
+from ..data.audio import check_usable, load_audio
+from ..data.audio_out import save_audio
 from ..data.progress import progress_bar
 from ..data.text_tokenizer import EOS, TextTokenizer, clean_text
 from ..model.codecs import Codec
 from ..model.delay_pattern import ABSENT
+from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
 from .engine import Request, State, generate
+from .threads import decoding_threads
 
 Prompt = str | Path | tuple[np.ndarray, int] | None
 
@@ -44,14 +47,14 @@ class Generation:
         return self.nll.sum(axis=0) / np.log(2)
 
     def save(self, path: str | Path, with_prompt: bool = False) -> None:
-        """Write a WAV file of the continuation, or of the prompt followed by it.
+        """Write the continuation, or the prompt followed by it, as .wav, .flac, .ogg, .opus or .mp3.
 
         Raises ValueError if there is no continuation: the model ended at once.
         """
         if not len(self.audio):
             raise ValueError(f"{path}: nothing to write, the model ended at once; give another seed, or let it not end")
         audio = np.concatenate([self.prompt_audio, self.audio]) if with_prompt else self.audio
-        save_wav(path, audio, self.sample_rate)
+        save_audio(path, audio, self.sample_rate)
 
 
 class SpeechGenerator:
@@ -59,7 +62,37 @@ class SpeechGenerator:
 
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
+        self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
         check_codec(model, codec, name)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def to(self, device: str | torch.device) -> "SpeechGenerator":
+        """Move model and codec to "auto", "cpu", "cuda", "cuda:N" or "mps"; ValueError if it is not there."""
+        target = resolve_device(device)
+        torch.nn.Module.to(self.model, target)
+        self.codec.to(target)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model, codec, tokenizer, checksums and a model card into a new folder, which `load` reads anywhere.
+
+        Raises FileExistsError if there is something in `folder`, OSError if the disk does not take it.
+        """
+        from .share import save_shared
+
+        save_shared(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes to "owner/name" on the Hugging Face hub -> its address.
+
+        Raises OSError in one line if the hub does not take it; log in with `hf auth login` first.
+        """
+        from .share import push
+
+        return push(self, repo_id, private, token)
 
     def generate(
         self,
@@ -137,10 +170,11 @@ class SpeechGenerator:
         if progress:
             states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")
         state = None
-        for state in states:  # noqa: B007
-            pass
-        assert state is not None
-        return [self._finish(state, row, state.num_frames - extra) for row in range(len(seeds))]
+        with decoding_threads(self.threads):
+            for state in states:  # noqa: B007
+                pass
+            assert state is not None
+            return [self._finish(state, row, state.num_frames - extra) for row in range(len(seeds))]
 
     def _frames_beyond(self, request: Request) -> int:
         """Frames drawn beyond what is asked for, and dropped.

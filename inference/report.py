@@ -3,7 +3,6 @@
 Draws only; the numbers come from the caller. S samples, T frames.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..model.files import whole_file
 from .spectrogram import draw_spectrogram
 
 if TYPE_CHECKING:
@@ -78,13 +78,8 @@ def plot_generations(generations: Sequence[GenerationPlot], path: Path) -> None:
             surprise.set_ylim(0, 1.3 * most_bits)  # with room for the text
         axes[0].set_xlim(0, max(len(item.audio) / item.sample_rate for item in generations))
         axes[-1].set_xlabel("Time (s)")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            figure.savefig(partial, format="png")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            figure.savefig(file, format="png")
 
 
 def _draw_spectrogram(axes: "Axes", item: GenerationPlot) -> None:

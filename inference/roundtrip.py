@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.audio import audio_blocks, wav_writer
+from ..data.audio import audio_blocks
+from ..data.audio_out import audio_writer
 from ..model.codecs import Codec
 from .evaluate.measures import log_mel_distance
 
@@ -26,9 +27,9 @@ class RoundTrip:
 
 
 def roundtrip(audio: Path, out: Path, codec: Codec) -> RoundTrip:
-    """Encode an audio file and decode it into the WAV file `out`, which is written whole or not at all.
+    """Encode an audio file and decode it into the file `out`, in the format of its suffix, whole or not at all.
 
-    Raises AudioError for a file that cannot be used, OSError for one that cannot be written.
+    Raises AudioError for a file that cannot be used, ValueError or OSError for one that cannot be written.
     """
     distance, num_frames = _Distance(codec.sample_rate), 0
 
@@ -43,7 +44,7 @@ def roundtrip(audio: Path, out: Path, codec: Codec) -> RoundTrip:
             num_frames += codes.shape[-1]
             yield codes
 
-    with wav_writer(out, codec.sample_rate) as write:
+    with audio_writer(out, codec.sample_rate) as write:
         written = 0
         for samples in decoded(codec, counted(encoded(codec, heard()))):
             # more than was heard comes at the very end, when the last frame has been filled up

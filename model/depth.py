@@ -158,6 +158,8 @@ def depth_loss(
     """
     shape = *contexts.shape[:2], rows.targets.shape[1]
     chosen, scale = draw_rows(rows.targets, fraction)
+    if not len(chosen) and len(rows.targets):
+        chosen = chosen.new_zeros(1)  # nothing is scored there either: zero, and all parameters have that as gradient
     if not shape[2] or not len(chosen):  # a single codebook leaves the depth decoder nothing to do
         return contexts.new_zeros(()), contexts.new_zeros(shape).transpose(1, 2)
 

@@ -1,11 +1,25 @@
 """SpeechLMConfig: what `config.json` beside a SpeechLM's weights says, in transformers' format."""
 
+import inspect
+import json
 from dataclasses import asdict
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from .config import BACKBONE, DEPTH, PATTERNS, CodecReference, DepthConfig, TextConfig, TransformerConfig, nested
+from .config import (
+    BACKBONE,
+    DEPTH,
+    MAX_VOCABULARY,
+    PATTERNS,
+    CodecReference,
+    DepthConfig,
+    TextConfig,
+    TransformerConfig,
+)
+from .strict import check_value, shown, strict
+
+MAX_CODEBOOKS = MAX_DELAY = 4096  # more than any codec has: what lies beyond would fill the memory
 
 
 class SpeechLMConfig(PretrainedConfig):
@@ -44,29 +58,34 @@ class SpeechLMConfig(PretrainedConfig):
         context_frames: int = 512,
         **kwargs: Any,
     ):
-        self.num_codebooks, self.codebook_size, self.pattern = num_codebooks, codebook_size, pattern
-        self.backbone = asdict(nested(TransformerConfig, backbone, "backbone"))
-        self.depth = asdict(nested(DepthConfig, depth, "depth"))
+        self.num_codebooks = check_value(int, num_codebooks, "num_codebooks")
+        self.codebook_size = check_value(int, codebook_size, "codebook_size")
+        if not 1 <= num_codebooks <= MAX_CODEBOOKS or not 2 <= codebook_size <= MAX_VOCABULARY:
+            raise ValueError(
+                f"num_codebooks {num_codebooks} must be 1 to {MAX_CODEBOOKS}, "
+                f"codebook_size {codebook_size} 2 to {MAX_VOCABULARY}"
+            )
+        self.pattern = check_value(str, pattern, "pattern")
         if delays is None:
             delays = list(range(num_codebooks)) if pattern == "delay" else [0] * num_codebooks
-        self.delays = list(delays)
-        self.text = asdict(nested(TextConfig, text or TextConfig(), "text"))
-        self.codec = asdict(nested(CodecReference, codec or CodecReference(), "codec"))
-        self.user_codebooks, self.bos, self.end, self.gaps = user_codebooks, bos, end, gaps
-        self.context_frames = context_frames
+        self.delays = check_value(list[int], delays, "delays")
+        self.backbone = asdict(strict(TransformerConfig, backbone, name="backbone"))
+        self.depth = asdict(strict(DepthConfig, depth, name="depth"))
+        self.text = asdict(strict(TextConfig, TextConfig() if text is None else text, name="text"))
+        self.codec = asdict(strict(CodecReference, CodecReference() if codec is None else codec, name="codec"))
+        self.user_codebooks = check_value(int, user_codebooks, "user_codebooks")
+        self.bos = check_value(bool, bos, "bos")
+        self.end, self.gaps = check_value(str, end, "end"), check_value(str, gaps, "gaps")
+        self.context_frames = check_value(int, context_frames, "context_frames")
         self._check()
         super().__init__(**kwargs)
 
     def _check(self) -> None:
         num_codebooks, delays = self.num_codebooks, self.delays
-        if num_codebooks < 1 or self.codebook_size < 2:
-            raise ValueError(
-                f"num_codebooks {num_codebooks} must be at least 1, codebook_size {self.codebook_size} at least 2"
-            )
         if self.pattern not in PATTERNS:
             raise ValueError(f"pattern '{self.pattern}' is unknown; choose one of {', '.join(PATTERNS)}")
-        if len(delays) != num_codebooks or min(delays) < 0:
-            raise ValueError(f"delays {delays} must be {num_codebooks} numbers, none negative")
+        if len(delays) != num_codebooks or min(delays) < 0 or max(delays) > MAX_DELAY:
+            raise ValueError(f"delays {shown(delays)} must be {num_codebooks} numbers from 0 to {MAX_DELAY}")
         if min(delays) < delays[0]:
             # else what a codebook that runs ahead does not have would tell of the end before codebook 0 does
             raise ValueError(f"delays {delays}: no codebook may lag less than codebook 0")
@@ -89,6 +108,19 @@ class SpeechLMConfig(PretrainedConfig):
         if self.pattern == "depth" and depth.sees_text and not self.text["vocab_size"]:
             raise ValueError("depth.sees_text: this model has no text stream; give text.vocab_size")
 
+    def canonical(self) -> str:
+        """The settings that decide numbers, as JSON: two models of the same settings have the same.
+
+        A setting that has its default is left out, so that one which a later version adds changes nothing.
+        """
+        own, defaults = self.own_settings(), SpeechLMConfig().own_settings()
+        own["codec"].pop("name")  # for people: the fingerprint decides
+        return json.dumps(_without(own, defaults), sort_keys=True, separators=(",", ":"))
+
+    def own_settings(self) -> dict[str, Any]:
+        """The settings of `__init__`, as JSON has them."""
+        return json.loads(json.dumps({name: getattr(self, name) for name in SETTINGS}))
+
     @property
     def backbone_config(self) -> TransformerConfig:
         return TransformerConfig(**self.backbone)
@@ -104,3 +136,17 @@ class SpeechLMConfig(PretrainedConfig):
     @property
     def codec_reference(self) -> CodecReference:
         return CodecReference(**self.codec)
+
+
+def _without(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Whatever differs from the defaults, also inside of what is nested."""
+    parts = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = _without(value, defaults[key])
+        if value != ({} if isinstance(value, dict) else defaults[key]):
+            parts[key] = value
+    return parts
+
+
+SETTINGS = tuple(inspect.signature(SpeechLMConfig).parameters)[:-1]  # transformers' own, in **kwargs, left out

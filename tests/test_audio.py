@@ -1,12 +1,14 @@
 """data/audio.py: what is read, and what each unusable file is told."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from codeclm.data.audio import AudioError, audio_blocks, find_audio, load_audio, save_wav
+from codeclm.data.audio import AudioError, audio_blocks, find_audio, load_audio
+from codeclm.data.audio_out import save_audio
 
 RATE = 16_000
 
@@ -115,8 +117,46 @@ def test_find_audio_gives_sorted_audio_files_only(tmp_path):
         find_audio(tmp_path / "absent")
 
 
-def test_saved_wav_is_read_back_and_clipped_not_wrapped(tmp_path):
-    save_wav(tmp_path / "new" / "a.wav", 5 * tone(), RATE)
-    audio = load_audio(tmp_path / "new" / "a.wav", RATE)
-    np.testing.assert_allclose(audio, np.clip(5 * tone(), -1, 1), atol=1e-4)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.wav"]
+def test_channels_that_cancel_out_are_told_as_such(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.stack([tone(), -tone()], axis=1), RATE)
+    for check_speech in (True, False):
+        with pytest.raises(AudioError, match="a.wav: its channels cancel out .*ffmpeg -i") as caught:
+            load_audio(tmp_path / "a.wav", RATE, check_speech)
+        assert "\n" not in str(caught.value)
+    soundfile.write(tmp_path / "silent.wav", np.zeros((RATE, 2)), RATE)
+    with pytest.raises(AudioError, match="silent"):
+        load_audio(tmp_path / "silent.wav", RATE)
+
+
+def test_what_only_ffmpeg_reads_is_named_with_the_command_that_converts_it(tmp_path, caplog):
+    for name in ("a.wav", "b.m4a", "sub/c.webm", "a.aac"):  # the last has been converted
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no audio")
+    assert find_audio(tmp_path) == [tmp_path / "a.wav"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"skipped {tmp_path}/{name}: {suffix} cannot be read; convert it with: "
+        f"ffmpeg -i '{tmp_path}/{name}' '{tmp_path}/{wav}'"
+        for name, suffix, wav in (("b.m4a", ".m4a", "b.wav"), ("sub/c.webm", ".webm", "sub/c.wav"))
+    ]
+    with pytest.raises(AudioError, match="no audio file .*c.webm: .webm cannot be read; convert it with: ffmpeg -i"):
+        find_audio(tmp_path / "sub")
+    with pytest.raises(AudioError, match="b.m4a: cannot be read as audio .*convert it with: ffmpeg -i .*b.wav"):
+        load_audio(tmp_path / "b.m4a", RATE)
+
+
+def test_a_name_that_is_not_utf8_is_left_out_by_name_and_readable_by_itself(tmp_path, caplog):
+    bad = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    save_audio(tmp_path / "a.wav", tone(), RATE)
+    bad.write_bytes((tmp_path / "a.wav").read_bytes())
+    assert find_audio(tmp_path) == [tmp_path / "a.wav"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"skipped {tmp_path}/caf\\xe9.wav: its name is not UTF-8; rename it"
+    ]
+    assert len(load_audio(bad, RATE)) == RATE
+    bad.write_text("no audio")
+    with pytest.raises(AudioError, match=r"caf\\xe9.wav: cannot be read as audio") as caught:
+        load_audio(bad, RATE)
+    str(caught.value).encode()
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(AudioError, match=r"no audio file .*caf\\xe9.wav: its name is not UTF-8"):
+        find_audio(tmp_path)

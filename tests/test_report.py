@@ -49,3 +49,13 @@ def test_several_seeds_are_stacked_and_the_surprise_changes_the_picture(tmp_path
 def test_nothing_to_draw_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_generations([], tmp_path / "none.png")
+
+
+def test_a_picture_goes_through_a_link_and_a_failed_one_leaves_nothing(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    plot_generations([example(0.5)], tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink() and pixels(tmp_path / "real.png").shape[1] > 1000
+    with pytest.raises(OSError, match="a.png: cannot be written"):
+        plot_generations([example(0.5)], tmp_path / "real.png/a.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.png", "real.png"]

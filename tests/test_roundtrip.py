@@ -1,13 +1,12 @@
 """A recording through a codec in pieces: what comes out is what the whole would give. S samples."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from codeclm.data.audio import AudioError, save_wav, wav_writer
+from codeclm.data.audio import AudioError
+from codeclm.data.audio_out import save_audio
 from codeclm.inference import roundtrip as module
 from codeclm.inference.evaluate.measures import log_mel_distance
 from codeclm.inference.roundtrip import decoded, encoded, roundtrip
@@ -33,7 +32,7 @@ def test_the_file_holds_what_encoding_and_decoding_the_whole_gives(name, codecs,
     monkeypatch.setattr("codeclm.data.audio.BLOCK_S", 0.33)
     codec, rate = codecs[name], codecs[name].sample_rate
     audio = sound(2.3456, rate)
-    save_wav(tmp_path / "in.wav", audio, rate)
+    save_audio(tmp_path / "in.wav", audio, rate)
     found = roundtrip(tmp_path / "in.wav", tmp_path / "out.wav", codec)
     heard, out = (soundfile.read(tmp_path / file, dtype="float32")[0] for file in ("in.wav", "out.wav"))
     codes = codec.encode(torch.from_numpy(heard)[None, None])
@@ -55,48 +54,9 @@ def test_decoding_gives_the_same_samples_whatever_the_pieces(name, codecs, monke
 
 @pytest.mark.parametrize("audio, reason", [(np.zeros(RATE, np.float32), "silent"), (sound(0.05), "too short")])
 def test_a_recording_that_turns_out_to_be_of_no_use_leaves_no_file(audio, reason, codecs, tmp_path):
-    save_wav(tmp_path / "in.wav", audio, RATE)
+    save_audio(tmp_path / "in.wav", audio, RATE)
     (tmp_path / "out.wav").write_text("what was there")
     with pytest.raises(AudioError, match=reason):
         roundtrip(tmp_path / "in.wav", tmp_path / "out.wav", codecs["tiny"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.wav", "out.wav"]
     assert (tmp_path / "out.wav").read_text() == "what was there"
-
-
-def test_a_wav_file_written_in_blocks_is_the_one_written_at_once(tmp_path: Path):
-    audio = 1.5 * sound(1.0)
-    save_wav(tmp_path / "whole.wav", audio, RATE)
-    with wav_writer(tmp_path / "blocks.wav", RATE) as write:
-        for block in np.array_split(audio, 7):
-            write(block)
-    assert (tmp_path / "blocks.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
-    read, rate = soundfile.read(tmp_path / "whole.wav", dtype="int16")
-    assert rate == RATE and np.array_equal(read, np.rint(audio.clip(-1, 1) * 32767).astype(np.int16))
-
-
-def test_folders_that_a_failed_file_made_are_gone_and_those_of_others_stay(tmp_path: Path):
-    for folder in ("new/deeper", "."):
-        with pytest.raises(KeyError), wav_writer(tmp_path / folder / "a.wav", RATE) as write:
-            write(sound(0.1))
-            raise KeyError("what comes between")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="a.wav: cannot be written"):
-        save_wav(tmp_path / "file/a.wav", sound(0.1), RATE)
-
-
-def test_more_than_a_wav_file_can_hold_is_refused_in_one_line(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("wave.Wave_write._patchheader", _too_long)
-    with (
-        pytest.raises(OSError, match="a.wav: a WAV file cannot hold more than 4 GiB"),
-        wav_writer(tmp_path / "a.wav", RATE) as write,
-    ):
-        write(sound(0.1))
-        write(sound(0.1))
-    assert not list(tmp_path.iterdir())
-
-
-def _too_long(self) -> None:
-    import struct
-
-    struct.pack("<L", 1 << 32)
