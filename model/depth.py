@@ -167,7 +167,7 @@ def depth_loss(
         nll, penalty = depth_nats(decoder, frame_embedding, context, rows.take(chosen[part]), z_loss)
         return scale * ((nll.sum(dim=0) * codebook_weights[decoder.first :]).sum() + penalty), nll
 
-    parameters = list(decoder.parameters())
+    parameters: list[Tensor] = list(decoder.parameters())
     if decoder.embedding is None:
         parameters.append(frame_embedding.weight)
     total, nll = chunked_sum(terms, contexts.flatten(0, 1)[chosen], parameters, chunk)
