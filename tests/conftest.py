@@ -1,5 +1,6 @@
 """What several tests share: tiny codecs, models and token stores, all from fixed seeds."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, 
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
 from codeclm.model.codecs import Codec, SpectralCodec
 from codeclm.model.config import DepthConfig, SpectralConfig
+
+# tests run beside other processes, and their products are small: threads would wait for each other most of the time
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 DEPTH = DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)
