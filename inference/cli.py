@@ -199,7 +199,7 @@ def likelihood_report(lm: "SpeechGenerator", data: Path, baseline_data: Path | N
         baseline_store = None
         if baseline_data is not None:  # the first to be read: what is wrong with it is told before anything is scored
             baseline_store = open_or_prepare(baseline_data, Path(scratch) / "baseline", lm.codec)
-            baseline_store.require_codec(lm.codec.fingerprint, lm.codec.name)
+            baseline_store.require_codec(lm.codec)
         store = open_or_prepare(data, Path(scratch) / "tokens", lm.codec, limit=config.limit)
         if baseline_data is None and len(store) < 2:
             raise ValueError(

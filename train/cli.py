@@ -58,7 +58,7 @@ def train(
 
         coder = load_codec(codec)
         store = open_store(data, out / "tokens", coder, PIECES, config.device)
-        store.require_codec(coder.fingerprint, coder.name)
+        store.require_codec(coder)
         tokenizer = new_tokenizer(store, config)
         model = new_model(store, config, tokenizer, init_from)
         # random weights are a matter of the seed; their last digits differ from one processor to another
@@ -111,7 +111,7 @@ def patterns(
 
         coder = load_codec(codec)
         store = open_or_prepare(data, out / "tokens", coder, PIECES)
-        store.require_codec(coder.fingerprint, coder.name)
+        store.require_codec(coder)
         print(table(compare_patterns(store, coder, out, config), config))
 
 

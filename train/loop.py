@@ -39,7 +39,7 @@ def new_tokenizer(store: TokenStore, config: TrainConfig) -> TextTokenizer | Non
     """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream."""
     if config.model.text.layout == "none":
         return None
-    training, _ = split_heldout(store.names, config.batch.heldout_share, config.seed)
+    training, _ = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
     return TextTokenizer.train((store.text(i) or "" for i in training), config.model.text.vocab_size)
 
 
@@ -118,7 +118,7 @@ def begin(trainer: Trainer) -> None:
     resumed = trainer.restore()
     if not trainer.is_main:
         return
-    cut_metrics(trainer.out, trainer.step)
+    cut_metrics(trainer.out, trainer.step if resumed else -1)
     settings = {"model": trainer.model_settings(), "data": trainer.store.data_hash, "start": trainer.start}
     write_config(trainer.out, LANGUAGE_MODEL, asdict(trainer.config) | settings)
     if resumed:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import TokenBatches, balance_voices, split_heldout
-from ..data.shards import TokenStore
+from ..data.shards import CodecInfo, TokenStore
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
 from ..inference.loading import FOREIGN_KEYS, save_model
@@ -59,14 +59,13 @@ class Trainer:
         start: str | None = None,
     ):
         """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
-        reference = model.config.codec_reference
-        store.require_codec(reference.fingerprint, reference.name)
+        store.require_codec(CodecInfo.of_model(model.config))
         self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
         self.raw_model, self.step = model, 0
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
         self.best_step = 0
         self.start = tensors_sha256(model.state_dict()) if start is None else start
-        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed)
+        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
         batch = config.batch
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
         max_frames = min(batch.max_frames, batch.frames_per_batch)
@@ -153,10 +152,8 @@ class Trainer:
 
         Main process only.
         """
-        self.raw_model.eval()
         config = EvaluateConfig(bf16=self.bf16)
         scores = score_store(self.raw_model, self.store, config, self.heldout, False, self.tokenizer)
-        self.raw_model.train()
         rate = self.store.codec.frame_rate
         bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
         if self.step == 0:  # a run's model is what it learned
@@ -191,6 +188,7 @@ class Trainer:
                 raise ValueError(
                     f"{found}: was made with another {key}; give another --out, or the same {key} ({other})"
                 )
+        self.start = state["run"].get("start", self.start)
         self.raw_model.load_state_dict(tensors)
         unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
         self.step, self.best, steps = state["step"], state["best"], state.get("steps", self.config.steps)
