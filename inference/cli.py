@@ -6,7 +6,7 @@ function: --help and a bad argument answer at once. train/cli.py adds the verbs 
 
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,12 +65,16 @@ def prepare(
 ) -> None:
     """Turn a folder of AUDIO into a token store in OUT (resumable; what cannot be used is named and skipped)."""
     check_device(device)
+    if device not in ("auto", "cpu") and config.num_workers > 1:
+        raise ValueError(f"--num-workers {config.num_workers}: workers compute on the CPU; --device {device} needs 1")
     check_folder(out)
     check_audio(audio)
     check_codec(codec)
     say_loading(f"the codec '{codec}'")
     from ..data.prepare import prepare as run
 
+    # worker processes compute on the CPU, and what is made must not depend on their number
+    device = "cpu" if device == "auto" and config.num_workers > 1 else device
     print(run(audio, out, open_codec(codec, device), config))
 
 
@@ -151,11 +155,12 @@ def evaluate(
     check_duration(duration)
     idle = {"--prompt-s": prompt_s != PROMPT_S, "--duration": duration != CONTINUATION_S, "--asr": asr, "--out": out}
     if continuations:
-        others = replace(config, seed=0) != EvaluateConfig()
-        idle = {"--baseline-data": baseline_data, "an option of the likelihood (see --help)": others}
+        idle = {"--baseline-data": baseline_data}
+        for name, value in asdict(replace(config, seed=0)).items():
+            idle["--" + name.replace("_", "-")] = value != getattr(EvaluateConfig(), name)
     if given := [flag for flag, value in idle.items() if value]:
-        needs = "has no use with --continuations" if continuations else "needs --continuations N"
-        raise ValueError(f"{' and '.join(given)} {needs}")
+        needs = "no use with --continuations" if continuations else "use only with --continuations N"
+        raise ValueError(f"{' and '.join(given)}: of {needs}")
     if asr:
         check_package("--asr", "faster_whisper", "asr")
     settings = check_model(model)

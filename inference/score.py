@@ -7,13 +7,12 @@ the nats is likelihood.py. N utterances, B batch, K codebooks, T frames.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..data.progress import progress_bar
-from ..data.shards import CodecInfo, TokenStore, file_sha256, name_hash
+from ..data.shards import CodecInfo, TokenStore, name_hash
 from ..data.text_batches import StoreGrids
 from ..data.text_tokenizer import TextTokenizer
 from ..model.delay_pattern import ABSENT
@@ -22,6 +21,7 @@ from .baselines import CountBaselines
 from .config import EvaluateConfig
 from .labelled import as_labelled
 from .likelihood import DEFINITION, LikelihoodReport, likelihood, num_counted
+from .loading import checkpoint_hash as checkpoint_hash
 from .windows import Window, describe, windows
 
 
@@ -190,8 +190,3 @@ def baseline_scores(
     for row, i in enumerate(indices):
         unigram[row], bigram[row] = models[row % 2].nll(store.codes(i))
     return unigram, bigram
-
-
-def checkpoint_hash(folder: Path) -> str:
-    """sha256 of a model folder's weights."""
-    return file_sha256(folder / "model.safetensors")

@@ -19,8 +19,8 @@ from codeclm.inference.score import score_store
 from codeclm.model.codecs import SpectralCodec
 from codeclm.model.codecs.contract import PROPERTIES, probe, stream
 from codeclm.model.codecs.untrained import EVERY_KIND, load_tiny
-from codeclm.train.codec import pitch_error
 from codeclm.train.codec_losses import envelope_loss, loudness_losses, mel_loss
+from codeclm.train.codec_trainer import pitch_error
 from codeclm.train.discriminators import Discriminators, adversarial_losses, discriminator_loss
 from codeclm.train.loop import Trainer, new_model
 
@@ -42,10 +42,14 @@ def test_the_device_refuses_the_cpus_tensors_and_computes_the_same():
                 mixed()
 
 
-@pytest.mark.parametrize("name", EVERY_KIND)
+SLOW = {"mimi", "encodec 24 kHz", "encodec 48 kHz", "encodec 32 kHz"}  # many small operations, each run by Python
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in EVERY_KIND])
 def test_a_codec_keeps_its_contract_elsewhere(name):
     codec = load_tiny(name)
-    here = {"float32", "fingerprint"}  # autocast is of the devices that have it; files are read and written on the CPU
+    # autocast is of the devices that have it; files are read and written on the CPU; memory is the same anywhere
+    here = {"float32", "fingerprint", "long file"}
     with elsewhere():
         codec.to(ELSEWHERE)
         for property in PROPERTIES.keys() - here:
@@ -119,6 +123,7 @@ def test_speech_is_continued_and_files_are_coded_elsewhere_as_here(make_model, m
             np.testing.assert_allclose(found, value, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_store_is_scored_and_coded_elsewhere_as_it_is_here(make_model, make_codec, make_store, tmp_path):
     codec = make_codec()
     model = make_model(codec=codec)

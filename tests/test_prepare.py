@@ -129,6 +129,7 @@ def test_a_killed_and_resumed_run_gives_the_bytes_of_an_unbroken_one(audio, code
     assert 0 < len(encoded) <= 5  # four files of the first two shards were not done again
 
 
+@pytest.mark.slow
 def test_one_and_two_workers_give_the_same_bytes(audio, codec, unbroken, tmp_path):
     prepare(audio, tmp_path / "tokens", codec, PrepareConfig(files_per_shard=2, num_workers=2))
     assert content(tmp_path / "tokens") == content(unbroken)

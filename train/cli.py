@@ -75,7 +75,7 @@ def finetune(
 ) -> None:
     """Go on training a model (--from) on DATA (audio, or a token store) into the run folder --out; resumable."""
     check_folder(out)
-    check_data(data, check_model(model))
+    check_data(data, check_model(model, "--from"))
     say_loading(f"the model '{model}'")
     from .run_folder import LANGUAGE_MODEL, claim
 

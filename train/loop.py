@@ -118,7 +118,7 @@ def begin(trainer: Trainer) -> None:
     resumed = trainer.restore()
     if not trainer.is_main:
         return
-    cut_metrics(trainer.out, trainer.step)
+    cut_metrics(trainer.out, trainer.step if resumed else -1)
     settings = {"model": trainer.model_settings(), "data": trainer.store.data_hash, "start": trainer.start}
     write_config(trainer.out, LANGUAGE_MODEL, asdict(trainer.config) | settings)
     if resumed:

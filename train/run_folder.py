@@ -75,7 +75,7 @@ def write_config(out: Path, kind: str, settings: dict[str, Any]) -> None:
 
 
 def cut_metrics(out: Path, step: int) -> None:
-    """Forget what metrics.jsonl says of the steps after `step`: a resumed run takes them again."""
+    """Forget what metrics.jsonl says of the steps after `step` (-1: of all): a resumed run takes them again."""
     from ..data.shards import atomic_file
 
     path = out / METRICS

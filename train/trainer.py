@@ -152,10 +152,8 @@ class Trainer:
 
         Main process only.
         """
-        self.raw_model.eval()
         config = EvaluateConfig(bf16=self.bf16)
         scores = score_store(self.raw_model, self.store, config, self.heldout, False, self.tokenizer)
-        self.raw_model.train()
         rate = self.store.codec.frame_rate
         bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
         if self.step == 0:  # a run's model is what it learned
@@ -190,6 +188,7 @@ class Trainer:
                 raise ValueError(
                     f"{found}: was made with another {key}; give another --out, or the same {key} ({other})"
                 )
+        self.start = state["run"].get("start", self.start)
         self.raw_model.load_state_dict(tensors)
         unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
         self.step, self.best, steps = state["step"], state["best"], state.get("steps", self.config.steps)
