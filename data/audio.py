@@ -72,6 +72,8 @@ def audio_header(path: Path) -> tuple[int, float]:
     """Sample rate in Hz and duration in s of an audio file, as its header says; zeros where it cannot be read."""
     import soundfile
 
+    if not path.is_file():  # a pipe would never answer
+        return 0, 0.0
     try:
         name: Any = os.fsencode(path) if os.name == "posix" else path  # a name need not be UTF-8
         header = soundfile.info(name)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..model.files import check_file, readable
+from ..model.hub import is_hub_id
 
 CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of load_codec
 MAX_DURATION_S = 24 * 3600.0
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 STORE = "store.json"
 
 
@@ -89,6 +89,8 @@ def check_recording(path: Path | None) -> None:
     """Raise AudioError for an audio file that cannot be used, as far as its first minute tells."""
     if path is None:
         return
+    if re.match(r"https?:/", str(path)) and not path.exists():
+        raise ValueError(f"{str(path).replace(':/', '://', 1)}: is a web address; download the file first")
     from ..data.audio import audio_blocks, audio_header
 
     own_rate = audio_header(path)[0] or 16_000
@@ -123,18 +125,18 @@ def check_data(path: Path | None, model: dict[str, Any] | None = None) -> None:
         )
 
 
-def check_model(name: str) -> dict[str, Any]:
+def check_model(name: str, flag: str = "--model") -> dict[str, Any]:
     """What config.json of a model says, as far as it can be read; nothing of a hub id's.
 
-    Raises FileNotFoundError or ValueError for a name or folder that is no model.
+    flag: what to leave out for the embedded model. Raises FileNotFoundError for a name or folder that is no model.
     """
     if name == "default":
         return _json(Path(__file__).parent.parent / "model" / "pretrained" / "config.json")
     folder = Path(name)
     if not folder.exists():
-        if HUB_ID.fullmatch(name):
+        if is_hub_id(name):
             return {}
-        raise FileNotFoundError(f"{folder}: no such model folder (leave --model out for the embedded model)")
+        raise FileNotFoundError(f"{folder}: no such model folder (leave {flag} out for the embedded model)")
     for place in (folder, folder / "model"):
         if (place / "config.json").is_file() and any(place.glob("*.safetensors*")):
             return _json(place / "config.json")
@@ -145,6 +147,8 @@ def no_model(folder: Path) -> str:
     """What to say of a folder without a model's files: a training run may be too young to have any."""
     if (folder / "metrics.jsonl").is_file() and _json(folder / "config.json").get("evaluate_every"):
         return f"{folder}: this run has no weights yet; they come with its first look at the held-out speech"
+    if (folder / "model.safetensors").is_file() and folder.name.startswith("step-"):
+        return f"{folder}: is what a training run goes on from, not a model; give {folder.parent}"
     return f"{folder}: holds no model (config.json and model.safetensors are needed)"
 
 
@@ -158,10 +162,12 @@ def check_layout(flag: str, name: str, config: dict[str, Any], *layouts: str) ->
 
 def check_text_model(path: Path | None) -> None:
     """Raise for what is no text model: neither a folder nor a .gguf file, or one for which a package is missing."""
-    if path is None:
+    if path is None or (not path.exists() and is_hub_id(str(path)) and path.suffix != ".gguf"):
         return
     if not path.exists():
-        raise FileNotFoundError(f"{readable(path)}: no such folder (give a folder of transformers', or a .gguf file)")
+        raise FileNotFoundError(
+            f"{readable(path)}: no such file or folder (give a folder of transformers', or a .gguf file)"
+        )
     if path.is_file() and path.suffix != ".gguf":
         raise NotADirectoryError(f"{readable(path)}: is a file; give the folder of a checkpoint, or a .gguf file")
     if path.is_dir() and not (path / "config.json").is_file():
@@ -183,7 +189,7 @@ def check_codec(name: str) -> None:
     if folder.is_dir():
         if not any((place / "config.json").is_file() for place in (folder, folder / "codec")):
             raise FileNotFoundError(f"{folder}: holds no codec (config.json is missing)")
-    elif folder.exists() or not HUB_ID.fullmatch(start):
+    elif folder.exists() or not is_hub_id(start):
         raise ValueError(
             f"codec '{name}' is unknown; choose one of {', '.join(CODECS)}, or give a folder that holds a codec, "
             "a hub id, or a .th file of the encodec package"

@@ -6,7 +6,7 @@ function: --help and a bad argument answer at once. train/cli.py adds the verbs 
 
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,11 +151,12 @@ def evaluate(
     check_duration(duration)
     idle = {"--prompt-s": prompt_s != PROMPT_S, "--duration": duration != CONTINUATION_S, "--asr": asr, "--out": out}
     if continuations:
-        others = replace(config, seed=0) != EvaluateConfig()
-        idle = {"--baseline-data": baseline_data, "an option of the likelihood (see --help)": others}
+        idle = {"--baseline-data": baseline_data}
+        for name, value in asdict(replace(config, seed=0)).items():
+            idle["--" + name.replace("_", "-")] = value != getattr(EvaluateConfig(), name)
     if given := [flag for flag, value in idle.items() if value]:
-        needs = "has no use with --continuations" if continuations else "needs --continuations N"
-        raise ValueError(f"{' and '.join(given)} {needs}")
+        needs = "no use with --continuations" if continuations else "use only with --continuations N"
+        raise ValueError(f"{' and '.join(given)}: of {needs}")
     if asr:
         check_package("--asr", "faster_whisper", "asr")
     settings = check_model(model)
@@ -194,7 +195,7 @@ def likelihood_report(lm: "SpeechGenerator", data: Path, baseline_data: Path | N
         baseline_store = None
         if baseline_data is not None:  # the first to be read: what is wrong with it is told before anything is scored
             baseline_store = open_or_prepare(baseline_data, Path(scratch) / "baseline", lm.codec)
-            baseline_store.require_codec(lm.codec.fingerprint, lm.codec.name)
+            baseline_store.require_codec(lm.codec)
         store = open_or_prepare(data, Path(scratch) / "tokens", lm.codec, limit=config.limit)
         if baseline_data is None and len(store) < 2:
             raise ValueError(

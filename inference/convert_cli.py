@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ..model.config import PATTERNS, PRESETS
+from ..model.hub import is_hub_id
 from .checks import check_codec, check_model, check_seeds, check_text_model, check_writable
 from .cli import CodecName, Seed
 from .screen import say_loading
@@ -24,7 +25,9 @@ KEPT = ("max_position_embeddings", "sliding_window")  # of depth decoders: limit
 
 def convert(
     kind: Positional[Annotated[Literal["csm", "moshi", "text"], arg(help="what SRC is: CSM, Moshi, or a text LM")]],
-    src: Positional[Annotated[Path, arg(metavar="SRC", help="a checkpoint folder of transformers'; text: or a .gguf")]],
+    src: Positional[
+        Annotated[Path, arg(metavar="SRC", help="a checkpoint folder of transformers' or a hub id; text: or a .gguf")]
+    ],
     dst: Positional[Annotated[Path, arg(metavar="DST", help="the new model folder")]],
     back: Annotated[bool, arg(help="the other way: SRC is a model folder of ours, DST one for transformers")] = False,
     codec: CodecName = "spectral",
@@ -36,13 +39,10 @@ def convert(
     """Convert a CSM or Moshi checkpoint into a model folder or --back, or grow a new model from a text LM."""
     check_conversion(kind, src, dst, back, codec, depth, pattern, seed)
     say_loading(src.name or str(src))
-    from ..model.convert.checkpoint import refuse_existing
-
     if kind == "text":
         warm_start(src, dst, codec, depth, pattern, bos_token, seed)
         print(f"{dst}: has the text of {src} and no speech yet; go on with: codeclm finetune --from {dst}")
         return
-    refuse_existing(dst)
     (export_folder if back else import_folder)(kind, src, dst)
     print(f"{dst}: {kind} {'for transformers' if back else 'as a model folder'}, from {src}")
 
@@ -64,11 +64,14 @@ def check_conversion(
     if kind == "text":
         check_text_model(src)
     elif back:
+        if not src.exists() and str(src) != "default":
+            raise FileNotFoundError(f"{src}: no such folder; give a model folder of ours")
         check_model(str(src))
         if not any((place / "codec").is_dir() for place in (src, src / "model")):
             raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
-    elif not (src / "config.json").is_file():
-        reason = "holds no checkpoint (config.json is missing)" if src.is_dir() else "no such folder"
+    elif not (src / "config.json").is_file() and (src.exists() or not is_hub_id(str(src))):
+        reason = "is a file" if src.is_file() else "no such folder"
+        reason = "holds no checkpoint (config.json is missing)" if src.is_dir() else reason
         raise FileNotFoundError(f"{src}: {reason}; give the folder of a checkpoint that is on this machine")
     if dst.is_file() or dst.is_dir() and any(dst.iterdir()):
         raise FileExistsError(f"{dst}: exists already; give a new folder")
@@ -76,22 +79,27 @@ def check_conversion(
 
 
 def import_folder(kind: str, src: Path, dst: Path) -> None:
-    """A CSM or Moshi folder of transformers' -> a model folder of ours, whole or not at all.
+    """A CSM or Moshi folder of transformers', or a hub id -> a model folder of ours, whole or not at all.
 
     Raises ValueError naming what cannot be expressed, FileNotFoundError, FileExistsError or OSError.
     """
-    from ..model.convert.checkpoint import copy_companions, new_folder, read_checkpoint, write_checkpoint, write_weights
+    from ..model.checksums import write_checksums
+    from ..model.convert.checkpoint import copy_companions, local_folder, read_checkpoint
     from ..model.convert.mimi import codec_reference, codec_settings, split_codec
+    from ..model.files import whole_folder
+    from ..model.weights import write_checkpoint, write_weights
 
-    theirs = format_of(kind)
+    theirs, src = format_of(kind), local_folder(src)
     values, weights = read_checkpoint(src, kind)
     codec_values = codec_settings(values.get(theirs.CODEC_CONFIG), str(src))
     weights, codec_weights = split_codec(weights, theirs.PREFIX)
     ours = theirs.to_speech_lm(values, weights, str(src))
     ours.config.codec = asdict(codec_reference(codec_values, codec_weights, ours.config.num_codebooks, str(src)))
-    with new_folder(dst) as folder:
+    with whole_folder(dst) as folder:
         write_checkpoint(folder, json.loads(ours.config.to_json_string()), ours.weights)
         write_checkpoint(folder / "codec", codec_values, codec_weights)
+        write_checksums(folder)
+        write_checksums(folder / "codec")
         copy_companions(src, folder / "source")
         (folder / "source" / "config.json").write_text(json.dumps(values, indent=2) + "\n")
         if ours.unused:
@@ -103,25 +111,32 @@ def export_folder(kind: str, src: Path, dst: Path) -> None:
 
     What only transformers knows (token ids, the tokenizer) comes from source/, where the folder has one.
     """
+    from ..model.checksums import check_files
     from ..model.convert import Converted
-    from ..model.convert.checkpoint import copy_companions, new_folder, read_checkpoint, read_json, write_checkpoint
+    from ..model.convert.checkpoint import copy_companions, read_checkpoint
     from ..model.convert.mimi import codec_reference
-    from ..model.weights import read_weights
-    from .loading import model_folder, read_config
+    from ..model.files import whole_folder
+    from ..model.strict import read_object
+    from ..model.weights import WEIGHTS, read_folder, read_weights, write_checkpoint
+    from .loading import checked_names, model_folder, read_config
 
-    theirs, folder = format_of(kind), model_folder(src)
+    theirs, folder = format_of(kind), model_folder(str(src))
     config, source = read_config(folder / "config.json"), folder / "source"
+    if not (folder / "codec").is_dir():
+        raise ValueError(f"{src}: has the embedded codec, but a {kind} of transformers has a Mimi; give a model on one")
     codec_values, codec_weights = read_checkpoint(folder / "codec", "mimi")
     codec = codec_reference(codec_values, codec_weights, config.num_codebooks, str(folder / "codec"))
     if codec.fingerprint != config.codec_reference.fingerprint:
         raise ValueError(f"{folder / 'codec'}: is not the codec ({config.codec_reference.name}) of this model")
     unused = read_weights(source / UNUSED) if (source / UNUSED).is_file() else {}
-    ours = Converted(config, read_weights(folder / "model.safetensors"), unused)
+    ours = Converted(config, read_folder(folder), unused)
     values, weights = theirs.from_speech_lm(ours, str(folder))
-    known = read_json(source / "config.json") if (source / "config.json").is_file() else {}
+    check_files(folder, checked_names(folder))
+    check_files(folder / "codec", ("config.json", WEIGHTS))
+    known = read_object(source / "config.json") if (source / "config.json").is_file() else {}
     values = merge(known, values) | {theirs.CODEC_CONFIG: codec_values}
     values["dtype"] = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    with new_folder(dst) as out:
+    with whole_folder(dst) as out:
         if source.is_dir():
             copy_companions(source, out)
         write_checkpoint(out, values, weights | {theirs.PREFIX + key: codec_weights[key] for key in codec_weights})
@@ -129,7 +144,8 @@ def export_folder(kind: str, src: Path, dst: Path) -> None:
 
 def merge(known: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """A source's config.json under what the model says; limits of its depth decoder stay as they were."""
-    depth = known.get("depth_decoder_config") or {}
+    depth = known.get("depth_decoder_config")
+    depth = depth if isinstance(depth, dict) else {}
     depth = depth | values["depth_decoder_config"] | {key: depth[key] for key in KEPT if key in depth}
     merged = known | values | {"depth_decoder_config": depth}
     for part in (merged, depth):
@@ -153,15 +169,16 @@ def warm_start(
 
     from ..model.codecs import load_codec
     from ..model.config import CodecReference
-    from ..model.convert.checkpoint import refuse_existing
+    from ..model.convert.checkpoint import local_folder
     from ..model.convert.text_lm import from_text_lm
+    from ..model.files import check_absent
     from .loading import save_model
 
-    refuse_existing(dst)
+    check_absent(dst)
     coder = load_codec(codec)
     torch.manual_seed(seed)
     model = from_text_lm(
-        src,
+        src if src.suffix == ".gguf" else local_folder(src),
         bos_token,
         num_codebooks=coder.num_codebooks,
         codebook_size=coder.codebook_size,

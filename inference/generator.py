@@ -19,6 +19,7 @@ from ..data.progress import progress_bar
 from ..data.text_tokenizer import EOS, TextTokenizer, clean_text
 from ..model.codecs import Codec
 from ..model.delay_pattern import ABSENT
+from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
 from .engine import Request, State, generate
@@ -63,6 +64,35 @@ class SpeechGenerator:
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
         self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
         check_codec(model, codec, name)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def to(self, device: str | torch.device) -> "SpeechGenerator":
+        """Move model and codec to "auto", "cpu", "cuda", "cuda:N" or "mps"; ValueError if it is not there."""
+        target = resolve_device(device)
+        torch.nn.Module.to(self.model, target)
+        self.codec.to(target)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model, codec, tokenizer, checksums and a model card into a new folder, which `load` reads anywhere.
+
+        Raises FileExistsError if there is something in `folder`, OSError if the disk does not take it.
+        """
+        from .share import save_shared
+
+        save_shared(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes to "owner/name" on the Hugging Face hub -> its address.
+
+        Raises OSError in one line if the hub does not take it; log in with `hf auth login` first.
+        """
+        from .share import push
+
+        return push(self, repo_id, private, token)
 
     def generate(
         self,

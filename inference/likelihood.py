@@ -44,7 +44,7 @@ class LikelihoodReport:
     bigram: Likelihood
     baselines_from: str
     raw_bits_per_second: float  # frame_rate * log2 V * codebooks in scope
-    eos_nats: float  # mean per utterance
+    eos_nats: float  # mean per utterance that ends
     num_tokens: int  # text tokens that were predicted
     text_nats: float  # mean per token
     num_utterances: int

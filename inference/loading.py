@@ -1,85 +1,120 @@
 """Load a speech LM with its codec: `load()` is the embedded default, `load(folder)` what training has written.
 
 A model folder holds config.json and model.safetensors (transformers' layout), tokenizer.model where there is a text
-stream, and `codec/` where the codec is not the embedded one. Loading is strict: nothing missing, unknown, misshapen or
-NaN gets through.
+stream, `codec/` where the codec is not the embedded one, and checksums.json. Loading is strict: nothing missing,
+unknown, misshapen, NaN or changed gets through.
 """
 
-import json
+import hashlib
+import logging
 import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from ..data.text_tokenizer import TextTokenizer
-from ..model.codecs import Codec, load_codec
-from ..model.hf_config import SpeechLMConfig
+from ..model.checksums import CHECKSUMS, check_files, write_checksums
+from ..model.checksums import FOREIGN_KEYS as NOTES
+from ..model.codecs import EMBEDDED_CODEC, EMBEDDED_FILES, Codec, load_codec
+from ..model.device import resolve_device
+from ..model.files import file_sha256, whole_folder
+from ..model.hf_config import SETTINGS, SpeechLMConfig
+from ..model.hub import fetch, is_hub_id
 from ..model.lm import SpeechLM
-from ..model.weights import load_strictly, read_weights
+from ..model.strict import check_names, read_object
+from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
 from .checks import no_model
 from .generator import SpeechGenerator, check_codec
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "model" / "pretrained"
 DEFAULT = "default"
 # what transformers adds to a config.json of its own accord
-FOREIGN_KEYS = {"architectures", "dtype", "torch_dtype", "transformers_version", "model_type"}
+FOREIGN_KEYS = NOTES | {"model_type"}
+# what is fetched of a model on the hub: never code
+PATTERNS = (
+    *("config.json", CHECKSUMS, WEIGHTS, INDEX, "model-*.safetensors", "tokenizer.model"),
+    *("codec/config.json", f"codec/{CHECKSUMS}", f"codec/{WEIGHTS}"),
+)
 
 
-def load(name_or_folder: str | Path = DEFAULT) -> SpeechGenerator:
-    """A `SpeechGenerator`: "default" (embedded) or a folder.
+def load(name_or_folder: str | Path = DEFAULT, device: str | torch.device = "auto") -> SpeechGenerator:
+    """A `SpeechGenerator`: "default" (embedded), a folder, a training run, or "owner/name" on the Hugging Face hub.
 
-    Raises FileNotFoundError or ValueError in one line: no model there, weights broken, a setting unknown, or the codec
-    is not the one that the model was trained on.
+    device: where model and codec compute, "auto", "cpu", "cuda", "cuda:N" or "mps". The model is in float32 whatever
+    its file holds (`AutoModel.from_pretrained` keeps the file's type: bfloat16 for the embedded one).
+
+    Raises FileNotFoundError, ValueError or OSError in one line: no model there, weights broken or changed, a setting
+    unknown, the codec not the one that the model was trained on, no such device, or the hub out of reach.
     """
+    target = resolve_device(device)
     folder = model_folder(name_or_folder)
     model = load_speech_lm(folder)
     codec = load_model_codec(folder, model)
-    return SpeechGenerator(model, codec, str(name_or_folder), load_tokenizer(folder, model))
+    return SpeechGenerator(model, codec, str(name_or_folder), load_tokenizer(folder, model)).to(target)
 
 
 def model_folder(name_or_folder: str | Path) -> Path:
-    """The folder that holds config.json: the embedded one, FOLDER, or FOLDER/model of a training run."""
-    if str(name_or_folder) == DEFAULT:
+    """The folder that holds config.json: the embedded one, FOLDER, FOLDER/model of a training run, or a hub id's."""
+    name = str(name_or_folder)
+    if name == DEFAULT:
         return EMBEDDED_MODEL
     folder = Path(name_or_folder)
     for candidate in (folder, folder / "model"):
-        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+        if (candidate / "config.json").is_file() and any((candidate / file).is_file() for file in (WEIGHTS, INDEX)):
             return candidate
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such model folder (leave --model out for the embedded model)")
-    raise FileNotFoundError(no_model(folder))
+    if folder.exists():
+        raise FileNotFoundError(no_model(folder))
+    if isinstance(name_or_folder, Path) or not is_hub_id(name):
+        raise FileNotFoundError(f"{folder}: no such model folder; '{DEFAULT}' is the embedded model")
+    return fetch(name, "model", PATTERNS)
 
 
 def load_speech_lm(folder: Path) -> SpeechLM:
-    """config.json + model.safetensors -> SpeechLM in float32, eval mode. Raises ValueError or FileNotFoundError."""
-    model = SpeechLM(read_config(folder / "config.json"))
-    weights = {name: tensor.float() for name, tensor in read_weights(folder / "model.safetensors").items()}
-    load_strictly(model, weights, str(folder / "model.safetensors"))
+    """config.json + weights -> SpeechLM in float32, eval mode. Raises ValueError or FileNotFoundError."""
+    config = read_config(folder / "config.json")
+    weights = {name: tensor.float() for name, tensor in read_folder(folder).items()}
+    with torch.device("meta"):  # a config that asks for more than the file holds is refused before it takes memory
+        model = SpeechLM(config)
+    load_strictly(model, weights, str(weight_files(folder)[0] if len(weight_files(folder)) == 1 else folder))
+    if not check_files(folder, checked_names(folder)):
+        logger.info("%s: has no %s, so changed weights would not be noticed", folder, CHECKSUMS)
     return model.eval()
 
 
+def checked_names(folder: Path) -> list[str]:
+    """The files of a model folder that decide its numbers, the codec's left out."""
+    others = [path.name for path in (folder / INDEX, folder / "tokenizer.model") if path.is_file()]
+    return ["config.json", *(path.name for path in weight_files(folder)), *others]
+
+
 def read_config(path: Path) -> SpeechLMConfig:
+    """Raises FileNotFoundError, or ValueError in one line: a setting unknown, of another type, or out of range."""
     try:
-        values = json.loads(path.read_text())
+        values = read_object(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file, so this folder holds no model") from None
-    except ValueError:
-        raise ValueError(f"{path}: is not valid JSON") from None
-    if not isinstance(values, dict) or values.get("model_type") != SpeechLMConfig.model_type:
+    if values.get("model_type") != SpeechLMConfig.model_type:
         raise ValueError(f"{path}: is not a codeclm model's config")
-    values = {key: value for key, value in values.items() if key not in FOREIGN_KEYS}
-    known = set(SpeechLMConfig().to_dict())
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"{path}: unknown setting '{unknown[0]}'")
+    others = {*FOREIGN_KEYS, *SpeechLMConfig().to_dict()} - set(SETTINGS)
+    own = {key: value for key, value in values.items() if key not in others}
     try:
-        return SpeechLMConfig(**values)
+        check_names(own, SETTINGS)
+        return SpeechLMConfig(**own)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    except TypeError as error:
-        raise ValueError(f"{path}: a setting is not of the right kind ({error})") from None
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """sha256 over the settings that decide a model's numbers, and its weights: how config.json is written is no part.
+
+    Raises FileNotFoundError or ValueError for a folder that holds no model.
+    """
+    digest = hashlib.sha256(read_config(folder / "config.json").canonical().encode())
+    for path in weight_files(folder):
+        digest.update(bytes.fromhex(file_sha256(path)))
+    return digest.hexdigest()
 
 
 def load_model_codec(folder: Path, model: SpeechLM) -> Codec:
@@ -114,31 +149,34 @@ def save_model(
     folder: Path,
     dtype: torch.dtype = torch.float32,
     tokenizer: TextTokenizer | None = None,
+    with_codec: bool = False,
+    replace: bool = True,
 ) -> None:
     """Write what `load` reads, whole or not at all. The codec goes along unless it is the embedded one.
 
+    with_codec: the embedded codec goes along, too, so that the model does not depend on this version of codeclm.
+    replace: what was in `folder` goes, once the new model is whole; else FileExistsError if there is anything.
     Raises OSError if the disk does not take it; what was in `folder` before is then still there.
     """
-    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
-    weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    weights = {name: tensor.detach().cpu().to(dtype) for name, tensor in model.state_dict().items()}
+    with whole_folder(folder, replace) as partial:
         model.config.save_pretrained(partial)
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-        if not is_embedded(codec):
-            codec.save(partial / "codec")
+        write_weights(partial / WEIGHTS, weights)
         if tokenizer is not None:
             tokenizer.save(partial)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)  # a folder that is not empty cannot be replaced in one go
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{folder}: the model could not be written ({error})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_checksums(partial)
+        if not is_embedded(codec):
+            codec.save(partial / "codec")
+        elif with_codec:
+            copy_embedded_codec(partial / "codec")
+
+
+def copy_embedded_codec(folder: Path) -> None:
+    """Its files as they are: packed again, their numbers could differ."""
+    folder.mkdir()
+    for source, name in zip(EMBEDDED_FILES, ("config.json", WEIGHTS), strict=True):
+        shutil.copyfile(EMBEDDED_CODEC / source, folder / name)
+    write_checksums(folder)
 
 
 def is_embedded(codec: Codec) -> bool:

@@ -86,8 +86,9 @@ def explained(box: str, verb: Callable[..., None]) -> str:
     if first.startswith("Unrecognized options: "):
         unknown = first.removeprefix("Unrecognized options: ").split(", ")
         meant = [s[1].split()[0] for s in sections[1:] if s and s[0].strip() == "Perhaps you meant:"]
-        kind = "option" if unknown[0].startswith("-") else "argument"
-        return f"{kind} '{unknown[0]}' is unknown" + (f"; did you mean {meant[0]}?" if meant else "")
+        if not unknown[0].startswith("-"):
+            return f"'{unknown[0]}' is one argument too many"
+        return f"option '{unknown[0]}' is unknown" + (f"; did you mean {meant[0]}?" if meant else "")
     if first.startswith("Missing from "):
         names = [line.split()[0] for line in sections[0][1:] if re.match(r" {5}\S", line)]
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"

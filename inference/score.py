@@ -7,13 +7,12 @@ the nats is likelihood.py. N utterances, B batch, K codebooks, T frames.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..data.progress import progress_bar
-from ..data.shards import TokenStore, file_sha256, name_hash
+from ..data.shards import CodecInfo, TokenStore, name_hash
 from ..data.text_batches import StoreGrids
 from ..data.text_tokenizer import TextTokenizer
 from ..model.delay_pattern import ABSENT
@@ -22,6 +21,7 @@ from .baselines import CountBaselines
 from .config import EvaluateConfig
 from .labelled import as_labelled
 from .likelihood import DEFINITION, LikelihoodReport, likelihood, num_counted
+from .loading import checkpoint_hash as checkpoint_hash
 from .windows import Window, describe, windows
 
 
@@ -31,7 +31,7 @@ class Scores:
 
     nll: np.ndarray  # [N, K]
     num_frames: np.ndarray  # [N]
-    eos_nll: np.ndarray  # [N]
+    eos_nll: np.ndarray  # [N], 0 for an utterance whose recording goes on
     text_nll: np.ndarray  # [N], 0 without a text that is predicted
     num_tokens: np.ndarray  # [N] text tokens
 
@@ -52,8 +52,7 @@ def score_store(
 
     Raises ValueError if the store's codec is not the model's, FloatingPointError if the model gives NaN.
     """
-    reference = model.config.codec_reference
-    store.require_codec(reference.fingerprint, reference.name)
+    store.require_codec(CodecInfo.of_model(model.config))
     chosen = list(range(len(store))) if indices is None else list(indices)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
     grids = StoreGrids(store, tokenizer, model.config.text["layout"])
@@ -107,7 +106,7 @@ def _batches(
     """(utterance, window) in batches of similar length, padding included at most `frames_per_batch`, or one."""
     context, has_end, pieces = context_frames(model, config), model.config.end == "eos", []
     for i in chosen:
-        last = grids.last_audio_column(i) if has_end else None
+        last = grids.last_audio_column(i) if has_end and grids.store.ends(i) else None
         pieces += [(i, window) for window in windows(grids.length(i), context, last)]
     pieces.sort(key=lambda piece: piece[1].start - piece[1].stop)  # longest first
     batch: list[tuple[int, Window]] = []
@@ -149,7 +148,7 @@ def evaluate(
         bigram=likelihood(bigram, scores.num_frames, rate, config),
         baselines_from=str(baseline_store.folder) if baseline_store else "the other half of the same utterances",
         raw_bits_per_second=rate * num_counted(info.num_codebooks, config.scope) * math.log2(info.codebook_size),
-        eos_nats=float(scores.eos_nll.mean()),
+        eos_nats=float(scores.eos_nll.sum() / max(1, sum(map(store.ends, indices)))),
         num_tokens=int(scores.num_tokens.sum()),
         text_nats=float(scores.text_nll.sum() / max(1, scores.num_tokens.sum())),
         num_utterances=len(indices),
@@ -178,7 +177,7 @@ def baseline_scores(
     unigram = np.zeros((len(indices), info.num_codebooks))
     bigram = np.zeros_like(unigram)
     if baseline_store is not None:
-        baseline_store.require_codec(info.fingerprint, info.name)
+        baseline_store.require_codec(info)
         everything = (baseline_store.codes(i) for i in range(len(baseline_store)))
         models = [CountBaselines(everything, info.codebook_size, info.num_codebooks)] * 2
     elif len(indices) < 2:
@@ -191,8 +190,3 @@ def baseline_scores(
     for row, i in enumerate(indices):
         unigram[row], bigram[row] = models[row % 2].nll(store.codes(i))
     return unigram, bigram
-
-
-def checkpoint_hash(folder: Path) -> str:
-    """sha256 of a model folder's weights."""
-    return file_sha256(folder / "model.safetensors")

@@ -34,7 +34,7 @@ def verify(
     check_writable(json_file)
     check_device(device)
     check_threads(threads)
-    check_model(model)
+    check_model(model, "MODEL")
     say_loading(f"the model '{model}'")
     from .evaluate.plain import json_safe
     from .verify.report import failures, verdict

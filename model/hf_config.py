@@ -1,5 +1,7 @@
 """SpeechLMConfig: what `config.json` beside a SpeechLM's weights says, in transformers' format."""
 
+import inspect
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -106,6 +108,19 @@ class SpeechLMConfig(PretrainedConfig):
         if self.pattern == "depth" and depth.sees_text and not self.text["vocab_size"]:
             raise ValueError("depth.sees_text: this model has no text stream; give text.vocab_size")
 
+    def canonical(self) -> str:
+        """The settings that decide numbers, as JSON: two models of the same settings have the same.
+
+        A setting that has its default is left out, so that one which a later version adds changes nothing.
+        """
+        own, defaults = self.own_settings(), SpeechLMConfig().own_settings()
+        own["codec"].pop("name")  # for people: the fingerprint decides
+        return json.dumps(_without(own, defaults), sort_keys=True, separators=(",", ":"))
+
+    def own_settings(self) -> dict[str, Any]:
+        """The settings of `__init__`, as JSON has them."""
+        return json.loads(json.dumps({name: getattr(self, name) for name in SETTINGS}))
+
     @property
     def backbone_config(self) -> TransformerConfig:
         return TransformerConfig(**self.backbone)
@@ -121,3 +136,17 @@ class SpeechLMConfig(PretrainedConfig):
     @property
     def codec_reference(self) -> CodecReference:
         return CodecReference(**self.codec)
+
+
+def _without(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Whatever differs from the defaults, also inside of what is nested."""
+    parts = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = _without(value, defaults[key])
+        if value != ({} if isinstance(value, dict) else defaults[key]):
+            parts[key] = value
+    return parts
+
+
+SETTINGS = tuple(inspect.signature(SpeechLMConfig).parameters)[:-1]  # transformers' own, in **kwargs, left out

@@ -14,7 +14,10 @@ transformer for the depth decoder.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from .checksums import CHECKSUMS, write_checksums
 from .delay_pattern import ABSENT
 from .depth import DepthTerms, make_depth_parts
 from .hf_config import SpeechLMConfig
@@ -29,6 +33,7 @@ from .losses import Weights, cross_entropy
 from .steps import Steps, arrange, given_first, num_scored, to_frames
 from .transformer import GroupedLinear, Transformer
 
+UPLOAD_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")  # of `push_to_hub`
 DEPTH_CHUNK = 256  # steps that the depth decoder takes at a time: few enough for memory, enough to keep a GPU busy
 
 
@@ -45,6 +50,12 @@ class SpeechLMOutput(ModelOutput):
 
 
 class SpeechLM(PreTrainedModel):
+    """The model alone; `load` gives one with its codec. `AutoModel` knows it once this class was imported.
+
+    `from_pretrained` keeps the type of the file, bfloat16 for the embedded model (say dtype=torch.float32 for the
+    numbers that `load` gives), checks no checksums, and takes a folder in which a tensor is missing: `load` does not.
+    """
+
     config_class = SpeechLMConfig
     config: SpeechLMConfig
     base_model_prefix = "speech_lm"
@@ -57,6 +68,7 @@ class SpeechLM(PreTrainedModel):
     depth_text_embedding: nn.Embedding
     depth_decoder: Transformer
     depth_heads: nn.Parameter
+    supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: SpeechLMConfig):
@@ -96,6 +108,41 @@ class SpeechLM(PreTrainedModel):
             for block in module.blocks:
                 nn.init.normal_(block.attention.output.weight, std=module.output_std())  # pyright: ignore
                 nn.init.normal_(block.down.weight, std=module.output_std())  # pyright: ignore
+
+    # --- as a model of transformers ---
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The codes' table: codebook k has rows k * (V + 1) and on."""
+        return self.frame_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding) and value.weight.shape == self.frame_embedding.weight.shape
+        self.frame_embedding = value
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own. Raises ValueError if the weights would not all be on one device.
+
+        They are read outside of their modules' own calls, where accelerate does not bring offloaded ones back.
+        """
+        check_places(kwargs.get("device_map"))
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        check_places(getattr(model, "hf_device_map", None))
+        return loaded
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | PathLike, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """transformers' own, and checksums.json beside what it writes."""
+        folder = Path(save_directory)
+        upload = {key: kwargs.pop(key) for key in UPLOAD_OPTIONS if key in kwargs}
+        (folder / CHECKSUMS).unlink(missing_ok=True)  # stopped in the middle, there are none rather than wrong ones
+        super().save_pretrained(folder, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_checksums(folder)
+        if push_to_hub and is_main_process:
+            self.push_to_hub(upload.pop("repo_id", folder.name), **upload)
 
     # --- in ---
 
@@ -164,7 +211,8 @@ class SpeechLM(PreTrainedModel):
         depth_chunk: int = DEPTH_CHUNK,
         input_dropout: float = 0.0,
         return_logits: bool = False,
-    ) -> SpeechLMOutput:
+        return_dict: bool | None = None,
+    ) -> SpeechLMOutput | tuple:
         """Score codes [B, K, T] (ABSENT pads the end of shorter rows) given everything before each code.
 
         Every code that is present is scored. In the first step of a model without BOS all have equal probabilities.
@@ -177,6 +225,8 @@ class SpeechLM(PreTrainedModel):
         decoder is trained (its sum is scaled up, so the loss and its gradient keep their expectation); depth_chunk,
         steps whose activations are held at a time; input_dropout, share of the codes, drawn anew at each call, that are
         ABSENT as input, though scored as targets (the nll is then not the model's).
+
+        return_dict: False gives a tuple of what there is, in the order of SpeechLMOutput's fields.
         Raises ValueError for input that is not this model's.
         """
         self.check_inputs(codes, text, user)
@@ -215,6 +265,9 @@ class SpeechLM(PreTrainedModel):
                 output.logits[..., self.codebook_size :].masked_fill_(first_nats[..., None] > 0, float("-inf"))
             if text_logits is not None:
                 output.text_logits = to_frames(text_logits[:, None], place, [0])[:, 0]
+        if return_dict is False:
+            parts = (getattr(output, field.name) for field in fields(output))
+            return tuple(part for part in parts if part is not None)
         return output
 
     def contexts(self, steps: Steps) -> Tensor:
@@ -298,6 +351,16 @@ class Scored:
     total: Tensor  # the weighted sum
     nll: Tensor | None  # [B, K, S], EOS among codebook 0's; None where only a share of the frames was scored
     text_nll: Tensor | None  # [B, S]
+
+
+def check_places(device_map: Any) -> None:
+    """Raise ValueError for a device map that lays a model on several devices, or on the disk."""
+    places = {str(place) for place in device_map.values()} if isinstance(device_map, dict) else set()
+    if len(places) > 1 or "disk" in places:
+        raise ValueError(
+            f"device_map: a SpeechLM must be on one device, not on {', '.join(sorted(places))}; "
+            'give device_map={"": 0} for the first GPU, or {"": "cpu"}'
+        )
 
 
 def check_range(values: Tensor, name: str, shape: tuple[int | None, ...], size: int) -> None:

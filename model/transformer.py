@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import AttentionChoice, Visibility, attend, prepare_mask
 from .config import RopeScaling, TransformerConfig
@@ -136,7 +137,7 @@ class Attention(nn.Module):
         return self.output(attend(self, query, key, value, mask, self.shape.sliding_window), sets)
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     def __init__(self, config: TransformerConfig, layer: int, choice: Any, num_sets: int = 0):
         super().__init__()
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)

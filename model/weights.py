@@ -1,11 +1,20 @@
 """Weights on disk: safetensors only, read strictly, or one clear line. Matrices may be packed to 8 bits a number."""
 
+import errno
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from .files import ordinary_permissions
+from .strict import check_value, read_object
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of a checkpoint in several files
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -20,9 +29,88 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: is not a whole safetensors file ({error}); fetch or write it again") from None
 
 
+def weight_files(folder: Path, name: str = "") -> list[Path]:
+    """The files that hold a folder's weights: one, or those that an index names.
+
+    name: of the file or index (default: model.safetensors, or its index where there is no such file).
+    Raises ValueError for an index that is broken or names files elsewhere.
+    """
+    name = name or (INDEX if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file() else WEIGHTS)
+    if not name.endswith(".index.json"):
+        return [folder / name]
+    return [folder / shard for shard in sorted(set(_shards(folder / name).values()))]
+
+
+def read_folder(folder: Path, name: str = "") -> dict[str, Tensor]:
+    """All weights of a folder, from one file or several, named as in `weight_files`.
+
+    Raises FileNotFoundError or ValueError in one line, also if a shard lacks what the index says, or two hold the same.
+    """
+    files = weight_files(folder, name)
+    if files[0].name in (WEIGHTS, name):
+        return read_weights(files[0])
+    index = folder / (name or INDEX)
+    places, weights = _shards(index), {}
+    for path in files:
+        tensors = read_weights(path)
+        for key in tensors:
+            if key in weights or places.get(key) != path.name:
+                raise ValueError(f"{path}: tensor '{key}' is not where the index has it")
+        weights |= tensors
+    missing = sorted(set(places) - set(weights))
+    if missing:
+        raise ValueError(f"{index}: tensor '{missing[0]}' is missing from the weights")
+    return weights
+
+
+def _shards(index: Path) -> dict[str, str]:
+    """Tensor -> the file that holds it, at least one."""
+    places = read_object(index).get("weight_map")
+    try:
+        places = check_value(dict[str, str], places, "weight_map")
+    except ValueError:
+        places = {}
+    if not places:
+        raise ValueError(f"{index}: is not a safetensors index (weight_map is missing)")
+    for shard in places.values():
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise ValueError(f"{index}: shard '{shard}' is not a safetensors file of this folder")
+    return places
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Raises OSError if the disk does not take it."""
+    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+    try:
+        save_file(whole, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from None
+    ordinary_permissions(path)
+
+
+def write_checkpoint(folder: Path, values: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """config.json and model.safetensors, the tensors as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    write_weights(folder / WEIGHTS, weights)
+
+
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    """Load `weights` into `module`. Raises ValueError naming the first tensor that is missing, unknown, of another
-    shape, or not finite. `name` is what the message calls the file."""
+    """Load `weights` into `module`, which may be on the meta device: it is then given memory, on the CPU.
+
+    Raises ValueError as `check_fit` does. `name` is what the message calls the file.
+    """
+    check_fit(module, weights, name)
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        module.to_empty(device="cpu")
+    module.load_state_dict(weights)
+
+
+def check_fit(module: nn.Module, weights: dict[str, Tensor], name: str) -> None:
+    """Raise ValueError naming the first tensor that is missing, unknown, of another shape, or not finite.
+
+    Nothing is allocated for a module on the meta device: a config that asks for more than the file has is refused.
+    """
     expected = module.state_dict()
     for key, tensor in expected.items():
         if key not in weights:
@@ -34,7 +122,6 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], name: str) -> N
     unknown = sorted(set(weights) - set(expected))
     if unknown:
         raise ValueError(f"{name}: tensor '{unknown[0]}' does not belong to this model")
-    module.load_state_dict(weights)
 
 
 SCALE = ".scale"  # a packed matrix NAME has its rows' scales in NAME.scale

@@ -195,6 +195,7 @@ def test_a_folder_as_output_file_is_refused(verb, model, good, tmp_path, capsys)
     assert "is a folder" in refused(args, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["generate", "roundtrip", "prepare", "train"])
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(verb, model, store, good, tmp_path):
     out = tmp_path / "out"

@@ -87,6 +87,7 @@ def test_the_loss_falls(data: Path, tmp_path: Path):
     assert np.mean(loss[-3:]) < 0.6 * np.mean(loss[:3])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_run(data: Path, tmp_path: Path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_codec(data, whole, TINY)
@@ -269,6 +270,7 @@ train_codec(Path(sys.argv[2]), Path(sys.argv[3]), replace(TINY, steps=6, batch_s
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_share_a_batch_and_keep_one_codec(data: Path, tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(TWO_RANKS)

@@ -16,8 +16,8 @@ from codeclm.inference.config import SamplingConfig
 from codeclm.inference.convert_cli import export_folder, import_folder
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.loading import load_speech_lm
-from codeclm.model import SpeechLM
-from codeclm.model.convert import Converted, checkpoint, moshi
+from codeclm.model import SpeechLM, weights
+from codeclm.model.convert import Converted, moshi
 from codeclm.train.cli import main
 
 from .checkpoints import MOSHI, assert_same_checkpoint, edit
@@ -230,10 +230,10 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(pair, tmp_path, monkey
             raise SafetensorError("no space left")
         save_file(tensors, path, metadata)
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="ours: could not be written .no space left"):
+    monkeypatch.setattr(weights, "save_file", fail)
+    with pytest.raises(OSError, match="ours: cannot be written .no space left"):
         import_folder("moshi", pair[2] / "hf", tmp_path / "ours")
     assert len(calls) == 2 and not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="could not be written"):
+    with pytest.raises(OSError, match="cannot be written"):
         import_folder("moshi", pair[2] / "hf", tmp_path / "file" / "ours")

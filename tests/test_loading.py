@@ -37,7 +37,7 @@ def folder(model, codec, tmp_path) -> Path:
 def test_a_saved_model_and_its_codec_load_and_give_the_same_nll(model, codec, folder):
     generator = load(folder)
     assert generator.codec.fingerprint == codec.fingerprint
-    assert torch.equal(generator.model(CODES).nll, model(CODES).nll)
+    torch.testing.assert_close(generator.model(CODES).nll, model(CODES).nll)
     assert not generator.model.training
     assert load(str(folder)).generate(None, 0.05).audio.shape == (400,)
 
@@ -46,7 +46,7 @@ def test_a_saved_model_and_its_codec_load_and_give_the_same_nll(model, codec, fo
 def test_a_training_run_loads_from_its_model_folder(model, folder, tmp_path):
     (tmp_path / "run").mkdir()
     folder.rename(tmp_path / "run" / "model")
-    assert torch.equal(load(tmp_path / "run").model(CODES).nll, model(CODES).nll)
+    torch.testing.assert_close(load(tmp_path / "run").model(CODES).nll, model(CODES).nll)
 
 
 @torch.no_grad()
@@ -93,12 +93,38 @@ BROKEN = {
     "config missing": (lambda f: (f / "config.json").unlink(), "config.json"),
     "config not JSON": (lambda f: (f / "config.json").write_text('{"a'), "config.json: is not valid JSON"),
     "config not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json: is not valid JSON"),
-    "config a list": (lambda f: (f / "config.json").write_text("[]"), "not a codeclm model's config"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "holds a list, not an object of settings"),
+    "config nested too deep": (lambda f: (f / "config.json").write_text("[" * 10**5), "is not valid JSON"),
     "foreign model": (edit_config(lambda c: c.update(model_type="mimi")), "not a codeclm model's config"),
-    "unknown setting": (edit_config(lambda c: c.update(num_codebook=3)), "unknown setting 'num_codebook'"),
+    "unknown setting": (
+        edit_config(lambda c: c.update(num_codebook=3)),
+        "unknown setting 'num_codebook'; did you mean 'num_codebooks'",
+    ),
     "nested typo": (edit_config(lambda c: c["depth"].update(widht=3)), "'depth.widht'; did you mean 'depth."),
-    "nested of another kind": (edit_config(lambda c: c.update(depth=3)), "not of the right kind"),
-    "setting of another kind": (edit_config(lambda c: c.update(num_codebooks="three")), "not of the right kind"),
+    "nested of another kind": (
+        edit_config(lambda c: c.update(depth=3)),
+        "depth is 3; it must be an object of settings",
+    ),
+    "setting of another kind": (edit_config(lambda c: c.update(num_codebooks="three")), "num_codebooks is 'three'; it"),
+    "number as text": (
+        edit_config(lambda c: c["backbone"].update(norm_eps="1e-06")),
+        "backbone.norm_eps is '1e-06'; it",
+    ),
+    "truth as text": (
+        edit_config(lambda c: c["codec"].update(fingerprint=True)),
+        "codec.fingerprint is True; it must be",
+    ),
+    "half a position": (
+        edit_config(lambda c: c["backbone"].update(sliding_window=1.5)),
+        "backbone.sliding_window is 1.5",
+    ),
+    "wider than memory": (edit_config(lambda c: c["depth"].update(dim=10**12)), "dim 1000000000000"),
+    "wider than the file": (
+        edit_config(lambda c: c["backbone"].update(dim=1 << 20, head_dim=1 << 10)),
+        r"should be \[.*1048576",
+    ),
+    "deeper than the file": (edit_config(lambda c: c["backbone"].update(num_layers=1000)), "is missing"),
+    "a vocabulary": (edit_config(lambda c: c["text"].update(vocab_size=1 << 24)), "'text_embedding.weight' is missing"),
     "heads that do not divide": (edit_config(lambda c: c["depth"].update(num_heads=3)), "num_heads 3"),
     "weights missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "weights cut off": (truncate, "model.safetensors: is not a whole safetensors file"),
@@ -154,6 +180,7 @@ def test_a_broken_codec_is_named(folder):
         load(folder)
 
 
+@pytest.mark.slow
 def test_load_is_the_function_whatever_was_imported_before():
     code = "import codeclm.train.loop; from codeclm.inference import load; assert callable(load), load"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0

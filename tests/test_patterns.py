@@ -22,6 +22,7 @@ CONFIG = PatternsConfig(
 )
 
 
+@pytest.mark.slow
 def test_every_pattern_is_measured_under_both_budgets_and_only_once(make_store, make_codec, tmp_path):
     torch.set_num_threads(1)
     codec, rng = make_codec(), np.random.default_rng(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.shards import CodecInfo
+from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from codeclm.inference import EvaluateConfig
 from codeclm.inference.compress import compress_codes
 from codeclm.inference.likelihood import DEFINITION, likelihood
@@ -58,6 +58,21 @@ def test_scores_are_the_models_nll_in_store_order_for_any_batch(model, store, ut
     np.testing.assert_allclose(scores.nll, [nll for nll, _ in expected], rtol=0, atol=1e-9)
     np.testing.assert_allclose(scores.eos_nll, [eos for _, eos in expected], rtol=0, atol=1e-9)
     assert scores.num_frames.tolist() == LENGTHS
+
+
+def test_eos_is_scored_only_where_a_recording_ends(model, codec, utterances, tmp_path):
+    goes_on, info = [True, False] * 4, CodecInfo.of(codec)
+    entries = [
+        Utterance(f"u{i}", 1, codes, goes_on=more)
+        for i, (codes, more) in enumerate(zip(utterances, goes_on, strict=True))
+    ]
+    commit_store(tmp_path, info, [write_shard(tmp_path, 0, entries, info)])
+    store, expected = TokenStore(tmp_path), [nll_of(model, codes) for codes in utterances]
+    scores = score_store(model, store, EvaluateConfig(33), progress=False)
+    eos = [0.0 if more else eos for more, (_, eos) in zip(goes_on, expected, strict=True)]
+    np.testing.assert_allclose(scores.eos_nll, eos, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(scores.nll, [nll for nll, _ in expected], rtol=0, atol=1e-9)
+    assert evaluate(model, store, "0" * 64).eos_nats == pytest.approx(np.mean(eos[1::2]))
 
 
 def test_chosen_utterances_keep_the_order_they_were_asked_for(model, store):

@@ -43,7 +43,10 @@ TINY = tiny_models()
 # --- what is right ---
 
 
-@pytest.mark.parametrize("number", range(len(TINY)), ids=[tiny.name for tiny in TINY])
+EVERY = [pytest.param(n, marks=[pytest.mark.slow] * (n % 4 > 0), id=tiny.name) for n, tiny in enumerate(TINY)]
+
+
+@pytest.mark.parametrize("number", EVERY)
 def test_all_checks_pass_for_every_option(number: int):
     tiny = TINY[number]
     dtypes = DTYPES if number % 4 == 0 else DTYPES[:1]  # `codeclm verify --every-option` does both for all

@@ -57,7 +57,7 @@ def train(
 
         coder = load_codec(codec)
         store = open_store(data, out / "tokens", coder, PIECES, config.device)
-        store.require_codec(coder.fingerprint, coder.name)
+        store.require_codec(coder)
         tokenizer = new_tokenizer(store, config)
         model = new_model(store, config, tokenizer, init_from)
         # random weights are a matter of the seed; their last digits differ from one processor to another
@@ -74,7 +74,7 @@ def finetune(
 ) -> None:
     """Go on training a model (--from) on DATA (audio, or a token store) into the run folder --out; resumable."""
     check_folder(out)
-    check_data(data, check_model(model))
+    check_data(data, check_model(model, "--from"))
     say_loading(f"the model '{model}'")
     with claim(out, LANGUAGE_MODEL):
         from ..inference.loading import load
@@ -106,7 +106,7 @@ def patterns(
 
         coder = load_codec(codec)
         store = open_or_prepare(data, out / "tokens", coder, PIECES)
-        store.require_codec(coder.fingerprint, coder.name)
+        store.require_codec(coder)
         print(table(compare_patterns(store, coder, out, config), config))
 
 

@@ -128,7 +128,7 @@ def measure(
     model = load_speech_lm(train(new_model(store, settings), codec, store, run, settings, start="random"))
     speed = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     frames_per_second = [line["frames_per_second"] for line in speed if "frames_per_second" in line][-1]
-    _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.seed)
+    _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.seed, store.folder)
     scores = score_store(model, store, EvaluateConfig(), heldout)
     found = likelihood(scores.nll, scores.num_frames, store.codec.frame_rate, EvaluateConfig())
     frames = sum(int((batch >= 0).sum()) for batch in (scratch.batches[i] for i in range(CALIBRATION_STEPS)))

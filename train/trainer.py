@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import TokenBatches, balance_voices, split_heldout
-from ..data.shards import TokenStore
+from ..data.shards import CodecInfo, TokenStore
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
 from ..inference.loading import FOREIGN_KEYS, save_model
@@ -59,14 +59,13 @@ class Trainer:
         start: str | None = None,
     ):
         """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
-        reference = model.config.codec_reference
-        store.require_codec(reference.fingerprint, reference.name)
+        store.require_codec(CodecInfo.of_model(model.config))
         self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
         self.raw_model, self.step = model, 0
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
         self.best_step = 0
         self.start = tensors_sha256(model.state_dict()) if start is None else start
-        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed)
+        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
         batch = config.batch
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
         max_frames = min(batch.max_frames, batch.frames_per_batch)

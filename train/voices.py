@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.audio import AudioError, find_audio, load_audio
-from ..data.prepare import stamp
+from ..data.plan import stamp
 from ..data.progress import progress_bar
 from ..data.shards import atomic_file
 from ..inference.evaluate.measures import pitch_track

@@ -9,11 +9,21 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checksums import write_checksums
+from ..weights import write_checkpoint
+
 LEADING = "leading_codebooks"  # in a codec's config.json: how many of its codebooks are used, where it is not all
+
+
+def write_codec(folder: Path, values: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """config.json, model.safetensors and their checksums: what a codec's `save` writes."""
+    write_checkpoint(folder, values, weights)
+    write_checksums(folder)
 
 
 class StreamingCoder(ABC):

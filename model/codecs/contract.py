@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..checksums import CHECKSUMS
 from .base import Codec, StreamingCoder
 from .blocks import BlockCodec
 from .float32 import CPU_OPERATIONS, OPERATIONS
@@ -175,6 +176,7 @@ def fingerprint(codec: Codec) -> None:
         del copy  # its tensors are the file
         save_file(weights | {name: changed.view(weights[name].shape)}, folder / "other.safetensors")
         (folder / "other.safetensors").replace(folder / "model.safetensors")
+        (folder / CHECKSUMS).unlink()  # the change is on purpose
         if load_codec(folder).fingerprint == codec.fingerprint:
             raise Broken(f"with another '{name}' it has the same fingerprint")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..strict import check_value
 from .blocks import BlockCodec, Blocks, State
 from .tables import save_tables
 
@@ -20,6 +21,8 @@ class MuLawCodec(BlockCodec):
 
     def __init__(self, sample_rate: int = 8_000):
         super().__init__()
+        if check_value(int, sample_rate, "sample_rate") < 1:
+            raise ValueError(f"sample_rate {sample_rate} must be at least 1")
         self.name, self.sample_rate, self.hop_length = "mulaw", sample_rate, 1
         self.num_codebooks = self.full_codebooks = 1
         self.codebook_size = MU + 1

@@ -4,18 +4,21 @@ The codec keeps the tensors of its file as they were (memory-mapped): their name
 transformers, whose modules are not, so the fingerprint is over them, and `save` writes them.
 """
 
-import json
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..convert.settings import read_settings
+from ..strict import shown
 from ..weights import read_weights
+from .base import write_codec
 from .blocks import BlockCodec
+
+# settings of transformers' codecs that count modules with tensors of their own: none can be more than there are tensors
+COUNTS = ("num_hidden_layers", "num_quantizers", "num_residual_layers", "num_lstm_layers", "n_codebooks")
 
 
 class PretrainedCodec(BlockCodec):
@@ -35,9 +38,7 @@ class PretrainedCodec(BlockCodec):
         return self.tensors
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(self.values | self.leading, indent=2) + "\n")
+        write_codec(folder, self.values | self.leading, self.tensors)
 
 
 def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, values: dict[str, Any]) -> PretrainedCodec:
@@ -50,20 +51,29 @@ def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, val
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: tensor '{key}' holds NaN or infinite values")
-    config = read_settings(network.config_class, values, str(folder / "config.json"))
+    name = str(folder / "config.json")
+    for key in COUNTS:
+        if isinstance(values.get(key), int) and values[key] > len(tensors):
+            raise ValueError(f"{name}: {key} is {shown(values[key])}, but {path.name} has {len(tensors)} tensors")
+    config = read_settings(network.config_class, values, name)
     try:
         with quiet():
             model, info = network.from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
                 output_loading_info=True,
             )  # fmt: skip
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise ValueError(f"{path}: does not fit {folder / 'config.json'} ({' '.join(str(error).split())})") from None
+    except Exception as error:  # a wrong setting ends in any of a dozen classes
+        raise ValueError(f"{path}: does not fit {name} ({' '.join(str(error).split())[:300]})") from None
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ValueError(f"{path}: tensor '{missing[0]}' is missing from the weights")
     _share(model, tensors)
-    return kind(model, tensors, values)
+    try:
+        return kind(model, tensors, values)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{name}: is not a config that this codec can have ({error})") from None
 
 
 def _share(model: Any, tensors: dict[str, Tensor]) -> None:

@@ -10,20 +10,19 @@ for `lookahead` trunk frames and overlaps its windows, so audio leaves it `laten
 B batch, S samples, N trunk frames (every `trunk_hop` samples), T codec frames (every `stride` trunk frames).
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..config import SpectralConfig
-from ..weights import load_strictly, pack_int8, read_weights
-from .base import Codec, StreamingCoder
+from ..config import MAX_LAYERS, MAX_WIDTH, SpectralConfig
+from ..strict import strict
+from ..weights import check_fit, pack_int8, read_weights
+from .base import Codec, StreamingCoder, write_codec
 from .convnext import State
 from .float32 import frozen
 from .rvq import Quantized, ResidualVectorQuantizer
@@ -37,8 +36,9 @@ def check_config(config: SpectralConfig) -> None:
     """Raise ValueError for a setting that no codec can have."""
     for name, value in asdict(config).items():
         least = 0 if name.endswith("_layers") or name == "lookahead" else 1
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"codec setting {name} is {value!r}; it must be a whole number, at least {least}")
+        most = MAX_LAYERS if name.endswith("_layers") or name == "num_codebooks" else MAX_WIDTH
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"codec setting {name} is {value!r}; it must be a whole number from {least} to {most}")
     if config.trunk_hop % config.filters_per_hop:
         raise ValueError(f"trunk_hop {config.trunk_hop} must be a multiple of filters_per_hop {config.filters_per_hop}")
     if config.filter_overlap < 2:
@@ -70,24 +70,22 @@ class SpectralCodec(Codec):
 
     def save(self, folder: Path, packed: bool = False) -> None:
         """Write config.json and model.safetensors. packed: as int8, a quarter of the size and another fingerprint."""
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(pack_int8(weights) if packed else weights, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"codec": "spectral", **asdict(self.config)}, indent=2) + "\n")
+        weights = self.state_dict()
+        write_codec(folder, {"codec": "spectral", **asdict(self.config)}, pack_int8(weights) if packed else weights)
 
     @classmethod
     def load(cls, path: Path, config: dict, name: str) -> "SpectralCodec":
         """Weights file + the content of config.json -> a frozen codec. Raises ValueError if they do not fit."""
-        known = {field.name for field in fields(SpectralConfig)}
-        unknown = set(config) - known
-        if unknown:
-            raise ValueError(f"{path.parent}: unknown codec setting {sorted(unknown)[0]!r}; known: {sorted(known)}")
+        weights = {key: tensor.float() for key, tensor in read_weights(path).items()}
         try:
-            codec = cls(SpectralConfig(**config), name)
+            settings = strict(SpectralConfig, config)
+            with torch.device("meta"):
+                shape = cls(settings, name)
         except ValueError as error:
             raise ValueError(f"{path.parent}: {error}") from None
-        weights = read_weights(path)
-        load_strictly(codec, {key: tensor.float() for key, tensor in weights.items()}, str(path))
+        check_fit(shape, weights, str(path))  # before memory is taken that the config alone asks for
+        codec = cls(settings, name)
+        codec.load_state_dict(weights)
         return codec.eval().requires_grad_(False)
 
     @frozen()

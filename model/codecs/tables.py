@@ -1,20 +1,15 @@
 """Codecs without a network: their few numbers are stored as any codec's weights are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from ..weights import load_strictly, read_weights
-from .base import Codec
+from .base import Codec, write_codec
 from .blocks import BlockCodec
 
 
 def save_tables(codec: BlockCodec, folder: Path, settings: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(codec.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"codec": codec.name, **settings, **codec.leading}, indent=2) + "\n")
+    write_codec(folder, {"codec": codec.name, **settings, **codec.leading}, codec.state_dict())
 
 
 def load_tables(kind: type[Codec], folder: Path, settings: dict[str, Any]) -> Codec:

@@ -1,23 +1,21 @@
 """Checkpoint folders as transformers writes them: config.json and safetensors, whole or sharded.
 
-Reading is strict and never touches a pickle; a folder is written whole or not at all.
+Reading is strict and never touches a pickle.
 """
 
-import json
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..weights import read_weights
+from ..checksums import CHECKSUMS
+from ..hub import fetch, is_hub_id
+from ..strict import read_object, shown
+from ..weights import WEIGHTS, read_folder
 
-INDEX = "model.safetensors.index.json"
 COMPANIONS = (".json", ".jinja", ".md", ".model", ".txt")  # tokenizers, templates, licences, generation settings
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -54,50 +52,47 @@ class Tensors:
             raise ValueError(f"{self.name}: tensor '{sorted(self.left)[0]}' does not belong to this model")
 
 
+def local_folder(name: Path) -> Path:
+    """A folder as it is; a hub id as the folder that its checkpoint was fetched to, the small files beside it, too.
+
+    Raises OSError if it cannot be fetched.
+    """
+    if name.exists() or not is_hub_id(str(name)):
+        return name
+    small = tuple(f"*{suffix}" for suffix in COMPANIONS)
+    values = read_json(fetch(str(name), "checkpoint", small) / "config.json")
+    weights = weights_name(values, str(name)) or WEIGHTS
+    return fetch(str(name), "checkpoint", (*small, f"{weights.split('.')[0]}*.safetensors"))
+
+
 def read_checkpoint(folder: Path, model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json and all tensors of a transformers folder. Raises FileNotFoundError or ValueError in one line."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give one that holds a checkpoint of transformers', or a hub id"
+        )
     values = read_json(folder / "config.json")
     found = values.get("model_type")
     if found != model_type:
         raise ValueError(f"{folder / 'config.json'}: model_type is '{found}', should be '{model_type}'")
     refuse_quantised(values, str(folder / "config.json"))
-    if not (folder / INDEX).is_file():
-        return values, read_weights(folder / "model.safetensors")
-    return values, read_shards(folder)
+    return values, read_folder(folder, weights_name(values, str(folder / "config.json")))
 
 
-def read_shards(folder: Path) -> dict[str, Tensor]:
-    """All tensors that the index names. Raises ValueError if a shard is elsewhere, lacks one, or two hold the same."""
-    places = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
-        raise ValueError(f"{folder / INDEX}: is not a safetensors index (weight_map is missing)")
-    weights: dict[str, Tensor] = {}
-    for shard in sorted(set(places.values())):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise ValueError(f"{folder / INDEX}: shard '{shard}' is not a safetensors file of this folder")
-        tensors = read_weights(folder / shard)
-        for key in tensors:
-            if key in weights or places.get(key) != shard:
-                raise ValueError(f"{folder / shard}: tensor '{key}' is not where the index has it")
-        weights |= tensors
-    missing = sorted(set(places) - set(weights))
-    if missing:
-        raise ValueError(f"{folder / INDEX}: tensor '{missing[0]}' is missing from the weights")
-    return weights
+def weights_name(values: dict[str, Any], name: str) -> str:
+    """What config.json calls the file or the index of the weights, "" if nothing: CSM's lie beside another format."""
+    found = values.get("transformers_weights") or ""
+    suffixes = (".safetensors", ".safetensors.index.json")
+    if not isinstance(found, str) or Path(found).name != found or found and not found.endswith(suffixes):
+        raise ValueError(f"{name}: transformers_weights is {shown(found)}; it must name a file in the same folder")
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        return read_object(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file, so this folder holds no checkpoint") from None
-    except ValueError:
-        raise ValueError(f"{path}: is not valid JSON") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: is not a model's config")
-    return values
 
 
 def refuse_quantised(values: dict[str, Any], name: str) -> None:
@@ -106,46 +101,10 @@ def refuse_quantised(values: dict[str, Any], name: str) -> None:
         raise ValueError(f"{name}: quantization_config cannot be expressed; give the checkpoint that is not quantised")
 
 
-def refuse_existing(folder: Path) -> None:
-    """Raise FileExistsError if `folder` is a file or holds something."""
-    if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: exists already; give a new folder")
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Gives a temporary folder that becomes `folder` if nothing fails, and is removed otherwise.
-
-    Raises FileExistsError if `folder` holds something already, OSError if the disk does not take it.
-    """
-    refuse_existing(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(folder)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{folder}: could not be written ({error})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_checkpoint(folder: Path, values: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """config.json and model.safetensors, the tensors as they are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    write_weights(folder / "model.safetensors", weights)
-
-
-def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
-    save_file(whole, path, metadata={"format": "pt"})
-
-
 def copy_companions(source: Path, folder: Path) -> None:
     """Copy the small files beside the weights (tokenizer, licence, generation settings), config.json excepted."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name not in ("config.json", INDEX) and path.suffix in COMPANIONS:
+        is_ours = path.name in ("config.json", CHECKSUMS) or path.name.endswith(".safetensors.index.json")
+        if path.is_file() and not is_ours and path.suffix in COMPANIONS:
             shutil.copyfile(path, folder / path.name)

@@ -3,6 +3,7 @@
 With text alone, and the text model's own BOS token before it, its logits are the text model's.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def read_text_lm(source: Path) -> PreTrainedModel:
         folder, options = source.parent, {"gguf_file": source.name}
         if not source.is_file():
             raise FileNotFoundError(f"{source}: no such file")
+        if find_spec("gguf") is None:
+            raise ImportError("reading a .gguf file needs: pip install 'codeclm[gguf]'")
     elif not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder (give a folder of transformers', or a .gguf file)")
     else:

@@ -16,8 +16,11 @@ import tyro
 from tyro.conf import Positional
 
 from ...inference.loading import EMBEDDED_MODEL, load, save_model
-from ...model.codecs import load_codec
+from ...model.checksums import write_checksums
+from ...model.codecs import EMBEDDED_FILES, load_codec
 from ...model.codecs.spectral import SpectralCodec
+
+FILES = ("config.json", "model.safetensors", *EMBEDDED_FILES)
 
 
 def codec(trained: Positional[Path]) -> None:
@@ -28,6 +31,7 @@ def codec(trained: Positional[Path]) -> None:
         source.save(Path(scratch), packed=True)
         shutil.copyfile(Path(scratch) / "config.json", EMBEDDED_MODEL / "codec.json")
         shutil.copyfile(Path(scratch) / "model.safetensors", EMBEDDED_MODEL / "codec.safetensors")
+    write_checksums(EMBEDDED_MODEL, FILES)
     print(f"embedded codec: {load_codec().fingerprint}")
 
 
@@ -38,6 +42,7 @@ def model(trained: Positional[Path]) -> None:
         save_model(lm.model, lm.codec, Path(scratch) / "model", torch.bfloat16)
         for name in ("config.json", "model.safetensors"):
             shutil.copyfile(Path(scratch) / "model" / name, EMBEDDED_MODEL / name)
+    write_checksums(EMBEDDED_MODEL, FILES)
     print(f"embedded model: {sum(p.numel() for p in load().model.parameters()) / 1e6:.1f} M parameters")
 
 
