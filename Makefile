@@ -2,10 +2,11 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types tests
+.PHONY: help demo test check quick lint types tests gpu
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -18,6 +19,9 @@ test: .venv/.installed-test ## install what is missing, then lint, types and tes
 
 check: lint types tests ## lint, types and tests, without installing
 
+quick: lint ## for the inner loop: lint and the tests that are not marked slow, in under 2 minutes; no types
+	$(PYTEST) -m "not slow"
+
 lint: ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,8 +29,11 @@ lint: ## ruff: rules and format
 types: ## pyright
 	$(BIN)/pyright
 
-tests: ## pytest
-	$(BIN)/python -m pytest
+tests: ## pytest, a process on each core (up to 8)
+	$(PYTEST)
+
+gpu: ## one run of everything that a GPU changes, under 4 minutes, into runs/gpu/; in small on a CPU (tests/gpu/README.md)
+	$(BIN)/python tests/gpu --out $${OUT:-runs/gpu}
 
 # a stamp says that an install of these very requirements finished: a second run starts at once
 .venv/.installed-demo: pyproject.toml constraints.txt | .venv/.made

@@ -68,6 +68,20 @@ def _conversion(file: Path) -> str:
     return f"convert it with: ffmpeg -i '{readable(file)}' '{readable(file.with_suffix('.wav'))}'"
 
 
+def audio_header(path: Path) -> tuple[int, float]:
+    """Sample rate in Hz and duration in s of an audio file, as its header says; zeros where it cannot be read."""
+    import soundfile
+
+    if not path.is_file():  # a pipe would never answer
+        return 0, 0.0
+    try:
+        name: Any = os.fsencode(path) if os.name == "posix" else path  # a name need not be UTF-8
+        header = soundfile.info(name)
+    except (RuntimeError, OSError):
+        return 0, 0.0
+    return header.samplerate, header.duration
+
+
 def loudness_dbfs(audio: np.ndarray) -> float:
     """Root-mean-square level in dB relative to full scale; -inf for digital silence."""
     return _dbfs(float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0)

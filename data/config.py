@@ -7,17 +7,15 @@ from dataclasses import dataclass
 class PrepareConfig:
     """How audio is cut and grouped. All but `num_workers` decide what the store holds."""
 
-    files_per_shard: int = 256
-    max_utterance_s: float = 600.0  # a longer file becomes pieces name#0, name#1, ... of at most this
-    copies: int = 1  # of every utterance, each from a fraction of a frame later and a little louder or softer:
-    # other codes for the same speech, which keeps a small corpus from being learnt by heart. Not for evaluation
+    files_per_shard: int = 256  # audio files that are finished, and kept, together
+    max_utterance_s: float = 600.0  # seconds; a longer file becomes pieces name#0, name#1, ...
+    # other codes for the same speech keep a small corpus from being learnt by heart; not for evaluation
+    copies: int = 1  # variants of every utterance, each a fraction of a frame later and a little louder or softer
     num_workers: int = 1  # processes with one thread each
 
     def __post_init__(self) -> None:
-        if min(self.files_per_shard, self.copies, self.num_workers) < 1:
-            raise ValueError(
-                f"files_per_shard ({self.files_per_shard}), copies ({self.copies}) and num_workers "
-                f"({self.num_workers}) must be at least 1"
-            )
+        for name in ("files_per_shard", "copies", "num_workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 1 <= self.max_utterance_s < float("inf"):
             raise ValueError(f"max_utterance_s is {self.max_utterance_s}; it must be at least 1 second, and finite")

@@ -9,6 +9,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -77,13 +78,15 @@ class TokenBatches:
         return _stack(self.grids, segments[rank::world_size], int(self.grids.lengths(segments).max()))
 
     def rank_ends(self, step: int, rank: int, world_size: int) -> Tensor:
-        """[B] bool for the rows of `rank_batch`: whether the row goes up to the end of its utterance.
+        """[B] bool for the rows of `rank_batch`: whether the row goes up to the end of its recording.
 
-        The audio then ends after the row's last frame; text columns may follow that.
+        The audio then ends after the row's last frame; text columns may follow that. A piece of a recording that goes
+        on has no end.
         """
         epoch, index = self.locate(step)
         segments = self.epoch_batches(epoch)[index][rank::world_size]
-        return torch.from_numpy(segments[:, 2] == self.store.num_frames[segments[:, 0]])
+        ends = [self.store.ends(i) and stop == self.store.num_frames[i] for i, _, stop in segments.tolist()]
+        return torch.tensor(ends, dtype=torch.bool)
 
     def locate(self, step: int) -> tuple[int, int]:
         """Step -> (epoch, index of the batch in it). The first call in epoch n plans the epochs before it too."""
@@ -139,25 +142,33 @@ def evaluation_grids(
     )
 
 
-def split_heldout(names: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
+def split_heldout(
+    names: Sequence[str], share: float, seed: int, where: str | Path = "the data"
+) -> tuple[list[int], list[int]]:
     """Utterance names -> (indices for training, indices held out), `share` of the names held out.
 
     A name's side depends on the name and the seed only, so that it stays when files are added; pieces of one file
     (`name#0`, `name#1`) and copies (`name~0`, `name~1`) go together. With few utterances at least one is held out and
-    one is not. Raises ValueError if there is only one.
+    one is not. Raises ValueError, naming `where` they are, if there is only one, however many copies of it.
     """
     if not 0 < share < 1:
         raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
-    files = [re.sub(r"(#\d+)?(~\d+)?$", "", name) for name in names]
-    if len(set(files)) < 2:
-        files = [re.sub(r"~\d+$", "", name) for name in names]  # a single recording is split by its pieces
+    files = recordings(names)
     fractions = [_fraction(file, seed) for file in files]
     if len(set(files)) < 2:
-        raise ValueError(f"{len(names)} utterance is not enough to train on and to hold out; add more audio")
+        raise ValueError(
+            f"{where}: one utterance ('{files[0]}') is not enough to train on and to hold out; add more audio"
+        )
     # however few there are, the first by hash is held out and the last is not
     limit = min(max(share, min(fractions) + 1e-12), max(fractions))
     heldout = [fraction < limit for fraction in fractions]
     return [i for i, held in enumerate(heldout) if not held], [i for i, held in enumerate(heldout) if held]
+
+
+def recordings(names: Sequence[str]) -> list[str]:
+    """What of each utterance's name is kept together: its file; with a single file, which piece of it."""
+    files = [re.sub(r"(#\d+)?(~\d+)?$", "", name) for name in names]
+    return files if len(set(files)) > 1 else [re.sub(r"~\d+$", "", name) for name in names]
 
 
 def balance_voices(store: TokenStore, indices: Sequence[int], power: float) -> list[int]:

@@ -1,12 +1,13 @@
 """Audio files -> codes, here or in worker processes: the same bytes either way. S samples, T frames, K codebooks."""
 
+import logging
 import multiprocessing
 import os
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,11 @@ from .text_tokenizer import clean_text
 
 PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
 COPY_LEVELS_DB = (0.0, 1.5, -1.5, 0.75, -0.75, 2.0, -2.0, 1.0)
+CUT_FROM = 0.8  # of the longest piece: from there on the quietest place is sought
+CUT_WINDOW_S = 0.02
 FILES_AHEAD = 4  # per worker: files handed out before the oldest one is written
+
+logger = logging.getLogger(__name__)
 
 Entries = list[Utterance | Rejected]  # what one file became
 
@@ -32,16 +37,18 @@ Entries = list[Utterance | Rejected]  # what one file became
 def encode_file(path: Path, name: str, codec: Codec, config: PrepareConfig) -> Entries:
     """One file -> its utterance, or its pieces `name#0`, `name#1`, ..., each checked by itself.
 
-    With several copies, copy c of an utterance is called `name~c`; copy 0 is the utterance as it is. A file that cannot
-    be read to its end is rejected as a whole, and so is one whose transcript cannot be read. Copies of an utterance
-    have its text, pieces have none.
+    A long file is cut where it is quiet, and every piece but the file's last is marked as one that goes on: also before
+    pieces that are rejected, as silence is. With several copies, copy c of an utterance is called `name~c`; copy 0 is
+    the utterance as it is. A file that cannot be read to its end is rejected as a whole, and so is one whose transcript
+    cannot be read. Copies of an utterance have its text, pieces have none.
     """
     limit = codec.hop_length * max(1, int(config.max_utterance_s * codec.sample_rate / codec.hop_length))
     least = int(np.ceil(MIN_DURATION_S * codec.sample_rate))
     pieces: list[list[Utterance] | Rejected] = []
     try:
         text = read_transcript(path)
-        for piece in _pieces(audio_blocks(path, codec.sample_rate), limit, least):
+        blocks = audio_blocks(path, codec.sample_rate)
+        for piece in pieces_of(blocks, limit, least, codec.hop_length, codec.sample_rate):
             try:
                 check_usable(piece, codec.sample_rate, readable(path))
                 copies = _copies(piece, codec.hop_length, config.copies, least)
@@ -54,12 +61,13 @@ def encode_file(path: Path, name: str, codec: Codec, config: PrepareConfig) -> E
     names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
     entries: Entries = []
     for name, piece in zip(names, pieces, strict=True):
+        goes_on = name != names[-1]
         if isinstance(piece, Rejected):
             entries.append(replace(piece, name=name))
-        elif len(piece) == 1:
-            entries.append(replace(piece[0], name=name, text=text))
-        else:
-            entries += [replace(copy, name=f"{name}~{number}", text=text) for number, copy in enumerate(piece)]
+            continue
+        for number, copy in enumerate(piece):
+            copy_name = f"{name}~{number}" if len(piece) > 1 else name
+            entries.append(replace(copy, name=copy_name, text=text, goes_on=goes_on))
     return entries
 
 
@@ -99,16 +107,34 @@ def _copies(audio: np.ndarray, hop_length: int, count: int, least: int) -> list[
     return copies
 
 
-def _pieces(blocks: Iterable[np.ndarray], limit: int, least: int) -> Iterator[np.ndarray]:
-    """Blocks [S] -> pieces of `limit` samples; the last may be shorter, or up to `least` longer: never a mere scrap."""
+def pieces_of(
+    blocks: Iterable[np.ndarray], limit: int, least: int, hop_length: int, sample_rate: int
+) -> Iterator[np.ndarray]:
+    """Blocks [S] -> pieces of at most `limit` samples, each but the last a whole number of frames.
+
+    The last may be up to `least` samples longer: never a mere scrap.
+    """
     held: list[np.ndarray] = []
     for block in blocks:
         held.append(block)
         while sum(map(len, held)) >= limit + least:
             audio = np.concatenate(held)
-            yield audio[:limit]
-            held = [audio[limit:]]
+            cut = quietest_cut(audio, limit, hop_length, sample_rate)
+            yield audio[:cut]
+            held = [audio[cut:]]
     yield np.concatenate(held)
+
+
+def quietest_cut(audio: np.ndarray, limit: int, hop_length: int, sample_rate: int) -> int:
+    """Where to cut audio [S > limit]: the last of the quietest places in the last fifth before `limit`, on a frame."""
+    half = round(CUT_WINDOW_S * sample_rate / 2)
+    cuts = hop_length * np.arange(-(-round(CUT_FROM * limit) // hop_length), limit // hop_length + 1)
+    first = max(0, int(cuts[0]) - half)
+    energy = np.cumsum(np.square(audio[first : limit + half], dtype=np.float64))
+    energy = np.concatenate([[0.0], energy])  # of the samples before each
+    starts, stops = cuts - half - first, np.minimum(cuts + half - first, len(energy) - 1)
+    energies = energy[stops] - energy[np.maximum(starts, 0)]
+    return int(cuts[len(cuts) - 1 - np.argmin(energies[::-1])])
 
 
 def _encode(audio: np.ndarray, codec: Codec) -> np.ndarray:
@@ -135,7 +161,10 @@ Encode = Callable[[Iterable[tuple[Path, str]]], Iterator[Entries]]  # (path, nam
 def encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Encode]:
     """How files are encoded: here, or in processes. Each uses one thread: more of them can change codes in the last
     digit, and one process per core is faster than many threads in one."""
-    num_workers = min(config.num_workers, num_jobs)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if config.num_workers > cores:
+        logger.info("num_workers is %d, more than the cores of this process: %d will do", config.num_workers, cores)
+    num_workers = min(config.num_workers, num_jobs, cores)
     if num_workers <= 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -151,37 +180,42 @@ def encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Enco
         num_workers,
         multiprocessing.get_context("spawn"),
         _start_worker,
-        (Path(folder.name), config),
+        (Path(folder.name), str(codec.device), config),
     )
     try:
         yield lambda jobs: _in_order(pool, jobs, FILES_AHEAD * num_workers)
-    except BrokenProcessPool:
-        raise ChildProcessError(
-            "a worker process died (out of memory, or a script without `if __name__ == '__main__'`); "
-            "what is finished is kept: run it again with fewer workers"
-        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         folder.cleanup()
 
 
 def _in_order(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Path, str]], ahead: int) -> Iterator[Entries]:
-    running = deque()
-    for job in jobs:
-        running.append(pool.submit(_work, *job))
-        if len(running) > ahead:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
+    running: deque[tuple[Path, Future[Entries]]] = deque()
+    try:
+        for job in jobs:
+            running.append((job[0], pool.submit(_work, *job)))
+            if len(running) > ahead:
+                yield running[0][1].result()
+                running.popleft()
+        while running:
+            yield running[0][1].result()
+            running.popleft()
+    except BrokenProcessPool:
+        lost = next((path for path, entries in running if entries.done() and entries.exception()), None)
+        raise ChildProcessError(
+            f"{readable(lost or 'prepare')}: a worker process died at this file or at one encoded beside it (out of "
+            f"memory, or a script without `if __name__ == '__main__'`); what is finished is kept: run it again with "
+            f"fewer workers"
+        ) from None
 
 
 _worker: tuple[Codec, PrepareConfig] | None = None  # in a worker process
 
 
-def _start_worker(codec: Path, config: PrepareConfig) -> None:
+def _start_worker(codec: Path, device: str, config: PrepareConfig) -> None:
     global _worker
     torch.set_num_threads(1)
-    _worker = load_codec(codec), config
+    _worker = load_codec(codec).to(device), config
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 

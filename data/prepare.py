@@ -2,43 +2,33 @@
 
 The sorted files are grouped into shards; a finished shard is never done again, so a run that was killed goes on where
 it was, and its bytes are those of an unbroken run with any number of workers. A transcript NAME.txt beside NAME.wav
-goes with its audio. What cannot be used is skipped, printed and listed in OUT/rejected.jsonl. The files on disk are
+goes with its audio. What cannot be used is skipped, logged and listed in OUT/rejected.jsonl. The files on disk are
 shards.py's. S samples, T frames, K codebooks.
 """
 
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from ..model.codecs import Codec
-from ..model.files import whole_file
-from .audio import find_audio
+from ..model.files import readable, write_whole
+from .audio import AudioError, audio_header, find_audio
 from .config import PrepareConfig
-from .encoding import encoder, transcript_path
+from .encoding import encoder
+from .plan import Shard, plan_shards, utterance_names
 from .progress import progress_bar
-from .shards import (
-    HEADER,
-    CodecInfo,
-    Rejected,
-    ShardIndex,
-    TokenStore,
-    Utterance,
-    commit_store,
-    finished_shard,
-    read_header,
-    require_codec,
-    shard_name,
-    write_shard,
-)
+from .shards import TokenStore, Utterance, commit_store, name_hash, shard_name, write_shard
+from .store_index import HEADER, CodecInfo, FutureFormat, Rejected, ShardIndex, StoreHeader
 
-REJECTED = "rejected.jsonl"
+REJECTED, LOCK = "rejected.jsonl", ".lock"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +42,7 @@ class PrepareSummary:
     num_frames: int
     out: Path
     num_texts: int = 0  # utterances with a transcript
+    num_encoded: int = 0  # files that were not in the store before
 
     @property
     def content(self) -> str:
@@ -60,89 +51,78 @@ class PrepareSummary:
         return f"{length} of audio, {self.num_utterances} utterances{texts}, {self.num_frames} frames"
 
     def __str__(self) -> str:
-        text = f"{self.out}: {self.content}"
+        text = f"{self.out}: {'' if self.num_encoded else 'nothing to do, it holds '}{self.content}"
         if self.num_rejected:
             text += f"\n{self.num_rejected} rejected (of {self.num_files} files), listed in {self.out / REJECTED}"
         return text
 
 
-@dataclass(frozen=True)
-class _Shard:
-    number: int
-    files: list[tuple[Path, str]]  # with the name of the utterance
-    key: str
+def prepare(
+    audio: Path,
+    out: Path,
+    codec: Codec,
+    config: PrepareConfig = PrepareConfig(),
+    only: Collection[Path] | None = None,
+    progress: bool = True,
+) -> PrepareSummary:
+    """Encode every audio file below `audio` (or the one file) into the token store `out`, on the codec's device.
 
-
-def prepare(audio: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig()) -> PrepareSummary:
-    """Encode every audio file below `audio` (or the one file) into the token store `out`.
-
-    Raises AudioError if there is no audio file, ValueError if none can be used (then no store is committed) or if
-    `out` holds tokens of another codec, OSError if `out` cannot be written or another prepare is writing there.
+    A store that is finished already is only read. only: of these files; names, and with them the store's order, are as
+    if all were there. progress: show a bar (TQDM_DISABLE=1 in the environment turns off all bars). Raises AudioError if
+    there is no audio file, ValueError if none can be used (then nothing is left) or if `out` holds tokens of another
+    codec, OSError if `out` cannot be written or another prepare is writing there.
     """
     audio, out, info = Path(audio), Path(out), CodecInfo.of(codec)
-    files = find_audio(audio)
+    shards = plan_shards(audio, _audio_files(audio), info, config, only)
+    num_files = sum(len(shard.files) for shard in shards)
+    stored = _stored_header(out, info)
+    if stored is not None:
+        found = [shard.found(out) for shard in shards]
+        indices = [index for index in found if index is not None]
+        if len(indices) == len(found) and stored.describes(indices):
+            return _summary(out, info, indices, num_files, 0)
     with _locked(out):
-        committed = (out / HEADER).exists()
-        if committed:
-            require_codec(out, read_header(out).codec, info.fingerprint, info.name)
-        shards = _plan(audio, files, info, config)
-        found = [finished_shard(out, shard.number, shard.key) for shard in shards]
+        found = [shard.found(out) for shard in shards]
         todo = [shard for shard, index in zip(shards, found, strict=True) if index is None]
-        if committed and todo:
-            tqdm.write(
-                f"{out}: {len(todo)} of {len(shards)} shards do not fit the files and options and are made again"
-            )
-            (out / HEADER).unlink()  # no store until all of its shards fit again
-        made = iter(list(_encode_shards(todo, out, codec, config, len(files))))
+        if stored is not None and todo:
+            counts = f"{len(todo)} of {len(shards)}"
+            logger.info("%s: %s shards do not fit the files and options and are made again", out, counts)
+        (out / HEADER).unlink(missing_ok=True)  # no store until all of its shards fit again
+        made = iter(list(_encode_shards(todo, out, codec, config, num_files, progress)))
         indices = [next(made) if index is None else index for index in found]
-        return _finish(audio, out, info, indices, len(files))
+        return _finish(audio, out, info, indices, num_files, sum(len(shard.files) for shard in todo))
 
 
-def utterance_names(audio: Path, files: Sequence[Path]) -> list[str]:
-    """Paths relative to the folder `audio` without suffix; with it where two files would have the same name."""
-    root = audio.parent if audio.is_file() else audio
-    whole = [file.relative_to(root) for file in files]
-    stems = Counter(path.with_suffix("") for path in whole)
-    taken = set(whole)
-    return [
-        (path if stems[stem] > 1 or stem in taken else stem).as_posix()
-        for path, stem in ((path, path.with_suffix("")) for path in whole)
-    ]
-
-
-def _plan(audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareConfig) -> list[_Shard]:
-    named = list(zip(files, utterance_names(audio, files), strict=True))
-    shards = []
-    for first in range(0, len(named), config.files_per_shard):
-        members = named[first : first + config.files_per_shard]
-        made_from = [
-            info.fingerprint,
-            float(config.max_utterance_s),
-            config.copies,
-            [[name, *stamp(path), *_transcript_stamp(path)] for path, name in members],
-        ]
-        key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        shards.append(_Shard(len(shards), members, key))
-    return shards
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in ns; (-1, -1) for a link to nowhere."""
+def _audio_files(audio: Path) -> list[Path]:
     try:
-        stat = path.stat()
-    except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+        return find_audio(audio)
+    except AudioError:
+        if (audio / HEADER).is_file():
+            raise AudioError(f"{audio}: is a token store already; give the folder of its audio") from None
+        if audio.is_dir() and any(audio.glob("*shard-?????.*")):
+            raise AudioError(
+                f"{audio}: is an unfinished token store; repeat the codeclm prepare that began it, and it goes on"
+            ) from None
+        raise
 
 
-def _transcript_stamp(path: Path) -> tuple[int, ...]:
-    """Nothing for an audio file without a transcript: a shard of such files has the key it always had."""
-    found = stamp(transcript_path(path))
-    return () if found == (-1, -1) else found
+def _stored_header(out: Path, info: CodecInfo) -> StoreHeader | None:
+    """What `out` was finished with. Raises ValueError if that is another codec's, or a newer codeclm's."""
+    try:
+        header = StoreHeader.read(out)
+    except FileNotFoundError:
+        return None
+    except FutureFormat:
+        raise
+    except ValueError as error:
+        logger.warning("%s", str(error).partition(";")[0])
+        return None
+    header.codec.require(info, out)
+    return header
 
 
 def _encode_shards(
-    todo: Sequence[_Shard], out: Path, codec: Codec, config: PrepareConfig, num_files: int
+    todo: Sequence[Shard], out: Path, codec: Codec, config: PrepareConfig, num_files: int, progress: bool
 ) -> Iterator[ShardIndex]:
     """Encode and write the shards in order, with a progress bar over all files."""
     waiting = sum(len(shard.files) for shard in todo)
@@ -150,16 +130,19 @@ def _encode_shards(
     info, seconds = CodecInfo.of(codec), 0.0
     with (
         encoder(codec, config, len(jobs)) as encode,
-        progress_bar(total=num_files, initial=num_files - waiting, desc="prepare", unit="file", leave=False) as bar,
+        progress_bar(
+            total=num_files, initial=num_files - waiting, desc="prepare", unit="file", leave=False, disable=not progress
+        ) as bar,
     ):
         results = encode(jobs)
 
-        def entries(shard: _Shard) -> Iterator[Utterance | Rejected]:
+        def entries(shard: Shard) -> Iterator[Utterance | Rejected]:
             nonlocal seconds
-            for path, _ in shard.files:
+            for path, name in shard.files:
                 for entry in next(results):
                     if isinstance(entry, Rejected):
-                        tqdm.write(_printable(f"skipped {path}: {entry.reason}"))
+                        piece = entry.name.removeprefix(name)  # "#1" of a long file
+                        logger.warning("skipped %s%s: %s", readable(path), piece, entry.reason)
                     else:
                         seconds += entry.num_samples / info.sample_rate
                     yield entry
@@ -170,31 +153,55 @@ def _encode_shards(
             yield write_shard(out, shard.number, entries(shard), info, shard.key)
 
 
-def _finish(audio: Path, out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int) -> PrepareSummary:
+def _finish(
+    audio: Path, out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
+) -> PrepareSummary:
     """Write rejected.jsonl, remove what an earlier run left over, commit the store."""
     rejected = [entry for index in indices for entry in index.rejected]
-    with whole_file(out / REJECTED) as file:
-        file.writelines(json.dumps(asdict(entry)).encode() + b"\n" for entry in rejected)
-    utterances = [entry for index in indices for entry in index.utterances]
-    if not utterances:
-        raise ValueError(
-            f"{audio}: none of {num_files} audio files can be used (first: {rejected[0].name}: {rejected[0].reason})"
-        )
-    kept = {shard_name(number) for number in range(len(indices))}
+    nothing = not any(index.utterances for index in indices)
+    kept = set() if nothing else {shard_name(number) for number in range(len(indices))}
     for path in out.glob("shard-*.*"):
         if path.stem not in kept:
             path.unlink()
+    if nothing:
+        (out / REJECTED).unlink(missing_ok=True)
+        raise ValueError(f"{audio}: none of {num_files} audio files can be used: {_reasons(rejected)}")
+    write_whole(out / REJECTED, "".join(json.dumps(asdict(entry)) + "\n" for entry in rejected))
     commit_store(out, info, indices)
-    hours = sum(entry.num_samples for entry in utterances) / info.sample_rate / 3600
-    num_frames = sum(entry.num_frames for entry in utterances)
-    num_texts = sum(entry.text is not None for entry in utterances)
-    return PrepareSummary(num_files, len(utterances), len(rejected), hours, num_frames, out, num_texts)
+    return _summary(out, info, indices, num_files, num_encoded)
+
+
+def _reasons(rejected: Sequence[Rejected], most: int = 5) -> str:
+    """The most frequent reasons without their numbers, each with its count and its first file."""
+    names: dict[str, list[str]] = {}
+    for entry in rejected:
+        names.setdefault(re.split(r" \(|;", entry.reason)[0], []).append(entry.name)
+    listed = sorted(names.items(), key=lambda item: -len(item[1]))
+    told = [f"{reason} ({len(found)}, such as {found[0]})" for reason, found in listed[:most]]
+    return ", ".join([*told, *(["..."] if len(listed) > most else [])])
+
+
+def _summary(
+    out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
+) -> PrepareSummary:
+    utterances = [entry for index in indices for entry in index.utterances]
+    return PrepareSummary(
+        num_files,
+        num_utterances=len(utterances),
+        num_rejected=sum(len(index.rejected) for index in indices),
+        hours=sum(entry.num_samples for entry in utterances) / info.sample_rate / 3600,
+        num_frames=sum(entry.num_frames for entry in utterances),
+        out=out,
+        num_texts=sum(entry.text is not None for entry in utterances),
+        num_encoded=num_encoded,
+    )
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """`out` exists, can be written, and is ours alone."""
-    lock = FileLock(out / ".lock", timeout=0)
+    """`out` exists, can be written, and is ours alone. If nothing is put there, it is gone afterwards."""
+    lock = FileLock(out / LOCK, timeout=0)
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -209,21 +216,56 @@ def _locked(out: Path) -> Iterator[None]:
             partial.unlink()
         yield
     finally:
+        if [path.name for path in out.iterdir()] == [LOCK]:
+            (out / LOCK).unlink()
         lock.release()
+        with suppress(OSError):  # others may have put something there
+            for folder in made:  # innermost first
+                folder.rmdir()
 
 
-def _printable(text: str) -> str:
-    """File names that are not UTF-8 hold surrogates, which cannot be printed."""
-    return text.encode("utf-8", "replace").decode()
+def open_or_prepare(
+    data: Path,
+    out: Path,
+    codec: Codec,
+    config: PrepareConfig = PrepareConfig(),
+    limit: int = 0,
+    progress: bool = True,
+) -> TokenStore:
+    """The token store in `data`, or, where `data` is audio, the one that `prepare` makes of it in `out`.
 
-
-def open_or_prepare(data: Path, out: Path, codec: Codec, config: PrepareConfig = PrepareConfig()) -> TokenStore:
-    """The token store in `data`, or, where `data` is audio, the one that `prepare` makes of it in `out`."""
+    limit: of audio, only the files that the first `limit` utterances by hash of their names come from; 0: all.
+    Raises as `prepare` and `TokenStore` do, also for a store that is not finished.
+    """
     if (data / HEADER).is_file():
         store = TokenStore(data)
         store.verify()
         return store
-    summary = prepare(data, out, codec, config)
+    if limit:
+        summary = _prepare_some(data, out, codec, config, limit, progress)
+    else:
+        summary = prepare(data, out, codec, config, progress=progress)
     skipped = f"; {summary.num_rejected} skipped" if summary.num_rejected else ""
-    print(f"{data}: {summary.content}{skipped}")
+    logger.info("%s: %s%s", data, summary.content, skipped)
     return TokenStore(out)
+
+
+def _prepare_some(
+    audio: Path, out: Path, codec: Codec, config: PrepareConfig, limit: int, progress: bool
+) -> PrepareSummary:
+    """`prepare` of the first `limit` files by hash of their names, and of more where some of these cannot be used.
+
+    A file that becomes several utterances is always among them: their names have hashes of their own.
+    """
+    files = _audio_files(audio)
+    names = dict(zip(files, utterance_names(audio, files), strict=True))
+    order = sorted(files, key=lambda file: name_hash(names[file]))
+    long = {file for file in files if audio_header(file)[1] > config.max_utterance_s}
+    count = min(limit, len(files))
+    while True:
+        summary = prepare(audio, out, codec, config, {*order[:count], *long}, progress)
+        last = name_hash(names[order[count - 1]])  # what was not prepared comes later in the order
+        found = sum(name_hash(name) <= last for name in TokenStore(out).names)
+        if found >= limit or count == len(files):
+            return summary
+        count = min(count + limit - found, len(files))

@@ -2,8 +2,8 @@
 
 Every code is arithmetic-coded with the distribution that the model gives it, step by step, when everything before it is
 known. Nothing is left out of a distribution (EOS keeps its class), so the size is what `codeclm evaluate` counts. How
-far a frame looks back is windows.py's rule. What a model without BOS is given first has no distribution: it is coded
-with equal probabilities. There is no text and no other speaker. B rows, K codebooks, T frames.
+far a frame looks back is windows.py's rule. The first step of a model without BOS has equal probabilities, as
+SpeechLM.forward has it. There is no text and no other speaker. B rows, K codebooks, T frames.
 """
 
 import math
@@ -18,6 +18,7 @@ from ..model.delay_pattern import ABSENT, delay
 from ..model.lm import SpeechLM
 from ..model.stepping import TEXT, Walk
 from .arithmetic import Decoder, Distributions, Encoder, distributions
+from .labelled import as_labelled
 from .windows import Window, windows
 
 # (row, codebook, frame, distributions, which of these) -> the code there
@@ -76,13 +77,13 @@ def decompress_codes(
 
 @torch.inference_mode()
 def predicted_bits(model: SpeechLM, codes: Tensor) -> float:
-    """What `codeclm evaluate` counts for codes [K, T], and the raw bits of what a model without BOS is given."""
+    """What `codeclm evaluate` counts for codes [K, T]."""
     nats = 0.0
     for window in windows(codes.shape[1], model.config.context_frames):
-        output = model(codes[None, :, window.start : window.stop].to(model.device))
+        with as_labelled(model):
+            output = model(codes[None, :, window.start : window.stop].to(model.device))
         nats += float(output.nll[0, :, window.first - window.start :].double().sum())
-    given = 0 if model.config.bos else model.config.delays.count(0)
-    return nats / math.log(2) + given * math.log2(model.codebook_size)
+    return nats / math.log(2)
 
 
 def require_float64(model: SpeechLM) -> None:
@@ -99,7 +100,7 @@ def code_rows(model: SpeechLM, num_frames: list[int], coder: Coder, title: str =
     rows = _Rows(model, num_frames, torch.full((len(num_frames), model.num_codebooks, max(num_frames)), ABSENT), coder)
     plan = windows(max(num_frames), model.config.context_frames)
     total = sum(window.stop - window.first + max(model.config.delays) for window in plan)
-    with progress_bar(total=total, unit="frame", desc=title, disable=not title) as bar:
+    with progress_bar(total=total, unit="frame", desc=title, disable=not title) as bar, as_labelled(model):
         for window in plan:
             for _ in rows.walk(window):
                 bar.update()

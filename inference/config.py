@@ -7,41 +7,40 @@ from dataclasses import dataclass
 class SamplingConfig:
     """How a code is drawn from its distribution."""
 
-    temperature: float = 0.8  # of codebook 0; 0 takes the likeliest code
-    depth_temperature: float = 0.8  # of the other codebooks
-    text_temperature: float = 0.7  # of text, for models that predict it
+    temperature: float = 0.8  # sampling temperature of codebook 0; 0 takes the likeliest code
+    depth_temperature: float = 0.8  # sampling temperature of the other codebooks
+    text_temperature: float = 0.7  # sampling temperature of text, for models that predict it
     top_k: int = 100  # only the likeliest codes are drawn; 0: all of them
     stop_at_end: bool = False  # stop where the model says that the utterance ends, before the duration is over
-    max_prompt_s: float = 10.0  # of a longer prompt only the end is continued
+    max_prompt_s: float = 10.0  # seconds of the prompt's end that are continued
 
     def __post_init__(self) -> None:
-        temperatures = self.temperature, self.depth_temperature, self.text_temperature
-        if not all(0 <= value < float("inf") for value in temperatures):
-            raise ValueError(f"temperatures must be finite and not negative, not {temperatures}")
+        for name in ("temperature", "depth_temperature", "text_temperature"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 (the likeliest) or more, and finite")
         if not self.max_prompt_s > 0:
-            raise ValueError(f"max_prompt_s must be more than 0, not {self.max_prompt_s}")
+            raise ValueError(f"max_prompt_s is {self.max_prompt_s}; it must be more than 0")
         if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (all codes) or more, not {self.top_k}")
+            raise ValueError(f"top_k is {self.top_k}; it must be 0 (all codes) or more")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """How likelihood is measured."""
 
-    frames_per_batch: int = 4096
-    context_frames: int = 0  # what a frame may look back on, in frames (see inference/windows.py); 0: the model's own
+    frames_per_batch: int = 4096  # frames that are scored at once, padding included: memory
+    context_frames: int = 0  # frames that a frame may look back on (see inference/windows.py); 0: the model's own
     scope: str = "all"  # which codebooks count in bits/s: all, coarse (codebook 0) or fine (the others)
-    bootstrap_samples: int = 1000
-    seed: int = 0  # of the bootstrap, and of continuations
+    bootstrap_samples: int = 1000  # draws behind the confidence interval
+    seed: int = 0  # random seed of the bootstrap, and of continuations
     bf16: bool = False  # matrix products in bfloat16; log-probabilities stay in float32
-    limit: int = 0  # score only the first so many utterances (by hash of the name); 0: all
+    limit: int = 0  # score only this many utterances (the first by hash of the name); 0: all
 
     def __post_init__(self) -> None:
-        if min(self.frames_per_batch, self.bootstrap_samples) < 1:
-            raise ValueError("frames_per_batch and bootstrap_samples must be at least 1")
+        for name, least in (("frames_per_batch", 1), ("bootstrap_samples", 1), ("limit", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.context_frames < 0 or self.context_frames == 1:
             raise ValueError(f"context_frames is {self.context_frames}; at least 2, or 0: the model's own")
         if self.scope not in ("all", "coarse", "fine"):
             raise ValueError(f"scope '{self.scope}' is unknown; choose all, coarse or fine")
-        if self.limit < 0 or self.seed < 0:
-            raise ValueError(f"limit ({self.limit}) and seed ({self.seed}) must not be negative")

@@ -9,17 +9,25 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from .codec_cli import check_codecs
+from .screen import say_loading
+
 
 def codec_contract(
     codec: Positional[
         Annotated[
             tuple[str, ...],
-            arg(metavar="CODEC", help="spectral, mulaw, mdct, encodec, mimi, dac, a hub id, a folder or a .th file"),
+            arg(
+                metavar="[CODEC ...]",
+                help="spectral, mulaw, mdct, encodec, mimi, dac, a hub id, a folder or a .th file",
+            ),
         ]
     ] = ("spectral", "mulaw", "mdct"),
     every_codec: Annotated[bool, arg(help="also tiny codecs of every kind, with random weights")] = False,
 ) -> None:
     """Check that every CODEC keeps the contract, property by property; exit status 1 if one does not."""
+    check_codecs(codec)
+    say_loading(", ".join(f"the codec '{name}'" for name in codec))
     from ..model.codecs import load_codec
     from ..model.codecs.contract import blocks_line, check_contract, table
     from ..model.codecs.untrained import TINY, load_tiny

@@ -13,7 +13,10 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ..model.config import PATTERNS, PRESETS
-from .cli import CodecName, Seed, check_seeds
+from ..model.hub import is_hub_id
+from .checks import check_codec, check_model, check_seeds, check_text_model, check_writable
+from .cli import CodecName, Seed
+from .screen import say_loading
 
 UNUSED = "unused.safetensors"
 OLD_KEYS = ("rope_theta", "rope_scaling", "torch_dtype")  # what config.json files had before rope_parameters and dtype
@@ -34,17 +37,45 @@ def convert(
     seed: Seed = 0,
 ) -> None:
     """Convert a CSM or Moshi checkpoint into a model folder or --back, or grow a new model from a text LM."""
-    from ..model.files import check_absent
-
+    check_conversion(kind, src, dst, back, codec, depth, pattern, seed)
+    say_loading(src.name or str(src))
     if kind == "text":
-        if back:
-            raise ValueError("--back: a model that was grown from a text LM has no way back; only csm and moshi have")
         warm_start(src, dst, codec, depth, pattern, bos_token, seed)
         print(f"{dst}: has the text of {src} and no speech yet; go on with: codeclm finetune --from {dst}")
         return
-    check_absent(dst)
     (export_folder if back else import_folder)(kind, src, dst)
     print(f"{dst}: {kind} {'for transformers' if back else 'as a model folder'}, from {src}")
+
+
+def check_conversion(
+    kind: str, src: Path, dst: Path, back: bool, codec: str, depth: str, pattern: str, seed: int
+) -> None:
+    """Raise for what is wrong with the arguments, before torch and transformers are loaded."""
+    own = {"--codec": codec != "spectral", "--depth": depth != "default", "--pattern": pattern != "depth"}
+    if kind == "text" and back:
+        raise ValueError("--back: a model that was grown from a text LM has no way back; only csm and moshi have")
+    if kind != "text" and any(own.values()):
+        raise ValueError(f"{' and '.join(flag for flag, given in own.items() if given)}: for text models only")
+    for flag, value, legal in (("--depth", depth, tuple(PRESETS)), ("--pattern", pattern, PATTERNS)):
+        if value not in legal:
+            raise ValueError(f"{flag} '{value}' is unknown; choose one of {', '.join(legal)}")
+    check_seeds(seed)
+    check_codec(codec)
+    if kind == "text":
+        check_text_model(src)
+    elif back:
+        if not src.exists() and str(src) != "default":
+            raise FileNotFoundError(f"{src}: no such folder; give a model folder of ours")
+        check_model(str(src))
+        if not any((place / "codec").is_dir() for place in (src, src / "model")):
+            raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
+    elif not (src / "config.json").is_file() and (src.exists() or not is_hub_id(str(src))):
+        reason = "is a file" if src.is_file() else "no such folder"
+        reason = "holds no checkpoint (config.json is missing)" if src.is_dir() else reason
+        raise FileNotFoundError(f"{src}: {reason}; give the folder of a checkpoint that is on this machine")
+    if dst.is_file() or dst.is_dir() and any(dst.iterdir()):
+        raise FileExistsError(f"{dst}: exists already; give a new folder")
+    check_writable(dst / "config.json")
 
 
 def import_folder(kind: str, src: Path, dst: Path) -> None:
@@ -145,11 +176,7 @@ def warm_start(
     from ..model.files import check_absent
     from .loading import save_model
 
-    check_seeds(seed)
     check_absent(dst)
-    for name, value, legal in (("depth", depth, PRESETS), ("pattern", pattern, PATTERNS)):
-        if value not in legal:
-            raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(legal)}")
     coder = load_codec(codec)
     torch.manual_seed(seed)
     model = from_text_lm(

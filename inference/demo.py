@@ -4,9 +4,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
-from ..data.audio import save_wav
+import numpy as np
+
+from ..data.audio import load_audio
+from ..data.audio_out import save_audio
+from ..model.files import write_whole
 from .evaluate.measures import measure_speech
 from .generator import Generation, SpeechGenerator
 from .likelihood import DEFINITION
@@ -15,18 +20,28 @@ from .report import GenerationPlot, plot_generations
 from .score import checkpoint_hash
 
 PROMPT = EMBEDDED_MODEL / "prompt.flac"
+VOICE = "my_voice"  # the prompt in pieces: what a folder of recordings to tune on looks like
+PIECE_S, QUIET_S = 1.5, 0.02
 
 
-def run(out: Path, duration_s: float, seeds: Sequence[int]) -> str:
-    """Write prompt.wav, continuation-SEED.wav, demo.png and metrics.json into `out` -> what to tell the user."""
-    lm = load()
+def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator | None = None) -> str:
+    """Write the prompt, its continuations, a picture and metrics into `out` -> what to tell the user.
+
+    prompt.wav is the recording, prompt-as-codec.wav what the codec makes of it: what differs is the codec's doing, not
+    the model's. Without matplotlib there is no picture.
+    """
+    lm = lm or load()
     out.mkdir(parents=True, exist_ok=True)
+    rate = lm.codec.sample_rate
     results = lm.generate_many(PROMPT, duration_s, seeds, progress=True)
-    save_wav(out / "prompt.wav", results[0].prompt_audio, results[0].sample_rate)
+    recording = load_audio(PROMPT, rate)
+    save_audio(out / "prompt.wav", recording, rate)
+    save_audio(out / "prompt-as-codec.wav", results[0].prompt_audio, rate)
+    for number, piece in enumerate(pieces(recording, rate), 1):
+        save_audio(out / VOICE / f"{number}.wav", piece, rate)
     for seed, result in zip(seeds, results, strict=True):
         result.save(out / f"continuation-{seed}.wav")
         result.save(out / f"prompt+continuation-{seed}.wav", with_prompt=True)
-    plot_generations([plot_of(result, seed, lm) for seed, result in zip(seeds, results, strict=True)], out / "demo.png")
     metrics = {
         "definition": DEFINITION,
         "checkpoint_hash": checkpoint_hash(model_folder(lm.name)),
@@ -37,14 +52,35 @@ def run(out: Path, duration_s: float, seeds: Sequence[int]) -> str:
             {"seed": seed, **metrics_of(result, lm)} for seed, result in zip(seeds, results, strict=True)
         ],
     }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_whole(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    look = "there is no picture (it needs: pip install 'codeclm[demo]')"
+    if find_spec("matplotlib") is not None:
+        plot_generations(
+            [plot_of(result, seed, lm) for seed, result in zip(seeds, results, strict=True)], out / "demo.png"
+        )
+        look = "look at demo.png"
     lines = [
         f"seed {item['seed']}: {item['duration_s']:.1f} s, {item['bits_per_second']:.0f} bits/s, "
         f"{shown(item['loudness_dbfs'], '.1f')} dBFS, voiced {shown(item['voiced_share'], '.0%')}, "
         f"pitch {shown(item['median_pitch_hz'], '.0f')} Hz"
         for item in metrics["continuations"]
     ]
-    return "\n".join([*lines, f"{out}: listen to prompt+continuation-*.wav, look at demo.png, read metrics.json"])
+    return "\n".join([
+        *lines, "words and a voice, no meaning: the model is small and has learned from sound alone",
+        f"{out}: listen to prompt+continuation-*.wav, {look}, read metrics.json",
+    ])  # fmt: skip
+
+
+def pieces(audio: np.ndarray, sample_rate: int) -> list[np.ndarray]:
+    """A recording [S] cut about every `PIECE_S` seconds, each time where it is quietest nearby."""
+    frame = round(QUIET_S * sample_rate)
+    levels = np.square(audio[: len(audio) // frame * frame].reshape(-1, frame)).mean(axis=1)
+    count = max(1, round(len(audio) / sample_rate / PIECE_S))
+    step, cuts = len(levels) // count, [0]
+    for number in range(1, count):
+        first = number * step - step // 4
+        cuts.append((first + int(levels[first : first + step // 2].argmin())) * frame)
+    return np.split(audio, cuts[1:])
 
 
 def metrics_of(result: Generation, lm: SpeechGenerator, prompt: bool = False) -> dict:
@@ -62,8 +98,6 @@ def shown(value: float | None, spec: str) -> str:
 
 
 def plot_of(result: Generation, seed: int, lm: SpeechGenerator) -> GenerationPlot:
-    import numpy as np
-
     return GenerationPlot(
         audio=np.concatenate([result.prompt_audio, result.audio]),
         sample_rate=result.sample_rate,

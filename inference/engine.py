@@ -16,6 +16,7 @@ from ..model.delay_pattern import ABSENT, delay
 from ..model.lm import SpeechLM
 from ..model.stepping import TEXT, Walk
 from .config import SamplingConfig
+from .labelled import as_labelled
 from .sampling import exponential_noise, sample
 from .windows import Window, windows
 
@@ -87,8 +88,9 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         given, torch.full((batch,), total, device=device),
         [torch.Generator().manual_seed(seed) for seed in seeds], request, frame=given,
     )  # fmt: skip
-    for window in windows(given, model.config.context_frames) if given else []:
-        score_window(model, state, window)
+    with as_labelled(model):
+        for window in windows(given, model.config.context_frames) if given else []:
+            score_window(model, state, window)
     return state
 
 
@@ -150,9 +152,11 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
         if state.user is not None:
             lags = model.config.delays[: state.user.shape[1]]
             user = delay(state.user[:, :, seen], lags)[:, :, :known]
-        walk.prefill(delayed, None if state.text is None else state.text[:, seen], user)
+        with as_labelled(model):
+            walk.prefill(delayed, None if state.text is None else state.text[:, seen], user)
     while walk.position < num_steps:
-        step(model, state, window, sampling)
+        with as_labelled(model):
+            step(model, state, window, sampling)
         done = window.start + walk.position - longest
         if done > state.frame:
             state.frame = done
@@ -179,10 +183,9 @@ def step(model: SpeechLM, state: State, window: Window, sampling: SamplingConfig
         walk.put(k, code(model, state, window, column - lag, k, sampling))
     user = None
     if state.user is not None:
-        heard = window.stop if model.config.end == "eos" else state.user.shape[2]  # beyond the end: as `code` has it
         frames = [column - lag for lag in model.config.delays[: state.user.shape[1]]]
         user = torch.stack([
-            state.user[:, k, t] if window.start <= t < heard else torch.full_like(state.end, ABSENT)
+            state.user[:, k, t] if window.start <= t < window.stop else torch.full_like(state.end, ABSENT)
             for k, t in enumerate(frames)
         ], dim=1)  # fmt: skip
     walk.close(user)
@@ -192,7 +195,7 @@ def code(model: SpeechLM, state: State, window: Window, frame: int, k: int, samp
     """[B] what codebook k holds at `frame`: given, drawn, or ABSENT."""
     assert state.walk is not None
     absent = torch.full_like(state.end, ABSENT)
-    if frame < window.start:
+    if not window.start <= frame < window.stop:  # as scoring has it: nothing is known beyond the edge of a window
         return absent
     if frame < max(window.first, state.num_prompt_frames):
         given = state.codes[:, k, frame]
@@ -200,16 +203,12 @@ def code(model: SpeechLM, state: State, window: Window, frame: int, k: int, samp
             logits = state.walk.logits(k).to(state.nll.dtype)
             state.nll[:, k, frame] = F.cross_entropy(logits, given, ignore_index=ABSENT, reduction="none")
         return given
-    # a model without an end of its own does not know of one: it goes on, and what is beyond the end is dropped
-    beyond = frame >= window.stop
-    if not state.request.draw_codes or (beyond and model.config.end == "eos"):
+    if not state.request.draw_codes:
         return absent
     logits = state.walk.logits(k)
     noise = exponential_noise(state.generators, model.num_classes)[:, : logits.shape[1]].to(logits.device)
     choices = allowed(model, logits, k, state.request, sampling)
     drawn = sample(choices, sampling.depth_temperature if k else sampling.temperature, sampling.top_k, noise)
-    if beyond:
-        return drawn
     drawn = torch.where(frame < state.end, drawn, ABSENT)
     nll = F.cross_entropy(logits.to(state.nll.dtype), drawn, ignore_index=ABSENT, reduction="none")
     if k == 0:
@@ -239,20 +238,19 @@ def allowed(model: SpeechLM, logits: Tensor, k: int, request: Request, sampling:
 def text_token(model: SpeechLM, state: State, window: Window, column: int, sampling: SamplingConfig) -> Tensor:
     """[B] the text of a column: given, drawn, or ABSENT."""
     assert state.walk is not None and state.text is not None and state.text_nll is not None
-    request, beyond = state.request, column >= window.stop
-    absent, drawn_here = torch.full_like(state.end, ABSENT), column >= max(window.first, state.num_prompt_frames)
-    if not drawn_here or (beyond and (model.config.end == "eos" or not request.draw_text)):
-        return absent if beyond else state.text[:, column]
+    request, absent = state.request, torch.full_like(state.end, ABSENT)
+    if column >= window.stop:
+        return absent
+    if column < max(window.first, state.num_prompt_frames):
+        return state.text[:, column]
     if not request.draw_text and request.new_text is None:
         return absent
     logits = state.walk.logits(TEXT) if model.predicts_text else None
-    token = state.text[:, column] if not beyond else absent
+    token = state.text[:, column]
     if request.draw_text:
         assert logits is not None
         noise = exponential_noise(state.generators, model.text_size).to(logits.device)
         token = sample(logits, sampling.text_temperature, sampling.top_k, noise)
-        if beyond:
-            return token
         token = torch.where(column < state.end, token, ABSENT)
         state.text[:, column] = token
     if logits is not None:

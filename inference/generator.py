@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.align import spread, text_first
@@ -22,6 +23,7 @@ from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
 from .engine import Request, State, generate
+from .threads import decoding_threads
 
 Prompt = str | Path | tuple[np.ndarray, int] | None
 
@@ -45,7 +47,12 @@ class Generation:
         return self.nll.sum(axis=0) / np.log(2)
 
     def save(self, path: str | Path, with_prompt: bool = False) -> None:
-        """Write the continuation, or the prompt followed by it, as .wav, .flac, .ogg, .opus or .mp3."""
+        """Write the continuation, or the prompt followed by it, as .wav, .flac, .ogg, .opus or .mp3.
+
+        Raises ValueError if there is no continuation: the model ended at once.
+        """
+        if not len(self.audio):
+            raise ValueError(f"{path}: nothing to write, the model ended at once; give another seed, or let it not end")
         audio = np.concatenate([self.prompt_audio, self.audio]) if with_prompt else self.audio
         save_audio(path, audio, self.sample_rate)
 
@@ -55,6 +62,7 @@ class SpeechGenerator:
 
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
+        self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
         check_codec(model, codec, name)
 
     @property
@@ -154,15 +162,27 @@ class SpeechGenerator:
     def _run(
         self, request: Request, seeds: Sequence[int], sampling: SamplingConfig, progress: bool
     ) -> list[Generation]:
-        request = replace(request, num_codes=self.codec.codebook_size)
+        extra = self._frames_beyond(request)
+        request = replace(request, num_codes=self.codec.codebook_size, num_frames=request.num_frames + extra)
+        if request.new_text is not None:
+            request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
         states = generate(self.model, request, seeds, sampling)
         if progress:
             states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")
         state = None
-        for state in states:  # noqa: B007
-            pass
-        assert state is not None
-        return [self._finish(state, row) for row in range(len(seeds))]
+        with decoding_threads(self.threads):
+            for state in states:  # noqa: B007
+                pass
+            assert state is not None
+            return [self._finish(state, row, state.num_frames - extra) for row in range(len(seeds))]
+
+    def _frames_beyond(self, request: Request) -> int:
+        """Frames drawn beyond what is asked for, and dropped.
+
+        A model without EOS has not learned what its lagging codebooks are where the others stop.
+        """
+        config = self.model.config
+        return max(config.delays) if request.draw_codes and config.end != "eos" else 0
 
     def encode(self, prompt: str | Path | tuple[np.ndarray, int], max_s: float = 10.0) -> Tensor:
         """The last `max_s` seconds of audio -> codes [K, T].
@@ -185,8 +205,9 @@ class SpeechGenerator:
         device = self.codec.device
         return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(device))[0]
 
-    def _finish(self, state: State, row: int) -> Generation:
-        end = int(state.end[row])
+    def _finish(self, state: State, row: int, num_frames: int) -> Generation:
+        """One row, up to frame `num_frames` at most."""
+        end = min(int(state.end[row]), num_frames)
         audible = (state.codes[row, 0, :end] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
         codes, nll = state.codes[row][:, audible], state.nll[row][:, audible]
         cut = int((audible < state.num_prompt_frames).sum())
@@ -202,7 +223,7 @@ class SpeechGenerator:
             codes=codes.cpu().numpy(),
             nll=nll.cpu().numpy(),
             num_prompt_frames=cut,
-            finish_reason="eos" if end < state.num_frames else "length",
+            finish_reason="eos" if end < num_frames else "length",
             text=words,
         )
 

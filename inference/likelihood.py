@@ -14,7 +14,10 @@ import numpy as np
 
 from .config import EvaluateConfig
 
-DEFINITION = "codeclm-bits-1: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; BOS given, EOS left out"
+DEFINITION = (
+    "codeclm-bits-2: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; "
+    "BOS given (a model without: ln V for a code of the first step); EOS left out"
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class LikelihoodReport:
     bigram: Likelihood
     baselines_from: str
     raw_bits_per_second: float  # frame_rate * log2 V * codebooks in scope
-    eos_nats: float  # mean per utterance
+    eos_nats: float  # mean per utterance that ends
     num_tokens: int  # text tokens that were predicted
     text_nats: float  # mean per token
     num_utterances: int

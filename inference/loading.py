@@ -23,6 +23,7 @@ from ..model.hub import fetch, is_hub_id
 from ..model.lm import SpeechLM
 from ..model.strict import check_names, read_object
 from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
+from .checks import no_model
 from .generator import SpeechGenerator, check_codec
 
 logger = logging.getLogger(__name__)
@@ -64,9 +65,7 @@ def model_folder(name_or_folder: str | Path) -> Path:
         if (candidate / "config.json").is_file() and any((candidate / file).is_file() for file in (WEIGHTS, INDEX)):
             return candidate
     if folder.exists():
-        if (folder / WEIGHTS).is_file() and folder.name.startswith("step-"):
-            raise FileNotFoundError(f"{folder}: is what a training run goes on from, not a model; give {folder.parent}")
-        raise FileNotFoundError(f"{folder}: holds no model (config.json and {WEIGHTS} are needed)")
+        raise FileNotFoundError(no_model(folder))
     if isinstance(name_or_folder, Path) or not is_hub_id(name):
         raise FileNotFoundError(f"{folder}: no such model folder; '{DEFAULT}' is the embedded model")
     return fetch(name, "model", PATTERNS)

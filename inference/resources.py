@@ -1,27 +1,13 @@
-"""What a computation takes of this machine: the threads that torch computes with, and the memory of this process."""
+"""What a computation takes of this machine: the memory of this process. Threads are threads.py's."""
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
 RESET_PEAK = "5"  # written into clear_refs: the highest memory so far is forgotten
 NAN = float("nan")
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """torch computes with so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class PeakMemory:

@@ -1,26 +1,25 @@
 """Likelihood of speech under a SpeechLM, in one definition: unweighted, every code scored, nothing else.
 
-BOS is given; EOS is reported apart. What is made of the nats is likelihood.py. N utterances, B batch, K codebooks,
-T frames.
+BOS is given; EOS is reported apart. What is scored, and at which price, is SpeechLM.forward's to say; what is made of
+the nats is likelihood.py. N utterances, B batch, K codebooks, T frames.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ..data.progress import progress_bar
-from ..data.shards import TokenStore
+from ..data.shards import CodecInfo, TokenStore, name_hash
 from ..data.text_batches import StoreGrids
 from ..data.text_tokenizer import TextTokenizer
 from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM, SpeechLMOutput
 from .baselines import CountBaselines
 from .config import EvaluateConfig
+from .labelled import as_labelled
 from .likelihood import DEFINITION, LikelihoodReport, likelihood, num_counted
 from .loading import checkpoint_hash as checkpoint_hash
 from .windows import Window, describe, windows
@@ -32,7 +31,7 @@ class Scores:
 
     nll: np.ndarray  # [N, K]
     num_frames: np.ndarray  # [N]
-    eos_nll: np.ndarray  # [N]
+    eos_nll: np.ndarray  # [N], 0 for an utterance whose recording goes on
     text_nll: np.ndarray  # [N], 0 without a text that is predicted
     num_tokens: np.ndarray  # [N] text tokens
 
@@ -53,16 +52,16 @@ def score_store(
 
     Raises ValueError if the store's codec is not the model's, FloatingPointError if the model gives NaN.
     """
-    reference = model.config.codec_reference
-    store.require_codec(reference.fingerprint, reference.name)
+    store.require_codec(CodecInfo.of_model(model.config))
     chosen = list(range(len(store))) if indices is None else list(indices)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
     grids = StoreGrids(store, tokenizer, model.config.text["layout"])
     nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), model.num_codebooks)), np.zeros((3, len(chosen)))
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
+    batches = _batches(model, grids, chosen, config)
     with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
-        for batch in _batches(grids, chosen, config.frames_per_batch, context_frames(model, config)):
-            with torch.autocast(model.device.type, torch.bfloat16) if config.bf16 else nullcontext():
+        for batch in batches:
+            with as_labelled(model, config.bf16):
                 output, text = score_batch(model, grids, batch)
             assert output.nll is not None and output.eos_nll is not None
             for row, (i, window) in enumerate(batch):
@@ -88,9 +87,8 @@ def score_batch(
         row_text, row_codes = grids.columns(i, window.start, window.stop)
         codes[row, :, : row_codes.shape[1]] = torch.from_numpy(row_codes)
         text[row, : len(row_text)] = torch.from_numpy(row_text)
-        last = grids.last_audio_column(i)
-        if window.first <= last < window.stop:  # counted once: in the window that predicts it
-            ends[row, last - window.start] = True
+        if window.ends:
+            ends[row, grids.last_audio_column(i) - window.start] = True
     device = model.device
     output = model(codes.to(device), ends.to(device), text=text.to(device) if model.text_size else None)
     if torch.isnan(output.nll).any():
@@ -103,15 +101,18 @@ def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
 
 
 def _batches(
-    grids: StoreGrids, chosen: Sequence[int], frames_per_batch: int, context: int
+    model: SpeechLM, grids: StoreGrids, chosen: Sequence[int], config: EvaluateConfig
 ) -> Iterator[list[tuple[int, Window]]]:
     """(utterance, window) in batches of similar length, padding included at most `frames_per_batch`, or one."""
-    pieces = [(i, window) for i in chosen for window in windows(grids.length(i), context)]
+    context, has_end, pieces = context_frames(model, config), model.config.end == "eos", []
+    for i in chosen:
+        last = grids.last_audio_column(i) if has_end and grids.store.ends(i) else None
+        pieces += [(i, window) for window in windows(grids.length(i), context, last)]
     pieces.sort(key=lambda piece: piece[1].start - piece[1].stop)  # longest first
     batch: list[tuple[int, Window]] = []
     for piece in pieces:
         longest = batch[0][1].stop - batch[0][1].start if batch else 0
-        if batch and (len(batch) + 1) * longest > frames_per_batch:
+        if batch and (len(batch) + 1) * longest > config.frames_per_batch:
             yield batch
             batch = []
         batch.append(piece)
@@ -147,7 +148,7 @@ def evaluate(
         bigram=likelihood(bigram, scores.num_frames, rate, config),
         baselines_from=str(baseline_store.folder) if baseline_store else "the other half of the same utterances",
         raw_bits_per_second=rate * num_counted(info.num_codebooks, config.scope) * math.log2(info.codebook_size),
-        eos_nats=float(scores.eos_nll.mean()),
+        eos_nats=float(scores.eos_nll.sum() / max(1, sum(map(store.ends, indices)))),
         num_tokens=int(scores.num_tokens.sum()),
         text_nats=float(scores.text_nll.sum() / max(1, scores.num_tokens.sum())),
         num_utterances=len(indices),
@@ -164,7 +165,7 @@ def choose(store: TokenStore, config: EvaluateConfig) -> list[int]:
     """All utterances, or config.limit of them by the hash of their names."""
     if not config.limit:
         return list(range(len(store)))
-    order = sorted(range(len(store)), key=lambda i: hashlib.sha256(store.names[i].encode()).digest())
+    order = sorted(range(len(store)), key=lambda i: name_hash(store.names[i]))
     return sorted(order[: config.limit])
 
 
@@ -176,7 +177,7 @@ def baseline_scores(
     unigram = np.zeros((len(indices), info.num_codebooks))
     bigram = np.zeros_like(unigram)
     if baseline_store is not None:
-        baseline_store.require_codec(info.fingerprint, info.name)
+        baseline_store.require_codec(info)
         everything = (baseline_store.codes(i) for i in range(len(baseline_store)))
         models = [CountBaselines(everything, info.codebook_size, info.num_codebooks)] * 2
     elif len(indices) < 2:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from .cli import _write_json, check_writable
+from .checks import check_device, check_model, check_writable
+from .cli import Device, Threads, open_model, write_json
+from .screen import say_loading
+from .threads import check_threads, decoding_threads
 
 if TYPE_CHECKING:
     from .verify.checks import Result
@@ -18,35 +21,41 @@ if TYPE_CHECKING:
 
 def verify(
     model: Positional[
-        Annotated[str, arg(metavar="MODEL", help="a model folder or a training run; 'default' is the embedded model")]
+        Annotated[str, arg(metavar="[MODEL]", help="a model folder or a training run; 'default' is the embedded model")]
     ] = "default",
     every_option: Annotated[
         bool, arg(help="also tiny models with random weights, in which every two options meet")
     ] = False,
     json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the results here")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Check that MODEL scores, generates and trains one and the same distribution; exit status 1 if it does not."""
+    check_writable(json_file)
+    check_device(device)
+    check_threads(threads)
+    check_model(model, "MODEL")
+    say_loading(f"the model '{model}'")
     from .evaluate.plain import json_safe
     from .verify.report import failures, verdict
 
-    check_writable(json_file)
-    results = {model: verify_model(model)}
-    if every_option:
-        results |= verify_options()
-    _write_json(json_file, json_safe({name: [asdict(result) for result in found] for name, found in results.items()}))
+    with decoding_threads(threads):
+        results = {model: verify_model(model, device)}
+        if every_option:
+            results |= verify_options()
+    write_json(json_file, json_safe({name: [asdict(result) for result in found] for name, found in results.items()}))
     print(f"\n{verdict(results)}")
     if any(failures(found) for found in results.values()):
         sys.exit(1)
 
 
-def verify_model(name: str) -> "list[Result]":
+def verify_model(name: str, device: str = "auto") -> "list[Result]":
     """Load, check and print one model."""
     from .demo import PROMPT
-    from .loading import load
     from .verify.checks import verify as run
     from .verify.report import table
 
-    lm = load(name)
+    lm = open_model(name, device)
     config, size = lm.model.config, sum(parameter.numel() for parameter in lm.model.parameters())
     results = run(lm.model, lm.encode(PROMPT), progress=True)
     print(

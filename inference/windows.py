@@ -16,15 +16,22 @@ class Window:
     start: int
     first: int
     stop: int
+    ends: bool = False  # whether the end of the audio is predicted here
 
 
-def windows(num_frames: int, context_frames: int) -> list[Window]:
-    """The windows of a sequence of `num_frames` frames. Together they predict every frame exactly once."""
-    found = [Window(0, 0, min(num_frames, context_frames))]
-    while found[-1].stop < num_frames:
-        first = found[-1].stop
-        start = first - context_frames // 2
-        found.append(Window(start, first, min(num_frames, start + context_frames)))
+def windows(num_frames: int, context_frames: int, last: int | None = None) -> list[Window]:
+    """The windows of a sequence of `num_frames` frames. Together they predict every frame exactly once.
+
+    last: the last frame of audio, if its end is predicted, too. The end takes the place of the frame that would follow,
+    so where a window is full the next one predicts it, perhaps alone.
+    """
+    found, start, first = [], 0, 0
+    places = num_frames if last is None else max(num_frames, last + 2)
+    while not found or first < places:
+        full = start + context_frames
+        ends = last is not None and first <= last + 1 < full
+        found.append(Window(start, first, min(num_frames, full), ends))
+        start, first = full - context_frames // 2, full
     return found
 
 

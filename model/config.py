@@ -17,10 +17,10 @@ MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 class RopeScaling:
     """Llama 3's stretching of the rotary wavelengths (transformers' rope_type "llama3")."""
 
-    factor: float = 1.0  # 1: no stretching
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_positions: int = 8192
+    factor: float = 1.0  # how much the longest wavelengths are stretched; 1: not at all
+    low_freq_factor: float = 1.0  # wavelengths over original_positions / this are stretched wholly
+    high_freq_factor: float = 4.0  # wavelengths under original_positions / this are not stretched
+    original_positions: int = 8192  # positions that the model saw before it was stretched
 
     def __post_init__(self) -> None:
         if not self.factor > 0 or not self.low_freq_factor < self.high_freq_factor or self.original_positions < 1:
@@ -34,16 +34,16 @@ class RopeScaling:
 class TransformerConfig:
     """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, grouped-query attention; wide enough for Llama and Qwen."""
 
-    dim: int = 256
-    num_layers: int = 8
-    num_heads: int = 4
-    num_kv_heads: int = 4
-    ff_dim: int = 768  # width between gate and down
-    head_dim: int = 0  # 0: dim / num_heads
-    rope: bool = True  # False: no positions at all (Moshi's depth decoder)
-    rope_theta: float = 10_000.0
+    dim: int = 256  # width of the residual stream
+    num_layers: int = 8  # blocks of attention and feed-forward
+    num_heads: int = 4  # query heads
+    num_kv_heads: int = 4  # key and value heads, each shared by num_heads / num_kv_heads queries
+    ff_dim: int = 768  # width of the feed-forward part, between gate and down
+    head_dim: int = 0  # width of a head; 0: dim / num_heads
+    rope: bool = True  # rotary positions; without them there are none at all (Moshi's depth decoder)
+    rope_theta: float = 10_000.0  # base of the rotary wavelengths
     rope_scaling: RopeScaling = RopeScaling()
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-6  # added to the variance in RMSNorm
     final_norm: bool = True  # RMSNorm after the last block
     qk_norm: bool = False  # RMSNorm of each query and key head (Qwen3)
     qkv_bias: bool = False  # biases of query, key and value (Qwen2)
@@ -83,15 +83,15 @@ class DepthConfig(TransformerConfig):
     CSM is conditioning "prefix", embeddings "shared". The default is the cheapest: K - 1 positions, shared weights.
     """
 
-    dim: int = 192
-    num_layers: int = 3
-    ff_dim: int = 512
+    dim: int = 192  # width of the residual stream
+    num_layers: int = 3  # blocks of attention and feed-forward
+    ff_dim: int = 512  # width of the feed-forward part, between gate and down
     # "add": the projected context is added at every position; "prefix": it is the first position of its own
     conditioning: str = "add"
     # who predicts codebook 0: the "backbone" (CSM) or the "depth" decoder, which then knows the step's text (Moshi)
     first_codebook: str = "backbone"
-    # of the codes it is given: "own" of its width, "wide" own of the backbone's width and projected as the context is,
-    # "shared": the backbone's, projected as the context is
+    # embeddings of the codes it is given: "own" of its width, "wide" own of the backbone's width and projected as the
+    # context is, "shared": the backbone's, projected as the context is
     embeddings: str = "own"
     sees_text: bool = False  # the step's text token is added at the first position (Moshi)
     # which set of weights each position uses, such as (0, 1, 2, 3, 3, 3, 3, 3); empty: one set for all positions
@@ -156,7 +156,7 @@ class CodecReference:
 class SpectralConfig:
     """Shape of a "spectral" codec. The embedded one is `SpectralConfig()`."""
 
-    sample_rate: int = 16_000  # Hz
+    sample_rate: int = 16_000  # samples per second (Hz)
     trunk_hop: int = 320  # samples between trunk frames
     window: int = 640  # samples of the encoder's STFT window
     pitch_window: int = 1024  # samples that the encoder's autocorrelation sees
@@ -164,17 +164,17 @@ class SpectralConfig:
     filters_per_hop: int = 4  # filters that the decoder makes for one trunk frame
     filter_overlap: int = 4  # filters that act on one sample
     lookahead: int = 1  # trunk frames that the decoder waits for before it speaks
-    encoder_dim: int = 256
+    encoder_dim: int = 256  # width of the encoder
     dim: int = 384  # width at the codec frame rate and in the decoder
-    encoder_layers: int = 4
-    latent_layers: int = 1  # after the stride, before the RVQ
-    bottleneck_layers: int = 2  # after the RVQ, before the upsampling
-    decoder_layers: int = 6
+    encoder_layers: int = 4  # blocks of the encoder, at the trunk's rate
+    latent_layers: int = 1  # blocks after the stride, before the RVQ
+    bottleneck_layers: int = 2  # blocks after the RVQ, before the upsampling
+    decoder_layers: int = 6  # blocks of the decoder, at the trunk's rate
     kernel: int = 7  # trunk frames seen by one block
-    expansion: int = 3
+    expansion: int = 3  # how much wider a block is inside
     pitch_dim: int = 128  # width of the network that reads the pitch from the codes
-    num_codebooks: int = 8
-    codebook_size: int = 1024
+    num_codebooks: int = 8  # codes of a frame
+    codebook_size: int = 1024  # values of a code
     codebook_dim: int = 64  # width of what is quantized
 
     @property

@@ -116,6 +116,8 @@ class DepthTerms:
     def sum(self, contexts: Tensor, fraction: float, chunk: int) -> tuple[Tensor, Tensor | None]:
         """contexts [B, S, D] -> (weighted nats and z-loss, nats [B, K', S]; None with fraction < 1)."""
         rows, scale = self._rows(fraction)
+        if not len(rows) and len(self.targets):
+            rows = rows.new_zeros(1)  # nothing is scored there either: zero, and all parameters have that as gradient
         if not self.targets.shape[1] or not len(rows):  # a single codebook leaves the depth decoder nothing to do
             nll = contexts.new_zeros(*self.shape, self.targets.shape[1])
             return contexts.new_zeros(()), nll.transpose(1, 2)

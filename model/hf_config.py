@@ -30,7 +30,7 @@ class SpeechLMConfig(PretrainedConfig):
     backbone, depth, text, codec: the parts, as their dataclass or a dict of its fields. depth counts for "depth" only.
     delays: frames that each codebook lags (default: none; 0, 1, 2, ... for "delay").
     user_codebooks: codebooks of another speaker that are heard, never predicted; delayed as the first ones are (Moshi).
-    bos: whether a row begins with a step of BOS; without, its first frame is given and not scored (CSM).
+    bos: whether a row begins with a step of BOS; without, its first step is given, and has equal probabilities (CSM).
     end: how a row ends: "eos" is a class of codebook 0, one past its codes; "zeros" a frame of which every code is 0
         (CSM); "never" (Moshi).
     gaps: where delays leave no code, the input is nothing at all ("absent") or the BOS code ("bos", Moshi).

@@ -13,6 +13,7 @@ S steps, D width, V codebook size, C classes: V, and EOS where codebook 0 has on
 transformer for the depth decoder.
 """
 
+import math
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -29,7 +30,7 @@ from .delay_pattern import ABSENT
 from .depth import DepthTerms, make_depth_parts
 from .hf_config import SpeechLMConfig
 from .losses import Weights, cross_entropy
-from .steps import Steps, arrange, to_frames
+from .steps import Steps, arrange, given_first, num_scored, to_frames
 from .transformer import GroupedLinear, Transformer
 
 UPLOAD_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")  # of `push_to_hub`
@@ -214,6 +215,8 @@ class SpeechLM(PreTrainedModel):
     ) -> SpeechLMOutput | tuple:
         """Score codes [B, K, T] (ABSENT pads the end of shorter rows) given everything before each code.
 
+        Every code that is present is scored. In the first step of a model without BOS all have equal probabilities.
+
         ends: [B] bool, rows after whose last frame EOS is expected (default: none, EOS is not scored); or [B, T], the
         frames that are last. text: [B, T], ABSENT where there is none. user: [B, U, T], heard and never scored.
         documents: [B, T] numbers that rise along a row: several utterances packed into it, none sees another.
@@ -240,19 +243,28 @@ class SpeechLM(PreTrainedModel):
             Steps(inputs, given, steps.text_inputs, steps.text_targets, steps.documents, steps.place)
         )
         scored = self.score(contexts, steps, given, weights, depth_fraction, depth_chunk)
-        output = SpeechLMOutput(loss=scored.total / steps.num_scored(self.predicts_text))
+        delays, place, dtype = self.config.delays, steps.place, scored.total.dtype
+        # nats of what stands before the first step that is predicted
+        first_nats = given_first(place, delays, codes != ABSENT).to(dtype) * math.log(self.codebook_size)
+        total = scored.total + (first_nats.sum(dim=(0, 2)) * weights.of(self.num_codebooks, first_nats)).sum()
+        output = SpeechLMOutput()
         if scored.nll is not None:
             is_eos = steps.targets[:, 0] == self.eos
             output.eos_nll = (scored.nll[:, 0] * is_eos).sum(dim=1)
             nll = torch.cat([(scored.nll[:, 0] * ~is_eos)[:, None], scored.nll[:, 1:]], dim=1)
-            output.nll = to_frames(nll, steps.place, self.config.delays)
-        if scored.text_nll is not None:
-            output.text_nll = to_frames(scored.text_nll[:, None], steps.place, [0])[:, 0]
+            output.nll = to_frames(nll, place, delays) + first_nats
+        if scored.text_nll is not None and text is not None:
+            first_text = given_first(place, [0], (text != ABSENT)[:, None]).to(dtype) * math.log(self.text_size)
+            output.text_nll = (to_frames(scored.text_nll[:, None], place, [0]) + first_text)[:, 0]
+            total = total + weights.text * first_text.sum()
+        output.loss = total / num_scored(self.config, codes, ends, text).clamp_min(1)
         if return_logits:
             logits, text_logits = self.all_logits(contexts, steps)
-            output.logits = to_frames(logits, steps.place, self.config.delays)
+            output.logits = to_frames(logits, place, delays)  # 0, so equal, for what comes first
+            if not self.config.bos:
+                output.logits[..., self.codebook_size :].masked_fill_(first_nats[..., None] > 0, float("-inf"))
             if text_logits is not None:
-                output.text_logits = to_frames(text_logits[:, None], steps.place, [0])[:, 0]
+                output.text_logits = to_frames(text_logits[:, None], place, [0])[:, 0]
         if return_dict is False:
             parts = (getattr(output, field.name) for field in fields(output))
             return tuple(part for part in parts if part is not None)

@@ -5,6 +5,7 @@ text alone comes before or after the audio, one with both is aligned text. Step 
 B batch, K codebooks, U of another speaker (user), T frames (columns), S steps, V codebook size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +26,6 @@ class Steps:
     text_targets: Tensor | None  # [B, S]
     documents: Tensor | None  # [B, S] for packed rows
     place: Tensor  # [B, T] the step of each frame when nothing lags; below 0: given, not predicted
-
-    def num_scored(self, with_text: bool) -> Tensor:
-        """Codes, EOS and perhaps text tokens that are scored, at least 1."""
-        count = (self.targets != ABSENT).sum()
-        if with_text and self.text_targets is not None:
-            count = count + (self.text_targets != ABSENT).sum()
-        return count.clamp_min(1)
 
 
 def arrange(
@@ -75,10 +69,8 @@ def arrange(
         starts[:, 1:] = document_steps[:, 1:] != document_steps[:, :-1]
 
     targets = steps[:, :num_codebooks].clone()
-    if ends is not None and config.end == "eos":
-        last = ends if ends.ndim == 2 else last_frames(codes) & ends[:, None]
-        row, frame = last.nonzero(as_tuple=True)
-        targets[row, 0, place[row, frame] + 1 + config.delays[0]] = config.codebook_size
+    row, frame = scored_ends(config, codes, ends).nonzero(as_tuple=True)
+    targets[row, 0, place[row, frame] + 1 + config.delays[0]] = config.codebook_size
     inputs = F.pad(steps[:, :, :-1], (1, 0), value=ABSENT)
     if config.gaps == "bos":
         inputs = inputs.masked_fill(inputs == ABSENT, config.codebook_size)
@@ -90,8 +82,31 @@ def arrange(
     return result if config.bos else without_first(result)
 
 
+def scored_ends(config: SpeechLMConfig, codes: Tensor, ends: Tensor | None) -> Tensor:
+    """[B, T] bool: the frames after which EOS is scored. ends: as `arrange` takes them."""
+    if ends is None or config.end != "eos":
+        return torch.zeros_like(codes[:, 0], dtype=torch.bool)
+    return ends if ends.ndim == 2 else last_frames(codes) & ends[:, None]
+
+
+def given_first(place: Tensor, lags: Sequence[int], present: Tensor) -> Tensor:
+    """[B, K, T] bool: what is present in the first step of a model without BOS, which nothing comes before.
+
+    It has equal probabilities: log V nats each. So every token that is present is scored, whatever the model.
+    """
+    return (place[:, None] + torch.tensor(list(lags), device=place.device)[:, None] < 0) & present
+
+
+def num_scored(config: SpeechLMConfig, codes: Tensor, ends: Tensor | None, text: Tensor | None) -> Tensor:
+    """Codes, ends and predicted text tokens of a batch, each of which is scored once. Arguments: as in `arrange`."""
+    count = (codes != ABSENT).sum() + scored_ends(config, codes, ends).sum()
+    if text is not None and config.text["vocab_size"] and config.text["predicted"]:
+        count = count + (text != ABSENT).sum()
+    return count
+
+
 def without_first(steps: Steps) -> Steps:
-    """For a model without BOS: the first frame is given, and the second the first to be predicted."""
+    """For a model without BOS: the first step is given, and the second the first to be predicted."""
     return Steps(
         steps.inputs[:, :, 1:],
         steps.targets[:, :, 1:],
@@ -109,9 +124,9 @@ def last_frames(codes: Tensor) -> Tensor:
     return (present == present.amax(dim=1, keepdim=True)) & (present > 0)
 
 
-def to_frames(values: Tensor, place: Tensor, delays: list[int]) -> Tensor:
+def to_frames(values: Tensor, place: Tensor, delays: Sequence[int]) -> Tensor:
     """Values of each step [B, K, S, ...] -> of each frame [B, K, T, ...], 0 where a frame was given."""
-    lags = torch.tensor(delays, device=values.device)
+    lags = torch.tensor(list(delays), device=values.device)
     where = place[:, None] + lags[:, None]  # [B, K, T]
     shape = where.shape + (1,) * (values.ndim - 3)
     index = where.clamp_min(0).view(shape).expand(-1, -1, -1, *values.shape[3:])

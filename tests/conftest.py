@@ -1,6 +1,7 @@
 """What several tests share: tiny codecs, models and token stores, all from fixed seeds."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,21 @@ from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerC
 from codeclm.model.codecs import Codec, SpectralCodec
 from codeclm.model.config import DepthConfig, SpectralConfig
 
+from . import rounding
+
+# threads that wait for each other make the suite slower on a shared machine, and no faster on a quiet one: its tensors
+# are small, and pytest-xdist uses the other cores
+if "OMP_NUM_THREADS" not in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+    torch.set_num_threads(1)
 BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 DEPTH = DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)
+
+
+@pytest.fixture(scope="session", autouse=bool(rounding.SEED))
+def other_rounding() -> Iterator[None]:
+    with rounding.OtherRounding(rounding.SEED):
+        yield
 
 
 @pytest.fixture(scope="session")

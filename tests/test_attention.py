@@ -77,7 +77,9 @@ def test_flex_attention_uncompiled_gives_the_same(case):
 COMPILER = any(map(shutil.which, ("c++", "g++", "clang++"))) and Path(get_path("include"), "Python.h").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler and Python's headers")
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch compiles it for AVX2 only")
 @torch.no_grad()
 def test_flex_attention_compiled_gives_the_same():
     """Once, for it takes long to compile: the mask with everything in it."""

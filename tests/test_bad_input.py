@@ -195,6 +195,7 @@ def test_a_folder_as_output_file_is_refused(verb, model, good, tmp_path, capsys)
     assert "is a folder" in refused(args, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["generate", "roundtrip", "prepare", "train"])
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(verb, model, store, good, tmp_path):
     out = tmp_path / "out"
@@ -233,7 +234,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(verb, model, store, goo
         (["--temperature", "nan"], "temperature"),
         (["--temperature", "-0.1"], "temperature"),
         (["--depth-temperature", "inf"], "temperature"),
-        (["--top-k", "-1"], "top_k"),
+        (["--top-k", "-1"], "--top-k is -1"),
         (["--seed", "-1"], "seed"),
         (["--seed", str(2**70)], "seed"),
     ],
@@ -287,18 +288,14 @@ def test_a_setting_out_of_range_is_refused(verb, extra, model, store, tmp_path, 
     ids=" ".join,
 )
 def test_a_nested_setting_out_of_range_is_refused(extra, model, store, tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main([*arguments("finetune", store.parent / "audio", model, tmp_path / "out"), *extra])
-    assert caught.value.code == 2
-    assert extra[0].split(".")[-1].replace("-", "_") in capsys.readouterr().err  # in the parser's own box
+    line = refused([*arguments("finetune", store.parent / "audio", model, tmp_path / "out"), *extra], capsys)
+    assert extra[0] in line and line.endswith("(codeclm finetune --help)")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("extra", [["--seed", "x"], ["--duration", "long"], ["--no-such-flag"]], ids=" ".join)
 def test_what_is_no_number_or_no_flag_ends_with_status_2(extra, model, good, tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main([*arguments("generate", good, model, tmp_path / "out"), *extra])
-    assert caught.value.code == 2 and extra[0] in capsys.readouterr().err
+    assert extra[0] in refused([*arguments("generate", good, model, tmp_path / "out"), *extra], capsys)
     assert not (tmp_path / "out").exists()
 
 

@@ -71,6 +71,7 @@ def project(tmp_path_factory) -> Project:
     return Project(tmp_path_factory.mktemp("project"))
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_recordings_to_a_finetuned_voice_reads_well(project, tmp_path):
     codec = ("--codec", project.codec)
     out, _ = screen("prepare", project.audio, tmp_path / "tokens", *codec)
@@ -95,6 +96,7 @@ def test_the_whole_way_from_recordings_to_a_finetuned_voice_reads_well(project, 
     assert load(tmp_path / "bob").generate(project.prompt, duration_s=0.2).audio.shape == (0.2 * RATE,)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(project, tmp_path):
     files = {}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
@@ -158,8 +160,8 @@ def test_bad_files_in_a_folder_are_named_and_the_rest_is_used(project, tmp_path,
         soundfile.write(tmp_path / f"mixed/good{i}.wav", voice(1.0, 120), RATE)
     (tmp_path / "mixed/broken.mp3").write_bytes(b"no music")
     codeclm("prepare", tmp_path / "mixed", tmp_path / "tokens", "--codec", project.codec)
-    out = capsys.readouterr().out
-    assert f"skipped {tmp_path / 'mixed/broken.mp3'}: " in out
+    out, err = capsys.readouterr()
+    assert f"skipped {tmp_path / 'mixed/broken.mp3'}: " in err
     assert "2 utterances" in out and "1 rejected (of 3 files)" in out
     codeclm("evaluate", tmp_path / "mixed", "--model", project.run)
     assert "2 utterances, 50 frames; 1 skipped\n" in capsys.readouterr().out

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import AutoConfig, AutoModel
 
 from codeclm.data.audio import AudioError, save_wav
 from codeclm.inference.evaluate.measures import pitch_track
 from codeclm.model.codecs import SpectralCodec, load_codec
 from codeclm.model.config import SpectralConfig
-from codeclm.train import codec as codec_module
+from codeclm.train import codec_trainer
 from codeclm.train.balancer import Balancer
 from codeclm.train.checkpoint import latest_checkpoint
-from codeclm.train.codec import CodecTrainer, batches, learning_rate, level_matched, train_codec
+from codeclm.train.codec import level_matched, train_codec
+from codeclm.train.codec_trainer import CodecTrainer, batches, learning_rate
 from codeclm.train.config import CodecTrainConfig
 from codeclm.train.discriminators import Discriminators
 from codeclm.train.voices import VoiceCrops, move_formants
@@ -69,7 +71,7 @@ def crops_of(data: Path, tmp_path: Path) -> VoiceCrops:
 
 @pytest.fixture(autouse=True)
 def few_batches_to_fit(monkeypatch):
-    monkeypatch.setattr(codec_module, "FITTING_BATCHES", 2)
+    monkeypatch.setattr(codec_trainer, "FITTING_BATCHES", 2)
 
 
 def tensors_of(trainer: CodecTrainer) -> dict[str, torch.Tensor]:
@@ -85,6 +87,7 @@ def test_the_loss_falls(data: Path, tmp_path: Path):
     assert np.mean(loss[-3:]) < 0.6 * np.mean(loss[:3])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_run(data: Path, tmp_path: Path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_codec(data, whole, TINY)
@@ -249,9 +252,10 @@ import torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from test_codec_training import TINY
-from codeclm.train import codec as codec_module
-codec_module.FITTING_BATCHES = 2
-original = codec_module.CodecTrainer.train_step
+from codeclm.train import codec_trainer
+from codeclm.train.codec import train_codec
+codec_trainer.FITTING_BATCHES = 2
+original = codec_trainer.CodecTrainer.train_step
 def checked(self, audio, pitch):
     terms = original(self, audio, pitch)
     for module in (self.codec, self.discriminators):
@@ -261,11 +265,12 @@ def checked(self, audio, pitch):
             dist.all_gather(both, tensor.contiguous())
             assert torch.equal(*both), (self.step, name)
     return terms
-codec_module.CodecTrainer.train_step = checked
-codec_module.train_codec(Path(sys.argv[2]), Path(sys.argv[3]), replace(TINY, steps=6, batch_size=4, save_every=6))
+codec_trainer.CodecTrainer.train_step = checked
+train_codec(Path(sys.argv[2]), Path(sys.argv[3]), replace(TINY, steps=6, batch_size=4, save_every=6))
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_share_a_batch_and_keep_one_codec(data: Path, tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(TWO_RANKS)
@@ -280,7 +285,7 @@ def test_two_ranks_share_a_batch_and_keep_one_codec(data: Path, tmp_path: Path):
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(monkeypatch):
-    monkeypatch.setattr(codec_module.Accelerator, "num_processes", 3)
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
     with pytest.raises(ValueError, match="batch_size 2 must be a multiple of the number of processes, 3"):
         CodecTrainer(TINY)
 
@@ -325,7 +330,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes(data: Path, tmp
     trainer.codec.eval()  # so that dead entries are not moved, either
     before = tensors_of(trainer)
     nan = torch.tensor(torch.nan, requires_grad=True)
-    monkeypatch.setattr(codec_module.losses, "mel_loss", lambda *_: nan)
+    monkeypatch.setattr(codec_trainer.losses, "mel_loss", lambda *_: nan)
     with pytest.raises(FloatingPointError, match="step 0: the loss is nan"):
         trainer.train_step(*batch)
     after = tensors_of(trainer)
@@ -354,20 +359,19 @@ def test_the_learning_rate_warms_up_stays_and_decays():
     assert all(a > b for a, b in zip(rates[15:-1], rates[16:], strict=True))
 
 
-def test_an_unusable_file_or_voice_is_named_and_left_out_and_nothing_usable_is_an_error(tmp_path: Path, capsys):
+def test_an_unusable_file_or_voice_is_named_and_left_out_and_nothing_usable_is_an_error(tmp_path: Path, caplog):
+    caplog.set_level("INFO", "codeclm")
     good, bad = tmp_path / "data" / "anna" / "good.wav", tmp_path / "data" / "anna" / "bad.wav"
     save_wav(good, voice(150.0, 2.0, 0), RATE)
     bad.write_bytes(b"not audio")
     crops = VoiceCrops(tmp_path / "data", tmp_path / "first", RATE, 1.0, 80)
     assert [len(samples) for samples in crops.voices] == [2 * RATE]
-    output = capsys.readouterr()
-    assert "bad.wav: cannot be read as audio" in output.out + output.err
+    assert "bad.wav: cannot be read as audio" in caplog.text
     other = tmp_path / "data" / "bert" / "bad.wav"
     other.parent.mkdir()
     other.write_bytes(b"not audio")
     assert len(VoiceCrops(tmp_path / "data", tmp_path / "second", RATE, 1.0, 80).voices) == 1
-    output = capsys.readouterr()
-    assert "voice bert: left out" in output.out + output.err
+    assert "voice bert: left out" in caplog.text
     good.unlink()
     with pytest.raises(AudioError, match="no file of any voice can be used"):
         VoiceCrops(tmp_path / "data", tmp_path / "third", RATE, 1.0, 80)

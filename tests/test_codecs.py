@@ -109,7 +109,9 @@ def test_streamed_codes_equal_offline_codes(codec: Codec, length: int, chunks: l
     assert torch.equal(stream(codec.streaming_encoder(), cut(audio, chunks)), codec.encode(audio))
 
 
-def test_where_two_entries_are_nearly_as_near_the_chunks_still_do_not_matter():
+def test_where_two_entries_are_nearly_as_near_the_chunks_still_do_not_matter(monkeypatch):
+    # float32 moves the latents of these random weights further than those that the constant was measured on
+    monkeypatch.setattr("codeclm.model.codecs.rvq.DOUBT", 2e-5)
     codec = make_codec(replace(TINY, encoder_dim=48, dim=48))
     for book in codec.quantizer.books():  # entries in pairs, so near to each other that float32 often cannot choose
         book.entries[1::2] = book.entries[::2] + 1e-6 * torch.randn_like(book.entries[::2])

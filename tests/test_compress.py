@@ -189,6 +189,7 @@ def codeclm(*args: object) -> None:
     main([str(arg) for arg in args])
 
 
+@pytest.mark.slow
 def test_real_speech_becomes_as_small_as_the_embedded_model_says_and_comes_back(tmp_path, capsys):
     audio, small, back = tmp_path / "prompt.wav", tmp_path / "prompt.clm", tmp_path / "back.wav"
     samples, rate = soundfile.read(EMBEDDED_MODEL / "prompt.flac")

@@ -4,6 +4,7 @@ B batch, K codebooks, T columns of the grid (text first, then audio).
 """
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from codeclm.inference.engine import Request, generate
 from codeclm.inference.loading import load_speech_lm
 from codeclm.train.cli import main
 
-from .checkpoints import CSM, assert_same_checkpoint, csm, edit
+from .checkpoints import CSM, TIED, assert_same_checkpoint, csm, edit
 
 K, V, TEXT_VOCAB = CSM["num_codebooks"], CSM["vocab_size"], CSM["text_vocab_size"]
 CLOSE = 3e-5  # of logits that spread over several units, in float32
@@ -113,16 +114,20 @@ def test_the_round_trip_gives_back_every_bit(pair, tmp_path):
 @torch.no_grad()
 def test_bfloat16_stays_bfloat16_and_what_comes_back_loads(pair, tmp_path):
     theirs, _, folder = pair
-    type(theirs).from_pretrained(folder / "hf", dtype=torch.bfloat16).save_pretrained(tmp_path / "hf")
+    rounded = deepcopy(theirs).bfloat16()
+    rounded.save_pretrained(tmp_path / "hf")
     import_folder("csm", tmp_path / "hf", tmp_path / "ours")
     assert {tensor.dtype for tensor in load_file(tmp_path / "ours" / "model.safetensors").values()} == {torch.bfloat16}
     shutil.rmtree(tmp_path / "ours" / "source")  # as a model that was trained further, which has none
     export_folder("csm", tmp_path / "ours", tmp_path / "back")
     back = CsmForConditionalGeneration.from_pretrained(tmp_path / "back").eval()
-    first = CsmForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
     codes, text = grid(2, 5)
     assert back.dtype == torch.bfloat16
-    assert their_logits(back, codes, text).equal(their_logits(first, codes, text))
+    weights = back.state_dict()
+    weights.pop(TIED[0])  # some of its rows are never read, and left out
+    assert all(tensor.equal(rounded.state_dict()[key]) for key, tensor in weights.items())
+    found, expected = (their_logits(model, codes, text) for model in (back, rounded))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.1)
 
 
 def test_the_codec_is_kept_as_a_mimi_that_transformers_loads(pair):

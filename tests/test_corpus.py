@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from codeclm.data.audio import save_wav
 from codeclm.data.encoding import read_transcript
@@ -40,6 +41,7 @@ def test_a_text_lies_beside_the_prompt_of_its_own_language(tmp_path: Path, monke
         (root / voice / f"{name}.g722").touch()
     (root / "it_IT_m_Carlo/unknown.g722").touch()
     monkeypatch.setattr(corpus, "fetch_debian", lambda packages, cache: unpacked)
+    monkeypatch.setattr(corpus, "fetch_acted", lambda out, unpacked, language: None)
     monkeypatch.setattr(corpus, "fetch_readers", lambda out, unpacked: None)
 
     def convert(source: Path, target: Path, *options: str) -> None:
@@ -50,3 +52,18 @@ def test_a_text_lies_beside_the_prompt_of_its_own_language(tmp_path: Path, monke
     corpus.fetch_human(out)
     texts = {path.stem: read_transcript(path) for path in out.rglob("*.wav")}
     assert texts == {"june-letters-a": "fr a", "carlo-digits-1": "un \u00e9", "carlo-unknown": None}
+
+
+def test_lines_of_actors_are_chosen_by_name_and_are_long_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = tmp_path / "unpacked/usr/share/games/fillets-ng/sound"
+    for name, seconds in (("ship/cs/a", 3.0), ("ship/cs/b", 1.0), ("wreck/cs/c", 2.5), ("wreck/nl/d", 3.0)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / f"{name}.ogg", np.zeros(round(8000 * seconds)), 8000)
+    made: list[str] = []
+    monkeypatch.setattr(corpus, "convert", lambda source, target: made.append(target.relative_to(tmp_path).as_posix()))
+    corpus.fetch_acted(tmp_path / "out", tmp_path / "unpacked", "cs")
+    assert sorted(made) == ["out/ship-a.flac", "out/wreck-c.flac"]
+    both, made[:] = list(made), []
+    monkeypatch.setattr(corpus, "ACTED_LINES", 1)
+    corpus.fetch_acted(tmp_path / "out", tmp_path / "unpacked", "cs")
+    assert made == both[:1]

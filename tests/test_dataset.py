@@ -144,6 +144,24 @@ def test_what_leaves_nothing_to_use_is_an_error(store):
         TokenBatches(store, 200, 50, 0).rank_batch(0, 2, 2)
 
 
+def test_a_row_ends_where_its_recording_does(tmp_path: Path):
+    """Not where a row is full, nor where a piece of a longer recording stops."""
+    goes_on = [False, True, True, False, True]
+    entries = [
+        Utterance(f"u{i}", 1, np.stack([np.arange(i * 100, i * 100 + n), np.full(n, i)], axis=1), goes_on=more)
+        for i, (n, more) in enumerate(zip([30, 45, 8, 61, 20], goes_on, strict=True))
+    ]
+    commit_store(tmp_path, INFO, [write_shard(tmp_path, 0, entries, INFO)])
+    store = TokenStore(tmp_path)
+    batches, ended = TokenBatches(store, 60, 20, seed=0), []
+    for step in range(len(batches.epoch_batches(0))):
+        rows, ends = batches[step], batches.rank_ends(step, 0, 1)
+        assert ends.dtype == torch.bool and len(ends) == len(rows)
+        ended += [int(row[0].max()) for row in rows[ends]]
+    assert sorted(ended) == [29, 360]  # the last frames of u0 and u3
+    assert torch.equal(batches.rank_ends(0, 1, 2), batches.rank_ends(0, 0, 1)[1::2])
+
+
 def test_heldout_names_stay_held_out_when_files_are_added():
     names = [f"speaker/{i}" for i in range(1000)]
     train, heldout = split_heldout(names, 0.1, seed=0)
@@ -174,8 +192,9 @@ def test_both_sides_have_something_however_little_there_is(names, share):
 
 
 def test_one_utterance_cannot_be_split():
-    with pytest.raises(ValueError, match="not enough"):
-        split_heldout(["a"], 0.5, seed=0)
+    for names in (["a"], ["a~0", "a~1", "a~2"]):  # copies are no other utterances
+        with pytest.raises(ValueError, match=r"^runs/tokens: one utterance \('a'\) is not enough"):
+            split_heldout(names, 0.5, seed=0, where=Path("runs/tokens"))
 
 
 def test_small_voices_are_repeated_and_power_1_changes_nothing(tmp_path: Path):

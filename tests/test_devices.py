@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from codeclm.data.audio import load_audio, save_wav
-from codeclm.data.config import PrepareConfig
-from codeclm.data.encoding import encode_file
+from codeclm.data.prepare import open_or_prepare
 from codeclm.inference.compress import compress_codes, decompress_codes
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.generator import SpeechGenerator
@@ -20,8 +19,8 @@ from codeclm.inference.score import score_store
 from codeclm.model.codecs import SpectralCodec
 from codeclm.model.codecs.contract import PROPERTIES, probe, stream
 from codeclm.model.codecs.untrained import EVERY_KIND, load_tiny
-from codeclm.train.codec import pitch_error
 from codeclm.train.codec_losses import envelope_loss, loudness_losses, mel_loss
+from codeclm.train.codec_trainer import pitch_error
 from codeclm.train.discriminators import Discriminators, adversarial_losses, discriminator_loss
 from codeclm.train.loop import Trainer, new_model
 
@@ -43,10 +42,14 @@ def test_the_device_refuses_the_cpus_tensors_and_computes_the_same():
                 mixed()
 
 
-@pytest.mark.parametrize("name", EVERY_KIND)
+SLOW = {"mimi", "encodec 24 kHz", "encodec 48 kHz", "encodec 32 kHz"}  # many small operations, each run by Python
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in EVERY_KIND])
 def test_a_codec_keeps_its_contract_elsewhere(name):
     codec = load_tiny(name)
-    here = {"float32", "fingerprint"}  # autocast is of the devices that have it; files are read and written on the CPU
+    # autocast is of the devices that have it; files are read and written on the CPU; memory is the same anywhere
+    here = {"float32", "fingerprint", "long file"}
     with elsewhere():
         codec.to(ELSEWHERE)
         for property in PROPERTIES.keys() - here:
@@ -109,8 +112,8 @@ def test_speech_is_continued_and_files_are_coded_elsewhere_as_here(make_model, m
     def outputs() -> list[np.ndarray]:
         spoken = lm.generate(prompt, duration_s=0.2)
         roundtrip(tmp_path / "in.wav", tmp_path / "out.wav", codec)
-        entries = encode_file(tmp_path / "in.wav", "in", codec, PrepareConfig())
-        return [spoken.codes, spoken.audio, load_audio(tmp_path / "out.wav", RATE), entries[0].codes]
+        store = open_or_prepare(tmp_path / "in.wav", tmp_path / codec.device.type, codec)
+        return [spoken.codes, spoken.audio, load_audio(tmp_path / "out.wav", RATE), store.codes(0)]
 
     expected = outputs()
     with elsewhere():
@@ -120,6 +123,7 @@ def test_speech_is_continued_and_files_are_coded_elsewhere_as_here(make_model, m
             np.testing.assert_allclose(found, value, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_store_is_scored_and_coded_elsewhere_as_it_is_here(make_model, make_codec, make_store, tmp_path):
     codec = make_codec()
     model = make_model(codec=codec)

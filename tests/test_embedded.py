@@ -84,6 +84,7 @@ def test_a_seed_gives_the_same_speech_alone_and_in_a_batch(lm):
     assert (together[1].codes[:, : alone.num_prompt_frames + 5] == alone.codes[:, : alone.num_prompt_frames + 5]).all()
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_everything_it_promises(tmp_path: Path, capsys):
     main(["demo", "--out", str(tmp_path / "demo"), "--duration", "1", "--seeds", "0", "1", "2"])
     names = {path.name for path in (tmp_path / "demo").iterdir()}

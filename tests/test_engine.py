@@ -1,5 +1,6 @@
 """inference/engine.py: what is generated is what the model says, and one row does not know of the others."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -133,10 +134,39 @@ def test_every_pattern_records_the_nll_that_scoring_gives_also_past_its_context(
     assert state.codes.min() >= 0 and torch.equal(state.codes[:, :, :5], prompt.expand(2, 3, 5))
 
 
-def test_a_model_without_an_end_generates_what_a_longer_run_generates(make_model, prompt):
-    model = make_model((0, 1, 2), end="never", gaps="bos")
-    longer, shorter = (run(model, prompt, count, [3]) for count in (12, 7))
-    assert torch.equal(longer.codes[:, :, :12], shorter.codes)
+@pytest.mark.parametrize("end, gaps", [("never", "bos"), ("zeros", "absent")])
+@pytest.mark.parametrize("context_frames", [512, 6])
+def test_a_model_without_eos_draws_what_scoring_scores_up_to_every_edge(make_model, prompt, end, gaps, context_frames):
+    model = make_model((0, 1, 2), end=end, gaps=gaps, context_frames=context_frames)
+    state = run(model, prompt, 9, [3, 4])
+    for window in windows(14, context_frames):
+        with torch.no_grad():
+            nll = model(state.codes[:, :, window.start : window.stop]).nll[:, :, window.first - window.start :]
+        torch.testing.assert_close(state.nll[:, :, window.first : window.stop], nll, rtol=0, atol=1e-9)
+
+
+def test_frequencies_of_drawn_codes_are_the_scored_probabilities_of_a_model_without_eos(make_model):
+    """Chi-square over all sequences of 2 frames, 2 codebooks of 3 codes, the second a frame behind."""
+    model = make_model((0, 1), codebook_size=3, end="never")
+    rows = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
+    with torch.no_grad():
+        expected = model(rows).nll.sum(dim=(1, 2)).neg().exp()
+    draws = 20_000
+    drawn = torch.cat([run(model, None, 2, range(first, first + 2000)).codes for first in range(0, draws, 2000)])
+    index = (drawn.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(dim=1)
+    counts = index.bincount(minlength=81)
+    statistic = ((counts - draws * expected) ** 2 / (draws * expected)).sum()
+    assert expected.sum() == pytest.approx(1, abs=1e-9) and draws * expected.min() > 1
+    assert statistic < 150  # 80 degrees of freedom: p < 1e-5
+
+
+def test_generating_and_scoring_leave_train_mode_out_and_on(make_model, prompt):
+    model = make_model((0, 1, 2))
+    for block in model.backbone.blocks:
+        block.dropout = 0.5
+    expected = run(model, prompt, 6, [3])
+    found = run(model.train(), prompt, 6, [3])
+    assert model.training and torch.equal(found.codes, expected.codes)
 
 
 def test_a_frame_of_zeros_ends_a_row_of_a_model_that_says_so(make_model):

@@ -1,4 +1,4 @@
-"""Imports go one way only, model <- data <- inference <- train, and asking for help loads nothing heavy."""
+"""Imports go one way only, model <- data <- inference <- train, and what needs nothing heavy loads nothing heavy."""
 
 import ast
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("model", "data", "inference", "train")
+NAME = ROOT / "inference/package"  # `import codeclm` itself: above all four, so it may import any and none imports it
 HEAVY = (
     "torch",
     "transformers",
@@ -59,13 +60,30 @@ def test_imports_go_one_way(house):
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {target}"
         for path in sorted((ROOT / house).rglob("*.py"))
+        if path.parent != NAME
         for line, target in imported_houses(path.read_text(), path.relative_to(ROOT).parent.parts)
         if target not in allowed
     ]
     assert wrong == []
 
 
-@pytest.mark.parametrize("arguments", [None, ["--help"]])
+@pytest.mark.parametrize("source", ["import codeclm", "import codeclm; codeclm.__version__; dir(codeclm)"])
+def test_importing_the_package_loads_nothing_heavy(source):
+    code = f"import sys; {source}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_the_package_offers_what_it_names():
+    import codeclm
+
+    assert all(getattr(codeclm, name) for name in codeclm.__all__) and set(codeclm.__all__) <= set(dir(codeclm))
+    assert codeclm.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    with pytest.raises(AttributeError, match="module 'codeclm' has no attribute 'lod'"):
+        _ = codeclm.lod
+
+
+@pytest.mark.parametrize("arguments", [None, ["--help"], ["--version"], ["generate", "--help"]])
 def test_the_command_line_loads_nothing_heavy_before_it_is_told_what_to_do(arguments: list[str] | None):
     entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["codeclm"]
     module, function = entry.split(":")

@@ -1,16 +1,22 @@
 """A converted CSM or Moshi speaks: its folder loads with the Mimi inside, and only codes of the Mimi are drawn."""
 
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from codeclm.data.audio import save_wav
 from codeclm.inference.config import SamplingConfig
+from codeclm.inference.container import ClmFile
 from codeclm.inference.convert_cli import import_folder
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.loading import load, load_speech_lm
 from codeclm.model.codecs import load_codec
+from codeclm.train.cli import main
 
 from .checkpoints import CSM, MIMI, MOSHI, csm, edit, moshi
 
@@ -68,3 +74,21 @@ def test_another_codec_in_the_folder_is_refused_by_name(folders, tmp_path):
     assert "encoder.layers.0.conv.bias" in load_file(tmp_path / "csm" / "codec" / "model.safetensors")
     with pytest.raises(ValueError, match="was trained on codec 'mimi'"):
         load(tmp_path / "csm")
+
+
+def test_bits_that_evaluate_counts_of_a_converted_csm_are_the_size_of_its_compressed_file(folders, tmp_path):
+    audio = 0.3 * np.random.default_rng(0).standard_normal(3200).astype(np.float32)
+    save_wav(tmp_path / "audio" / "noise.wav", audio, 8000)
+    save_wav(tmp_path / "audio" / "other.wav", audio[::-1], 8000)
+    model = str(folders["csm"])
+    bits = 0.0
+    for name in ("noise", "other"):
+        clm = tmp_path / f"{name}.clm"
+        main(["codec", "compress", str(tmp_path / "audio" / f"{name}.wav"), str(clm), "--model", model])
+        bits += 8 * len(ClmFile.read(clm).payload)
+    main(["evaluate", str(tmp_path / "audio"), "--model", model, "--json", str(tmp_path / "out.json")])
+    report = json.loads((tmp_path / "out.json").read_text())
+    counted = report["model"]["bits_per_second"] * report["duration_s"]
+    assert counted == pytest.approx(bits, rel=0.01)
+    first_frames = 2 * CSM["num_codebooks"] * math.log2(CSM["vocab_size"])
+    assert first_frames > 0.011 * bits  # else it would be as close without them

@@ -37,7 +37,7 @@ def folder(model, codec, tmp_path) -> Path:
 def test_a_saved_model_and_its_codec_load_and_give_the_same_nll(model, codec, folder):
     generator = load(folder)
     assert generator.codec.fingerprint == codec.fingerprint
-    assert torch.equal(generator.model(CODES).nll, model(CODES).nll)
+    torch.testing.assert_close(generator.model(CODES).nll, model(CODES).nll)
     assert not generator.model.training
     assert load(str(folder)).generate(None, 0.05).audio.shape == (400,)
 
@@ -46,7 +46,7 @@ def test_a_saved_model_and_its_codec_load_and_give_the_same_nll(model, codec, fo
 def test_a_training_run_loads_from_its_model_folder(model, folder, tmp_path):
     (tmp_path / "run").mkdir()
     folder.rename(tmp_path / "run" / "model")
-    assert torch.equal(load(tmp_path / "run").model(CODES).nll, model(CODES).nll)
+    torch.testing.assert_close(load(tmp_path / "run").model(CODES).nll, model(CODES).nll)
 
 
 @torch.no_grad()
@@ -180,6 +180,7 @@ def test_a_broken_codec_is_named(folder):
         load(folder)
 
 
+@pytest.mark.slow
 def test_load_is_the_function_whatever_was_imported_before():
     code = "import codeclm.train.loop; from codeclm.inference import load; assert callable(load), load"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0

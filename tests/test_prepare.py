@@ -1,6 +1,8 @@
 """data/prepare.py: the same bytes whatever happens, and every bad file skipped by name."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,12 @@ import soundfile
 import torch
 from filelock import FileLock
 
-from codeclm.data.audio import AudioError
-from codeclm.data.encoding import read_transcript
-from codeclm.data.prepare import PrepareConfig, prepare, utterance_names
+from codeclm.data.audio import AudioError, find_audio
+from codeclm.data.encoding import pieces_of, quietest_cut, read_transcript
+from codeclm.data.plan import plan_shards, utterance_names
+from codeclm.data.prepare import PrepareConfig, open_or_prepare, prepare
 from codeclm.data.shards import TokenStore
+from codeclm.data.store_index import CodecInfo
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 
 RATE = 8_000
@@ -32,6 +36,30 @@ codec = SpectralCodec(SpectralConfig(**TINY)).eval().requires_grad_(False)
 encode = codec.encode
 codec.encode = lambda audio: (time.sleep(0.1), encode(audio))[1]
 prepare(Path(sys.argv[1]), Path(sys.argv[2]), codec, PrepareConfig(files_per_shard=2))
+"""
+
+
+DYING_RUN = """
+import os, sys
+from pathlib import Path
+from codeclm.data import encoding
+from codeclm.data.prepare import PrepareConfig, prepare
+
+def die(path, *rest):
+    os._exit(9)
+
+encoding.encode_file = die  # a worker process runs this file, too
+if __name__ == "__main__":
+    import torch
+    from codeclm.model.codecs import SpectralCodec, SpectralConfig
+    torch.manual_seed(0)
+    os.sched_getaffinity = lambda _: {0, 1}
+    try:
+        codec = SpectralCodec(SpectralConfig(**TINY))
+        prepare(Path(sys.argv[1]), Path(sys.argv[2]), codec, PrepareConfig(num_workers=2))
+    except ChildProcessError as error:
+        print(error)
+        sys.exit(3)
 """
 
 
@@ -73,7 +101,7 @@ def content(out: Path) -> dict[str, bytes]:
 def test_codes_are_those_of_the_codec(audio, codec, unbroken):
     store = TokenStore(unbroken)
     store.verify()
-    store.require_codec(codec.fingerprint, codec.name)
+    store.require_codec(codec)
     assert store.names == [str(i) for i in range(9)]
     assert [store.text(i) for i in range(9)] == [None, None, "two", None, None, None, None, "seven", None]
     for i in range(9):
@@ -101,6 +129,7 @@ def test_a_killed_and_resumed_run_gives_the_bytes_of_an_unbroken_one(audio, code
     assert 0 < len(encoded) <= 5  # four files of the first two shards were not done again
 
 
+@pytest.mark.slow
 def test_one_and_two_workers_give_the_same_bytes(audio, codec, unbroken, tmp_path):
     prepare(audio, tmp_path / "tokens", codec, PrepareConfig(files_per_shard=2, num_workers=2))
     assert content(tmp_path / "tokens") == content(unbroken)
@@ -145,7 +174,7 @@ def write_bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_each_bad_file_is_skipped_named_and_counted(codec, tmp_path, capsys):
+def test_each_bad_file_is_skipped_named_and_counted(codec, tmp_path, caplog):
     folder, out = tmp_path / "audio", tmp_path / "tokens"
     folder.mkdir()
     bad = write_bad_files(folder)
@@ -158,19 +187,22 @@ def test_each_bad_file_is_skipped_named_and_counted(codec, tmp_path, capsys):
     assert "8 rejected" in str(summary) and str(out / "rejected.jsonl") in str(summary)
     listed = {line["name"]: line["reason"] for line in map(json.loads, (out / "rejected.jsonl").open())}
     assert set(listed) == set(bad) and all(bad[name] in listed[name] for name in bad)
-    printed = capsys.readouterr().out
-    assert all(f"{name}.wav: " in printed for name in bad)
+    logged = [record.getMessage() for record in caplog.records]
+    assert len(logged) == len(bad) and all(any(f"{name}.wav: " in line for line in logged) for name in bad)
     assert TokenStore(out).names == ["good-8bit", "good-8k", "good-stereo"]
 
 
-def test_no_good_file_at_all_commits_no_store(codec, tmp_path):
+def test_no_good_file_at_all_says_why_and_leaves_nothing(codec, tmp_path):
     (tmp_path / "audio").mkdir()
     bad = write_bad_files(tmp_path / "audio")
-    with pytest.raises(ValueError, match=f"none of {len(bad)} audio files can be used") as caught:
-        prepare(tmp_path / "audio", tmp_path / "tokens", codec)
-    assert "\n" not in str(caught.value) and (tmp_path / "tokens/rejected.jsonl").exists()
-    with pytest.raises(FileNotFoundError, match="not finished"):
-        TokenStore(tmp_path / "tokens")
+    soundfile.write(tmp_path / "audio/silent2.wav", np.zeros(RATE), RATE)
+    reasons = (
+        rf"none of {len(bad) + 1} audio files can be used: silent \(2, such as silent\), .*no samples \(1, such as"
+    )
+    with pytest.raises(ValueError, match=reasons) as caught:
+        prepare(tmp_path / "audio", tmp_path / "new/tokens", codec)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["audio"]  # nothing is left of it
 
 
 def test_a_long_file_becomes_pieces_that_cover_it(codec, tmp_path):
@@ -181,11 +213,54 @@ def test_a_long_file_becomes_pieces_that_cover_it(codec, tmp_path):
     soundfile.write(tmp_path / "longer.wav", samples, RATE, subtype="FLOAT")
     summary = prepare(tmp_path, tmp_path / "tokens", codec, PrepareConfig(max_utterance_s=70))
     store = TokenStore(tmp_path / "tokens")
-    assert store.names == ["long#0", "longer#0", "longer#1", "longer#2"]
-    assert store.num_samples[1:].tolist() == [70 * RATE, 70 * RATE, 60 * RATE]
+    assert store.names == ["long#0", "longer#0", "longer#1", "longer#2", "longer#3"]
+    assert [store.ends(i) for i in range(5)] == [False, False, False, False, True]  # silence comes after long#0
+    assert store.num_samples[0] == 70 * RATE and store.num_samples[1:].sum() == 200 * RATE
+    assert all(56 * RATE <= length <= 70 * RATE and length % 80 == 0 for length in store.num_samples[1:-1])
     assert summary.num_rejected == 1 and '"long#1"' in (tmp_path / "tokens/rejected.jsonl").read_text()
-    whole = codec.encode(torch.from_numpy(samples[70 * RATE : 140 * RATE])[None, None])[0].T.numpy()
+    start, stop = store.num_samples[1], store.num_samples[1] + store.num_samples[2]
+    whole = codec.encode(torch.from_numpy(samples[start:stop])[None, None])[0].T.numpy()
     assert (store.codes(2) == whole).mean() > 0.999  # streamed in pushes; a near-tie may round the other way
+
+
+def test_a_long_file_is_cut_in_a_pause(codec, tmp_path):
+    samples = voice(0, 25)
+    pauses = [(8.5, 8.6), (17.3, 17.4)]  # in the last fifth before 10 s, and before 10 s after the first cut
+    for start, stop in pauses:
+        samples[round(start * RATE) : round(stop * RATE)] *= 0.01
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    prepare(tmp_path / "a.wav", tmp_path / "tokens", codec, PrepareConfig(max_utterance_s=10))
+    store = TokenStore(tmp_path / "tokens")
+    cuts = np.cumsum(store.num_samples) / RATE
+    assert len(store) == 3 and cuts[-1] == 25
+    assert all(start <= cut <= stop for cut, (start, stop) in zip(cuts, pauses, strict=False))
+
+
+def test_where_it_is_cut_does_not_depend_on_the_blocks_it_is_read_in():
+    samples = voice(3, 12)
+    found = [
+        [len(piece) for piece in pieces_of(np.array_split(samples, parts), 2 * RATE, 800, 80, RATE)]
+        for parts in (1, 7, 50)
+    ]
+    assert found[0] == found[1] == found[2] and len(found[0]) >= 6 and sum(found[0]) == len(samples)
+    assert all(1.6 * RATE <= length <= 2 * RATE and length % 80 == 0 for length in found[0][:-1])
+    assert quietest_cut(np.zeros(3 * RATE, np.float32), 2 * RATE, 80, RATE) == 2 * RATE  # the last of equals
+
+
+def test_shards_of_before_the_quiet_cuts_are_kept_unless_something_in_them_was_cut(codec, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", voice(0), RATE)
+    soundfile.write(tmp_path / "b.wav", voice(1, 2.5), RATE)
+    config = PrepareConfig(files_per_shard=1, max_utterance_s=1.0, copies=2)
+    out = tmp_path / "tokens"
+    with monkeypatch.context() as patch:
+        patch.setattr("codeclm.data.plan.QUIET_CUTS", "as before")
+        prepare(tmp_path, out, codec, config)
+    for number, shard in enumerate(plan_shards(tmp_path, find_audio(tmp_path), CodecInfo.of(codec), config)):
+        path = out / f"shard-{number:05d}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"key": shard.key_before_cuts}))
+    summary = prepare(tmp_path, out, codec, config)
+    assert summary.num_encoded == 1
+    assert prepare(tmp_path, out, codec, config).num_encoded == 0
 
 
 def test_copies_are_the_same_speech_from_later_and_at_other_levels(codec, tmp_path):
@@ -259,7 +334,7 @@ def test_copies_have_the_text_and_pieces_of_a_cut_file_have_none(codec, tmp_path
     assert [store.text(i) for i in range(2)] == ["what is said"] * 2
     prepare(tmp_path / "long.wav", tmp_path / "pieces", codec, PrepareConfig(max_utterance_s=1.0))
     store = TokenStore(tmp_path / "pieces")
-    assert [store.text(i) for i in range(2)] == [None, None]
+    assert [store.text(i) for i in range(len(store))] == [None] * len(store) and len(store) >= 2
 
 
 @pytest.mark.parametrize(
@@ -306,3 +381,96 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(audio, codec
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         PrepareConfig(**options)
+
+
+# --- a second time, and what is told ---
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    found = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    return found | {"": (b"", folder.stat().st_mtime_ns)}
+
+
+def test_a_finished_store_is_only_read_and_says_so(audio, codec, unbroken, tmp_path):
+    out = tmp_path / "tokens"
+    shutil.copytree(unbroken, out)
+    (out / ".lock").unlink(missing_ok=True)
+    before = snapshot(out)
+    summary = prepare(audio, out, codec, PrepareConfig(files_per_shard=2))
+    assert snapshot(out) == before  # a read-only disk would do
+    assert (
+        summary.num_encoded == 0 and f"{out}: nothing to do, it holds " in str(summary) and "1 rejected" in str(summary)
+    )
+
+
+def test_a_damaged_header_is_written_again(audio, codec, unbroken, tmp_path, caplog):
+    out = tmp_path / "tokens"
+    shutil.copytree(unbroken, out)
+    path = out / "store.json"
+    path.write_text(path.read_text().replace('"sample_rate": 8000', '"sample_rate": 9000'))
+    assert prepare(audio, out, codec, PrepareConfig(files_per_shard=2)).num_encoded == 0
+    assert content(out) == content(unbroken)
+    assert any("does not have the content" in record.getMessage() for record in caplog.records)
+
+
+def test_an_unfinished_store_and_a_finished_one_are_not_taken_for_audio(audio, codec, unbroken, tmp_path):
+    with pytest.raises(AudioError, match="is a token store already"):
+        prepare(unbroken, tmp_path / "new", codec)
+    shutil.copytree(unbroken, tmp_path / "unfinished")
+    (tmp_path / "unfinished/store.json").unlink()
+    for use in (prepare, open_or_prepare):
+        with pytest.raises(AudioError, match="unfinished: is an unfinished token store; repeat the codeclm prepare"):
+            use(tmp_path / "unfinished", tmp_path / "new", codec)
+    assert not (tmp_path / "new").exists()
+
+
+def test_channels_that_cancel_out_and_names_that_are_not_utf8_are_told(codec, tmp_path, caplog):
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    soundfile.write(folder / "good.wav", voice(0), RATE)
+    soundfile.write(folder / "inverted.wav", np.stack([voice(0, 3.0), -voice(0, 3.0)], axis=1), RATE)
+    (folder / os.fsdecode(b"caf\xe9.wav")).write_bytes((folder / "good.wav").read_bytes())
+    prepare(folder, tmp_path / "tokens", codec, PrepareConfig(max_utterance_s=1.0))
+    assert TokenStore(tmp_path / "tokens").names == ["good"]
+    logged = "\n".join(record.getMessage() for record in caplog.records)
+    assert "inverted.wav: its channels cancel out" in logged and "caf\\xe9.wav: its name is not UTF-8" in logged
+    logged.encode()
+
+
+def test_a_single_file_whose_name_is_not_utf8_gets_a_name_that_can_be_printed(codec, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(tmp_path / "a.wav", voice(0), RATE)
+    (tmp_path / "a.wav").rename(path)
+    prepare(path, tmp_path / "tokens", codec)
+    assert TokenStore(tmp_path / "tokens").names == ["caf\\xe9"]
+
+
+def test_a_worker_that_dies_names_the_file_and_keeps_what_is_finished(audio, codec, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(f"TINY = {TINY}\n" + DYING_RUN)
+    run = subprocess.run([sys.executable, script, audio, tmp_path / "tokens"], capture_output=True, text=True)
+    assert run.returncode == 3 and "a worker process died at this file" in run.stdout
+    assert f"{audio}/" in run.stdout.split(": a worker")[0]
+
+
+def test_more_workers_than_cores_are_told_and_not_made(audio, codec, unbroken, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    caplog.set_level("INFO")
+    prepare(audio, tmp_path / "tokens", codec, PrepareConfig(files_per_shard=2, num_workers=64))
+    assert content(tmp_path / "tokens") == content(unbroken)
+    assert any(
+        "num_workers is 64, more than the cores of this process: 1 will do" in record.getMessage()
+        for record in caplog.records
+    )
+
+
+@pytest.mark.parametrize("off", ["option", "environment"])
+def test_bars_can_be_turned_off(audio, codec, tmp_path, capfd, monkeypatch, off):
+    if off == "environment":
+        monkeypatch.setenv("TQDM_DISABLE", "1")
+        run = "from codeclm.data.progress import progress_bar; list(progress_bar([1], disable=False))"
+        shown = subprocess.run([sys.executable, "-c", run], capture_output=True, check=True).stderr
+    else:
+        prepare(audio, tmp_path / "tokens", codec, progress=False)
+        shown = capfd.readouterr().err.encode()
+    assert b"%|" not in shown

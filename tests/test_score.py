@@ -1,5 +1,6 @@
 """inference/score.py: one definition of bits/s, whatever the batch, and numbers that say where they come from."""
 
+import itertools
 import json
 import math
 from dataclasses import asdict
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from codeclm.inference import EvaluateConfig
+from codeclm.inference.compress import compress_codes
 from codeclm.inference.likelihood import DEFINITION, likelihood
 from codeclm.inference.score import checkpoint_hash, choose, evaluate, score_store
+from codeclm.inference.verify.sequences import Rows, walked_end
 
 LENGTHS = [5, 12, 1, 7, 30, 7, 3, 19]
 
@@ -56,6 +60,21 @@ def test_scores_are_the_models_nll_in_store_order_for_any_batch(model, store, ut
     assert scores.num_frames.tolist() == LENGTHS
 
 
+def test_eos_is_scored_only_where_a_recording_ends(model, codec, utterances, tmp_path):
+    goes_on, info = [True, False] * 4, CodecInfo.of(codec)
+    entries = [
+        Utterance(f"u{i}", 1, codes, goes_on=more)
+        for i, (codes, more) in enumerate(zip(utterances, goes_on, strict=True))
+    ]
+    commit_store(tmp_path, info, [write_shard(tmp_path, 0, entries, info)])
+    store, expected = TokenStore(tmp_path), [nll_of(model, codes) for codes in utterances]
+    scores = score_store(model, store, EvaluateConfig(33), progress=False)
+    eos = [0.0 if more else eos for more, (_, eos) in zip(goes_on, expected, strict=True)]
+    np.testing.assert_allclose(scores.eos_nll, eos, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(scores.nll, [nll for nll, _ in expected], rtol=0, atol=1e-9)
+    assert evaluate(model, store, "0" * 64).eos_nats == pytest.approx(np.mean(eos[1::2]))
+
+
 def test_chosen_utterances_keep_the_order_they_were_asked_for(model, store):
     everything = score_store(model, store, progress=False)
     some = score_store(model, store, indices=[4, 0, 6], progress=False)
@@ -66,8 +85,8 @@ def test_chosen_utterances_keep_the_order_they_were_asked_for(model, store):
 def test_a_long_utterance_is_scored_in_windows_that_are_given_half_of_the_one_before(model, store, utterances):
     scores = score_store(model, store, EvaluateConfig(context_frames=8, frames_per_batch=24), progress=False)
     for row, codes in enumerate(utterances):
-        expected, eos = nll_of(model, codes[:8], ends=len(codes) <= 8)
-        for first in range(8, len(codes), 4):
+        expected, eos = nll_of(model, codes[:8])
+        for first in range(8, len(codes) + 1, 4):  # the last one predicts the end, where it has no frame the end alone
             given = nll_by_frame(model, codes[first - 4 : first + 4])
             expected = expected + given[:, 4:].sum(axis=1)
             eos = nll_of(model, codes[first - 4 : first + 4])[1]
@@ -75,6 +94,55 @@ def test_a_long_utterance_is_scored_in_windows_that_are_given_half_of_the_one_be
         assert scores.eos_nll[row] == pytest.approx(eos, abs=1e-9)  # after the last one
     whole = score_store(model, store, progress=False)
     assert abs(scores.nll[4] - whole.nll[4]).max() > 1e-3 and np.allclose(scores.nll[0], whole.nll[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("pattern", ["depth", "delay", "parallel", "flatten"])
+@torch.no_grad()
+def test_the_probabilities_of_all_utterances_sum_to_one_also_across_windows(make_model, make_store, tmp_path, pattern):
+    """Every utterance of 1 to 4 frames that has ended, and all that go on, where the context is 2 frames."""
+    delays = (0, 1) if pattern in ("depth", "delay") else (0, 0)
+    model = make_model(delays, codebook_size=2, pattern=pattern, context_frames=2)
+    reference, longest = model.config.codec_reference, 4
+    info = CodecInfo(reference.name, reference.fingerprint, reference.sample_rate, reference.hop_length, 2, 2)
+    total = ended_at_once = float(walked_end(model, no_frames(model)).neg().exp())
+    assert 0 < ended_at_once < 1
+    for num_frames in range(1, longest + 1):
+        codes = np.array(list(itertools.product(range(2), repeat=2 * num_frames))).reshape(-1, num_frames, 2)
+        store = make_store(tmp_path / f"{num_frames}", list(codes), info)
+        scores = score_store(model, store, progress=False)
+        reached = np.exp(-scores.nll.sum(axis=1))
+        ended = reached * np.exp(-scores.eos_nll)
+        total += float(ended.sum()) + float((reached - ended).sum()) * (num_frames == longest)
+    assert total == pytest.approx(1, abs=1e-9)
+
+
+def no_frames(model) -> Rows:
+    return Rows("audio", torch.zeros(1, model.num_codebooks, 0, dtype=torch.long), torch.tensor([True]), (0,))
+
+
+def test_a_model_without_bos_pays_for_its_first_frame_in_every_utterance(make_model, make_store, codec, tmp_path):
+    """As many bits as its compressed codes take: `codeclm codec compress` codes them with equal probabilities."""
+    model = make_model((0, 0, 0), codec=codec, bos=False, end="zeros")
+    utterances = [np.random.default_rng(1).integers(0, 8, (length, 3)) for length in (1, 30, 6)]
+    store = make_store(tmp_path / "store", utterances, codec)
+    nats = score_store(model, store, progress=False).nll.sum(axis=1)
+    payloads = compress_codes(model, [torch.from_numpy(codes.T.astype(np.int64)) for codes in utterances])
+    assert nats[0] == pytest.approx(3 * math.log(8), abs=1e-9)  # one frame, of which nothing is known
+    for bits, payload in zip(nats / math.log(2), payloads, strict=True):
+        assert bits - 1 <= 8 * len(payload) <= 1.01 * bits + 16
+
+
+def test_scores_do_not_depend_on_train_mode_or_an_autocast_around_them(make_model, codec, store):
+    model = make_model((0, 1, 1), codec=codec, dtype=torch.float32)
+    for block in model.backbone.blocks:
+        block.dropout = 0.5
+    expected = score_store(model, store, progress=False).nll
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = score_store(model, store, progress=False).nll
+        report = evaluate(model, store, "0" * 64)
+    assert model.training and report.precision == "float32"
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_scopes_count_the_coarsest_codebook_or_the_others_and_sum_to_all(model, store):

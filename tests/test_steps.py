@@ -9,7 +9,7 @@ from torch import Tensor
 from codeclm.model import SpeechLMConfig
 from codeclm.model.config import TextConfig
 from codeclm.model.delay_pattern import ABSENT, delay
-from codeclm.model.steps import Steps, arrange, last_frames, to_frames
+from codeclm.model.steps import arrange, given_first, last_frames, num_scored, scored_ends, to_frames
 
 SIZE, WORDS = 9, 5
 X, E, B, W = ABSENT, SIZE, SIZE, WORDS  # nothing, EOS, BOS, BOS of the text
@@ -29,23 +29,29 @@ def test_two_delayed_codebooks_step_by_step():
     assert steps.targets.tolist() == [[[1, 2, 3, E], [X, 4, 5, 6]], [[7, E, X, X], [X, 8, X, X]]]
     assert steps.inputs.tolist() == [[[B, 1, 2, 3], [B, X, 4, 5]], [[B, 7, X, X], [B, X, 8, X]]]
     assert steps.place.tolist() == [[0, 1, 2]] * 2
-    assert int(steps.num_scored(True)) == 6 + 1 + 2 + 1
+    assert int(num_scored(config([0, 1]), codes, torch.tensor([True, True]), None)) == 6 + 1 + 2 + 1
     gaps = arrange(config([0, 1], gaps="bos"), codes)
     assert gaps.inputs.tolist() == [[[B, 1, 2, 3], [B, B, 4, 5]], [[B, 7, B, B], [B, B, 8, B]]]
-    given = arrange(config([0, 1], bos=False), codes, torch.tensor([True, False]))
+    without = config([0, 1], bos=False)
+    given = arrange(without, codes, torch.tensor([True, False]))
     assert given.targets.tolist() == [[[2, 3, E], [4, 5, 6]], [[X, X, X], [8, X, X]]]
     assert given.inputs.tolist() == [[[1, 2, 3], [X, 4, 5]], [[7, X, X], [X, 8, X]]]
     assert given.place.tolist() == [[-1, 0, 1]] * 2
+    first = given_first(given.place, [0, 1], codes != ABSENT)
+    assert first.nonzero().tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert int(num_scored(without, codes, torch.tensor([True, False]), None)) == 6 + 1 + 2
 
 
 def test_text_and_another_speaker_beside_the_codes():
     codes, user, text = torch.tensor([[[X, 1, 2]]]), torch.tensor([[[X, 3, 4]]]), torch.tensor([[3, X, 2]])
-    steps = arrange(config([1], text=TextConfig(WORDS), user_codebooks=1), codes, torch.tensor([True]), text, user)
+    speaker, ends = config([1], text=TextConfig(WORDS), user_codebooks=1), torch.tensor([True])
+    steps = arrange(speaker, codes, ends, text, user)
     assert steps.targets.tolist() == [[[X, X, 1, 2, E]]]
     assert steps.inputs.tolist() == [[[B, X, X, 1, 2], [B, X, X, 3, 4]]]
     assert steps.text_targets is not None and steps.text_targets.tolist() == [[3, X, 2, X, X]]
     assert steps.text_inputs is not None and steps.text_inputs.tolist() == [[W, 3, X, 2, X]]
-    assert int(steps.num_scored(True)) == 5 and int(steps.num_scored(False)) == 3
+    hearer = config([1], text=TextConfig(WORDS, predicted=False), user_codebooks=1)
+    assert int(num_scored(speaker, codes, ends, text)) == 5 and int(num_scored(hearer, codes, ends, text)) == 3
 
 
 def test_packed_documents_step_by_step():
@@ -149,7 +155,9 @@ def test_documents_are_refused_where_nothing_marks_their_beginning():
         arrange(config([0], bos=False), draw(1, 1, 3), documents=torch.tensor([[0, 0, 1]]))
 
 
-def test_a_batch_in_which_nothing_is_scored_divides_by_one():
-    nothing = torch.full((1, 1, 2), ABSENT)
-    steps = Steps(nothing, nothing, None, None, None, torch.tensor([[0, 1]]))
-    assert int(steps.num_scored(True)) == 1
+def test_an_end_counts_where_there_is_audio_and_the_model_ends_with_eos():
+    codes, ends = torch.tensor([[[1, X]], [[X, X]]]), torch.tensor([True, True])
+    assert scored_ends(config([0]), codes, ends).nonzero().tolist() == [[0, 0]]
+    assert int(num_scored(config([0]), codes, ends, None)) == 2
+    assert int(num_scored(config([0], end="never"), codes, ends, None)) == 1
+    assert int(num_scored(config([0]), codes, None, None)) == 1

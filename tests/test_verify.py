@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import codeclm.inference.engine as engine
+import codeclm.inference.score as score
 import codeclm.model.depth as depth
 import codeclm.model.lm as lm
 import codeclm.model.steps as steps
@@ -23,6 +24,8 @@ from codeclm.inference.verify.distribution import Token, rank
 from codeclm.inference.verify.findings import compare
 from codeclm.inference.verify.options import OPTIONS, TinyModel, is_legal, pairs_of, pairwise, tiny_models
 from codeclm.inference.verify.report import failures, table, verdict
+from codeclm.inference.verify.sequences import fullest_rows
+from codeclm.inference.windows import Window
 from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked import _ChunkedSum
 from codeclm.model.config import DepthConfig, TextConfig
@@ -40,7 +43,10 @@ TINY = tiny_models()
 # --- what is right ---
 
 
-@pytest.mark.parametrize("number", range(len(TINY)), ids=[tiny.name for tiny in TINY])
+EVERY = [pytest.param(n, marks=[pytest.mark.slow] * (n % 4 > 0), id=tiny.name) for n, tiny in enumerate(TINY)]
+
+
+@pytest.mark.parametrize("number", EVERY)
 def test_all_checks_pass_for_every_option(number: int):
     tiny = TINY[number]
     dtypes = DTYPES if number % 4 == 0 else DTYPES[:1]  # `codeclm verify --every-option` does both for all
@@ -276,6 +282,31 @@ def generate_with_another_context(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(engine, "windows", lambda num_frames, context: real(num_frames, context + 2))
 
 
+def forget_the_first_frame(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lm, "given_first", lambda place, lags, present: torch.zeros_like(present))
+
+
+def end_in_the_full_window(patch: pytest.MonkeyPatch) -> None:
+    """Scoring takes EOS in the window of the last frame, though generation draws it in the next one."""
+    real = score.windows
+
+    def windows(num_frames: int, context_frames: int, last: int | None = None) -> list[Window]:
+        found = real(num_frames, context_frames)
+        return [replace(window, ends=last is not None and window.first <= last < window.stop) for window in found]
+
+    patch.setattr(score, "windows", windows)
+
+
+def draw_beyond_the_edge(patch: pytest.MonkeyPatch) -> None:
+    """Codebook 0 goes on beyond the last frame, so that lagging codebooks see what scoring does not."""
+    real = engine.code
+
+    def code(model: SpeechLM, state: engine.State, window: Window, frame: int, k: int, sampling: Any) -> Tensor:
+        return torch.zeros_like(state.end) if frame >= window.stop else real(model, state, window, frame, k, sampling)
+
+    patch.setattr(engine, "code", code)
+
+
 PLAIN: dict[str, Any] = {}
 DELAYED: dict[str, Any] = {"delays": (0, 1, 2)}
 WITH_TEXT: dict[str, Any] = {"text": TextConfig(5, tied=True)}
@@ -291,7 +322,7 @@ BROKEN: dict[str, tuple[Break, dict[str, Any], set[str], set[str]]] = {
         delay_hidden_states, PLAIN, {"steps", "causality"}, {"every code", "padding"},
     ),
     "tail of the delays dropped": (
-        break_arrange(drop_tail), DELAYED, {"every code", "steps", "loss"}, {"causality", "gradients"},
+        break_arrange(drop_tail), DELAYED, {"every code", "steps"}, {"causality", "gradients"},
     ),
     "current frame leaks": (
         break_arrange(leak_frame), PLAIN, {"causality", "distribution"}, {"padding", "every code", "slope"},
@@ -337,6 +368,13 @@ BROKEN: dict[str, tuple[Break, dict[str, Any], set[str], set[str]]] = {
     "text loss does not back-propagate": (detach_text, WITH_TEXT, {"slope"}, {"loss", "gradients", "steps"}),
     "chunks lose their gradient": (lose_gradient_of_chunks, PLAIN, {"gradients", "slope"}, {"loss", "every code"}),
     "weight on the wrong codebook": (weigh_the_next_codebook, PLAIN, {"loss"}, {"every code", "steps", "gradients"}),
+    "first frame free": (
+        forget_the_first_frame, {"bos": False}, {"every code", "distribution"}, {"causality", "padding", "packing"},
+    ),
+    "EOS scored where it is not drawn": (end_in_the_full_window, PLAIN, {"windows"}, {"steps", "distribution"}),
+    "drawn beyond the edge": (
+        draw_beyond_the_edge, DELAYED | {"end": "never"}, {"windows"}, {"steps", "distribution"},
+    ),
     "generation looks back further": (
         generate_with_another_context, DELAYED, {"windows"}, {"steps", "chunks", "causality"},
     ),
@@ -353,6 +391,19 @@ def test_a_broken_model_is_caught_by_name(name: str, make_model, monkeypatch):
     results = verify(model, names=fail | hold, dtypes=DTYPES[:1])
     assert set(failures(results)) == fail, table(results)
     assert all(result.detail and result.hint for result in results if result.failed)
+
+
+@pytest.mark.parametrize("pattern", ["depth", "delay"])
+def test_codes_and_ends_that_are_certain_pass_though_they_cost_nothing(make_model, pattern):
+    model = make_model(codebook_size=3, pattern=pattern)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # so far apart that probabilities round to 1
+        for weight in (model.head_0.weight, model.depth_heads if pattern == "depth" else model.heads):
+            weight.copy_(300 * torch.randn(weight.shape, generator=generator))
+    rows = fullest_rows(model)
+    output = model(**rows.arguments())
+    assert (output.nll[rows.scored_codes(model)] == 0).any()
+    assert failures(verify(model, names=["every code", "steps"], dtypes=DTYPES[:1])) == []
 
 
 def test_nan_weights_fail(make_model):

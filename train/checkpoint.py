@@ -4,21 +4,24 @@ A checkpoint `step-00001200/` holds safetensors files, `state.json`, and `COMPLE
 written last. The newest folder whose hashes hold is the one that counts; a broken one is named and passed over.
 """
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data.shards import file_sha256
 
 Tensors = dict[str, Tensor]
+log = logging.getLogger(__name__)
 
 
 def save_checkpoint(run: Path, step: int, files: Mapping[str, Tensors], state: dict, keep: int = 2) -> Path:
@@ -57,7 +60,7 @@ def latest_checkpoint(run: Path) -> Path | None:
         problem = checkpoint_problem(path)
         if problem is None:
             return path
-        tqdm.write(f"{path}: passed over, {problem}")
+        log.warning(f"{path}: passed over, {problem}")
     return None
 
 
@@ -81,8 +84,28 @@ def load_tensors(checkpoint: Path, name: str) -> Tensors:
     return load_file(checkpoint / f"{name}.safetensors")
 
 
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, kinds, shapes and values: of weights, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def load_state(checkpoint: Path) -> dict:
     return json.loads((checkpoint / "state.json").read_text())
+
+
+def difference(old: Any, new: Any, name: str = "") -> str:
+    """Where two values of JSON differ first, in words; "" if they do not."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = (difference(old.get(key), new.get(key), f"{name}.{key}".strip(".")) for key in old.keys() | new.keys())
+        return min(filter(None, inner), default="")
+    if old == new:
+        return ""
+    before, now = (text[:12] + "..." if len(text) > 40 else text for text in (str(old), str(new)))
+    return f"{name} was {before}, is {now}".strip()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:

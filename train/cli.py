@@ -16,13 +16,19 @@ from tyro.conf import Positional, arg
 from ..data.config import PrepareConfig
 from ..inference import cli as using
 from ..inference.bench_cli import codec_bench
+from ..inference.checks import check_audio, check_codec, check_data, check_folder, check_model, check_text_model
 from ..inference.cli import Audio, CodecName, Data, Model, Options
+from ..inference.codec_cli import codec_compress, codec_decompress, codec_report, codec_roundtrip
 from ..inference.contract_cli import codec_contract
 from ..inference.convert_cli import convert
+from ..inference.parsing import choose, parse
+from ..inference.screen import log_lines, say_error, say_loading
+from ..inference.threads import wait_asleep
 from ..inference.verify_cli import verify
-from .config import FINETUNE, CodecTrainConfig, PatternsConfig, TrainConfig
+from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, TrainConfig
 
 PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
+ABOUT = "A speech language model on neural codec tokens."
 Run = Annotated[Path, arg(help="folder of the run; the same command again goes on where it stood")]
 
 
@@ -36,35 +42,53 @@ def train(
     config: Annotated[TrainConfig, Options] = TrainConfig(),
 ) -> None:
     """Train a new speech LM on DATA (a token store, or audio) into the run folder --out; resumes what is there."""
-    from ..data.prepare import open_or_prepare
-    from ..model.codecs import load_codec
-    from .loop import new_model, new_tokenizer
-    from .loop import train as run
+    check_folder(out)
+    check_codec(codec)
+    check_text_model(init_from)
+    check_data(data)
+    say_loading(f"the codec '{codec}'")
+    from .run_folder import LANGUAGE_MODEL, claim
 
-    coder = load_codec(codec)
-    store = open_or_prepare(data, out / "tokens", coder, PIECES)
-    store.require_codec(coder.fingerprint, coder.name)
-    tokenizer = new_tokenizer(store, config)
-    best = run(new_model(store, config, tokenizer, init_from), coder, store, out, config, tokenizer)
-    print(f"{best}: the best weights on the held-out utterances")
+    with claim(out, LANGUAGE_MODEL):
+        from ..model.codecs import load_codec
+        from .checkpoint import tensors_sha256
+        from .loop import new_model, new_tokenizer
+        from .loop import train as run
+        from .processes import open_store
+
+        coder = load_codec(codec)
+        store = open_store(data, out / "tokens", coder, PIECES, config.device)
+        store.require_codec(coder)
+        tokenizer = new_tokenizer(store, config)
+        model = new_model(store, config, tokenizer, init_from)
+        # random weights are a matter of the seed; their last digits differ from one processor to another
+        start = tensors_sha256(model.backbone.state_dict()) if init_from else "random"
+        best = run(model, coder, store, out, config, tokenizer, start)
+    say(f"{best}: the best weights on the held-out utterances")
 
 
 def finetune(
     data: Positional[Data],
     out: Run,
     model: Annotated[Model, arg(name="from")] = "default",
-    config: Annotated[TrainConfig, Options] = FINETUNE,
+    config: Annotated[RunConfig, Options] = FINETUNE,
 ) -> None:
     """Go on training a model (--from) on DATA (audio, or a token store) into the run folder --out; resumable."""
-    from ..data.prepare import open_or_prepare
-    from ..inference.loading import load
-    from .loop import for_small_data
-    from .loop import train as run
+    check_folder(out)
+    check_data(data, check_model(model, "--from"))
+    say_loading(f"the model '{model}'")
+    from .run_folder import LANGUAGE_MODEL, claim
 
-    lm = load(model)
-    store = open_or_prepare(data, out / "tokens", lm.codec, replace(PIECES, copies=8))
-    config = for_small_data(config, len(store))
-    print(f"{run(lm.model, lm.codec, store, out, config, lm.tokenizer)}: the best weights on the held-out utterances")
+    with claim(out, LANGUAGE_MODEL):
+        from ..inference.loading import load
+        from .loop import for_small_data
+        from .loop import train as run
+        from .processes import open_store
+
+        lm = load(model)
+        store = open_store(data, out / "tokens", lm.codec, replace(PIECES, copies=8), config.device)
+        best = run(lm.model, lm.codec, store, out, for_small_data(config, store.names), lm.tokenizer)
+    say(f"{best}: the best weights on the held-out utterances")
 
 
 def patterns(
@@ -74,23 +98,46 @@ def patterns(
     config: Annotated[PatternsConfig, Options] = PatternsConfig(),
 ) -> None:
     """Train every pattern on DATA, for the same time and for the same operations, and compare what they reach."""
-    from ..data.prepare import open_or_prepare
-    from ..model.codecs import load_codec
-    from .patterns import compare_patterns, table
+    check_folder(out)
+    check_codec(codec)
+    check_data(data)
+    say_loading(f"the codec '{codec}'")
+    from .run_folder import PATTERNS, claim
 
-    coder = load_codec(codec)
-    store = open_or_prepare(data, out / "tokens", coder, PIECES)
-    store.require_codec(coder.fingerprint, coder.name)
-    print(table(compare_patterns(store, coder, out, config), config.train))
+    with claim(out, PATTERNS):
+        from ..data.prepare import open_or_prepare
+        from ..model.codecs import load_codec
+        from .patterns import compare_patterns, table
+
+        coder = load_codec(codec)
+        store = open_or_prepare(data, out / "tokens", coder, PIECES)
+        store.require_codec(coder)
+        print(table(compare_patterns(store, coder, out, config), config))
 
 
 def codec_train(
     data: Positional[Audio], out: Run, config: Annotated[CodecTrainConfig, Options] = CodecTrainConfig()
 ) -> None:
     """Train a "spectral" codec on the audio in DATA, whose sub-folders are voices; resumes what --out holds."""
-    from .codec import train_codec
+    check_folder(out)
+    check_audio(data)
+    check_audio(Path(config.heldout) if config.heldout else None)
+    say_loading("torch")
+    from .run_folder import CODEC, claim
 
-    print(f"{train_codec(data, out, config)}: the codec; use it with --codec")
+    with claim(out, CODEC):
+        from .codec import train_codec
+
+        folder = train_codec(data, out, config)
+    say(f"{folder}: the codec; use it with --codec")
+
+
+def say(text: str) -> None:
+    """Print a result; one of torchrun's processes is enough."""
+    from .run_folder import is_main
+
+    if is_main():
+        print(text)
 
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -99,6 +146,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "finetune": finetune,
     "patterns": patterns,
     "generate": using.generate,
+    "transcribe": using.transcribe,
     "evaluate": using.evaluate,
     "verify": verify,
     "convert": convert,
@@ -106,55 +154,74 @@ VERBS: dict[str, Callable[..., Any]] = {
 }
 CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "train": codec_train,
-    "roundtrip": using.codec_roundtrip,
-    "report": using.codec_report,
+    "roundtrip": codec_roundtrip,
+    "report": codec_report,
     "contract": codec_contract,
     "bench": codec_bench,
-    "compress": using.codec_compress,
-    "decompress": using.codec_decompress,
+    "compress": codec_compress,
+    "decompress": codec_decompress,
 }
+RESUMABLE = (using.prepare, train, finetune, patterns, codec_train)
+WRITES_AS_IT_GOES = (using.evaluate, codec_bench, convert)
 
 
 def codec() -> None:
     """Train, try and measure codecs, and compress speech: codeclm codec train | roundtrip | report | compress | ..."""
-    main(["codec", "--help"])
 
 
 def main(args: list[str] | None = None) -> None:
     """Run one verb. Bad input ends in one line on stderr and exit status 2, without a traceback."""
-    args = sys.argv[1:] if args is None else args
-    prog, verbs = "codeclm", VERBS | {"codec": codec}
-    if args[:1] == ["codec"]:
-        prog, verbs, args = "codeclm codec", CODEC_VERBS, args[1:]
+    args = list(sys.argv[1:] if args is None else args)
+    wait_asleep()
+    verb: Callable[..., Any] | None = None
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            verbs, prog=prog, description="A speech language model on neural codec tokens.", args=args or ["--help"]
-        )
-    except KeyboardInterrupt:
-        close_progress_bars()
-        print("codeclm: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        with log_lines():
+            verb, call = parsed(args)
+            call()
+    except KeyboardInterrupt as interrupt:  # a run that has saved says so itself
+        say_error(str(interrupt) or f"interrupted{interrupted(verb)}")
+        sys.exit(getattr(interrupt, "status", 130))
     except BrokenPipeError:  # `codeclm ... | head`: whoever read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        close_progress_bars()
-        print(f"codeclm: {one_line(error)}", file=sys.stderr)
+    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as error:
+        say_error(error)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "memory" not in str(error):  # torch's own kind of MemoryError
+            raise
+        say_error(error)
         sys.exit(2)
 
 
-def close_progress_bars() -> None:
-    """End the lines of bars that are still open, so that a message gets a line of its own."""
-    if "tqdm" in sys.modules:
-        from tqdm import tqdm
+def parsed(args: list[str]) -> tuple[Callable[..., Any] | None, Callable[[], Any]]:
+    """The verb that is named and a call with its arguments. --help and --version are printed; SystemExit(0)."""
+    prog, verbs = "codeclm", VERBS
+    if args[:1] == ["codec"]:
+        prog, verbs, args = "codeclm codec", CODEC_VERBS, args[1:]
+    if args[:1] in (["--version"], ["-V"]) and verbs is VERBS:
+        print(version_line())
+        sys.exit(0)
+    if not args or args[0] in ("-h", "--help"):
+        listed = VERBS | {"codec": codec} if verbs is VERBS else verbs
+        tyro.extras.subcommand_cli_from_dict(listed, prog=prog, description=ABOUT, args=["--help"])
+    name = choose(args[0], [*verbs, "codec"] if verbs is VERBS else list(verbs), prog)
+    return verbs[name], parse(verbs[name], f"{prog} {name}", args[1:])
 
-        for bar in list(getattr(tqdm, "_instances", ())):
-            bar.close()
+
+def version_line() -> str:
+    from importlib.metadata import version
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"codeclm {version('codeclm')} (Python {python}, torch {version('torch')})"
 
 
-def one_line(error: Exception) -> str:
-    """What went wrong, for people: the system's own errors as "file: reason"."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
-    return " ".join(text.split()) or type(error).__name__
+def interrupted(verb: Callable[..., Any] | None) -> str:
+    """What an interrupted verb leaves behind, in words."""
+    if verb in RESUMABLE:
+        return "; run the same command again to go on"
+    return "" if verb is None or verb in WRITES_AS_IT_GOES else "; nothing was written"
+
+
+if __name__ == "__main__":  # accelerate launch -m codeclm.train.cli
+    main()

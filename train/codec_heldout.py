@@ -1,5 +1,6 @@
 """Speech that a codec run does not train on: what the averaged weights make of it, in numbers and to listen to."""
 
+import logging
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data.audio import find_audio, load_audio
 from ..inference.evaluate.codec_report import codec_report
 from ..model.codecs import Codec
+
+log = logging.getLogger(__name__)
 
 
 class HeldOut:
@@ -28,7 +30,7 @@ class HeldOut:
         try:
             means = asdict(codec_report(self.paths, {"codec": codec}, anchors=False).codecs[0].mean)
         except ImportError as error:
-            tqdm.write(f"held-out speech is not measured: {error}")
+            log.info(f"held-out speech is not measured: {error}")
             return {}
         return {name: value for name, value in means.items() if math.isfinite(value)}
 

@@ -1,12 +1,14 @@
 """What a codec run writes down: metrics.jsonl, and TensorBoard with curves, audio and spectrograms."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+log = logging.getLogger(__name__)
 
 
 class CodecLog:
@@ -19,7 +21,7 @@ class CodecLog:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
-            tqdm.write("tensorboard is not installed: curves are in metrics.jsonl only (pip install tensorboard)")
+            log.info("tensorboard is not installed: curves are in metrics.jsonl only (pip install 'codeclm[track]')")
         else:
             self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step or None)
 

@@ -1,21 +1,35 @@
 """How models are trained, as plain dataclasses; importing them needs neither torch nor transformers."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from ..model.config import BACKBONE, DEPTH, PATTERNS, PRESETS, DepthConfig, SpectralConfig, TransformerConfig
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError unless it is the name of a device, before anything heavy is imported to look for it."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"device '{name}' is unknown; choose one of auto, cpu, cuda, mps, or cuda:N")
+
+
+def check_steps(**numbers: int) -> None:
+    """Raise ValueError unless each is at least 1."""
+    if min(numbers.values()) < 1:
+        given = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise ValueError(f"{given}: each must be at least 1")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a linear warm-up and a cosine to `final_share` of the learning rate."""
 
-    learning_rate: float = 1e-3
-    final_share: float = 0.05
-    warmup_steps: int = 100
-    weight_decay: float = 0.1  # of matrices; embeddings and norms have none
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 1.0
+    learning_rate: float = 1e-3  # the highest, after the warm-up
+    final_share: float = 0.05  # share of the learning rate that is left at the last step
+    warmup_steps: int = 100  # steps over which the learning rate rises
+    weight_decay: float = 0.1  # decay of matrices; embeddings and norms have none
+    betas: tuple[float, float] = (0.9, 0.95)  # decay of AdamW's two averages, of the gradient and of its square
+    clip_norm: float = 1.0  # longer gradients are scaled down to this norm
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < float("inf"):
@@ -28,10 +42,10 @@ class OptimizerConfig:
 class BatchConfig:
     """What one step sees; a batch is a pure function of (seed, step)."""
 
-    frames_per_batch: int = 4096  # over all processes, padding included
-    max_frames: int = 512  # longer utterances are cut
+    frames_per_batch: int = 4096  # frames of a step, over all processes, padding included
+    max_frames: int = 512  # frames of a row; longer utterances are cut
     voice_power: float = 1.0  # below 1, voices (first folder of the names) with little speech are seen more often
-    heldout_share: float = 0.02  # of the utterances; kept out of training and used to choose the best weights
+    heldout_share: float = 0.02  # share of the utterances that chooses the best weights instead of being trained on
 
     def __post_init__(self) -> None:
         if min(self.frames_per_batch, self.max_frames) < 1:
@@ -46,7 +60,7 @@ class TextOptions:
     """Whether a new model has a text stream; its transcripts are the .txt files beside the audio."""
 
     layout: Literal["none", "first", "last", "aligned"] = "none"  # columns before the audio, after it, or beside it
-    vocab_size: int = 2000  # of the sentencepiece tokenizer, which is trained on the training transcripts
+    vocab_size: int = 2000  # tokens of the sentencepiece tokenizer, which is trained on the training transcripts
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class ModelConfig:
     preset: Literal["default", "tiny", "S", "small", "base"] = "default"  # sizes of both parts, from model/config.py
     pattern: Literal["depth", "delay", "parallel", "flatten"] = "depth"  # how the codebooks of a frame are predicted
     backbone: TransformerConfig = BACKBONE  # counts for the preset "default"
-    depth: DepthConfig = DEPTH  # of the depth decoder, for the pattern "depth"; counts for the preset "default"
+    depth: DepthConfig = DEPTH  # depth decoder of the pattern "depth"; counts for the preset "default"
     text: TextOptions = TextOptions()
     delays: tuple[int, ...] = ()  # frames each codebook lags; empty: none, or 0, 1, 2, ... for the pattern "delay"
 
@@ -71,33 +85,28 @@ class LossConfig:
     """What weighs the parts of the loss in training; no reported number knows of it."""
 
     codebooks: tuple[float, ...] = ()  # one weight for each codebook; empty: 1 for all
-    text: float = 1.0  # of the text tokens
-    z_loss: float = 0.0  # of the squared log-normaliser: keeps logits from drifting in long runs
+    text: float = 1.0  # weight of the text tokens
+    z_loss: float = 0.0  # weight of the squared log-normaliser: keeps logits from drifting in long runs
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run, from nothing or from a model."""
+class LearningConfig:
+    """How weights are learned, whatever the length of the run and the shape of the model."""
 
-    steps: int = 2000
+    device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
     depth_fraction: float = 1.0  # share of the frames on which the depth decoder is trained (unbiased)
     depth_chunk: int = 256  # frames whose depth activations are held at a time: memory against number of kernels
     input_dropout: float = 0.0  # share of the codes that the model does not see as input: against learning by heart
-    dropout: float = 0.0  # of what each block adds to the residual stream
-    evaluate_every: int = 250  # steps between looks at the held-out utterances
-    save_every: int = 250  # steps between checkpoints
+    dropout: float = 0.0  # dropout on what each block adds to the residual stream
     bf16: bool = True  # matrix products in bfloat16 where that is fast
     compile: bool = False  # fuse the blocks' operations: needs a C++ compiler and a minute or two at the start
-    seed: int = 0
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    seed: int = 0  # random seed of weights, batches and dropout; same seed, same machine: same weights
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.evaluate_every, self.save_every) < 1:
-            given = f"steps {self.steps}, evaluate_every {self.evaluate_every}, save_every {self.save_every}"
-            raise ValueError(f"{given}: each must be at least 1")
+        check_device(self.device)
         if self.depth_chunk < 1:
             raise ValueError(f"depth_chunk is {self.depth_chunk}; it must be at least 1")
         if not 0 < self.depth_fraction <= 1:
@@ -110,28 +119,58 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class PatternsConfig:
-    """How the patterns are compared."""
+class RunConfig(LearningConfig):
+    """One training run of a model that is there."""
 
-    minutes: float = 3.0  # of training for each pattern
-    patterns: tuple[str, ...] = PATTERNS  # the first one's run sets the budget of operations
-    generated_frames: int = 50  # whose generation is timed
-    train: TrainConfig = TrainConfig(
-        steps=1,
-        model=ModelConfig(preset="tiny"),
-        batch=BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1),
-        optimizer=OptimizerConfig(warmup_steps=50),
-    )
+    steps: int = 2000  # optimizer steps of the whole run
+    evaluate_every: int = 250  # steps between looks at the held-out utterances
+    save_every: int = 250  # steps between checkpoints
+    save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(steps=self.steps, evaluate_every=self.evaluate_every, save_every=self.save_every)
+        if not self.save_minutes > 0:
+            raise ValueError(f"save_minutes is {self.save_minutes}; it must be more than 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """One training run of a new model."""
+
+    model: ModelConfig = ModelConfig()
+
+
+@dataclass(frozen=True)
+class PatternsConfig(LearningConfig):
+    """How the patterns are compared."""
+
+    minutes: float = 3.0  # minutes of training for each pattern
+    patterns: tuple[str, ...] = PATTERNS  # the first one's run sets the budget of operations
+    generated_frames: int = 50  # frames whose generation is timed
+    model: ModelConfig = ModelConfig(preset="tiny")
+    batch: BatchConfig = BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1)
+    optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=50)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.minutes < float("inf") or self.generated_frames < 1:
             raise ValueError(f"minutes ({self.minutes}) must be more than 0, generated_frames at least 1")
         unknown = sorted(set(self.patterns) - set(PATTERNS))
         if unknown or not self.patterns:
             raise ValueError(f"patterns {unknown or 'are missing'}; choose from {', '.join(PATTERNS)}")
+        if self.model.pattern != "depth" or self.model.text.layout != "none":
+            raise ValueError("model.pattern and model.text do nothing here: the patterns are compared, without text")
+
+    def training(self, pattern: str, steps: int) -> TrainConfig:
+        """The run of one pattern, looked at and saved at its end."""
+        shared = {field.name: getattr(self, field.name) for field in fields(LearningConfig)}
+        shared["model"] = replace(self.model, pattern=pattern)  # pyright: ignore[reportArgumentType]
+        shared["optimizer"] = replace(self.optimizer, warmup_steps=min(self.optimizer.warmup_steps, steps // 4))
+        return TrainConfig(**shared, steps=steps, evaluate_every=steps, save_every=steps)
 
 
-FINETUNE = TrainConfig(
+FINETUNE = RunConfig(
     steps=320,
     input_dropout=0.1,
     evaluate_every=40,
@@ -145,37 +184,50 @@ FINETUNE = TrainConfig(
 class CodecTrainConfig:
     """How the codec is trained. Losses are weighted sums of the terms of train/codec_losses.py and its neighbours."""
 
-    steps: int = 8_000
+    steps: int = 8_000  # optimizer steps of the whole run
+    device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
     batch_size: int = 10  # crops, over all processes
     crop_frames: int = 32  # codec frames a crop is long
-    learning_rate: float = 1e-3  # after the warm-up
-    warmup_steps: int = 100
+    learning_rate: float = 1e-3  # the highest, after the warm-up
+    warmup_steps: int = 100  # steps over which the learning rate rises
     decay_from: float = 0.5  # share of the steps after which the learning rate falls, along a cosine, to a twentieth
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # decay of AdamW
     quantize_from: float = 0.06  # share of the steps after which the codebooks are filled by k-means and used
     quantizer_dropout: float = 0.25  # share of rows that use a random number of codebooks
     adversarial_from: float = 0.8  # share of the steps after which the discriminators join
     adversarial_rows: int = 4  # rows of the batch that the discriminators see
     discriminator_windows: tuple[int, ...] = (240, 512, 1024)  # samples of their STFTs
     discriminator_periods: tuple[int, ...] = ()  # samples; 2 3 5 7 11 is usual, and too slow for a CPU
-    mel_weight: float = 45.0
-    difference_weight: float = 3.0  # loudness that differs
-    added_weight: float = 3.0  # loudness that was added
-    envelope_weight: float = 15.0
-    pitch_weight: float = 60.0
-    commitment_weight: float = 1.0
-    adversarial_weight: float = 1.0
-    matching_weight: float = 2.0
+    mel_weight: float = 45.0  # weight of the distance between log-mel spectrograms
+    difference_weight: float = 3.0  # weight of loudness that differs
+    added_weight: float = 3.0  # weight of loudness that was added
+    envelope_weight: float = 15.0  # weight of the distance between spectral envelopes
+    pitch_weight: float = 60.0  # weight of the distance between pitches
+    commitment_weight: float = 1.0  # weight of the distance between latents and the codes they become
+    adversarial_weight: float = 1.0  # weight of what the discriminators say
+    matching_weight: float = 2.0  # weight of the distance between the discriminators' features
     teacher: str = ""  # HuBERT or WavLM (hub id or folder) whose features codebook 0 learns; empty: none
-    teacher_weight: float = 5.0
+    teacher_weight: float = 5.0  # weight of the teacher's features
     balance: bool = False  # weights of what is heard are shares of the gradient, not factors of the losses
-    balanced_norm: float = 10.0  # size of that gradient
-    ema_decay: float = 0.999  # of the weights that are kept
-    max_hours_per_voice: float = 2.0
+    balanced_norm: float = 10.0  # norm of the gradient that is shared out with --balance
+    ema_decay: float = 0.999  # decay of the running average of the weights, which is what is kept
+    max_hours_per_voice: float = 2.0  # more speech of a voice is left out
     bf16: bool = True  # matrix products in bfloat16 where the processor has instructions for them
     heldout: str = ""  # folder of audio to measure and to listen to; empty: none
-    evaluate_every: int = 500  # steps between looks at it
-    log_every: int = 50
-    save_every: int = 500
-    seed: int = 0
+    evaluate_every: int = 500  # steps between looks at --heldout
+    log_every: int = 50  # steps between lines of metrics.jsonl
+    save_every: int = 500  # steps between checkpoints
+    save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
+    seed: int = 0  # random seed of weights and crops; same seed, same machine: same codec
     codec: SpectralConfig = field(default_factory=SpectralConfig)
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_steps(steps=self.steps, batch_size=self.batch_size, crop_frames=self.crop_frames)
+        check_steps(evaluate_every=self.evaluate_every, log_every=self.log_every, save_every=self.save_every)
+        check_steps(warmup_steps=self.warmup_steps)
+        if not self.save_minutes > 0 or not 0 < self.learning_rate < float("inf"):
+            given = f"save_minutes is {self.save_minutes}, learning_rate {self.learning_rate}"
+            raise ValueError(f"{given}: each must be more than 0")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1")

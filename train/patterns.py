@@ -9,6 +9,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,10 +22,16 @@ from ..inference.loading import load_speech_lm
 from ..inference.score import score_store
 from ..model.codecs import Codec
 from ..model.cost import forward_flops_per_frame
+from ..model.device import resolve_device
 from ..model.lm import SpeechLM
-from .config import PatternsConfig, TrainConfig
-from .loop import Trainer, new_model, train
+from .checkpoint import difference
+from .config import PatternsConfig
+from .interruption import Interruption
+from .loop import new_model, train
+from .run_folder import CONFIG, PATTERNS, claim, write_config
+from .trainer import Trainer
 
+RESULTS = "results.json"
 CALIBRATION_STEPS = 6  # whose time says how many fit the budget; two more warm up
 
 
@@ -46,24 +53,64 @@ class PatternResult:
 
 
 def compare_patterns(store: TokenStore, codec: Codec, out: Path, config: PatternsConfig) -> list[PatternResult]:
-    """Train and measure every pattern under both budgets; results are kept in OUT/results.json."""
-    path = out / "results.json"
-    results = [PatternResult(**row) for row in json.loads(path.read_text())] if path.exists() else []
-    done = {(row.pattern, row.budget) for row in results}
-    petaflops = next((row.petaflops for row in results), 0.0)
-    for budget in ("time", "flops"):
-        for pattern in config.patterns:
-            if (pattern, budget) in done:
-                continue
-            if budget == "flops" and pattern == config.patterns[0]:  # its run by time set the budget
-                first = next(row for row in results if row.pattern == pattern)
-                results.append(replace(first, budget="flops"))
-            else:
-                results.append(measure(store, codec, out, config, pattern, budget, petaflops))
-            petaflops = petaflops or results[0].petaflops
-            out.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as file:
-                file.write(json.dumps([asdict(row) for row in results], indent=2).encode() + b"\n")
+    """Train and measure every pattern under both budgets; results are kept in OUT/results.json.
+
+    Raises ValueError if those are of other data or settings.
+    """
+    with claim(out, PATTERNS), Interruption() as interruption:
+        identity = comparison_identity(store, codec, config)
+        results = read_results(out / RESULTS, identity)
+        write_config(out, PATTERNS, asdict(config) | {"data": store.data_hash, "codec": codec.fingerprint})
+        done = {(row.pattern, row.budget) for row in results}
+        for budget in ("time", "flops"):
+            for pattern in config.patterns:
+                if (pattern, budget) in done:
+                    continue
+                first = next((row for row in results if row.pattern == config.patterns[0]), None)
+                if first is not None and (budget, pattern) == (
+                    "flops",
+                    first.pattern,
+                ):  # its run by time set the budget
+                    results.append(replace(first, budget="flops"))
+                else:
+                    petaflops = 0.0 if first is None else first.petaflops
+                    results.append(measure(store, codec, out, config, pattern, budget, petaflops))
+                with atomic_file(out / RESULTS) as file:
+                    content = {"identity": identity, "results": [asdict(row) for row in results]}
+                    file.write(json.dumps(content, indent=2).encode() + b"\n")
+                interruption.check()
+    return results
+
+
+def comparison_identity(store: TokenStore, codec: Codec, config: PatternsConfig) -> dict[str, Any]:
+    """What results must share to stand in one table. More patterns may join; the first sets the budget."""
+    settings = asdict(config)
+    minutes, patterns = settings.pop("minutes"), settings.pop("patterns")
+    identity = {
+        "data": store.data_hash,
+        "codec": codec.fingerprint,
+        "minutes": minutes,
+        "first pattern": patterns[0],
+        "settings": settings | {"device": resolve_device(config.device).type},
+    }
+    return json.loads(json.dumps(identity))  # as a file returns it
+
+
+def read_results(path: Path, identity: dict[str, Any]) -> list[PatternResult]:
+    """The results in `path`; none where there is no such file. Raises ValueError if their identity is another."""
+    if not path.exists():
+        return []
+    try:
+        content = json.loads(path.read_text())
+        held = dict(content["identity"])
+        results = [PatternResult(**{**row, "interval": tuple(row["interval"])}) for row in content["results"]]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: is not what codeclm patterns writes; give another --out") from None
+    for key, value in identity.items():
+        other = difference(held.get(key), value)
+        if other:
+            choice = f"give another --out, or the same {key}"
+            raise ValueError(f"{path}: is of another {key}; {choice} ({other})")
     return results
 
 
@@ -71,24 +118,17 @@ def measure(
     store: TokenStore, codec: Codec, out: Path, config: PatternsConfig, pattern: str, budget: str, petaflops: float
 ) -> PatternResult:
     """Train one pattern under one budget, then score and generate with its best weights."""
-    settings = replace(config.train, model=replace(config.train.model, pattern=pattern))  # pyright: ignore
-    scratch = Trainer(new_model(store, settings), codec, store, out / "calibration", settings)
-    per_step = 3e-15 * operations_per_step(scratch)
-    fits = config.minutes * 60 / seconds_per_step(scratch) if budget == "time" else petaflops / per_step
-    steps = max(2, round(fits))
+    settings = config.training(pattern, steps=1)
+    with Trainer(new_model(store, settings), codec, store, out / "calibration", settings, start="random") as scratch:
+        per_step = 3e-15 * operations_per_step(scratch)
+        fits = config.minutes * 60 / seconds_per_step(scratch) if budget == "time" else petaflops / per_step
     run = out / f"{pattern}-{budget}"
-    warmup = min(settings.optimizer.warmup_steps, steps // 4)
-    settings = replace(
-        settings,
-        steps=steps,
-        evaluate_every=steps,
-        save_every=steps,
-        optimizer=replace(settings.optimizer, warmup_steps=warmup),
-    )
-    model = load_speech_lm(train(new_model(store, settings), codec, store, run, settings))
+    steps = steps_of_run(run) or max(2, round(fits))
+    settings = config.training(pattern, steps)
+    model = load_speech_lm(train(new_model(store, settings), codec, store, run, settings, start="random"))
     speed = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     frames_per_second = [line["frames_per_second"] for line in speed if "frames_per_second" in line][-1]
-    _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.seed)
+    _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.seed, store.folder)
     scores = score_store(model, store, EvaluateConfig(), heldout)
     found = likelihood(scores.nll, scores.num_frames, store.codec.frame_rate, EvaluateConfig())
     frames = sum(int((batch >= 0).sum()) for batch in (scratch.batches[i] for i in range(CALIBRATION_STEPS)))
@@ -106,6 +146,11 @@ def measure(
         million_parameters=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         threads=torch.get_num_threads(),
     )
+
+
+def steps_of_run(run: Path) -> int:
+    """The steps of a run that was begun: its clock was read then. 0 for one that was not."""
+    return json.loads((run / CONFIG).read_text())["steps"] if (run / CONFIG).is_file() else 0
 
 
 def operations_per_step(trainer: Trainer) -> float:
@@ -139,7 +184,7 @@ def generation_speed(model: SpeechLM, num_frames: int) -> float:
     return num_frames / (time.monotonic() - started)
 
 
-def table(results: list[PatternResult], config: TrainConfig) -> str:
+def table(results: list[PatternResult], config: PatternsConfig) -> str:
     """For the terminal."""
     lines = [
         f"preset {config.model.preset}, {config.batch.frames_per_batch} frames per batch, "

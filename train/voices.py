@@ -6,6 +6,7 @@ voice with much speech does not drown the others. B batch, S samples, N trunk fr
 
 import hashlib
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data.audio import AudioError, find_audio, load_audio
-from ..data.prepare import stamp
+from ..data.plan import stamp
 from ..data.progress import progress_bar
 from ..data.shards import atomic_file
 from ..inference.evaluate.measures import pitch_track
+
+log = logging.getLogger(__name__)
 
 PITCH_RATE = 100  # values a second of `pitch_track`
 
@@ -53,7 +55,7 @@ class VoiceCrops:
         hours = np.array([len(voice) for voice in self.voices]) / sample_rate / 3600
         self.shares = np.sqrt(hours) / np.sqrt(hours).sum()
         for voice, hour, share in zip(decoded, hours, self.shares, strict=True):
-            tqdm.write(f"voice {voice}: {hour:.2f} h, drawn {share:.0%} of the time")
+            log.info(f"voice {voice}: {hour:.2f} h, drawn {share:.0%} of the time")
 
     def _decode(self, voice: str, paths: list[Path], stored: Path, max_hours: float) -> bool:
         """Write the voice's samples; False if none of its files can be used."""
@@ -62,14 +64,14 @@ class VoiceCrops:
             try:
                 audio = load_audio(path, self.sample_rate)
             except AudioError as error:
-                tqdm.write(f"skipped {error}")
+                log.warning(f"skipped {error}")
                 continue
             parts.append((np.clip(audio, -1, 1) * 32767).astype(np.int16))
             total += len(audio)
             if total > max_hours * 3600 * self.sample_rate:
                 break
         if not parts:
-            tqdm.write(f"voice {voice}: left out, no file of it can be used")
+            log.info(f"voice {voice}: left out, no file of it can be used")
             return False
         with atomic_file(stored) as file:
             np.save(file, np.concatenate(parts), allow_pickle=False)

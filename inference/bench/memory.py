@@ -16,7 +16,8 @@ from ...data.audio import load_audio
 from ...data.encoding import exit_with_parent
 from ...data.progress import progress_bar
 from ...model.codecs import Codec, StreamingCoder, load_codec
-from ..resources import PeakMemory, peak_resident_mb, torch_threads
+from ..resources import PeakMemory, peak_resident_mb
+from ..threads import torch_threads
 
 PIECE_S = 60.0
 UNTRAINED = "(random)"  # after the name of a codec with random weights

@@ -22,7 +22,8 @@ from ...model.codecs import Codec, StreamingCoder
 from ...model.codecs.blocks import BlockCodec
 from ...model.codecs.contract import blocks_line
 from ..evaluate.plain import json_safe
-from ..resources import NAN, torch_threads
+from ..resources import NAN
+from ..threads import torch_threads
 from .flops import count_flops
 from .library_calls import library_calls
 

@@ -15,6 +15,7 @@ from ...data.audio import load_audio
 from ...data.encoding import read_transcript
 from ...data.progress import progress_bar
 from ...model.codecs import Codec
+from ...model.files import readable
 from .anchors import SAMPLE_RATE as ANCHOR_RATE
 from .anchors import Anchor, nearest_anchors
 from .fidelity import NAN, ClipMeasures, Words, compare, mean_measures, text_error_rate, unavailable
@@ -135,7 +136,8 @@ def codec_report(
         try:
             clip, results = _measure(path, tallies, transcriber)
         except ValueError as error:
-            skipped.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            name = readable(path)
+            skipped.append(str(error) if name in str(error) else f"{name}: {error}")
             continue
         clips.append(clip)
         for tally, result in zip(tallies, results, strict=True):
@@ -231,7 +233,7 @@ def _measure(path: Path, tallies: Sequence[_Tally], transcriber: Transcriber | N
 
 def _clip(path: Path, speech: np.ndarray, transcriber: Transcriber | None) -> Clip:
     """speech [S] at 16 kHz."""
-    clip = Clip(path.name, len(speech) / PERCEPTUAL_RATE)
+    clip = Clip(readable(path.name), len(speech) / PERCEPTUAL_RATE)
     if transcriber is None:
         return clip
     text = read_transcript(path) or ""

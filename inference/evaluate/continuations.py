@@ -12,9 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ...data.audio import SILENCE_DBFS, AudioError, load_audio, save_wav
+from ...data.audio import SILENCE_DBFS, AudioError, load_audio
+from ...data.audio_out import save_audio
 from ...data.progress import progress_bar
 from ...model.codecs import Codec
+from ...model.files import readable
 from .measures import SpeechMeasures, measure_speech, semitones
 from .plain import json_safe
 from .transcribe import Transcriber, normalised_words
@@ -148,9 +150,10 @@ def continuation_report(
             skipped.append(str(error))
             continue
         generation = lm.generate((prompt, lm.codec.sample_rate), duration_s=duration_s, seed=seed)
-        continuations.append(_measured(path.name, generation, transcriber))
+        continuations.append(_measured(readable(path.name), generation, transcriber))
         if out is not None:
-            save_wav(out / f"{len(continuations):02d}-{path.stem}.wav", generation.audio, generation.sample_rate)
+            name = f"{len(continuations):02d}-{readable(path.stem)}.wav"
+            save_audio(out / name, generation.audio, generation.sample_rate)
     if not continuations:
         raise ValueError(f"no prompt can be continued ({skipped[0]})" if skipped else "no prompt was given")
     return ContinuationReport(prompt_s, duration_s, seed, continuations, skipped)
@@ -173,7 +176,7 @@ def _first_seconds(path: Path, prompt_s: float, sample_rate: int) -> np.ndarray:
     audio = load_audio(path, sample_rate)
     num_samples = round(prompt_s * sample_rate)
     if len(audio) < num_samples:
-        raise AudioError(f"{path}: {len(audio) / sample_rate:.2f} s long; the prompt needs {prompt_s:g} s")
+        raise AudioError(f"{readable(path)}: {len(audio) / sample_rate:.2f} s long; the prompt needs {prompt_s:g} s")
     return audio[:num_samples]
 
 

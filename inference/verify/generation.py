@@ -17,11 +17,11 @@ from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
 from ..config import EvaluateConfig, SamplingConfig
 from ..engine import Request, State, generate
-from ..score import score_store
+from ..score import Scores, score_store
 from ..windows import windows
 from .agreement import CODE_AXES, TEXT_AXES
 from .findings import Finding, NotApplicable, compare, worst
-from .sequences import LAYOUTS
+from .sequences import LAYOUTS, Rows, walked_end
 
 ANY_VALUE = SamplingConfig(temperature=1.0, depth_temperature=1.0, text_temperature=1.0, top_k=0)
 SEEDS = (0, 1)
@@ -52,6 +52,8 @@ def generated_and_scored(model: SpeechLM, context: int) -> Iterator[Finding]:
             yield worst(recorded_and_scored(model, state), f"layout '{layout}', {given} + {new} frames: ")
             if layout == "audio" and request.user is None:
                 yield stored_and_scored(model, state)
+    if model.config.end == "eos" and not model.config.user_codebooks:
+        yield from ends_and_scored(model, context)
 
 
 def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
@@ -75,19 +77,14 @@ def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
 
 def recorded_and_scored(model: SpeechLM, state: State) -> Iterator[Finding]:
     """Window by window, as windows.py has it."""
-    delays, dtype = torch.tensor(model.config.delays, device=model.device), model.dtype
+    dtype = model.dtype
     for window in windows(state.num_frames, model.config.context_frames):
         seen, kept = slice(window.start, window.stop), slice(window.first - window.start, None)
         text, user = (None if x is None else x[..., seen] for x in (state.text, state.user))
         output = model(state.codes[:, :, seen], text=text, user=user)
-        frames = torch.arange(window.first, window.stop, device=model.device)
-        known = torch.ones(len(delays), len(frames), dtype=torch.bool, device=model.device)
-        if model.config.end != "eos":  # codebook 0 went on beyond the window when the others' last codes were drawn
-            known = frames + delays[:, None] < window.stop
         assert output.nll is not None
-        nll = output.nll[:, :, kept]
         recorded = state.nll[:, :, window.first : window.stop].to(dtype)
-        yield compare(recorded, nll, CODE_AXES, f"from {window.first} on, ", known.expand_as(nll))
+        yield compare(recorded, output.nll[:, :, kept], CODE_AXES, f"from {window.first} on, ")
         if output.text_nll is not None and state.text_nll is not None:
             recorded = state.text_nll[:, window.first : window.stop].to(dtype)
             yield compare(recorded, output.text_nll[:, kept], TEXT_AXES, f"from {window.first} on, text of ")
@@ -95,22 +92,43 @@ def recorded_and_scored(model: SpeechLM, state: State) -> Iterator[Finding]:
 
 def stored_and_scored(model: SpeechLM, state: State) -> Finding:
     """The same codes from a token store, as `codeclm evaluate` scores them."""
-    reference = model.config.codec_reference
-    info = CodecInfo(
-        reference.name, reference.fingerprint, reference.sample_rate, reference.hop_length,
-        model.num_codebooks, model.codebook_size,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [codes.T.cpu().numpy() for codes in state.codes]
-        entries = [Utterance(f"{i}", len(row) * reference.hop_length, row) for i, row in enumerate(rows)]
-        commit_store(Path(folder), info, [write_shard(Path(folder), 0, entries, info)])
-        scores = score_store(model, TokenStore(folder), EvaluateConfig(), progress=False)
+    scores = score_from_store(model, list(state.codes))
     whole = torch.zeros(scores.nll.shape, dtype=torch.float64)
     for window in windows(state.num_frames, model.config.context_frames):
         nll = model(state.codes[:, :, window.start : window.stop]).nll[:, :, window.first - window.start :]
         whole += nll.sum(dim=2).double().cpu()
     per_frame = np.asarray(scores.nll) / state.num_frames
     return compare(torch.from_numpy(per_frame), whole / state.num_frames, ("row", "codebook"), "nats/frame of ")
+
+
+def ends_and_scored(model: SpeechLM, context: int) -> Iterator[Finding]:
+    """EOS costs what it does where it is drawn, also after a frame that fills a window."""
+    lengths = (context - 1, context, context + 1, 2 * context - context // 2)
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(model.codebook_size, (model.num_codebooks, n), generator=generator) for n in lengths]
+    scores = score_from_store(model, rows)
+    for codes, length, scored in zip(rows, lengths, scores.eos_nll, strict=True):
+        start = windows(length + 1, context)[-1].start  # of the window in which the frame after the last is drawn
+        seen = codes[None, :, start:].to(model.device)
+        row = Rows("audio", seen, torch.tensor([True], device=model.device), (seen.shape[2],))
+        expected = walked_end(model, row)
+        yield compare(expected.new_tensor([scored]), expected, ("row",), f"EOS after {length} frames of ")
+
+
+def score_from_store(model: SpeechLM, rows: list[Tensor]) -> Scores:
+    """Codes [K, T] of each row through a token store and `score_store`."""
+    reference = model.config.codec_reference
+    info = CodecInfo(
+        reference.name, reference.fingerprint, reference.sample_rate, reference.hop_length,
+        model.num_codebooks, model.codebook_size,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        entries = [
+            Utterance(f"{i}", codes.shape[1] * reference.hop_length, codes.T.cpu().numpy())
+            for i, codes in enumerate(rows)
+        ]
+        commit_store(Path(folder), info, [write_shard(Path(folder), 0, entries, info)])
+        return score_store(model, TokenStore(folder), EvaluateConfig(), progress=False)
 
 
 # --- real speech ---

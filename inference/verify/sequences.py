@@ -3,6 +3,7 @@
 B rows, K codebooks, U of another speaker (user), T columns (frames), S steps, V codebook size.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,20 +57,14 @@ class Rows:
         return self.ends & (self.codes[:, 0] != ABSENT).any(dim=1) & (model.config.end == "eos")
 
     def scored_codes(self, model: SpeechLM) -> Tensor:
-        """[B, K, T] bool, the codes that must be scored: all that are present, but for a given first step."""
-        present = self.codes != ABSENT
-        if not model.config.bos:
-            lags = torch.tensor(model.config.delays, device=present.device)
-            present[:, :, 0] &= lags > 0
-        return present
+        """[B, K, T] bool, the codes that must be scored: all that are present."""
+        return self.codes != ABSENT
 
     def scored_text(self, model: SpeechLM) -> Tensor:
         """[B, T] bool."""
         if self.text is None or not model.predicts_text:
             return torch.zeros_like(self.codes[:, 0], dtype=torch.bool)
-        present = self.text != ABSENT
-        present[:, 0] &= model.config.bos
-        return present
+        return self.text != ABSENT
 
     def num_scored(self, model: SpeechLM) -> int:
         """Codes, EOS and text tokens."""
@@ -195,6 +190,8 @@ def walk_through(model: SpeechLM, rows: Rows, prefilled: Mapping[int, int] | Non
         if s in pieces:
             prefill(walk, laid, slice(s, pieces[s]))
             seen[s : pieces[s]] = False
+            if s == 0 and not model.config.bos:
+                nll[:, :, 0], text_nll[:, 0], seen[0] = *first_step(model, laid), True
             s = pieces[s]
         else:
             nll[:, :, s], text_nll[:, s] = walk_step(walk, laid, s)
@@ -214,10 +211,32 @@ def walk_through(model: SpeechLM, rows: Rows, prefilled: Mapping[int, int] | Non
     )
 
 
+def walked_end(model: SpeechLM, row: Rows) -> Tensor:
+    """[1] nats of EOS after all columns of one row, step by step; what `Rows.ends` says does not count."""
+    lag = model.config.delays[0]
+    laid = lay_out(model, replace(row, ends=torch.zeros_like(row.ends)))
+    num_steps = row.codes.shape[2] + lag
+    walk = Walk(model, 1, num_steps + 1)
+    if num_steps:
+        prefill(walk, laid, slice(0, num_steps))
+    walk.open()
+    if model.text_size:
+        walk.put(TEXT, row.codes.new_full((1,), ABSENT))
+    return -walk.logits(0).log_softmax(dim=-1)[:, model.eos]
+
+
 def prefill(walk: Walk, laid: Laid, piece: slice) -> None:
     codes = laid.codes[:, :, piece]
     text, user = (None if x is None else x[..., piece] for x in (laid.text, laid.user))
     walk.prefill(codes.masked_fill(codes == walk.model.eos, ABSENT), text, user)
+
+
+def first_step(model: SpeechLM, laid: Laid) -> tuple[Tensor, Tensor]:
+    """What the first step costs where nothing comes before it: equal probabilities -> nats [B, K] and [B] of text."""
+    code_nats = (laid.codes[:, :, 0] != ABSENT).to(model.dtype) * math.log(model.codebook_size)
+    if laid.text is None or not model.predicts_text:
+        return code_nats, code_nats.new_zeros(len(code_nats))
+    return code_nats, (laid.text[:, 0] != ABSENT).to(model.dtype) * math.log(model.text_size)
 
 
 def walk_step(walk: Walk, laid: Laid, s: int) -> tuple[Tensor, Tensor]:

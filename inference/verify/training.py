@@ -13,7 +13,7 @@ from ...model.lm import SpeechLM
 from ...model.losses import Weights
 from .agreement import CODE_AXES, TEXT_AXES, prefix_of
 from .findings import Finding, NotApplicable, compare, worst
-from .sequences import Rows, fullest_rows, rows_of, score_whole
+from .sequences import Rows, fullest_rows, rows_of, score_whole, walk_through
 
 WHOLE = 10**9  # steps in a chunk of the depth loss: all
 STEP = 1e-6  # how far parameters are moved to see the loss's slope
@@ -29,7 +29,10 @@ def scored_as_logits_say(model: SpeechLM, rows: Rows) -> Iterator[Finding]:
     yield from agrees(nats.codes, output.logits, rows.codes, rows.scored_codes(model), CODE_AXES, "code")
     if rows.text is not None and model.predicts_text:
         yield from agrees(nats.text, output.text_logits, rows.text, rows.scored_text(model), TEXT_AXES, "text")
-    yield Finding(problem=unscored(rows.has_end(model) & (nats.end == 0), ("row",), "EOS"))
+    free = rows.has_end(model) & (nats.end == 0)
+    if free.any():
+        free &= walk_through(model, rows).nats.end > 0
+    yield Finding(problem=unscored(free, ("row",), "EOS"))
 
 
 def agrees(
@@ -38,7 +41,7 @@ def agrees(
     """nll, values, scored [...] and logits [..., C]."""
     log_p = logits.log_softmax(dim=-1).gather(-1, values.clamp_min(0)[..., None])[..., 0]
     yield compare(nll, -log_p.masked_fill(~scored, 0.0), axes, f"{what} of ")
-    yield Finding(problem=unscored(scored & (nll == 0), axes, what))
+    yield Finding(problem=unscored(scored & (nll == 0) & (log_p < 0), axes, what))  # what is certain costs nothing
 
 
 def unscored(missing: Tensor, axes: Sequence[str], what: str) -> str:

@@ -73,8 +73,10 @@ def from_speech_lm(model: Converted, name: str = "SpeechLM") -> tuple[dict[str, 
     theirs = source.rename(swapped(_triples(config)))
     table = source.take("frame_embedding.weight", num_codebooks * (vocab + 1) + 1, width)
     table = without_special_rows(table, num_codebooks)
-    if tied:
-        theirs[DEPTH_TABLE] = table  # transformers, too, writes the tied table under this name only
+    if (
+        tied
+    ):  # under both names: transformers 5.17 does not tie them when it loads, and leaves one that is missing random
+        theirs[BACKBONE_TABLE], theirs[DEPTH_TABLE] = table, table.clone()
     else:
         depth = source.take("depth_embedding.weight", (num_codebooks - 1) * (vocab + 1) + 1, width)
         depth = without_special_rows(depth, num_codebooks - 1)

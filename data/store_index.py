@@ -1,0 +1,250 @@
+"""What the JSON files of a token store say, read strictly: the codec, the utterances of each shard, the checksums.
+
+The files themselves are shards.py's. N utterances, T frames, K codebooks, V codebook size.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..model.strict import read_object, strict
+
+if TYPE_CHECKING:
+    from ..model.codecs import Codec
+    from ..model.hf_config import SpeechLMConfig
+
+FORMAT = 3  # of a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
+HEADER = "store.json"
+AGAIN = "run codeclm prepare again"
+
+
+@dataclass(frozen=True)
+class CodecInfo:
+    """What a store remembers of the codec that made its codes."""
+
+    name: str
+    fingerprint: str
+    sample_rate: int  # Hz
+    hop_length: int  # samples per frame
+    num_codebooks: int  # K
+    codebook_size: int  # V
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("sample_rate", 1, 2**31),
+            ("hop_length", 1, 2**31),
+            ("num_codebooks", 1, 2**16),
+            ("codebook_size", 2, 2**16),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(
+                    f"codec '{self.name}' has {name} {value}; a token store holds codecs with {least} to {most}"
+                )
+
+    @classmethod
+    def of(cls, codec: "Codec") -> "CodecInfo":
+        """Raises ValueError for a codebook size that uint16 cannot hold."""
+        return cls(
+            codec.name,
+            codec.fingerprint,
+            codec.sample_rate,
+            codec.hop_length,
+            codec.num_codebooks,
+            codec.codebook_size,
+        )
+
+    @classmethod
+    def of_model(cls, config: "SpeechLMConfig") -> "CodecInfo":
+        """The codec that a speech LM was trained on. Raises ValueError if its config does not name one."""
+        codec = config.codec_reference
+        if not codec.fingerprint or not codec.hop_length:
+            raise ValueError("the model's config.json does not say which codec its codes come from (codec.fingerprint)")
+        return cls(
+            codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length, config.num_codebooks,
+            config.codebook_size,
+        )  # fmt: skip
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second (Hz)."""
+        return self.sample_rate / self.hop_length
+
+    def require(self, other: "CodecInfo", folder: Path) -> None:
+        """Raise ValueError, naming `folder` and what differs, unless `other` makes the codes of the store there."""
+        mine, theirs = asdict(self), asdict(other)
+        facts = [name for name in ("sample_rate", "hop_length", "num_codebooks", "codebook_size")]
+        differing = [name for name in facts if mine[name] != theirs[name]]
+        if self.fingerprint != other.fingerprint:
+            stored, given = (
+                ", ".join([info.fingerprint[:12], *(f"{name} {getattr(info, name)}" for name in differing)])
+                for info in (self, other)
+            )
+            raise ValueError(
+                f"{folder}: holds tokens of codec '{self.name}' ({stored}), not of '{other.name}' ({given}); "
+                f"prepare the audio with it into another folder"
+            )
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{folder / HEADER}: says {name} {mine[name]}, but its codec '{other.name}' has {theirs[name]}; "
+                f"it was changed: {AGAIN}"
+            )
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """What could not become an utterance, and why, in one line."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One utterance in the index of a shard."""
+
+    name: str
+    num_frames: int
+    num_samples: int
+    text: str | None = None
+    goes_on: bool = False  # a piece of a longer recording, and not its last
+
+    def stored(self) -> dict[str, Any]:
+        """As in the file: an utterance without text is written, and hashed, as if there were no such thing."""
+        return {key: value for key, value in asdict(self).items() if value is not None and value is not False}
+
+    @classmethod
+    def read(cls, values: Any) -> "Entry":
+        """Raises TypeError. Not by `strict`: a store may have a million of them."""
+        entry = cls(**values)
+        kinds = [type(value) for value in (entry.name, entry.num_frames, entry.num_samples, entry.goes_on)]
+        if kinds != [str, int, int, bool] or not isinstance(entry.text, str | None) or entry.num_frames < 1:
+            raise TypeError
+        return entry
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The content of shard-NNNNN.json."""
+
+    key: str  # what the shard was made from; equal keys mean equal content
+    sha256: str  # of the .bin
+    utterances: list[Entry]
+    rejected: list[Rejected]
+
+    @property
+    def num_frames(self) -> int:
+        return sum(entry.num_frames for entry in self.utterances)
+
+    @property
+    def index_sha256(self) -> str:
+        """sha256 over names, lengths, texts and cuts, so that the checksums cover which code belongs to whom."""
+        return hashlib.sha256(json.dumps([entry.stored() for entry in self.utterances]).encode()).hexdigest()
+
+    @classmethod
+    def read(cls, path: Path) -> "ShardIndex":
+        """Raises ValueError if the file is not a shard's index, FileNotFoundError if it is missing."""
+        try:
+            stored = read_object(path)
+            utterances = [Entry.read(entry) for entry in stored["utterances"]]
+            rejected = [strict(Rejected, entry) for entry in stored["rejected"]]
+            if not isinstance(stored["key"], str) or not isinstance(stored["sha256"], str):
+                raise TypeError
+            return cls(stored["key"], stored["sha256"], utterances, rejected)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path}: is missing; {AGAIN}") from None
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: is not the index of a token shard; {AGAIN}") from None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"utterances": [entry.stored() for entry in self.utterances]}, indent=0)
+
+    def with_cuts_by_name(self) -> "ShardIndex":
+        """For stores that did not say which pieces go on: NAME#k does where there is a NAME#k+1, used or rejected."""
+        known = {re.sub(r"~\d+$", "", entry.name) for entry in (*self.utterances, *self.rejected)}
+
+        def goes_on(name: str) -> bool:
+            piece = re.fullmatch(r"(.*)#(\d+)(~\d+)?", name, re.DOTALL)
+            return piece is not None and f"{piece[1]}#{int(piece[2]) + 1}" in known
+
+        return replace(self, utterances=[replace(entry, goes_on=goes_on(entry.name)) for entry in self.utterances])
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What store.json says of one shard."""
+
+    name: str
+    sha256: str  # of the .bin
+    index_sha256: str
+    num_utterances: int
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class StoreHeader:
+    """The content of store.json."""
+
+    format: int
+    codec: CodecInfo
+    data_hash: str  # sha256 over the hashes of the shards
+    shards: list[ShardInfo]
+    sha256: str = ""  # of all the rest; older stores have none
+
+    @property
+    def checksum(self) -> str:
+        """What `sha256` must be."""
+        rest = asdict(self) | {"sha256": ""}
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def hash_of_shards(self) -> str:
+        """What `data_hash` must be."""
+        return hashlib.sha256("".join(shard.sha256 + shard.index_sha256 for shard in self.shards).encode()).hexdigest()
+
+    @classmethod
+    def of(cls, codec: CodecInfo, shards: list[ShardInfo], has_text: bool, has_cuts: bool) -> "StoreHeader":
+        header = cls(FORMAT if has_cuts else 2 if has_text else 1, codec, "", shards)
+        header = replace(header, data_hash=header.hash_of_shards)
+        return replace(header, sha256=header.checksum)
+
+    @classmethod
+    def read(cls, folder: Path) -> "StoreHeader":
+        """store.json alone, whatever the state of the shards. Raises FileNotFoundError or ValueError in one line."""
+        path = folder / HEADER
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder}: not finished or not a token store ({HEADER} is missing); {AGAIN}")
+        try:
+            stored = read_object(path)
+            version = stored.get("format")
+            if isinstance(version, int) and version > FORMAT:
+                raise FutureFormat(
+                    f"{path}: has format {version}, this codeclm reads up to {FORMAT}; install a newer codeclm"
+                )
+            header = strict(cls, stored, str(path))
+            if header.sha256 and header.sha256 != header.checksum:
+                raise ValueError(f"{path}: does not have the content it was written with")
+            if header.data_hash != header.hash_of_shards:
+                raise ValueError(f"{path}: data_hash does not fit the shards")
+        except FutureFormat:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{error}; {AGAIN}") from None
+        return header
+
+    def describes(self, shards: Sequence[ShardIndex]) -> bool:
+        """Whether the store was finished with these shards."""
+        mine = [(shard.sha256, shard.index_sha256) for shard in self.shards]
+        return mine == [(index.sha256, index.index_sha256) for index in shards]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+class FutureFormat(ValueError):
+    """A store that a newer codeclm has written."""

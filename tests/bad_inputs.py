@@ -1,0 +1,442 @@
+"""What people give by mistake, as commands in the folder that `make_world` fills; test_bad_inputs.py runs them.
+
+    COMMAND | WORDS       WORDS must be in the one line that answers it
+
+The commands of EARLY are refused before torch is imported, those of LATE once a model or a codec has been loaded.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from codeclm.inference.container import ClmFile
+from codeclm.inference.loading import save_model
+from codeclm.model.codecs import SpectralCodec, SpectralConfig
+from codeclm.model.config import CodecReference, TransformerConfig
+from codeclm.model.hf_config import SpeechLMConfig
+from codeclm.model.lm import SpeechLM
+from codeclm.train.cli import main
+
+RATE = 16_000
+SMALL = TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=32)
+
+EARLY = r"""
+sing | verb 'sing' is unknown; choose one of prepare,
+generat good.wav | did you mean 'generate'?
+codec sing | verb 'sing' is unknown
+codec roundtripp good.wav out.wav | did you mean 'roundtrip'?
+--volume 11 | give a verb first
+generate good.wav --volume 11 | option '--volume' is unknown
+generate good.wav --seeds 1 | did you mean --seed?
+generate good.wav more.wav | 'more.wav' is one argument too many
+generate good.wav --seed | --seed needs a value
+codec train audio --out run --stps 3 | did you mean --steps? (codeclm codec train --help)
+prepare | AUDIO and OUT are missing
+prepare audio | OUT is missing
+train store | --out is missing
+finetune audio | --out is missing
+transcribe good.wav | --model is missing
+convert csm model | DST is missing
+codec decompress good.clm | OUT is missing
+
+generate missing.wav | missing.wav: no such file
+generate empty.wav | the file is empty
+generate text.wav | cannot be read as audio
+generate cut.wav | cut off
+generate cut.flac | cut.flac
+generate cut.mp3 | cut.mp3
+generate header.wav | no samples
+generate silent.wav | silent
+generate nan.wav | NaN or infinite
+generate inf.wav | NaN or infinite
+generate short.wav | too short
+generate loud.wav | must lie in -1..1
+generate cancelling.wav | cancel
+generate slow.wav | sample rate 1 Hz
+generate fast.wav | sample rate 500000 Hz
+generate folder.wav | is a folder
+generate nowhere.wav | no such file
+generate loop.wav | loop.wav
+generate pipe.wav | not a file
+generate /dev/zero | not a file
+generate https://example.com/a.wav | https://example.com/a.wav: is a web address
+generate song.m4a | ffmpeg
+
+generate good.wav --out good.wav | would overwrite what is read
+generate good.wav --out link.wav | would overwrite what is read
+generate link.wav --out good.wav | would overwrite what is read
+generate good.wav --out folder.wav | is a folder
+generate good.wav --out text.wav/out.wav | text.wav
+generate good.wav --out - | give the name of a file
+generate good.wav --out out.m4a | choose one of .wav
+generate good.wav --duration 0 | --duration
+generate good.wav --duration -1 | --duration
+generate good.wav --duration nan | --duration
+generate good.wav --duration inf | --duration
+generate good.wav --duration 1e9 | at most a day
+generate good.wav --duration long | --duration must be a number
+generate good.wav --seed -1 | --seed
+generate good.wav --seed 1e9 | --seed must be a whole number
+generate good.wav --seed 99999999999999999999 | --seed
+generate good.wav --temperature nan | --temperature
+generate good.wav --depth-temperature -1 | --depth-temperature
+generate good.wav --text-temperature inf | --text-temperature
+generate good.wav --top-k -5 | --top-k
+generate good.wav --max-prompt-s 0 | --max-prompt-s
+generate good.wav --max-prompt-s nan | --max-prompt-s
+generate good.wav --threads 0 | --threads
+generate good.wav --threads 100000 | --threads
+generate good.wav --device gpu | --device 'gpu' is unknown
+generate good.wav --model missing | missing: no such model folder
+generate good.wav --model text.wav | holds no model
+generate good.wav --model no-weights | holds no model
+generate good.wav --model empty | holds no model
+generate good.wav --model run | holds no model
+generate good.wav --text hello | has no text stream
+generate good.wav --text hello --model model | has no text stream
+
+transcribe missing.wav --model model | no such file
+transcribe good.wav --model default | has no text stream
+transcribe good.wav --model missing | no such model folder
+transcribe good.wav --model model --seconds 0 | --seconds
+transcribe audio --model model | is a folder
+
+evaluate missing | no such file or folder
+evaluate empty | no audio file
+evaluate notes | no audio file
+evaluate text.wav | cannot be read as audio
+evaluate audio --asr | --asr: of use only with --continuations N
+evaluate audio --out kept --prompt-s 1 | --prompt-s and --out: of use only with --continuations N
+evaluate audio --duration 2 | --duration: of use only with --continuations N
+evaluate audio --continuations 2 --baseline-data audio | --baseline-data: of no use with --continuations
+evaluate audio --continuations 2 --limit 3 --bf16 | --bf16 and --limit: of no use with --continuations
+evaluate audio --continuations -1 | --continuations
+evaluate audio --continuations 1 --prompt-s nan | --prompt-s
+evaluate audio --continuations 1 --prompt-s 60 | none of 6 audio files can be continued
+evaluate audio --continuations 1 --out text.wav | is a file
+evaluate bad --continuations 3 | none of
+evaluate audio --baseline-data missing | missing: no such file or folder
+evaluate audio --baseline-data text.wav | cannot be read as audio
+evaluate audio --baseline-data other-store --model model | holds tokens of codec
+evaluate other-store --model model | holds tokens of codec
+evaluate audio --limit -1 | --limit
+evaluate audio --context-frames 1 | --context-frames
+evaluate audio --bootstrap-samples 0 | --bootstrap-samples
+evaluate audio --frames-per-batch 0 | --frames-per-batch
+evaluate audio --scope big | --scope 'big' is unknown
+evaluate audio --seed -1 | --seed
+evaluate audio --json folder.wav | is a folder
+evaluate audio --json text.wav/a.json | text.wav
+evaluate audio --json - | give the name of a file
+evaluate audio --model missing | no such model folder
+
+verify missing | no such model folder
+verify empty | holds no model
+verify --json folder.wav | is a folder
+verify --threads 0 | --threads
+verify model --device tpu | --device 'tpu' is unknown
+
+prepare missing new | no such file or folder
+prepare empty new | no audio file
+prepare text.wav new | cannot be read as audio
+prepare audio text.wav | is a file, not a folder
+prepare audio new --codec nocodec | codec 'nocodec' is unknown
+prepare audio new --codec text.wav | codec 'text.wav' is unknown
+prepare audio new --codec empty | holds no codec
+prepare audio new --copies 0 | --copies
+prepare audio new --num-workers 0 | --num-workers
+prepare audio new --num-workers -1 | --num-workers
+prepare audio new --files-per-shard 0 | --files-per-shard
+prepare audio new --max-utterance-s nan | --max-utterance-s
+prepare audio new --max-utterance-s inf | --max-utterance-s
+prepare audio new --device nowhere | --device
+
+train missing --out new | no such file or folder
+train empty --out new | no audio file
+train store --out text.wav | is a file, not a folder
+train store --out new --codec nocodec | codec 'nocodec' is unknown
+train store --out new --steps 0 | --steps
+train store --out new --steps -5 | --steps
+train store --out new --steps 1.5 | --steps must be a whole number
+train store --out new --optimizer.learning-rate nan | --optimizer.learning-rate
+train store --out new --optimizer.learning-rate -1 | --optimizer.learning-rate
+train store --out new --optimizer.warmup-steps -1 | --optimizer.warmup-steps
+train store --out new --batch.heldout-share 1 | --batch.heldout-share
+train store --out new --batch.max-frames 0 | --batch.max-frames
+train store --out new --depth-fraction 0 | --depth-fraction
+train store --out new --dropout 1 | --dropout
+train store --out new --seed -1 | --seed
+train store --out new --model.preset huge | --model.preset 'huge' is unknown; choose one of default, tiny
+train store --out new --model.depth.conditioning x | --model.depth.conditioning 'x' is unknown
+train store --out new --model.backbone.dim 0 | --model.backbone.num-layers
+train store --out new --init-from missing.gguf | missing.gguf: no such
+train store --out new --init-from text.wav | is a file
+train store --out new --init-from empty | holds no checkpoint
+
+finetune missing --out new | no such file or folder
+finetune audio --out new --from missing | no such model folder
+finetune other-store --out new --from model | holds tokens of codec
+finetune audio --out new --steps 0 | --steps
+finetune audio --out new --evaluate-every 0 | --evaluate-every
+finetune audio --out new --model.preset tiny | option '--model.preset' is unknown
+finetune audio --out new --model.text.layout first | option '--model.text.layout' is unknown
+
+patterns missing --out new | no such file or folder
+patterns store --out new --minutes 0 | --minutes
+patterns store --out new --minutes nan | --minutes
+patterns store --out new --patterns spiral | spiral
+patterns store --out text.wav | is a file
+
+convert jpeg model new | choose one of csm, moshi, text
+convert csm missing new | missing: no such folder
+convert csm empty new | holds no checkpoint
+convert csm text.wav new | is a file
+convert csm model audio | audio: exists already
+convert csm default new --back | has no Mimi
+convert csm missing new --back | missing: no such folder
+convert text missing.gguf new | no such file or folder
+convert text model new --back | has no way back
+convert text model new --depth huge | --depth 'huge' is unknown
+convert text model new --pattern spiral | --pattern 'spiral' is unknown
+convert text model new --seed -1 | --seed
+convert csm model new --depth tiny | --depth: for text models only
+
+demo --duration 0 | --duration
+demo --duration nan | --duration
+demo --seeds -1 | --seed
+demo --seeds | a seed is missing
+demo --out text.wav | is a file, not a folder
+
+codec train missing --out new | no such file or folder
+codec train empty --out new | no audio file
+codec train audio --out text.wav | is a file, not a folder
+codec train audio --out new --steps 0 | --steps
+codec train audio --out new --learning-rate nan | --learning-rate
+codec train audio --out new --batch-size 0 | --batch-size
+codec train audio --out new --heldout missing | missing: no such file or folder
+codec train audio --out new --seed -1 | --seed
+
+codec roundtrip missing.wav out.wav | no such file
+codec roundtrip good.wav good.wav | would overwrite what is read
+codec roundtrip good.wav link.wav | would overwrite what is read
+codec roundtrip good.wav out.xyz | choose one of .wav
+codec roundtrip good.wav folder.wav | is a folder
+codec roundtrip good.wav - | give the name of a file
+codec roundtrip audio out.wav | is a folder
+codec roundtrip nan.wav out.wav | NaN or infinite
+codec roundtrip good.wav out.wav --codec spectrel | codec 'spectrel' is unknown
+codec roundtrip good.wav out.wav --codec empty | holds no codec
+codec roundtrip good.wav out.wav --threads 0 | --threads
+
+codec report missing | no such file or folder
+codec report notes | no audio file
+codec report audio --codec | a codec is missing
+codec report audio --codec spectral nocodec | codec 'nocodec' is unknown
+codec report audio --limit -1 | --limit
+codec report audio --language fr | --language needs --asr
+codec report audio --html folder.wav | is a folder
+codec report audio --json text.wav/a.json | text.wav
+
+codec contract nocodec | codec 'nocodec' is unknown
+codec contract empty | holds no codec
+codec bench nocodec | codec 'nocodec' is unknown
+codec bench spectral --random wavenet | --random 'wavenet' is unknown
+codec bench spectral --duration 0 | --duration
+codec bench spectral --rounds 0 | --rounds
+codec bench spectral --hours nan | --hours
+codec bench spectral --hours -1 | --hours
+codec bench spectral --audio missing.wav | no such file
+codec bench spectral --device tpu | --device 'tpu' is unknown
+codec bench spectral --threads 0 | --threads
+
+codec compress missing.wav out.clm | no such file
+codec compress good.wav good.wav | would overwrite what is read
+codec compress good.wav out.clm --model missing | no such model folder
+codec compress silent.wav out.clm | silent
+codec decompress missing.clm out.wav | no such file
+codec decompress audio out.wav | is a folder, not a .clm file
+codec decompress text.clm out.wav | is not a .clm file
+codec decompress good.clm good.clm | good.clm
+codec decompress good.clm out.clm | choose one of .wav
+"""
+
+LATE = r"""
+generate good.wav --model cut-weights | model.safetensors
+generate good.wav --model nan-weights | NaN
+generate good.wav --model no-json | config.json
+generate good.wav --model a-list | config.json
+generate good.wav --model unknown-setting | unknown setting
+generate good.wav --model wrong-type | norm_eps
+generate good.wav --model huge | dim
+generate good.wav --model other-codec | trained on
+generate good.wav --model flipped | model.safetensors
+generate good.wav --model flipped-codec | codec
+verify no-json | config.json
+verify cut-weights | model.safetensors
+verify flipped | model.safetensors
+evaluate good.wav --model model | --baseline-data
+evaluate store --model other-codec | trained on
+evaluate cut-store --model model | cut-store
+evaluate flipped-store --model model | flipped-store
+evaluate no-json-store --model model | no-json-store
+evaluate wrong-type-store --model model | wrong-type-store
+evaluate unfinished-store --model model | unfinished-store
+evaluate bad --model model | none of
+prepare bad new --codec model/codec | none of
+prepare audio other-store --codec model/codec | holds tokens of codec
+prepare audio new --codec list-codec | list-codec
+prepare audio new --codec dict-codec | dict-codec
+prepare audio new --codec cut-codec | cut-codec
+prepare audio new --codec text.th | text.th
+prepare audio new --codec pickle.th | pickle.th
+prepare audio new --codec spectral:99 | num_codebooks
+prepare audio new --codec spectral:0 | num_codebooks
+train store --out new | holds tokens of codec
+train cut-store --out new --codec model/codec | cut-store
+train bad --out new --codec model/codec | none of
+finetune bad --out new --from model | none of
+finetune audio --out new --from no-json | config.json
+finetune flipped-store --out new --from model | flipped-store
+convert csm model new | model_type is
+convert moshi model new | model_type is
+convert text model new | cannot be expressed
+codec roundtrip good.wav out.wav --codec list-codec | list-codec
+codec contract cut-codec | cut-codec
+codec compress good.wav out.clm --model no-json | config.json
+codec decompress cut.clm out.wav --model model | cut off
+codec decompress flipped.clm out.wav --model model | damaged
+codec decompress good.clm out.wav | was compressed with model
+codec train bad --out new | can be used
+"""
+
+
+def cases(table: str) -> list[tuple[str, str]]:
+    """(command, words) of each line."""
+    lines = [line for line in table.splitlines() if line]
+    return [(command.strip(), words.strip()) for command, words in (line.split(" | ") for line in lines)]
+
+
+def speech(seconds: float, rate: int = RATE) -> np.ndarray:
+    """A gliding tone with overtones: not silent, and no two seconds alike."""
+    time = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * (120 * time + 3 * np.sin(2 * np.pi * 2 * time))
+    return 0.1 * sum(np.sin(k * phase) / k for k in range(1, 8))
+
+
+def make_world(world: Path) -> None:
+    """Fill a folder with what is good and what is not."""
+    _make_audio(world)
+    with contextlib.chdir(world), contextlib.redirect_stdout(io.StringIO()):
+        for name, seed, store in (("model", 0, "store"), ("other", 1, "other-store")):
+            _make_model(Path(name), seed)
+            main(["prepare", "audio", store, "--codec", f"{name}/codec"])
+        main(["codec", "compress", "good.wav", "good.clm", "--model", "model"])
+    _damage_models(world)
+    _damage_stores(world)
+    clm = (world / "good.clm").read_bytes()
+    (world / "cut.clm").write_bytes(clm[:-10])
+    (world / "flipped.clm").write_bytes(clm[:-5] + bytes([clm[-5] ^ 1]) + clm[-4:])
+    (world / "text.clm").write_text("not compressed at all\n" * 10)
+    assert ClmFile.read(world / "good.clm").num_frames == 25
+
+
+def _make_audio(world: Path) -> None:
+    good = speech(1.0)
+    soundfile.write(world / "good.wav", good, RATE)
+    for folder in ("audio", "empty", "notes", "bad", "folder.wav", "run/step-00000010"):
+        (world / folder).mkdir(parents=True)
+    for i in range(6):
+        soundfile.write(world / f"audio/{i}.wav", speech(1.0 + i / 7), RATE)
+    (world / "notes/notes.txt").write_text("hello")
+    (world / "run/step-00000010/model.safetensors").write_bytes(b"\0" * 100)
+    (world / "empty.wav").touch()
+    (world / "text.wav").write_text("not audio at all\n" * 100)
+    (world / "text.th").write_text("not a checkpoint\n" * 100)
+    (world / "cut.wav").write_bytes((world / "good.wav").read_bytes()[:20_000])
+    (world / "header.wav").write_bytes(b"")
+    soundfile.write(world / "header.wav", good[:0], RATE)
+    for suffix in ("flac", "mp3"):
+        soundfile.write(world / f"whole.{suffix}", speech(20.0), RATE)
+        content = (world / f"whole.{suffix}").read_bytes()
+        (world / f"whole.{suffix}").unlink()
+        (world / f"cut.{suffix}").write_bytes(content[: len(content) // 2])
+    soundfile.write(world / "silent.wav", 0 * good, RATE)
+    soundfile.write(world / "short.wav", good[:300], RATE)
+    soundfile.write(world / "cancelling.wav", np.stack([good, -good], axis=1), RATE)
+    soundfile.write(world / "slow.wav", good, 1)
+    soundfile.write(world / "fast.wav", good, 500_000)
+    for name, value in (("nan", np.nan), ("inf", np.inf), ("loud", 37.0)):
+        soundfile.write(world / f"{name}.wav", np.where(np.arange(len(good)) == 500, value, good), RATE, "FLOAT")
+    (world / "song.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + b"\0" * 1000)
+    (world / "link.wav").symlink_to("good.wav")
+    (world / "nowhere.wav").symlink_to("gone.wav")
+    (world / "loop.wav").symlink_to("loop.wav")
+    os.mkfifo(world / "pipe.wav")
+    for name in ("empty", "text", "cut", "silent", "nan", "short", "loud"):
+        shutil.copy(world / f"{name}.wav", world / f"bad/{name}.wav")
+
+
+def _make_model(folder: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    layers = dict(encoder_layers=1, decoder_layers=1, bottleneck_layers=1)
+    books = dict(num_codebooks=3, codebook_size=16, codebook_dim=4)
+    codec = SpectralCodec(SpectralConfig(encoder_dim=16, dim=16, **layers, **books)).eval()
+    reference = CodecReference("spectral", codec.fingerprint, codec.sample_rate, codec.hop_length)
+    config = SpeechLMConfig(num_codebooks=3, codebook_size=16, backbone=SMALL, depth=SMALL, codec=reference)
+    save_model(SpeechLM(config), codec, folder)
+
+
+def _damage_models(world: Path) -> None:
+    def changed(name: str, file: str, change) -> None:
+        path = Path(shutil.copytree(world / "model", world / name)) / file
+        path.write_bytes(change(path.read_bytes()))
+
+    def flipped(content: bytes) -> bytes:
+        return content[:-100] + bytes([content[-100] ^ 64]) + content[-99:]
+
+    def with_nan(content: bytes) -> bytes:
+        return content[:-4] + np.float32(np.nan).tobytes()
+
+    weights, config = "model.safetensors", "config.json"
+    changed("cut-weights", weights, lambda content: content[: len(content) // 2])
+    changed("nan-weights", weights, with_nan)
+    changed("flipped", weights, flipped)
+    changed("flipped-codec", f"codec/{weights}", flipped)
+    changed("no-json", config, lambda content: content[: len(content) // 2])
+    changed("a-list", config, lambda content: b"[1, 2]")
+    changed("unknown-setting", config, lambda content: content.replace(b'"bos"', b'"boss"'))
+    changed("wrong-type", config, lambda content: content.replace(b'"norm_eps": 1e-06', b'"norm_eps": "small"'))
+    changed("huge", config, lambda content: content.replace(b'"dim": 16', b'"dim": 1000000000'))
+    (Path(shutil.copytree(world / "model", world / "no-weights")) / weights).unlink()
+    shutil.rmtree(shutil.copytree(world / "model", world / "other-codec") / "codec")
+    shutil.copytree(world / "other/codec", world / "other-codec/codec")
+    for name, change in (
+        ("cut", lambda content: content),
+        ("list", lambda content: content.replace(b'"spectral"', b'["spectral"]')),
+        ("dict", lambda content: content.replace(b'"spectral"', b'{"a": 1}')),
+    ):
+        folder = Path(shutil.copytree(world / "model/codec", world / f"{name}-codec"))
+        (folder / config).write_bytes(change((folder / config).read_bytes()))
+    content = (world / "cut-codec" / weights).read_bytes()
+    (world / "cut-codec" / weights).write_bytes(content[: len(content) // 2])
+    torch.save({"a": print}, world / "pickle.th")
+
+
+def _damage_stores(world: Path) -> None:
+    def changed(name: str, file: str, change) -> None:
+        path = Path(shutil.copytree(world / "store", world / name)) / file
+        path.write_bytes(change(path.read_bytes()))
+
+    changed("cut-store", "shard-00000.bin", lambda content: content[:-20])
+    changed("flipped-store", "shard-00000.bin", lambda content: content[:-1] + bytes([content[-1] ^ 1]))
+    changed("no-json-store", "store.json", lambda content: content[:-20])
+    changed(
+        "wrong-type-store", "store.json", lambda content: content.replace(b'"hop_length": 640', b'"hop_length": "a"')
+    )
+    (Path(shutil.copytree(world / "store", world / "unfinished-store")) / "store.json").unlink()

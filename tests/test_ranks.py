@@ -1,0 +1,48 @@
+"""Two ranks take the step that one would: their losses are divided by what the whole batch scores, for every model."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from codeclm.model import SpeechLM
+from codeclm.model.delay_pattern import ABSENT
+from codeclm.train.loop import Trainer
+
+from .options import OPTIONS, example
+
+LENGTHS = (12, 3, 9, 2, 7)
+
+
+def padded_batch(model: SpeechLM) -> dict[str, Tensor]:
+    """Rows of different lengths; some end."""
+    batch = example(model, len(LENGTHS), max(LENGTHS))
+    for row, length in enumerate(LENGTHS):
+        for values in batch.values():
+            values[row, ..., length:] = ABSENT
+    return batch | {"ends": torch.tensor([True, False, True, True, False])}
+
+
+def gradient(model: SpeechLM, batch: dict[str, Tensor], ranks: int) -> Tensor:
+    """The mean over ranks, of losses scaled as the trainer scales them."""
+    trainer: Any = SimpleNamespace(raw_model=model)
+
+    def count(rows: dict[str, Tensor]) -> int:
+        return Trainer.num_scored(trainer, rows["codes"], rows["ends"], rows.get("text"))
+
+    model.zero_grad()
+    for rank in range(ranks):
+        rows = {name: values[rank::ranks] for name, values in batch.items()}
+        (model(**rows).loss * (ranks * count(rows) / count(batch)) / ranks).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "no bos, text"])
+def test_the_gradient_of_two_ranks_is_that_of_one(make_model, option):
+    options = OPTIONS["text"] | {"bos": False} if option == "no bos, text" else OPTIONS[option]
+    model = make_model(**options)
+    batch = padded_batch(model)
+    one, two = gradient(model, batch, 1), gradient(model, batch, 2)
+    assert (one - two).norm() <= 1e-9 * one.norm() and one.norm() > 0

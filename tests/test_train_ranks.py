@@ -1,0 +1,162 @@
+"""Training on several ranks, with real processes: the weights of one, whatever the codec and the pattern."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from accelerate.state import AcceleratorState
+
+from codeclm.data.shards import TokenStore
+from codeclm.model.codecs import SpectralCodec, SpectralConfig
+from codeclm.model.config import PATTERNS
+from codeclm.train.checkpoint import latest_checkpoint, load_tensors
+from codeclm.train.loop import Trainer, new_model, train
+
+from .test_cli import SIZES, voice
+from .test_train import SHORT, SIZE, SOURCE, draw
+
+BIN = Path(sys.executable).parent
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def torchrun(*command: object, timeout: int = 150) -> tuple[int, str]:
+    """Two ranks -> exit status, what they printed."""
+    launch = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2", *map(str, command)]
+    workers = subprocess.Popen(
+        launch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ONE_THREAD, start_new_session=True
+    )
+    try:
+        output, _ = workers.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(workers.pid, signal.SIGKILL)
+        raise AssertionError("the ranks wait for each other for ever") from None
+    return workers.returncode, output
+
+
+def one_codebook(make_store, codec, folder: Path) -> TokenStore:
+    codes = [row[:, :1] for row in draw(SOURCE, [20, 33, 7, 50, 12, 28, 41, 5] * 2, 0)]
+    return make_store(folder, codes, codec)
+
+
+# --- a codec with one codebook leaves the depth decoder, and the other patterns' heads, nothing to learn ---
+
+ONE_CODEBOOK = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from codeclm.data.shards import TokenStore
+from codeclm.model.codecs import load_codec
+from codeclm.model.config import *
+from codeclm.train.config import *
+from codeclm.train.loop import Trainer, new_model, train
+
+torch.set_num_threads(1)
+store, codec, out = TokenStore({store!r}), load_codec({codec!r}), Path({out!r})
+for pattern in {patterns!r}:
+    config = {config!r}
+    config = replace(config, model=replace(config.model, pattern=pattern))
+    model = torch.nn.Module.double(new_model(store, config))
+    train(model, codec, store, out / pattern, config)
+    assert torch.distributed.get_world_size() == 2
+    if torch.distributed.get_rank() == 0:  # alone: nothing of the ranks is left in the model
+        model(torch.zeros(1, 1, 3, dtype=torch.int64)).loss.backward()
+    torch.distributed.barrier()
+"""
+
+
+def test_two_ranks_learn_from_one_codebook_what_one_rank_learns(make_store, make_codec, tmp_path):
+    codec = make_codec(num_codebooks=1, codebook_size=SIZE)
+    codec.save(tmp_path / "codec")
+    store = one_codebook(make_store, codec, tmp_path / "store")
+    config = replace(SHORT, depth_fraction=1.0, steps=6, evaluate_every=6, save_every=6)
+    script = tmp_path / "script.py"
+    places = {"store": str(store.folder), "codec": str(tmp_path / "codec"), "out": str(tmp_path / "two")}
+    script.write_text(ONE_CODEBOOK.format(config=config, patterns=PATTERNS, **places))
+    status, output = torchrun(script)
+    assert status == 0, output[-3000:]
+    for pattern in PATTERNS:
+        settings = replace(config, model=replace(config.model, pattern=pattern))
+        model = torch.nn.Module.double(new_model(store, settings))
+        train(model, codec, store, tmp_path / "one" / pattern, settings)
+        one, two = (load_tensors(tmp_path / name / pattern / "step-00000006", "model") for name in ("one", "two"))
+        for key in one:
+            torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5, msg=f"{pattern}: {key}")
+        start = new_model(store, settings).state_dict()["head_0.weight"]
+        assert not torch.allclose(one["head_0.weight"], start.double(), atol=1e-3)  # it did learn
+
+
+# --- the command ---
+
+
+def test_ranks_share_what_the_main_one_prepares_from_a_folder_of_audio(tmp_path):
+    """And one of them says what came of it."""
+    for i in range(6):
+        path = tmp_path / f"audio/{i}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, voice(1.0 + i / 10, 110 + 10 * i), 16_000)
+    torch.manual_seed(0)
+    layers = dict(encoder_layers=1, decoder_layers=1, bottleneck_layers=1)
+    books = dict(num_codebooks=3, codebook_size=16, codebook_dim=4)
+    SpectralCodec(SpectralConfig(encoder_dim=16, dim=16, **layers, **books)).save(tmp_path / "codec")
+    options = ("--codec", tmp_path / "codec", "--out", tmp_path / "run", "--steps", "2", *SIZES)
+    status, output = torchrun("--no-python", BIN / "codeclm", "train", tmp_path / "audio", *options)
+    assert status == 0, output[-3000:]
+    assert latest_checkpoint(tmp_path / "run") == tmp_path / "run/step-00000002"
+    assert len(TokenStore(tmp_path / "run/tokens")) == 6
+    assert output.count("the best weights on the held-out utterances") == 1
+
+
+ASK_RANK_1 = """
+step = loop.Trainer.train_step
+def ask(self):
+    if self.step == 6 and self.accelerator.process_index == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self)
+loop.Trainer.train_step = ask
+"""
+
+
+def test_all_ranks_save_and_stop_at_the_step_at_which_one_is_asked_to(make_store, make_codec, tmp_path):
+    from .test_train import program
+
+    codec = make_codec(num_codebooks=2, codebook_size=SIZE)
+    store = make_store(tmp_path / "store", draw(SOURCE, [20, 33, 7, 50] * 4, 0), codec)
+    script = program(store, codec, tmp_path / "run", SHORT, ASK_RANK_1)
+    status, output = torchrun(script)
+    assert status != 0 and latest_checkpoint(tmp_path / "run") == tmp_path / "run/step-00000007"
+    assert len(re.findall(r"Interrupted: .*run: stopped and saved at step 7 of 12", output)) == 2, output[-3000:]
+
+
+# --- accelerate's environment ---
+
+
+def test_accelerates_environment_does_not_divide_gradients(make_store, make_codec, tmp_path, monkeypatch):
+    codec = make_codec(num_codebooks=2, codebook_size=SIZE)
+    store = make_store(tmp_path / "store", draw(SOURCE, [20, 33, 7, 50] * 4, 0), codec)
+
+    def norm() -> float:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with Trainer(new_model(store, SHORT), codec, store, tmp_path / "run", SHORT) as trainer:
+            return trainer.train_step()["gradient_norm"]
+
+    expected = norm()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert norm() == expected

@@ -1,0 +1,57 @@
+"""The caller's model while it is trained: what is changed about the object, and what is put back."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..model.lm import SpeechLM
+from ..model.transformer import Block
+from .config import LearningConfig
+
+
+@contextmanager
+def borrowed(
+    model: SpeechLM, accelerator: Accelerator, config: LearningConfig, autocast: AbstractContextManager
+) -> Iterator[nn.Module]:
+    """`model` on the run's device and in train mode; what is yielded shares its weights, and is what is to be called.
+
+    Afterwards the object is as it came, but in eval mode and with what it learned.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    before = [(block.dropout, block._compiled_call_impl) for block in blocks]
+    device, attributes = model.device, set(vars(model))
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    try:
+        model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+        with autocast:
+            idle = unreached(model)
+        for parameter in idle:
+            parameter.requires_grad_(False)  # DistributedDataParallel would wait for its gradient for ever
+        for block in blocks:
+            block.dropout = config.dropout
+            if config.compile:
+                block.compile(dynamic=True)
+        yield accelerator.prepare(model.train())
+    finally:
+        for block, (dropout, compiled) in zip(blocks, before, strict=True):
+            block.dropout, block._compiled_call_impl = dropout, compiled
+        for name in vars(model).keys() - attributes:  # accelerate's marks
+            del vars(model)[name]
+        model.zero_grad()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in learning)
+        model.to(device).eval()  # pyright: ignore[reportArgumentType]
+
+
+def unreached(model: SpeechLM) -> list[Tensor]:
+    """The parameters that should learn and on which no loss depends: with one codebook, those of the depth decoder."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    codes = torch.zeros(1, model.num_codebooks, 4, dtype=torch.int64, device=model.device)
+    text = codes[:, 0] if model.text_size else None
+    with torch.enable_grad():
+        loss = model(codes, ends=codes[:, 0, 0] == 0, text=text).loss
+        found = torch.autograd.grad(loss, learning, allow_unused=True)
+    return [parameter for parameter, gradient in zip(learning, found, strict=True) if gradient is None]

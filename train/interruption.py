@@ -1,0 +1,55 @@
+"""Ctrl-C and SIGTERM while a run is going on: a flag between steps, so that what was learned can be saved."""
+
+import logging
+import signal
+import threading
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop, and stopped. `status`: the exit status that a shell expects, 130 or 143."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.status = 128 + number
+
+
+class Interruption:
+    """While the block lasts, the first SIGINT or SIGTERM only sets `number`; a second Ctrl-C ends at once.
+
+    In a thread that is not the main one, which cannot have handlers, nothing changes. A signal that was ignored before
+    (nohup) still is.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal; 0: none came
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came, where there is nothing to save."""
+        if self.number:
+            raise Interrupted("interrupted; the same command goes on where it stood", self.number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.number:
+            raise KeyboardInterrupt
+        self.number = self.number or number
+        if number == signal.SIGINT:
+            with suppress(RuntimeError):  # the signal may have come in the middle of a line that is being printed
+                log.info("stopping after this step; Ctrl-C again stops at once, without saving")

@@ -1,0 +1,76 @@
+"""The processes of a run and the device of each: one process, or the ranks that torchrun or accelerate started."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import GradientAccumulationPlugin
+from torch import Tensor
+
+from ..data.config import PrepareConfig
+from ..data.prepare import open_or_prepare
+from ..data.shards import HEADER, TokenStore
+from ..model.codecs import Codec
+from ..model.device import resolve_device
+
+PATIENCE = timedelta(days=30)  # what ranks wait for the main one: preparing speech may take longer than a step's limit
+
+
+def start(device: str = "auto") -> Accelerator:
+    """Join the other ranks, if there are any, on this kind of device.
+
+    Precision is the trainer's: accelerate would wrap the model's own `forward` for it. Gradients are not accumulated,
+    whatever accelerate's environment says. Raises ValueError for a device that is not there, or not for every rank.
+    """
+    wanted, ranks = resolve_device(device), int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted.index is not None:
+        if ranks > 1:
+            raise ValueError(f"device '{device}' is one GPU for {ranks} processes; give cuda: each takes its own")
+        torch.cuda.set_device(wanted)
+    # accelerate remembers the first run of a process, and would not hear of another device
+    before = PartialState().device if PartialState._shared_state else None
+    other = before is not None and before.type != wanted.type
+    AcceleratorState._reset_state(reset_partial_state=other and not dist.is_initialized())
+    accelerator = Accelerator(
+        mixed_precision="no",
+        cpu=wanted.type == "cpu",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+    if device != "auto" and accelerator.device.type != wanted.type:
+        raise ValueError(f"device '{device}' was asked for, but these processes compute on {accelerator.device.type}")
+    return accelerator
+
+
+@contextmanager
+def main_first(accelerator: Accelerator) -> Iterator[None]:
+    """The block runs in the main process and then in the others, however long that takes."""
+    group = dist.new_group(backend="gloo", timeout=PATIENCE) if accelerator.num_processes > 1 else None
+    if group is not None and not accelerator.is_main_process:
+        dist.barrier(group)  # pyright: ignore[reportArgumentType]
+    yield
+    if group is not None and accelerator.is_main_process:
+        dist.barrier(group)  # pyright: ignore[reportArgumentType]
+
+
+def open_store(data: Path, out: Path, codec: Codec, config: PrepareConfig, device: str = "auto") -> TokenStore:
+    """`open_or_prepare` in the main process; the other ranks then open the same store."""
+    accelerator = start(device)
+    with main_first(accelerator):
+        if accelerator.is_main_process:
+            return open_or_prepare(data, out, codec, config)
+        return TokenStore(data if (data / HEADER).is_file() else out)
+
+
+def agree(accelerator: Accelerator, number: int) -> int:
+    """The largest of the ranks' numbers; each waits here for the others."""
+    if accelerator.num_processes == 1:
+        return number
+    mine = torch.tensor([number], device=accelerator.device)
+    return int(cast(Tensor, accelerator.gather(mine)).max())

@@ -1,0 +1,220 @@
+"""Trainer: one run of a SpeechLM, with its optimizer, its data, and where it stands. What a run is made of is loop.py.
+
+Step n is a pure function of (seed, n). Losses are divided by the global number of codes, so two ranks equal one.
+B batch, K codebooks, T frames.
+"""
+
+import json
+import logging
+import math
+import time
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..data.dataset import TokenBatches, balance_voices, split_heldout
+from ..data.shards import CodecInfo, TokenStore
+from ..data.text_tokenizer import TextTokenizer
+from ..inference.config import EvaluateConfig
+from ..inference.loading import FOREIGN_KEYS, save_model
+from ..inference.score import score_store
+from ..model.codecs import Codec
+from ..model.lm import SpeechLM
+from ..model.losses import Weights
+from ..model.steps import num_scored
+from .borrowed import borrowed
+from .checkpoint import (
+    difference,
+    latest_checkpoint,
+    load_state,
+    load_tensors,
+    pack_optimizer,
+    save_checkpoint,
+    tensors_sha256,
+    unpack_optimizer,
+)
+from .config import RunConfig
+from .optim import learning_rate, make_optimizer
+from .precision import has_fast_bf16
+from .processes import start as start_processes
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """`close` it, or use it in a `with`: until then the model is changed for training (borrowed.py)."""
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        codec: Codec,
+        store: TokenStore,
+        out: Path,
+        config: RunConfig,
+        tokenizer: TextTokenizer | None = None,
+        start: str | None = None,
+    ):
+        """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
+        store.require_codec(CodecInfo.of_model(model.config))
+        self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
+        self.raw_model, self.step = model, 0
+        self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
+        self.best_step = 0
+        self.start = tensors_sha256(model.state_dict()) if start is None else start
+        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
+        batch = config.batch
+        training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
+        max_frames = min(batch.max_frames, batch.frames_per_batch)
+        self.batches = TokenBatches(store, batch.frames_per_batch, max_frames, config.seed, training, *self._text())
+        self.accelerator = start_processes(config.device)
+        self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
+        self._saved = time.monotonic()
+        self._borrowed = ExitStack()
+        self.model: Any = self._borrowed.enter_context(borrowed(model, self.accelerator, config, self.autocast()))
+        self.optimizer = make_optimizer(model, config.optimizer)
+
+    def close(self) -> None:
+        """Give the model back."""
+        self.model = self.raw_model
+        self._borrowed.close()
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision of the forward pass."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step on this rank's rows of the global batch."""
+        config, device = self.config, self.accelerator.device
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        rate = learning_rate(config.optimizer, self.step, config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + rank)  # the frames the depth decoder sees
+        rows = self._rows(rank, world_size)
+        scored = self.num_scored(*rows)
+        num_global = self.num_scored(*self._rows(0, 1)) if world_size > 1 else scored
+        if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
+            rows = tuple(values if values is None else values[:1] for values in self._rows(0, 1))
+        codes, ends, text = (values if values is None else values.to(device) for values in rows)
+        with self.autocast():
+            output = self.model(
+                codes,
+                ends=ends,
+                text=text,
+                weights=Weights(config.loss.codebooks or None, config.loss.text, config.loss.z_loss),
+                depth_fraction=config.depth_fraction,
+                depth_chunk=config.depth_chunk,
+                input_dropout=config.input_dropout,
+            )
+        loss = output.loss * (world_size * scored / num_global)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
+        total = float(cast(Tensor, self.accelerator.reduce(loss.detach(), "mean")))
+        if not math.isfinite(total) or not math.isfinite(float(norm)):
+            raise FloatingPointError(
+                f"step {self.step}: the loss is {total}, its gradient {float(norm)}; "
+                f"the weights were not touched, and the newest checkpoint in {self.out} is intact"
+            )
+        self.optimizer.step()
+        self.step += 1
+        return {"loss": total, "learning_rate": rate, "gradient_norm": float(norm), "codes": num_global}
+
+    def _rows(self, rank: int, world_size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Codes, ends and text of this step."""
+        batch = self.step, rank, world_size
+        text, codes = self.batches.rank_grid(*batch)
+        return codes, self.batches.rank_ends(*batch), text if self.raw_model.text_size else None
+
+    def num_scored(self, codes: Tensor, ends: Tensor, text: Tensor | None) -> int:
+        """Codes, EOS and text tokens that a batch scores."""
+        return int(num_scored(self.raw_model.config, codes, ends, text))
+
+    def _text(self) -> tuple[TextTokenizer | None, Any]:
+        return self.tokenizer, self.raw_model.config.text["layout"]
+
+    def evaluate(self) -> float:
+        """bits/s of the held-out utterances. Before the first step that is `before`; later the best weights are kept.
+
+        Main process only.
+        """
+        config = EvaluateConfig(bf16=self.bf16)
+        scores = score_store(self.raw_model, self.store, config, self.heldout, False, self.tokenizer)
+        rate = self.store.codec.frame_rate
+        bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
+        if self.step == 0:  # a run's model is what it learned
+            self.before = bits
+        elif bits < self.best:
+            self.best, self.best_step = bits, self.step
+            save_model(self.raw_model, self.codec, self.out / "model", tokenizer=self.tokenizer)
+        return bits
+
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        since = time.monotonic() - self._saved
+        return self.step % self.config.save_every == 0 or since > 60 * self.config.save_minutes
+
+    def save(self) -> Path:
+        files = {"model": dict(self.raw_model.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
+        state = {name: getattr(self, name) for name in ("best", "best_step", "before")}
+        path = save_checkpoint(self.out, self.step, files, state | {"steps": self.config.steps, "run": self.identity()})
+        self._saved = time.monotonic()
+        return path
+
+    def restore(self) -> bool:
+        """Go on from the newest whole checkpoint. Raises ValueError if it belongs to another run."""
+        found = latest_checkpoint(self.out)
+        if found is None:
+            return False
+        state, tensors = load_state(found), load_tensors(found, "model")
+        for key, value in self.identity().items():
+            other = difference(state["run"].get(key, value), value)
+            # whoever goes on with the model that the run itself has trained does not start anew
+            if other and not (key == "start" and tensors_sha256(tensors) == value):
+                raise ValueError(
+                    f"{found}: was made with another {key}; give another --out, or the same {key} ({other})"
+                )
+        self.start = state["run"].get("start", self.start)
+        self.raw_model.load_state_dict(tensors)
+        unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
+        self.step, self.best, steps = state["step"], state["best"], state.get("steps", self.config.steps)
+        self.best_step, self.before = state.get("best_step", 0), state.get("before", math.inf)
+        if steps != self.config.steps and self.is_main:
+            log.info(
+                f"steps was {steps} and is {self.config.steps}: from here the learning rate follows another cosine"
+            )
+        return True
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to be the same run."""
+        config = self.config
+        values = {
+            "data": self.store.data_hash,
+            "model": self.model_settings(),
+            "batch": asdict(config.batch),
+            "optimizer": asdict(config.optimizer),
+            "loss": asdict(config.loss),
+            **{name: getattr(config, name) for name in ("seed", "depth_fraction", "dropout", "input_dropout")},
+            "start": self.start,
+        }
+        # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers
+        return json.loads(json.dumps(values))
+
+    def model_settings(self) -> dict[str, Any]:
+        """The model's config.json without what transformers adds to it."""
+        settings = self.raw_model.config.to_dict()
+        return {key: value for key, value in settings.items() if key not in FOREIGN_KEYS}
