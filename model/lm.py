@@ -116,15 +116,22 @@ class SpeechLM(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """transformers' own. Raises ValueError if the weights would not all be on one device.
+        """transformers' own, which would give a missing tensor random values.
 
-        They are read outside of their modules' own calls, where accelerate does not bring offloaded ones back.
+        Raises ValueError for that, and if the weights would not all be on one device: they are read outside of their
+        modules' own calls, where accelerate does not bring offloaded ones back.
         """
         check_places(kwargs.get("device_map"))
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"tensor '{missing[0]}' is missing ({len(missing)} in all); weights that an earlier codeclm has saved "
+                "are read by codeclm.load, which can save them again"
+            )
         check_places(getattr(model, "hf_device_map", None))
-        return loaded
+        return (model, info) if wants_info else model
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | PathLike, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs: Any

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from codeclm.inference.loading import load, load_speech_lm, save_model
+from codeclm.model import SpeechLM
 
 from .options import DEPTHS
 
@@ -191,6 +192,14 @@ def test_load_is_the_function_whatever_was_imported_before():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
 
 
+def test_a_checkpoint_of_a_run_names_the_run_to_give(tmp_path):
+    step = tmp_path / "run" / "step-00000010"
+    step.mkdir(parents=True)
+    (step / "model.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"{step}: is what a training run goes on from, .* give {step.parent}$"):
+        load(step)
+
+
 # --- weights from before the depth decoder was a module ---
 
 
@@ -213,6 +222,15 @@ def test_weights_under_the_names_of_the_first_version_load_as_today(make_model, 
     old = {names[name]: tensor.clone() for name, tensor in model.state_dict().items()}
     shutil.copytree(tmp_path / "new", tmp_path / "old")
     save_file(old, tmp_path / "old" / "model.safetensors")
+    (tmp_path / "old" / "checksums.json").unlink()
     loaded = load_speech_lm(tmp_path / "old").state_dict()
     assert loaded.keys() == model.state_dict().keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_from_pretrained_refuses_a_missing_tensor_instead_of_making_one_up(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("depth_decoder.heads")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"tensor 'depth_decoder.heads' is missing \(1 in all\)"):
+        SpeechLM.from_pretrained(folder)
