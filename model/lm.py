@@ -123,7 +123,8 @@ class SpeechLM(PreTrainedModel):
         """
         check_places(kwargs.get("device_map"))
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         missing = sorted(info["missing_keys"])
         if missing:
             raise ValueError(
