@@ -251,8 +251,8 @@ def test_bad_files_in_a_folder_are_named_and_the_rest_is_used(project, tmp_path,
         soundfile.write(tmp_path / f"mixed/good{i}.wav", voice(1.0, 120), RATE)
     (tmp_path / "mixed/broken.mp3").write_bytes(b"no music")
     codeclm("prepare", tmp_path / "mixed", tmp_path / "tokens", "--codec", project.codec)
-    out, err = capsys.readouterr()
-    assert f"skipped {tmp_path / 'mixed/broken.mp3'}: " in err
+    out = capsys.readouterr().out
+    assert f"skipped {tmp_path / 'mixed/broken.mp3'}: " in out
     assert "2 utterances" in out and "1 rejected (of 3 files)" in out
     codeclm("evaluate", tmp_path / "mixed", "--model", project.run)
     assert "2 utterances, 50 frames; 1 skipped\n" in capsys.readouterr().out
