@@ -26,6 +26,7 @@ from ..inference.screen import log_lines, say_error, say_loading
 from ..inference.threads import wait_asleep
 from ..inference.verify_cli import verify
 from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, TrainConfig
+from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
 
 PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
 ABOUT = "A speech language model on neural codec tokens."
@@ -47,8 +48,6 @@ def train(
     check_text_model(init_from)
     check_data(data)
     say_loading(f"the codec '{codec}'")
-    from .run_folder import LANGUAGE_MODEL, claim
-
     with claim(out, LANGUAGE_MODEL):
         from ..model.codecs import load_codec
         from .checkpoint import tensors_sha256
@@ -77,8 +76,6 @@ def finetune(
     check_folder(out)
     check_data(data, check_model(model, "--from"))
     say_loading(f"the model '{model}'")
-    from .run_folder import LANGUAGE_MODEL, claim
-
     with claim(out, LANGUAGE_MODEL):
         from ..inference.loading import load
         from .loop import for_small_data
@@ -102,8 +99,6 @@ def patterns(
     check_codec(codec)
     check_data(data)
     say_loading(f"the codec '{codec}'")
-    from .run_folder import PATTERNS, claim
-
     with claim(out, PATTERNS):
         from ..data.prepare import open_or_prepare
         from ..model.codecs import load_codec
@@ -123,8 +118,6 @@ def codec_train(
     check_audio(data)
     check_audio(Path(config.heldout) if config.heldout else None)
     say_loading("torch")
-    from .run_folder import CODEC, claim
-
     with claim(out, CODEC):
         from .codec import train_codec
 
@@ -134,8 +127,6 @@ def codec_train(
 
 def say(text: str) -> None:
     """Print a result; one of torchrun's processes is enough."""
-    from .run_folder import is_main
-
     if is_main():
         print(text)
 
@@ -179,7 +170,8 @@ def main(args: list[str] | None = None) -> None:
             verb, call = parsed(args)
             call()
     except KeyboardInterrupt as interrupt:  # a run that has saved says so itself
-        say_error(str(interrupt) or f"interrupted{interrupted(verb)}")
+        if is_main():
+            say_error(str(interrupt) or f"interrupted{interrupted(verb)}")
         sys.exit(getattr(interrupt, "status", 130))
     except BrokenPipeError:  # `codeclm ... | head`: whoever read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

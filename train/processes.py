@@ -1,5 +1,6 @@
 """The processes of a run and the device of each: one process, or the ranks that torchrun or accelerate started."""
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,15 @@ def start(device: str = "auto") -> Accelerator:
     )
     if device != "auto" and accelerator.device.type != wanted.type:
         raise ValueError(f"device '{device}' was asked for, but these processes compute on {accelerator.device.type}")
+    atexit.unregister(leave)
+    atexit.register(leave)
     return accelerator
+
+
+def leave() -> None:
+    """At the end of the process: gloo's threads, left running, now and then abort a process that was done."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 CONFIG, METRICS, LOCK = "config.json", "metrics.jsonl", ".lock"
 LANGUAGE_MODEL, CODEC, PATTERNS = "the training of a language model", "the training of a codec", "a pattern comparison"
 
@@ -32,6 +30,8 @@ def claim(out: Path, kind: str) -> Iterator[None]:
     if not is_main():
         yield
         return
+    from filelock import FileLock, Timeout
+
     check_kind(out, kind)
     is_new = not out.exists()
     lock = FileLock(out / LOCK, timeout=0, is_singleton=True)
