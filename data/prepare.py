@@ -142,7 +142,7 @@ def _encode_shards(
                 for entry in next(results):
                     if isinstance(entry, Rejected):
                         piece = entry.name.removeprefix(name)  # "#1" of a long file
-                        logger.warning("skipped %s%s: %s", readable(path), piece, entry.reason)
+                        logger.info("skipped %s%s: %s", readable(path), piece, entry.reason)
                     else:
                         seconds += entry.num_samples / info.sample_rate
                     yield entry

@@ -65,12 +65,16 @@ def prepare(
 ) -> None:
     """Turn a folder of AUDIO into a token store in OUT (resumable; what cannot be used is named and skipped)."""
     check_device(device)
+    if device not in ("auto", "cpu") and config.num_workers > 1:
+        raise ValueError(f"--num-workers {config.num_workers}: workers compute on the CPU; --device {device} needs 1")
     check_folder(out)
     check_audio(audio)
     check_codec(codec)
     say_loading(f"the codec '{codec}'")
     from ..data.prepare import prepare as run
 
+    # worker processes compute on the CPU, and what is made must not depend on their number
+    device = "cpu" if device == "auto" and config.num_workers > 1 else device
     print(run(audio, out, open_codec(codec, device), config))
 
 

@@ -87,14 +87,16 @@ def import_folder(kind: str, src: Path, dst: Path) -> None:
     from ..model.convert.checkpoint import copy_companions, local_folder, read_checkpoint
     from ..model.convert.mimi import codec_reference, codec_settings, split_codec
     from ..model.files import whole_folder
+    from ..model.strict import refusing
     from ..model.weights import write_checkpoint, write_weights
 
     theirs, src = format_of(kind), local_folder(src)
     values, weights = read_checkpoint(src, kind)
-    codec_values = codec_settings(values.get(theirs.CODEC_CONFIG), str(src))
-    weights, codec_weights = split_codec(weights, theirs.PREFIX)
-    ours = theirs.to_speech_lm(values, weights, str(src))
-    ours.config.codec = asdict(codec_reference(codec_values, codec_weights, ours.config.num_codebooks, str(src)))
+    with refusing(str(src / "config.json")):
+        codec_values = codec_settings(values.get(theirs.CODEC_CONFIG), str(src))
+        weights, codec_weights = split_codec(weights, theirs.PREFIX)
+        ours = theirs.to_speech_lm(values, weights, str(src))
+        ours.config.codec = asdict(codec_reference(codec_values, codec_weights, ours.config.num_codebooks, str(src)))
     with whole_folder(dst) as folder:
         write_checkpoint(folder, json.loads(ours.config.to_json_string()), ours.weights)
         write_checkpoint(folder / "codec", codec_values, codec_weights)

@@ -21,7 +21,7 @@ from .score import checkpoint_hash
 
 PROMPT = EMBEDDED_MODEL / "prompt.flac"
 VOICE = "my_voice"  # the prompt in pieces: what a folder of recordings to tune on looks like
-PIECE_S, QUIET_S = 1.5, 0.02
+PIECE_S, QUIET_S = 1.2, 0.02
 
 
 def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator | None = None) -> str:

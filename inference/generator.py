@@ -202,8 +202,8 @@ class SpeechGenerator:
         hop = self.codec.hop_length
         whole = len(audio) // hop * hop or len(audio)
         first = max(0, whole - round(max_s * self.codec.frame_rate) * hop)
-        device = self.codec.device
-        return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(device))[0]
+        with decoding_threads(self.threads):
+            return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(self.codec.device))[0]
 
     def _finish(self, state: State, row: int, num_frames: int) -> Generation:
         """One row, up to frame `num_frames` at most."""

@@ -8,7 +8,8 @@ import difflib
 import json
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -68,6 +69,16 @@ def check_value(kind: Any, value: Any, name: str) -> Any:
             raise ValueError(f"{name} is {shown(value)}; it must be an object")
         return {key: check_value(inner[1], item, f"{name}.{key}") for key, item in value.items()}
     return _plain(kind, value, name)
+
+
+@contextmanager
+def refusing(where: str) -> Iterator[None]:
+    """Errors of any class, which the config of another library makes in use, become a ValueError of one line."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{where}: holds a setting that cannot be used ({type(error).__name__}: {reason})") from None
 
 
 def check_names(names: Iterable[str], known: Iterable[str], name: str = "") -> None:

@@ -1,7 +1,10 @@
 """The command `codeclm`, from recordings to a fine-tuned model, as a user runs it and as it looks on the screen."""
 
 import json
+import logging
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +14,12 @@ import pytest
 import soundfile
 import torch
 
+import codeclm as codeclm_package
+from codeclm.data.progress import progress_bar
 from codeclm.inference.loading import load
+from codeclm.inference.screen import log_lines
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
-from codeclm.train.cli import CODEC_VERBS, VERBS, main
+from codeclm.train.cli import CODEC_VERBS, VERBS, interrupted, main
 
 RATE = 16_000
 COMMAND = Path(sys.executable).parent / "codeclm"
@@ -145,6 +151,91 @@ def test_continuations_are_measured_and_kept(project, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "wav").iterdir()) == ["01-0.wav", "02-4.wav"]
 
 
+def test_continuations_are_chosen_among_files_that_can_be_continued(project, tmp_path, capsys):
+    shutil.copytree(project.audio / "ann", tmp_path / "mixed")
+    soundfile.write(tmp_path / "mixed/0-short.wav", voice(0.3, 120), RATE)
+    soundfile.write(tmp_path / "mixed/0-silent.wav", np.zeros(2 * RATE), RATE)
+    (tmp_path / "mixed/00-broken.wav").write_bytes(b"no music")
+    command = ("evaluate", tmp_path / "mixed", "--model", project.run, "--prompt-s", "0.6", "--duration", "0.2")
+    codeclm(*command, "--continuations", "5", "--json", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [item["name"] for item in report["continuations"]] == [f"{i}.wav" for i in range(5)]
+    assert report["skipped"] == [] and "--out FOLDER keeps them" in capsys.readouterr().out
+    codeclm(*command, "--continuations", "8")
+    out = capsys.readouterr().out
+    assert "skipped" in out and "0-short.wav: shorter than the prompt (--prompt-s 0.6)" in out
+    assert "0-silent.wav: silent" in out and "5 of 5" in out.replace("0 of 5", "5 of 5")
+
+
+def test_evaluating_some_files_gives_the_numbers_it_gave_and_leaves_the_others_alone(project, tmp_path, capsys):
+    mixed = shutil.copytree(project.audio, tmp_path / "mixed")
+    for i in range(8):
+        (mixed / f"broken{i}.wav").write_bytes(b"no music")
+    for limit in (2, 5):
+        some = ("--model", project.run, "--limit", limit, "--json", tmp_path / "some.json")
+        found = []
+        for data in (project.tokens, project.audio, mixed):
+            codeclm("evaluate", data, *some)
+            found.append(json.loads((tmp_path / "some.json").read_text()))
+        of_store, of_audio, of_mixed = found
+        assert of_audio["num_utterances"] == of_mixed["num_utterances"] == limit
+        for part in ("model", "unigram", "bigram"):  # as when everything had been tokenized
+            for report in (of_audio, of_mixed):
+                assert report[part]["perplexity"] == pytest.approx(of_store[part]["perplexity"], rel=1e-6)
+                assert report[part]["interval"] == pytest.approx(of_store[part]["interval"], rel=1e-6)
+    capsys.readouterr()
+    codeclm("evaluate", project.audio, "--model", project.run, "--limit", "2")
+    assert " 2 utterances" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_baseline_that_does_not_fit_is_told_before_the_audio_is_tokenized(project, tmp_path, capsys):
+    codeclm("prepare", project.audio, tmp_path / "other", "--codec", "spectral:4")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        codeclm("evaluate", project.audio, "--model", project.run, "--baseline-data", tmp_path / "other")
+    captured = capsys.readouterr()
+    assert captured.out == "" and f"{tmp_path / 'other'}: holds tokens of codec" in captured.err
+
+
+def test_a_model_that_loses_to_the_bigram_is_told_what_to_do(project, tmp_path, capsys):
+    codeclm("evaluate", project.audio, "--model", project.run, "--json", tmp_path / "report.json")
+    report, out = json.loads((tmp_path / "report.json").read_text()), capsys.readouterr().out
+    assert report["model"]["bits_per_second"] > report["bigram"]["bits_per_second"]  # three steps of training
+    assert f"codeclm finetune FOLDER --from {project.run} --out RUN" in out.splitlines()[-1]
+
+
+def test_transcribe_prints_what_the_model_hears(project, tmp_path, capsys):
+    for path in project.audio.rglob("*.wav"):
+        target = tmp_path / "spoken" / path.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        target.with_suffix(".txt").write_text("one two three four five six seven eight nine ten")
+    text = ("--model.text.layout", "last", "--model.text.vocab-size", "275")
+    codeclm(
+        "train", tmp_path / "spoken", "--codec", project.codec, "--out", tmp_path / "run", "--steps", 1, *SIZES, *text
+    )
+    capsys.readouterr()
+    codeclm("transcribe", project.prompt, "--model", tmp_path / "run", "--seconds", "1")
+    assert capsys.readouterr().out == load(tmp_path / "run").transcribe(project.prompt, max_s=1.0) + "\n"
+
+
+def test_an_interrupted_generation_says_that_nothing_was_written(project, tmp_path):
+    command = [COMMAND, "generate", "--model", project.run, "--duration", "3600", "--out", "out.wav"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while not process.stderr.read(1).startswith("g"):  # the progress bar is there
+        pass
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait() == 130 and list(tmp_path.iterdir()) == []
+    assert re.split(r"[\r\n]+", said.strip())[-1] == "codeclm: interrupted; nothing was written"
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "finetune", "patterns"])
+def test_verbs_that_resume_say_so_when_they_are_interrupted(verb):
+    assert interrupted(VERBS[verb]) == "; run the same command again to go on"
+
+
 def test_a_run_goes_on_where_it_stood_when_the_command_is_given_again(project, tmp_path, capsys):
     command = ("train", project.tokens, "--codec", project.codec, "--out", tmp_path / "run", *SIZES)
     codeclm(*command, "--steps", "2")
@@ -160,8 +251,8 @@ def test_bad_files_in_a_folder_are_named_and_the_rest_is_used(project, tmp_path,
         soundfile.write(tmp_path / f"mixed/good{i}.wav", voice(1.0, 120), RATE)
     (tmp_path / "mixed/broken.mp3").write_bytes(b"no music")
     codeclm("prepare", tmp_path / "mixed", tmp_path / "tokens", "--codec", project.codec)
-    out, err = capsys.readouterr()
-    assert f"skipped {tmp_path / 'mixed/broken.mp3'}: " in err
+    out = capsys.readouterr().out
+    assert f"skipped {tmp_path / 'mixed/broken.mp3'}: " in out
     assert "2 utterances" in out and "1 rejected (of 3 files)" in out
     codeclm("evaluate", tmp_path / "mixed", "--model", project.run)
     assert "2 utterances, 50 frames; 1 skipped\n" in capsys.readouterr().out
@@ -199,14 +290,25 @@ def test_without_a_verb_the_verbs_are_listed(args, verbs, capsys):
     assert caught.value.code == 0 and all(f"• {verb}" in out for verb in verbs)
 
 
-@pytest.mark.parametrize(
-    "args", [["sing"], ["codec", "sing"], ["generate", "--volume", "11"], ["prepare"]], ids=" ".join
-)
-def test_unknown_verbs_and_flags_end_with_status_2(args, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(args)
+def test_log_lines_appear_without_tearing_a_progress_bar(capsys):
+    with log_lines():
+        with progress_bar(total=2, desc="work") as bar:
+            bar.update()
+            logging.getLogger("codeclm.somewhere").info("half is %s", "done")
+            logging.getLogger("codeclm.somewhere").warning("mind the %s", "gap")
+            logging.getLogger("another").warning("not ours")
+        logging.getLogger("codeclm.somewhere").debug("too much")
+    logging.getLogger("codeclm").info("after the command")
     captured = capsys.readouterr()
-    assert caught.value.code == 2 and captured.out == "" and "--help" in captured.err
+    assert captured.out == "half is done\n"
+    assert "warning: mind the gap\n" in captured.err and "gap%" not in captured.err
+    assert "half" not in captured.err and "too much" not in captured.err
+
+
+def test_python_m_codeclm_is_the_command(tmp_path):
+    run = [sys.executable, "-m", "codeclm", "--version"]
+    out = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out.startswith(f"codeclm {codeclm_package.__version__} (Python ") and out == screen("--version")[0]
 
 
 @pytest.mark.parametrize(

@@ -352,3 +352,24 @@ def test_an_unknown_codec_name_says_what_may_be_given():
 
 def test_every_config_field_is_saved(saved: Path):
     assert json.loads((saved / "config.json").read_text()) == {"codec": "spectral", **asdict(TINY)}
+
+
+def test_a_codec_may_be_named_by_its_run_or_by_a_model(saved: Path, tmp_path: Path):
+    expected = load_codec(saved).fingerprint
+    for name in ("run/codec", "run2/model/codec"):
+        (tmp_path / name).mkdir(parents=True)
+        copy_of(saved, tmp_path / name)
+    (tmp_path / "run/config.json").write_text(json.dumps({"codec": {"dim": 8}, "steps": 10}))  # of the training
+    (tmp_path / "run2/model/config.json").write_text(json.dumps({"model_type": "codeclm"}))
+    for name in ("run", "run2", "run2/model", "run/codec"):
+        assert load_codec(tmp_path / name).fingerprint == expected
+    assert load_codec(f"{tmp_path / 'run'}:2").num_codebooks == 2
+
+
+@pytest.mark.parametrize(
+    "content", ['{"codec": {"dim": 8}}', '{"codec": ["mimi"]}', '{"model_type": {}}', '{"dim": 8}']
+)
+def test_a_run_without_its_codec_is_refused_in_one_line(content: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="config.json: is not a codec's config"):
+        load_codec(tmp_path)

@@ -246,3 +246,15 @@ def test_pickles_are_never_read(checkpoint, tmp_path):
     (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "hf" / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"pytorch_model\.bin is a pickle, which is never read"):
         import_folder("csm", tmp_path / "hf", tmp_path / "ours")
+
+
+def test_what_cannot_go_back_says_what_it_lacks(tmp_path, capsys):
+    for source, message in (
+        ("default", "default: has the embedded codec"),
+        ("nowhere", "nowhere: no such model folder"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["convert", "csm", source, str(tmp_path / "back"), "--back"])
+        line = capsys.readouterr().err
+        assert line.startswith(f"codeclm: {message}") and line.count("\n") == 1 and "--model" not in line
+    assert not (tmp_path / "back").exists()

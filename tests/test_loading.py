@@ -184,3 +184,11 @@ def test_a_broken_codec_is_named(folder):
 def test_load_is_the_function_whatever_was_imported_before():
     code = "import codeclm.train.loop; from codeclm.inference import load; assert callable(load), load"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
+
+
+def test_a_checkpoint_of_a_run_names_the_run_to_give(tmp_path):
+    step = tmp_path / "run" / "step-00000010"
+    step.mkdir(parents=True)
+    (step / "model.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"{step}: is what a training run goes on from, .* give {step.parent}$"):
+        load(step)

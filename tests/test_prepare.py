@@ -175,6 +175,7 @@ def write_bad_files(folder: Path) -> dict[str, str]:
 
 
 def test_each_bad_file_is_skipped_named_and_counted(codec, tmp_path, caplog):
+    caplog.set_level("INFO")
     folder, out = tmp_path / "audio", tmp_path / "tokens"
     folder.mkdir()
     bad = write_bad_files(folder)
@@ -425,6 +426,7 @@ def test_an_unfinished_store_and_a_finished_one_are_not_taken_for_audio(audio, c
 
 
 def test_channels_that_cancel_out_and_names_that_are_not_utf8_are_told(codec, tmp_path, caplog):
+    caplog.set_level("INFO")
     folder = tmp_path / "audio"
     folder.mkdir()
     soundfile.write(folder / "good.wav", voice(0), RATE)

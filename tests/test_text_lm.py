@@ -21,6 +21,7 @@ from transformers import (
 from codeclm.inference.loading import load
 from codeclm.model import SpeechLM
 from codeclm.model.config import DepthConfig
+from codeclm.model.convert import text_lm
 from codeclm.model.convert.text_lm import from_text_lm, grow, read_text_lm
 from codeclm.train.cli import main
 from codeclm.train.config import BatchConfig, ModelConfig, TextOptions, TrainConfig
@@ -190,3 +191,10 @@ def test_a_text_model_and_a_tokenizer_of_our_own_exclude_each_other(make_store, 
     config = TrainConfig(model=ModelConfig(text=TextOptions("first", 280)))
     with pytest.raises(ValueError, match="text tokens of its own"):
         new_model(store, config, new_tokenizer(store, config), tmp_path / "lm")
+
+
+def test_a_gguf_without_its_reader_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "lm.gguf").write_bytes(b"GGUF" + bytes(100))
+    monkeypatch.setattr(text_lm, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"reading a .gguf file needs: pip install 'codeclm\[gguf\]'"):
+        from_text_lm(tmp_path / "lm.gguf", **SPEECH)

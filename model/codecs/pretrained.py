@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..convert.settings import read_settings
-from ..strict import shown
+from ..strict import refusing, shown
 from ..weights import read_weights
 from .base import write_codec
 from .blocks import BlockCodec
@@ -52,10 +52,12 @@ def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, val
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: tensor '{key}' holds NaN or infinite values")
     name = str(folder / "config.json")
-    for key in COUNTS:
-        if isinstance(values.get(key), int) and values[key] > len(tensors):
-            raise ValueError(f"{name}: {key} is {shown(values[key])}, but {path.name} has {len(tensors)} tensors")
     config = read_settings(network.config_class, values, name)
+    with refusing(name):
+        counts = {key: getattr(config, key, 0) for key in COUNTS}  # EnCodec's num_quantizers comes of other settings
+    for key, count in counts.items():
+        if isinstance(count, int) and count > len(tensors):
+            raise ValueError(f"{name}: {key} is {shown(count)}, but {path.name} has {len(tensors)} tensors")
     try:
         with quiet():
             model, info = network.from_pretrained(
@@ -69,11 +71,13 @@ def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, val
         raise ValueError(f"{path}: tensor '{missing[0]}' is missing from the weights")
     _share(model, tensors)
     try:
-        return kind(model, tensors, values)
+        with refusing(name):
+            codec = kind(model, tensors, values)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        raise ValueError(f"{name}: is not a config that this codec can have ({error})") from None
+        raise ValueError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+    if min(codec.sample_rate, codec.hop_length, codec.num_codebooks) < 1 or codec.codebook_size < 2:
+        raise ValueError(f"{name}: has no samples, no codebooks or no codes")
+    return codec
 
 
 def _share(model: Any, tensors: dict[str, Tensor]) -> None:

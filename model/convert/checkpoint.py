@@ -74,7 +74,7 @@ def read_checkpoint(folder: Path, model_type: str) -> tuple[dict[str, Any], dict
     values = read_json(folder / "config.json")
     found = values.get("model_type")
     if found != model_type:
-        raise ValueError(f"{folder / 'config.json'}: model_type is '{found}', should be '{model_type}'")
+        raise ValueError(f"{folder / 'config.json'}: model_type is {shown(found)}, should be '{model_type}'")
     refuse_quantised(values, str(folder / "config.json"))
     return values, read_folder(folder, weights_name(values, str(folder / "config.json")))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import MimiConfig
 
 from ..config import CodecReference
+from ..strict import shown
 from .settings import read_settings
 
 
@@ -18,9 +19,11 @@ def split_codec(weights: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tens
 
 def codec_settings(values: dict[str, Any] | None, name: str) -> dict[str, Any]:
     """The codec's part of a config.json, as a config.json of its own. Raises ValueError for one that is not Mimi."""
+    if not isinstance(values, dict | None):
+        raise ValueError(f"{name}: the codec's config is {shown(values)}; it must be an object of settings")
     values = {"model_type": "mimi"} | (values or {})
     if values["model_type"] != "mimi":
-        raise ValueError(f"{name}: codec '{values['model_type']}' cannot be expressed; only 'mimi' can")
+        raise ValueError(f"{name}: codec {shown(values['model_type'])} cannot be expressed; only 'mimi' can")
     return values
 
 
@@ -37,6 +40,10 @@ def codec_reference(
         raise ValueError(f"{name}: the codec's tensors are missing from the weights")
     if config.num_quantizers < num_codebooks:
         raise ValueError(f"{name}: num_quantizers is {config.num_quantizers}, the model has {num_codebooks} codebooks")
+    if min(config.sampling_rate, config.frame_rate) <= 0:
+        raise ValueError(
+            f"{name}: sampling_rate {config.sampling_rate} and frame_rate {config.frame_rate} must be above 0"
+        )
     hop = config.sampling_rate / config.frame_rate
     if abs(hop - round(hop)) > 1e-6:
         raise ValueError(f"{name}: frame_rate {config.frame_rate} is no whole number of samples")

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from ..config import RopeScaling, TransformerConfig
 from ..hf_config import SpeechLMConfig
+from ..strict import shown
 
 # our name in a block -> transformers' name in a layer
 LLAMA_LAYER = {
@@ -31,7 +32,7 @@ def read_settings(kind: type[PretrainedConfig], values: dict[str, Any], name: st
     try:
         return kind.from_dict(dict(values))
     except Exception as error:  # its checks raise several classes that share no base
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{name}: transformers does not accept this config ({reason})") from None
 
 
@@ -40,7 +41,7 @@ def require(config: Any, name: str, **legal: Any) -> None:
     for key, value in legal.items():
         found = getattr(config, key, value)
         if found != value:
-            raise ValueError(f"{name}: {key} is {found!r}, which cannot be expressed; only {value!r} can")
+            raise ValueError(f"{name}: {key} is {shown(found)}, which cannot be expressed; only {value!r} can")
 
 
 def transformer_settings(config: Any, name: str, ff_dim: int, rope: bool = True) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def rope_settings(config: Any, name: str) -> tuple[float, RopeScaling]:
     rope = config.rope_parameters or {}
     kind = rope.get("rope_type")
     if kind not in ("default", "llama3"):
-        raise ValueError(f"{name}: rope_type {kind!r} cannot be expressed; only 'default' and 'llama3' can")
+        raise ValueError(f"{name}: rope_type {shown(kind)} cannot be expressed; only 'default' and 'llama3' can")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError(f"{name}: partial_rotary_factor cannot be expressed")
     if kind == "default":
