@@ -268,13 +268,9 @@ def demo(
 def open_model(name: str, device: str = "auto", threads: int | None = None) -> "SpeechGenerator":
     """`load`, with a sign of life. threads: of decoding."""
     say_loading(f"the model '{name}'")
-    from ..model.device import resolve_device
     from .loading import load
 
-    where = resolve_device(device)
-    lm = load(name)
-    lm.model.to(where)  # pyright: ignore[reportArgumentType]
-    lm.codec = lm.codec.to(where)
+    lm = load(name, device=device)
     lm.threads = threads
     return lm
 

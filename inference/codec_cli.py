@@ -155,7 +155,7 @@ def codec_report(
     html_file: Annotated[
         Path | None, arg(name="html", metavar="FILE", help="also write a page with players and spectrograms")
     ] = None,
-    device: Device = "auto",
+    device: Device = "cpu",
 ) -> None:
     """Measure what codecs do to the speech in AUDIO: quality, word errors, codebook use, speed and memory."""
     check_writable(json_file, html_file)

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from .checks import check_device
+from .cli import Device, open_codec
 from .codec_cli import check_codecs
 from .screen import say_loading
 
@@ -24,18 +26,20 @@ def codec_contract(
         ]
     ] = ("spectral", "mulaw", "mdct"),
     every_codec: Annotated[bool, arg(help="also tiny codecs of every kind, with random weights")] = False,
+    device: Device = "auto",
 ) -> None:
     """Check that every CODEC keeps the contract, property by property; exit status 1 if one does not."""
+    check_device(device)
     check_codecs(codec)
     say_loading(", ".join(f"the codec '{name}'" for name in codec))
-    from ..model.codecs import load_codec
     from ..model.codecs.contract import blocks_line, check_contract, table
     from ..model.codecs.untrained import TINY, load_tiny
+    from ..model.device import resolve_device
 
     found = {}
     coders = itertools.chain(
-        ((name, load_codec(name)) for name in codec),
-        ((f"tiny {name}", load_tiny(name)) for name in TINY if every_codec),
+        ((name, open_codec(name, device)) for name in codec),
+        ((f"tiny {name}", load_tiny(name).to(resolve_device(device))) for name in TINY if every_codec),
     )
     for name, coder in coders:
         print(

@@ -37,11 +37,11 @@ ROOT = Path(__file__).parent.parent
 ON_EVERY_MACHINE = [
     "verify-tiny-float64", "verify-tiny-float32", "verify-tiny-bfloat16", "codec-contract", "train-bfloat16",
     "generate-codes", "generate-audio", "score", "compress", "attention-eager", "operations", "launches",
-    "speed-generation", "speed-training", "attention-flex",
+    "speed-generation", "attention-flex", "speed-training",
 ]  # fmt: skip
 ON_A_GPU = [
     "verify-float32", "verify-bfloat16", "codec-codes", "codec-audio", "train-float32", "memory", "graph-kernels",
-    "clocks", "copies", "matrix-products", "train-compiled", "attention-flash", "codec-kinds",
+    "clocks", "copies", "matrix-products", "train-compiled", "speed-compiled", "codec-kinds", "attention-flash",
 ]  # fmt: skip
 SMALL = {"steps": 2, "frames": 2, "score_frames": 8, "coded_frames": 3, "noise_s": 1, "positions": 12}
 

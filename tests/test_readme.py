@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from codeclm.inference.demo import VOICE
 from codeclm.train import cli
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +55,21 @@ def test_the_commands_are_real(line, monkeypatch):
             monkeypatch.setitem(verbs, name, recorder(verb, calls))
     cli.main(shlex.split(line)[1:])
     assert len(calls) == 1
+
+
+def test_the_commands_read_what_the_demo_or_an_earlier_command_left(monkeypatch):
+    calls: list = []
+    for verbs in (cli.VERBS, cli.CODEC_VERBS):
+        for name, verb in verbs.items():
+            monkeypatch.setitem(verbs, name, recorder(verb, calls))
+    known = {"prompt.wav", VOICE}  # in runs/demo/
+    for line in [line for line in SHELL if line.startswith("codeclm ")]:
+        cli.main(shlex.split(line)[1:])
+        given = calls[-1][1]
+        read = [given[name] for name in ("prompt", "audio", "data", "file", "baseline_data") if given.get(name)]
+        unknown = [path for path in map(Path, read) if str(path) not in known and path.parts[0] != "datasets"]
+        assert [path for path in unknown if path.parts[0] != "runs"] == [], line
+        known |= {str(given["out"])} if "out" in given else set()
 
 
 def test_every_verb_is_shown():

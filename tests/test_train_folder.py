@@ -228,6 +228,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(
     trained, store, codec_folder, tmp_path, capsys
 ):

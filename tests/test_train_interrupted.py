@@ -94,6 +94,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "signals, status, says, saved",
     [
@@ -218,6 +219,7 @@ def speech(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_codec_that_is_asked_to_stop_saves_and_goes_on_bit_for_bit(speech, tmp_path, monkeypatch):
     config = replace(TINY, steps=12, save_every=100, log_every=4)
     train_codec(speech, tmp_path / "whole", config)
@@ -236,6 +238,7 @@ def test_a_codec_that_is_asked_to_stop_saves_and_goes_on_bit_for_bit(speech, tmp
     assert [json.loads(line)["step"] for line in lines] == [4, 8, 12]
 
 
+@pytest.mark.slow
 def test_a_slow_codec_is_saved_by_the_clock_and_writes_no_step_down_twice(speech, tmp_path, monkeypatch):
     config = replace(TINY, steps=8, save_every=100, log_every=1, save_minutes=1e-9)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -249,6 +252,7 @@ def test_a_slow_codec_is_saved_by_the_clock_and_writes_no_step_down_twice(speech
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_comparison_of_patterns_goes_on_with_the_steps_it_began_with(make_store, make_codec, tmp_path, monkeypatch):
     codec = make_codec(num_codebooks=2, codebook_size=SIZE)
     store = make_store(tmp_path / "store", draw(SOURCE, [20] * 20, 0), codec)

@@ -81,6 +81,7 @@ for pattern in {patterns!r}:
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_from_one_codebook_what_one_rank_learns(make_store, make_codec, tmp_path):
     codec = make_codec(num_codebooks=1, codebook_size=SIZE)
     codec.save(tmp_path / "codec")
@@ -105,6 +106,7 @@ def test_two_ranks_learn_from_one_codebook_what_one_rank_learns(make_store, make
 # --- the command ---
 
 
+@pytest.mark.slow
 def test_ranks_share_what_the_main_one_prepares_from_a_folder_of_audio(tmp_path):
     """And one of them says what came of it."""
     for i in range(6):
@@ -133,6 +135,7 @@ loop.Trainer.train_step = ask
 """
 
 
+@pytest.mark.slow
 def test_all_ranks_save_and_stop_at_the_step_at_which_one_is_asked_to(make_store, make_codec, tmp_path):
     from .test_train import program
 

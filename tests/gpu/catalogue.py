@@ -27,9 +27,10 @@ CHECKS = (
     Check("copies", "bandwidth of copies", machine.copies, True),
     Check("matrix-products", "rate of bfloat16 matrix products", machine.matrix_products, True),
     Check("speed-generation", "generation throughput", speed.generation),
-    Check("speed-training", "training throughput", speed.training),
     Check("train-compiled", "bfloat16 with compiled blocks is near float32", training.bfloat16_compiled, True),
     Check("attention-flex", "flex_attention == sdpa", attention.flex),
-    Check("attention-flash", "flash_attention_2 == sdpa", attention.flash, True),
+    Check("speed-training", "training throughput", speed.training),
+    Check("speed-compiled", "training throughput with compiled blocks", speed.training_compiled, True),
     Check("codec-kinds", "tiny codecs of every kind keep the contract", codec.contract_of_every_kind, True),
+    Check("attention-flash", "flash_attention_2 == sdpa", attention.flash, True),
 )

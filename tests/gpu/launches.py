@@ -32,7 +32,7 @@ class CountOperations(TorchDispatchMode):
 
 
 def num_frames(setting: Setting) -> int:
-    return setting.amount("profiled_frames", 16, 3)
+    return setting.amount("profiled_frames", 4, 3)
 
 
 def frames(setting: Setting, model: SpeechLM, batch: int = 1) -> Callable[[], None]:

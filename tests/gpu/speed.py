@@ -3,19 +3,18 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import torch
 
 from codeclm.inference.engine import Request, generate
 from codeclm.model.cost import forward_flops_per_frame
 from codeclm.train.config import BatchConfig, ModelConfig, TrainConfig
-from codeclm.train.loop import Trainer, new_model
+from codeclm.train.loop import new_model
+from codeclm.train.trainer import Trainer
 
 from .harness import Reading
 from .machine import limits
 from .setting import Setting
-from .training import computing_on
 
 
 def seconds(setting: Setting, work: Callable[[], object], repeats: int) -> float:
@@ -31,38 +30,41 @@ def seconds(setting: Setting, work: Callable[[], object], repeats: int) -> float
 
 
 def training(setting: Setting) -> Iterator[Reading]:
-    """Steps of the trainer in bfloat16, on codes of the embedded codec's shape."""
-    known, frames = limits(setting), setting.amount("batch_frames", 16_384, 256)
-    long = setting.amount("train_frames", 512, 64)
-    store = setting.store("speed", setting.amount("utterances", 256, 16), long)
     for preset in ("S", "small") if setting.is_cuda else ("tiny",):
-        config = TrainConfig(
-            steps=20, batch=BatchConfig(frames_per_batch=frames, max_frames=long, heldout_share=0.05),
-            model=ModelConfig(preset=preset),
-        )  # fmt: skip
-        for compile in (False, True) if setting.is_cuda else (False,):
-            name = f"preset {preset}" + ", compiled blocks" * compile
-            with computing_on(setting.device):
-                model = new_model(store, replace(config, compile=compile))
-                trainer = Trainer(model, setting.codec, store, setting.scratch / name, replace(config, compile=compile))
-                trainer.raw_model.train()
-                for _ in range(setting.amount("warm_steps", 4, 1)):
-                    trainer.train_step()
-                if setting.is_cuda:
-                    torch.cuda.reset_peak_memory_stats()
-                taken = seconds(setting, trainer.train_step, setting.amount("timed_steps", 8, 2))
-            rate = frames / taken
-            yield Reading(f"{name}, {frames} frames a step", rate, unit="frames/s")
-            tflops = 3 * forward_flops_per_frame(model.config, long) * rate / 1e12
-            note = f"{tflops / known.tflops:.1%} of the card's limit {known.tflops:.0f} (MFU)" if known else ""
-            yield Reading(f"{name}, by model/cost.py", tflops, unit="TFLOP/s", note=note)
-            if setting.is_cuda:
-                yield Reading(f"{name}, memory at most", torch.cuda.max_memory_allocated() / 1e9, unit="GB")
-            del trainer, model
+        yield from steps(setting, preset, compile=False)
+
+
+def training_compiled(setting: Setting) -> Iterator[Reading]:
+    return steps(setting, "S" if setting.is_cuda else "tiny", compile=True)
+
+
+def steps(setting: Setting, preset: str, compile: bool) -> Iterator[Reading]:
+    """Steps of the trainer in bfloat16, on codes of the embedded codec's shape."""
+    known, frames, long = limits(setting), setting.amount("batch_frames", 16_384, 256), setting.amount("long", 512, 64)
+    name = f"preset {preset}" + ", compiled blocks" * compile
+    store = setting.store(f"speed {name}", setting.amount("utterances", 256, 16), long)
+    config = TrainConfig(
+        steps=20, batch=BatchConfig(frames_per_batch=frames, max_frames=long, heldout_share=0.05),
+        model=ModelConfig(preset=preset), device=setting.device.type, compile=compile,
+    )  # fmt: skip
+    model = new_model(store, config)
+    with Trainer(model, setting.codec, store, setting.scratch / name, config) as trainer:
+        for _ in range(setting.amount("warm_steps", 4, 1)):
+            trainer.train_step()
+        if setting.is_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        taken = seconds(setting, trainer.train_step, setting.amount("timed_steps", 8, 2))
+    rate = frames / taken
+    yield Reading(f"{name}, {frames} frames a step", rate, unit="frames/s")
+    tflops = 3 * forward_flops_per_frame(model.config, long) * rate / 1e12
+    note = f"{tflops / known.tflops:.1%} of the card's limit {known.tflops:.0f} (MFU)" if known else ""
+    yield Reading(f"{name}, by model/cost.py", tflops, unit="TFLOP/s", note=note)
+    if setting.is_cuda:
+        yield Reading(f"{name}, memory at most", torch.cuda.max_memory_allocated() / 1e9, unit="GB")
 
 
 def generation(setting: Setting) -> Iterator[Reading]:
-    """Frames of the embedded model, all rows together; and of its window, how much is longer at its end."""
+    """Frames of the embedded model, all rows together."""
     model, rate = setting.there(setting.model), setting.codec.frame_rate
     warm, timed = setting.amount("warm_frames", 16, 2), setting.amount("timed_frames", 100, 6)
     for batch in (1, 16):
