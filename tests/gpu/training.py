@@ -67,7 +67,7 @@ def near_float32(setting: Setting, compile: bool) -> Iterator[Reading]:
     expected, _ = trained(setting, f"float32-for-{kind}", setting.device, config)
     losses, trainer = trained(setting, f"bfloat16-{kind}", setting.device, replace(config, bf16=True, compile=compile))
     worst = max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
-    precision = trainer.accelerator.mixed_precision
+    precision = "bf16" if trainer.bf16 else "float32"
     yield Reading("largest difference to float32", worst, HALF, "relative", f"precision {precision}")
     if setting.is_cuda:
         yield Reading("precision is not bf16", float(precision != "bf16"), 0)
