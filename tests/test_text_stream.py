@@ -138,6 +138,9 @@ def test_another_tokenizer_is_refused(trained, tmp_path):
 
     shutil.copytree(trained("first"), tmp_path / "model")
     TextTokenizer.train(["other words here"], 270).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"tokenizer.model: is not what was written"):
+        load(tmp_path / "model")
+    (tmp_path / "model" / "checksums.json").unlink()
     with pytest.raises(ValueError, match="trained with the tokenizer"):
         load(tmp_path / "model")
     (tmp_path / "model" / "tokenizer.model").unlink()
