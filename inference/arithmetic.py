@@ -10,6 +10,7 @@ class with equal frequencies: logits may move by MARGIN / 2 and what is decoded 
 float32 move further than that. N distributions, C classes.
 """
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -25,6 +26,8 @@ MAX_NATS = 21  # a class this far below the likeliest has frequency 1
 WEIGHT_BITS = 30  # times TOTAL still fits into an int64
 # trusted or not: saying "not" costs 20 bits, about once in 65,000 distributions over 1024 classes
 TRUST = np.array([TOTAL - (1 << 12), 1 << 12])
+
+LEAST_BITS = -math.log2(TRUST[0] / TOTAL)  # of any code, however likely
 
 TOP = 1 << 64  # the coder's interval is at most this wide
 BOTTOM = 1 << 56  # and at least this: a byte leaves when it gets narrower

@@ -187,7 +187,9 @@ def check_codec(name: str) -> None:
     if start in CODECS or (folder.is_file() and folder.suffix == ".th"):
         return
     if folder.is_dir():
-        if not any((place / "config.json").is_file() for place in (folder, folder / "codec")):
+        if not any(
+            (place / "config.json").is_file() for place in (folder, folder / "codec", folder / "model" / "codec")
+        ):
             raise FileNotFoundError(f"{folder}: holds no codec (config.json is missing)")
     elif folder.exists() or not is_hub_id(start):
         raise ValueError(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.progress import progress_bar
@@ -19,7 +20,7 @@ from ..model.lm import SpeechLM
 from ..model.stepping import TEXT, Walk
 from .arithmetic import Decoder, Distributions, Encoder, distributions
 from .labelled import as_labelled
-from .windows import Window, windows
+from .windows import Window, each_window, num_windows, windows
 
 # (row, codebook, frame, distributions, which of these) -> the code there
 Coder = Callable[[int, int, int, Distributions, int], int]
@@ -95,13 +96,15 @@ def require_float64(model: SpeechLM) -> None:
 def code_rows(model: SpeechLM, num_frames: list[int], coder: Coder, title: str = "") -> list[Tensor]:
     """Walk through rows of so many frames and ask `coder` for every code -> the codes [K, T] of each row.
 
+    The codes take memory as they come: a damaged file may claim any number of frames.
     title: of a progress bar, if there is to be one.
     """
-    rows = _Rows(model, num_frames, torch.full((len(num_frames), model.num_codebooks, max(num_frames)), ABSENT), coder)
-    plan = windows(max(num_frames), model.config.context_frames)
-    total = sum(window.stop - window.first + max(model.config.delays) for window in plan)
+    longest, context = max(num_frames), model.config.context_frames
+    rows = _Rows(model, num_frames, torch.full((len(num_frames), model.num_codebooks, 0), ABSENT), coder)
+    total = longest + num_windows(longest, context) * max(model.config.delays)
     with progress_bar(total=total, unit="frame", desc=title, disable=not title) as bar, as_labelled(model):
-        for window in plan:
+        for window in each_window(longest, context):
+            rows.codes = F.pad(rows.codes, (0, window.stop - rows.codes.shape[2]), value=ABSENT)
             for _ in rows.walk(window):
                 bar.update()
     return [codes[:, :length] for codes, length in zip(rows.codes, num_frames, strict=True)]
@@ -111,7 +114,7 @@ def code_rows(model: SpeechLM, num_frames: list[int], coder: Coder, title: str =
 class _Rows:
     model: SpeechLM
     num_frames: list[int]
-    codes: Tensor  # [B, K, T], ABSENT where the coder has not been asked yet
+    codes: Tensor  # [B, K, T up to the window's end], ABSENT where the coder has not been asked yet
     coder: Coder
 
     def walk(self, window: Window) -> Iterator[None]:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.shards import atomic_file
 from ..model.codecs import Codec
+from ..model.files import write_whole
+from .arithmetic import LEAST_BITS
 
 MAGIC = b"clm\0"
 VERSION = 1  # of this header, and of every rule that the payload depends on: arithmetic.py, the order of the codes
@@ -28,7 +29,7 @@ HASH_DIGITS = 32  # hexadecimal, of a sha256
 class ClmFile:
     """The content of a .clm file. Hashes are hexadecimal; only their first 32 digits are kept and compared."""
 
-    model_hash: str  # of the weights
+    model_hash: str  # of the settings and weights
     codec_fingerprint: str
     num_codebooks: int
     codebook_size: int
@@ -53,10 +54,7 @@ class ClmFile:
 
     def write(self, path: Path) -> None:
         """Write the file whole, or leave nothing. Raises OSError if the disk does not take it."""
-        data = self.to_bytes()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(data)
+        write_whole(path, self.to_bytes())
 
     @classmethod
     def read(cls, path: Path) -> "ClmFile":
@@ -96,7 +94,9 @@ class ClmFile:
                     f"give --model the model that it was compressed with"
                 )
         shape = codec.num_codebooks, codec.codebook_size, codec.num_frames(self.num_samples)
-        if shape != (self.num_codebooks, self.codebook_size, self.num_frames) or not self.num_frames:
+        most = 8 * (len(self.payload) + 8) / LEAST_BITS  # codes that the payload can hold
+        is_whole = 0 < self.num_frames * self.num_codebooks <= most
+        if shape != (self.num_codebooks, self.codebook_size, self.num_frames) or not is_whole:
             raise ValueError(f"{path}: was not written by codeclm: its header contradicts itself")
 
     def check_codes(self, path: Path, codes: np.ndarray | None) -> None:

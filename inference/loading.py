@@ -85,6 +85,13 @@ def load_speech_lm(folder: Path) -> SpeechLM:
     return model.eval()
 
 
+def checksum_note(folder: Path) -> str:
+    """Whether the files of a model that was loaded were compared with what was written, in words."""
+    if (folder / CHECKSUMS).is_file():
+        return f"its files are what was written ({CHECKSUMS})"
+    return f"it has no {CHECKSUMS}, so whether its files are what was written is not known"
+
+
 def checked_names(folder: Path) -> list[str]:
     """The files of a model folder that decide its numbers, the codec's left out."""
     others = [path.name for path in (folder / INDEX, folder / "tokenizer.model") if path.is_file()]

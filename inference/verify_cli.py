@@ -52,6 +52,7 @@ def verify(
 def verify_model(name: str, device: str = "auto") -> "list[Result]":
     """Load, check and print one model."""
     from .demo import PROMPT
+    from .loading import checksum_note, model_folder
     from .verify.checks import verify as run
     from .verify.report import table
 
@@ -60,7 +61,8 @@ def verify_model(name: str, device: str = "auto") -> "list[Result]":
     results = run(lm.model, lm.encode(PROMPT), progress=True)
     print(
         f"{name}: {size / 1e6:.1f} M parameters, pattern {config.pattern}, "
-        f"{config.num_codebooks} codebooks of {config.codebook_size} codes\n\n{table(results)}",
+        f"{config.num_codebooks} codebooks of {config.codebook_size} codes; "
+        f"{checksum_note(model_folder(name))}\n\n{table(results)}",
         flush=True,
     )
     return results

@@ -6,6 +6,7 @@ with BOS. So a frame is predicted from everything before it if the sequence fits
 `context_frames // 2` frames before its window and those of the window that precede it. T frames.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -20,19 +21,28 @@ class Window:
 
 
 def windows(num_frames: int, context_frames: int, last: int | None = None) -> list[Window]:
-    """The windows of a sequence of `num_frames` frames. Together they predict every frame exactly once.
+    """The windows of a sequence of `num_frames` frames; see `each_window`."""
+    return list(each_window(num_frames, context_frames, last))
+
+
+def each_window(num_frames: int, context_frames: int, last: int | None = None) -> Iterator[Window]:
+    """The windows of a sequence of `num_frames` frames, one by one. Together they predict every frame exactly once.
 
     last: the last frame of audio, if its end is predicted, too. The end takes the place of the frame that would follow,
     so where a window is full the next one predicts it, perhaps alone.
     """
-    found, start, first = [], 0, 0
+    start = first = 0
     places = num_frames if last is None else max(num_frames, last + 2)
-    while not found or first < places:
+    while not first or first < places:
         full = start + context_frames
         ends = last is not None and first <= last + 1 < full
-        found.append(Window(start, first, min(num_frames, full), ends))
+        yield Window(start, first, min(num_frames, full), ends)
         start, first = full - context_frames // 2, full
-    return found
+
+
+def num_windows(num_frames: int, context_frames: int) -> int:
+    """The number of windows of `windows(num_frames, context_frames)`, without making them."""
+    return 1 + max(0, -(-(num_frames - context_frames) // (context_frames - context_frames // 2)))
 
 
 def describe(context_frames: int, frame_rate: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from codeclm.inference.loading import EMBEDDED_MODEL, checkpoint_hash, load, load_speech_lm, save_model
+from codeclm.inference.loading import EMBEDDED_MODEL, checkpoint_hash, checksum_note, load, load_speech_lm, save_model
 from codeclm.model import SpeechLM
 from codeclm.model.checksums import CHECKSUMS, content_sha256, write_checksums
 from codeclm.model.codecs import EMBEDDED_FILES, load_codec
@@ -105,7 +105,9 @@ def test_how_a_config_is_written_is_no_change(folder):
 
 
 def test_a_folder_without_checksums_loads_and_says_so_in_one_line(folder, caplog):
+    assert checksum_note(folder) == "its files are what was written (checksums.json)"
     (folder / CHECKSUMS).unlink()
+    assert "is not known" in checksum_note(folder)  # what `codeclm verify` prints
     with caplog.at_level(logging.INFO, "codeclm"):
         load(folder)
     (record,) = [record for record in caplog.records if CHECKSUMS in record.message]

@@ -1,6 +1,7 @@
 """`codeclm codec compress` and `decompress`: sizes are the model's likelihood, and codes come back on any machine."""
 
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -271,3 +272,22 @@ def test_what_cannot_be_read_or_written_is_refused_and_leaves_nothing(folders, s
         assert "missing: no such file" in refused(capsys, *missing)
         assert "is a folder" in refused(capsys, "codec", verb, speech, tmp_path, "--model", folders[0])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_claim_of_any_number_of_frames_takes_no_memory(make_model):
+    model = make_model((0, 1, 1))
+    payload = bytes(range(200))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="the coded data are"):
+        decompress_codes(model, [payload], [2**32 - 1])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+
+
+def test_frames_that_no_payload_could_hold_are_refused_before_any_work(make_codec, tmp_path):
+    codec, path = make_codec(), tmp_path / "crafted.clm"
+    content = ClmFile("ab" * 32, codec.fingerprint, 3, 8, 2**32 - 1, (2**32 - 1) * 80, 0, bytes(1000))
+    content.write(path)
+    with pytest.raises(ValueError, match="crafted.clm: was not written by codeclm: its header contradicts itself"):
+        ClmFile.read(path).require(path, "ab" * 32, codec, "default")
+    likeliest = ClmFile("ab" * 32, codec.fingerprint, 3, 8, 10**6, 80 * 10**6, 0, b"")  # the least that a code can cost
+    likeliest.require(path, "ab" * 32, codec, "default")

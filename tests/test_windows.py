@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codeclm.inference.windows import Window, describe, windows
+from codeclm.inference.windows import Window, describe, num_windows, windows
 
 
 @given(st.integers(1, 400), st.integers(2, 60))
 def test_every_frame_is_predicted_exactly_once_from_at_least_half_a_window(num_frames, context_frames):
     found = windows(num_frames, context_frames)
+    assert len(found) == num_windows(num_frames, context_frames)
     assert [t for window in found for t in range(window.first, window.stop)] == list(range(num_frames))
     for window in found:
         assert 0 <= window.start <= window.first < window.stop <= window.start + context_frames

@@ -11,14 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..convert.settings import read_settings
-from ..strict import refusing, shown
+from ..convert.settings import check_counts, read_settings
+from ..strict import refusing
 from ..weights import read_weights
 from .base import write_codec
 from .blocks import BlockCodec
-
-# settings of transformers' codecs that count modules with tensors of their own: none can be more than there are tensors
-COUNTS = ("num_hidden_layers", "num_quantizers", "num_residual_layers", "num_lstm_layers", "n_codebooks")
 
 
 class PretrainedCodec(BlockCodec):
@@ -53,11 +50,7 @@ def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, val
             raise ValueError(f"{path}: tensor '{key}' holds NaN or infinite values")
     name = str(folder / "config.json")
     config = read_settings(network.config_class, values, name)
-    with refusing(name):
-        counts = {key: getattr(config, key, 0) for key in COUNTS}  # EnCodec's num_quantizers comes of other settings
-    for key, count in counts.items():
-        if isinstance(count, int) and count > len(tensors):
-            raise ValueError(f"{name}: {key} is {shown(count)}, but {path.name} has {len(tensors)} tensors")
+    check_counts(config, len(tensors), name)
     try:
         with quiet():
             model, info = network.from_pretrained(

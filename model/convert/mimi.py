@@ -8,7 +8,7 @@ from transformers import MimiConfig
 
 from ..config import CodecReference
 from ..strict import shown
-from .settings import read_settings
+from .settings import check_counts, read_settings
 
 
 def split_codec(weights: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -38,6 +38,7 @@ def codec_reference(
     config = read_settings(MimiConfig, values, name)
     if not weights:
         raise ValueError(f"{name}: the codec's tensors are missing from the weights")
+    check_counts(config, len(weights), name)
     if config.num_quantizers < num_codebooks:
         raise ValueError(f"{name}: num_quantizers is {config.num_quantizers}, the model has {num_codebooks} codebooks")
     if min(config.sampling_rate, config.frame_rate) <= 0:
