@@ -27,6 +27,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return unpack_int8(load_file(path))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: is not a whole safetensors file ({error}); fetch or write it again") from None
+    except (ValueError, KeyError) as error:  # scales; a type of numbers that this torch does not have
+        raise ValueError(f"{path}: holds tensors that cannot be read ({error})") from None
 
 
 def weight_files(folder: Path, name: str = "") -> list[Path]:
@@ -146,11 +148,13 @@ def pack_int8(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack_int8(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `pack_int8`; tensors that are not packed pass through."""
+    """The inverse of `pack_int8`; tensors that are not packed pass through. ValueError for scales that do not fit."""
     weights = {}
     for name, tensor in packed.items():
         if name + SCALE in packed:
             scale = packed[name + SCALE]
+            if tensor.ndim < 2 or scale.shape != tensor.shape[:1]:
+                raise ValueError(f"tensor '{name}{SCALE}' is {list(scale.shape)}, which does not fit '{name}'")
             weights[name] = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
         elif not (name.endswith(SCALE) and name.removesuffix(SCALE) in packed):
             weights[name] = tensor

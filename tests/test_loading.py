@@ -138,6 +138,10 @@ BROKEN = {
         edit_weights(lambda w: w["depth_decoder.heads"][0, 0].fill_(float("nan"))),
         "'depth_decoder.heads' holds NaN",
     ),
+    "scales of another size": (
+        edit_weights(lambda w: w.update({"head_0.weight.scale": torch.ones(5)})),
+        r"tensor 'head_0.weight.scale' is \[5\], which does not fit 'head_0.weight'",
+    ),
     "tensor shape": (
         edit_weights(lambda w: w.update({"depth_decoder.project.weight": torch.ones(2, 2)})),
         r"'depth_decoder.project.weight' is \[2, 2\], should be \[8, 16\]",

@@ -46,7 +46,7 @@ def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, val
     path = folder / "model.safetensors"
     tensors = read_weights(path)
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor if tensor.itemsize > 1 else tensor.float()).all():
             raise ValueError(f"{path}: tensor '{key}' holds NaN or infinite values")
     name = str(folder / "config.json")
     config = read_settings(network.config_class, values, name)
