@@ -2,9 +2,12 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 DEBUG = "CODECLM_DEBUG"  # set: an error shows where in the code it came from
 logger = logging.getLogger("codeclm")
@@ -37,6 +40,30 @@ class _Lines(logging.Handler):
             tqdm.write(line, file=stream)
         else:
             print(line, file=stream)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as `kill`, a container or a queue sends it: what is half-written goes, as with Ctrl-C."""
+
+    status = 143  # that a shell expects
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM inside the block raises Terminated, where nothing else has been arranged for it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def say_loading(what: str) -> None:

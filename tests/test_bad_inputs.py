@@ -82,6 +82,7 @@ def test_mistakes_that_are_told_early_change_nothing(early):
     assert after == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command, words", cases(LATE))
 def test_a_mistake_that_only_loading_finds_is_one_line_and_changes_nothing(command, words, world, monkeypatch):
     monkeypatch.chdir(world)

@@ -167,6 +167,7 @@ def test_continuations_are_chosen_among_files_that_can_be_continued(project, tmp
     assert "0-silent.wav: silent" in out and "5 of 5" in out.replace("0 of 5", "5 of 5")
 
 
+@pytest.mark.slow
 def test_evaluating_some_files_gives_the_numbers_it_gave_and_leaves_the_others_alone(project, tmp_path, capsys):
     mixed = shutil.copytree(project.audio, tmp_path / "mixed")
     for i in range(8):
@@ -204,6 +205,7 @@ def test_a_model_that_loses_to_the_bigram_is_told_what_to_do(project, tmp_path, 
     assert f"codeclm finetune FOLDER --from {project.run} --out RUN" in out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_transcribe_prints_what_the_model_hears(project, tmp_path, capsys):
     for path in project.audio.rglob("*.wav"):
         target = tmp_path / "spoken" / path.name
@@ -219,15 +221,16 @@ def test_transcribe_prints_what_the_model_hears(project, tmp_path, capsys):
     assert capsys.readouterr().out == load(tmp_path / "run").transcribe(project.prompt, max_s=1.0) + "\n"
 
 
-def test_an_interrupted_generation_says_that_nothing_was_written(project, tmp_path):
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_generation_says_that_nothing_was_written(number, status, project, tmp_path):
     command = [COMMAND, "generate", "--model", project.run, "--duration", "3600", "--out", "out.wav"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while not process.stderr.read(1).startswith("g"):  # the progress bar is there
         pass
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = process.stderr.read()
-    assert process.wait() == 130 and list(tmp_path.iterdir()) == []
+    assert process.wait() == status and list(tmp_path.iterdir()) == []
     assert re.split(r"[\r\n]+", said.strip())[-1] == "codeclm: interrupted; nothing was written"
 
 

@@ -14,6 +14,7 @@ from codeclm.train.cli import main
 SOUNDS = {"prompt.wav", "prompt-as-codec.wav", "continuation-0.wav", "prompt+continuation-0.wav"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture", [True, False])
 def test_the_demo_leaves_sounds_numbers_and_a_picture_where_it_can(picture, tmp_path, monkeypatch, capsys):
     if picture:
@@ -42,6 +43,7 @@ def test_a_recording_of_any_length_can_be_cut(seconds):
     assert np.array_equal(np.concatenate(pieces), audio) and all(len(piece) for piece in pieces)
 
 
+@pytest.mark.slow
 def test_the_prompt_that_is_written_is_the_recording_not_the_codecs_rendering(tmp_path):
     main(["demo", "--out", str(tmp_path), "--duration", "0.1", "--seeds", "0"])
     recording, rendered = (soundfile.read(tmp_path / name)[0] for name in ("prompt.wav", "prompt-as-codec.wav"))

@@ -100,6 +100,7 @@ def test_the_wheel_holds_every_module_and_the_licences(wheel):
     assert "codeclm/py.typed" in names and "codeclm/model/pretrained/prompt.flac" in names
 
 
+@pytest.mark.slow
 def test_the_wheel_works_where_the_repository_is_not(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     libraries = Path(pytest.__file__).parent.parent  # -S: without the repository, which a .pth file there names

@@ -56,6 +56,7 @@ def test_threads_are_given_back_after_an_error(seen):
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="this machine has one core")
 def test_the_option_threads_reaches_every_verb_that_decodes(seen, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

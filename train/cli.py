@@ -22,7 +22,7 @@ from ..inference.codec_cli import codec_compress, codec_decompress, codec_report
 from ..inference.contract_cli import codec_contract
 from ..inference.convert_cli import convert
 from ..inference.parsing import choose, parse
-from ..inference.screen import log_lines, say_error, say_loading
+from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.threads import wait_asleep
 from ..inference.verify_cli import verify
 from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, TrainConfig
@@ -153,7 +153,7 @@ CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "decompress": codec_decompress,
 }
 RESUMABLE = (using.prepare, train, finetune, patterns, codec_train)
-WRITES_AS_IT_GOES = (using.evaluate, codec_bench, convert)
+WRITES_AS_IT_GOES = (using.evaluate, using.demo, codec_bench)
 
 
 def codec() -> None:
@@ -166,7 +166,7 @@ def main(args: list[str] | None = None) -> None:
     wait_asleep()
     verb: Callable[..., Any] | None = None
     try:
-        with log_lines():
+        with log_lines(), terminable():
             verb, call = parsed(args)
             call()
     except KeyboardInterrupt as interrupt:  # a run that has saved says so itself
