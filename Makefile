@@ -6,7 +6,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check quick lint types tests gpu
+.PHONY: help demo test check quick lint types tests rounding gpu
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -31,6 +31,9 @@ types: ## pyright
 
 tests: ## pytest, a process on each core (up to 8)
 	$(PYTEST)
+
+rounding: ## the quick tests as if another machine had rounded (tests/rounding.py): they may ask for no bits it does not owe
+	CODECLM_ROUNDING=1 $(PYTEST) -m "not slow" -k "not compile"
 
 gpu: ## one run of everything that a GPU changes, under 4 minutes, into runs/gpu/; in small on a CPU (tests/gpu/README.md)
 	$(BIN)/python tests/gpu --out $${OUT:-runs/gpu}

@@ -271,7 +271,7 @@ def uninterrupted(store, codec, tmp_path_factory) -> dict[str, torch.Tensor]:
 def test_a_run_killed_and_resumed_equals_an_uninterrupted_one_bit_for_bit(store, codec, uninterrupted, tmp_path):
     script = program(store, codec, tmp_path / "run", SHORT, KILL)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=environment)
+    killed = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, env=environment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.name for path in sorted((tmp_path / "run").glob("step-*"))] == ["step-00000004"]
     assert_same_bits(run(store, codec, tmp_path / "run"), uninterrupted)
@@ -368,7 +368,7 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )
     try:
-        output, _ = workers.communicate(timeout=100)
+        output, _ = workers.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         os.killpg(workers.pid, signal.SIGKILL)
         raise AssertionError("the ranks wait for each other for ever") from None

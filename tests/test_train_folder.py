@@ -250,7 +250,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(
         assert (out / "config.json").read_bytes() == config
         assert first.poll() is None
         first.send_signal(signal.SIGTERM)
-        _, err = first.communicate(timeout=60)
+        _, err = first.communicate(timeout=200)
     finally:
         first.kill()
     assert first.returncode == 143 and "stopped and saved at step" in err
