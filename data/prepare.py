@@ -239,6 +239,7 @@ def open_or_prepare(
     """
     if (data / HEADER).is_file():
         store = TokenStore(data)
+        store.require_codec(codec)
         store.verify()
         return store
     if limit:

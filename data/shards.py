@@ -12,14 +12,18 @@ N utterances, T frames, K codebooks.
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..model.codecs import Codec
 from ..model.files import file_sha256, whole_file, write_whole
 from .store_index import AGAIN, HEADER, CodecInfo, Entry, Rejected, ShardIndex, ShardInfo, StoreHeader
+
+if TYPE_CHECKING:
+    from ..model.hf_config import SpeechLMConfig
 
 atomic_file = whole_file
 CODE = np.dtype("<u2")
@@ -93,6 +97,11 @@ class TokenStore:
     def require_codec(self, codec: Codec | CodecInfo) -> None:
         """Raise ValueError, naming what differs, unless the codes were made by this codec."""
         self.codec.require(codec if isinstance(codec, CodecInfo) else CodecInfo.of(codec), self.folder)
+
+    def require_model(self, config: "SpeechLMConfig") -> None:
+        """The same for the codec that a model was trained on. A model may know more codes than its codec has (CSM)."""
+        codec = CodecInfo.of_model(config)
+        self.require_codec(replace(codec, codebook_size=min(codec.codebook_size, self.codec.codebook_size)))
 
     def verify(self) -> None:
         """Read every byte. Raises ValueError naming the first shard that differs or holds codes out of range."""

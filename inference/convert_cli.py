@@ -125,7 +125,7 @@ def export_folder(kind: str, src: Path, dst: Path) -> None:
     theirs, folder = format_of(kind), model_folder(str(src))
     config, source = read_config(folder / "config.json"), folder / "source"
     if not (folder / "codec").is_dir():
-        raise ValueError(f"{src}: has the embedded codec, but a {kind} of transformers has a Mimi; give a model on one")
+        raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
     codec_values, codec_weights = read_checkpoint(folder / "codec", "mimi")
     codec = codec_reference(codec_values, codec_weights, config.num_codebooks, str(folder / "codec"))
     if codec.fingerprint != config.codec_reference.fingerprint:

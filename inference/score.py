@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.progress import progress_bar
-from ..data.shards import CodecInfo, TokenStore, name_hash
+from ..data.shards import TokenStore, name_hash
 from ..data.text_batches import StoreGrids
 from ..data.text_tokenizer import TextTokenizer
 from ..model.delay_pattern import ABSENT
@@ -52,7 +52,7 @@ def score_store(
 
     Raises ValueError if the store's codec is not the model's, FloatingPointError if the model gives NaN.
     """
-    store.require_codec(CodecInfo.of_model(model.config))
+    store.require_model(model.config)
     chosen = list(range(len(store))) if indices is None else list(indices)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
     grids = StoreGrids(store, tokenizer, model.config.text["layout"])

@@ -250,8 +250,8 @@ def test_pickles_are_never_read(checkpoint, tmp_path):
 
 def test_what_cannot_go_back_says_what_it_lacks(tmp_path, capsys):
     for source, message in (
-        ("default", "default: has the embedded codec"),
-        ("nowhere", "nowhere: no such model folder"),
+        ("default", "default: has no Mimi in codec/"),
+        ("nowhere", "nowhere: no such folder"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(["convert", "csm", source, str(tmp_path / "back"), "--back"])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import TokenBatches, balance_voices, split_heldout
-from ..data.shards import CodecInfo, TokenStore
+from ..data.shards import TokenStore
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
 from ..inference.loading import FOREIGN_KEYS, save_model
@@ -59,7 +59,7 @@ class Trainer:
         start: str | None = None,
     ):
         """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
-        store.require_codec(CodecInfo.of_model(model.config))
+        store.require_model(model.config)
         self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
         self.raw_model, self.step = model, 0
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
