@@ -231,7 +231,7 @@ def test_an_interrupted_generation_says_that_nothing_was_written(number, status,
     process.send_signal(number)
     said = process.stderr.read()
     assert process.wait() == status and list(tmp_path.iterdir()) == []
-    assert re.split(r"[\r\n]+", said.strip())[-1] == "codeclm: interrupted; nothing was written"
+    assert said.strip().endswith("codeclm: interrupted; nothing was written")  # after the bar, however far it came
 
 
 @pytest.mark.parametrize("verb", ["prepare", "train", "finetune", "patterns"])
