@@ -115,6 +115,7 @@ def test_a_missing_file_of_any_name_is_named_in_one_line(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["/proc", "/sys/kernel"])
 def test_a_place_where_nobody_can_write_is_told(place, tmp_path):
     if not Path(place).is_dir():

@@ -44,6 +44,7 @@ def data_start(path: Path) -> int:
     return 8 + int.from_bytes(path.read_bytes()[:8], "little")
 
 
+@pytest.mark.slow
 def test_fifty_flipped_bits_of_the_embedded_weights_are_refused_each(embedded):
     path, draw = embedded / "model.safetensors", random.Random(0)
     content, start = path.read_bytes(), data_start(path)

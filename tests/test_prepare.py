@@ -447,6 +447,7 @@ def test_a_single_file_whose_name_is_not_utf8_gets_a_name_that_can_be_printed(co
     assert TokenStore(tmp_path / "tokens").names == ["caf\\xe9"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_names_the_file_and_keeps_what_is_finished(audio, codec, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(f"TINY = {TINY}\n" + DYING_RUN)

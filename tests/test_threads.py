@@ -77,6 +77,7 @@ def test_threads_that_the_machine_does_not_have_are_refused(number):
         check_threads(number)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.openmp.is_available() or sys.platform != "linux", reason="no GNU OpenMP here")
 @pytest.mark.parametrize("asked, policy", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
 def test_threads_of_the_command_sleep_while_they_wait_unless_the_user_wants_otherwise(asked, policy, tmp_path):

@@ -171,6 +171,7 @@ def test_training_lowers_the_loss_and_the_heldout_bits_and_keeps_the_best_weight
     assert bits == pytest.approx(min(heldout.values()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_reaches_the_entropy_of_its_source_and_never_goes_below(trained, fresh):
     store, codes = fresh
     scores = score_store(load_speech_lm(trained / "model"), store, progress=False)

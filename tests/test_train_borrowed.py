@@ -117,6 +117,7 @@ def test_a_model_whose_training_failed_is_given_back(store, codec, tmp_path, mon
     assert_as_new(model, store)
 
 
+@pytest.mark.slow
 def test_what_was_compiled_for_training_is_not_left_compiled(store, codec, tmp_path, monkeypatch):
     """With dynamo's own backend: what inductor makes of it is slow to make, and no matter here."""
     compiled = []

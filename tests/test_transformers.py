@@ -96,6 +96,7 @@ def test_a_device_map_to_one_device_loads(make_model, tmp_path, device_map):
     torch.testing.assert_close(loaded(**inputs).nll.cpu(), model(**inputs).nll, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_auto_model_knows_the_model_once_the_class_was_imported(make_model, tmp_path):
     make_model(dtype=torch.float32).save_pretrained(tmp_path / "m")
     code = (
