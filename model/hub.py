@@ -1,4 +1,4 @@
-"""What is fetched from the Hugging Face hub: settings and weights, never code and never a pickle."""
+"""What is fetched from the Hugging Face hub: settings and safetensors, never code."""
 
 from collections.abc import Sequence
 from functools import cache

@@ -67,7 +67,7 @@ def check_value(kind: Any, value: Any, name: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ValueError(f"{name} is {shown(value)}; it must be an object")
-        return {key: check_value(inner[1], item, f"{name}.{key}") for key, item in value.items()}
+        return {key: check_value(inner[1], item, f"{name}.{shown(key)[1:-1]}") for key, item in value.items()}
     return _plain(kind, value, name)
 
 

@@ -162,7 +162,7 @@ def test_a_single_codebook_leaves_the_depth_decoder_nothing_but_codebook_0(make_
             continue  # no code is embedded where no codebook follows
         if ".attention.query." in name or ".attention.key." in name:
             assert grads[name].abs().max() < 1e-12, name  # one position attends to itself, whatever they say
-        else:
+        elif ".embedding." not in name and not name.endswith(".heads"):  # of the codebooks that there are not
             assert grads[name].abs().max() > 1e-6, name
 
 

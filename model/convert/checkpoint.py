@@ -1,6 +1,6 @@
 """Checkpoint folders as transformers writes them: config.json and safetensors, whole or sharded.
 
-Reading is strict and never touches a pickle.
+Reading is strict, and of safetensors only.
 """
 
 import shutil
