@@ -26,6 +26,8 @@ from codeclm.train.config import CodecTrainConfig
 from codeclm.train.discriminators import Discriminators
 from codeclm.train.voices import VoiceCrops, move_formants
 
+pytestmark = pytest.mark.slow
+
 RATE = 8_000
 TINY = CodecTrainConfig(
     steps=30,

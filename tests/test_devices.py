@@ -29,6 +29,8 @@ from .options import OPTIONS, example
 from .test_codec_training import RATE, TINY, voice
 from .test_train import SHORT
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_device_refuses_the_cpus_tensors_and_computes_the_same():
     a, b = torch.randn(3, 4), torch.randn(4)

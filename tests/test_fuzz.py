@@ -21,6 +21,8 @@ from codeclm.model.config import TextConfig
 
 from .checkpoints import csm, moshi
 
+pytestmark = pytest.mark.slow
+
 # the same examples every time: a suite must not turn red by chance (more of them, at random, with derandomize=False)
 LIMITS = settings(deadline=None, max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
 NUMBERS = [0, 1, -1, 2, 3, 7, 2**15, 2**31 - 1, 2**40, 10**12, 2**63, 10**30, 10**400, 1.5, 1e9, 1e-6, -1.0, 1e308]

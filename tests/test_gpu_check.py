@@ -33,6 +33,8 @@ from .gpu.harness import (
 from .gpu.report import machine_facts, summary, write_report
 from .gpu.setting import Module, Setting
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 ON_EVERY_MACHINE = [
     "verify-tiny-float64", "verify-tiny-float32", "verify-tiny-bfloat16", "codec-contract", "train-bfloat16",

@@ -14,6 +14,8 @@ from codeclm.model.hub import is_hub_id
 from .checkpoints import csm
 from .hub import environment, hub
 
+pytestmark = pytest.mark.slow
+
 
 def run(code: str, *args: object, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *map(str, args)]

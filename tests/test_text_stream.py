@@ -20,6 +20,8 @@ from codeclm.model.config import TransformerConfig
 from codeclm.train.config import BatchConfig, LossConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
 from codeclm.train.loop import new_model, new_tokenizer, train
 
+pytestmark = pytest.mark.slow
+
 LETTERS = "abcd"
 WORDS = 6
 SHAPE = TransformerConfig(dim=32, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=64)

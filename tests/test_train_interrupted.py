@@ -27,6 +27,8 @@ from .test_codec_training import RATE, TINY, voice
 from .test_patterns import CONFIG as PATTERNS
 from .test_train import SHORT, SIZE, SOURCE, assert_same_bits, draw, metrics, run, state_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
