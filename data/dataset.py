@@ -2,7 +2,7 @@
 
 Nothing here has a state that a checkpoint would need: step n is the same batch in every run and on every rank.
 N utterances, B rows of a batch, K codebooks, T frames. A *segment* is (utterance, start, stop) in frames. With text,
-T counts columns: frames and the columns that hold text only (text_batches.py).
+T counts columns: frames and the columns that hold text only (grids.py).
 """
 
 import hashlib
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .shards import TokenStore
-from .text_batches import Layout, StoreGrids
+from .grids import Layout, StoreGrids
 from .text_tokenizer import TextTokenizer
+from .token_store import TokenStore
 
 PAD = -1  # absent: embeds to zero and is never scored
 POOL_BATCHES = 50  # rows are sorted by length within so many batches: little padding, and still well mixed

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..model.files import readable
 from .config import PrepareConfig
-from .encoding import transcript_path
-from .shards import finished_shard
+from .encode_files import transcript_path
 from .store_index import CodecInfo, ShardIndex
+from .token_store import finished_shard
 
 QUIET_CUTS = "cut where it is quiet"  # part of the key
 

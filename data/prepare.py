@@ -3,7 +3,7 @@
 The sorted files are grouped into shards; a finished shard is never done again, so a run that was killed goes on where
 it was, and its bytes are those of an unbroken run with any number of workers. A transcript NAME.txt beside NAME.wav
 goes with its audio. What cannot be used is skipped, logged and listed in OUT/rejected.jsonl. The files on disk are
-shards.py's. S samples, T frames, K codebooks.
+token_store.py's. S samples, T frames, K codebooks.
 """
 
 import json
@@ -20,11 +20,11 @@ from ..model.codecs import Codec
 from ..model.files import readable, write_whole
 from .audio import AudioError, audio_header, find_audio
 from .config import PrepareConfig
-from .encoding import encoder
+from .encode_files import encoder
 from .plan import Shard, plan_shards, utterance_names
 from .progress import progress_bar
-from .shards import TokenStore, Utterance, commit_store, name_hash, shard_name, write_shard
 from .store_index import HEADER, CodecInfo, FutureFormat, Rejected, ShardIndex, StoreHeader
+from .token_store import TokenStore, Utterance, commit_store, name_hash, shard_name, write_shard
 
 REJECTED, LOCK = "rejected.jsonl", ".lock"
 

@@ -1,6 +1,6 @@
 """What the JSON files of a token store say, read strictly: the codec, the utterances of each shard, the checksums.
 
-The files themselves are shards.py's. N utterances, T frames, K codebooks, V codebook size.
+The files themselves are token_store.py's. N utterances, T frames, K codebooks, V codebook size.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from ..model.strict import read_object, strict
 
 if TYPE_CHECKING:
     from ..model.codecs import Codec
-    from ..model.hf_config import SpeechLMConfig
+    from ..model.speech_lm_config import SpeechLMConfig
 
 FORMAT = 3  # of a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
 HEADER = "store.json"

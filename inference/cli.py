@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from ..data.config import PrepareConfig
 from ..model.files import write_whole
-from .checks import (
+from .argument_checks import (
     check_audio,
     check_audio_out,
     check_codec,
@@ -191,9 +191,8 @@ def evaluate(
 def likelihood_report(lm: "SpeechGenerator", data: Path, baseline_data: Path | None, config: EvaluateConfig) -> Any:
     """Score audio or tokens; audio is tokenized in a temporary folder."""
     from ..data.prepare import open_or_prepare
-    from .loading import model_folder
-    from .score import checkpoint_hash
-    from .score import evaluate as run
+    from .evaluate.score import evaluate as run
+    from .loading import checkpoint_hash, model_folder
 
     with tempfile.TemporaryDirectory() as scratch:
         baseline_store = None

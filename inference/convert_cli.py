@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from ..model.config import PATTERNS, PRESETS
 from ..model.hub import is_hub_id
-from .checks import check_codec, check_model, check_seeds, check_text_model, check_writable
+from ..model.shapes import PATTERNS, PRESETS
+from .argument_checks import check_codec, check_model, check_seeds, check_text_model, check_writable
 from .cli import CodecName, Seed
 from .screen import say_loading
 
@@ -170,10 +170,10 @@ def warm_start(
     import torch
 
     from ..model.codecs import load_codec
-    from ..model.config import CodecReference
     from ..model.convert.checkpoint import local_folder
     from ..model.convert.text_lm import from_text_lm
     from ..model.files import check_absent
+    from ..model.shapes import CodecReference
     from .loading import save_model
 
     check_absent(dst)

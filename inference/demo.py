@@ -12,12 +12,11 @@ import numpy as np
 from ..data.audio import load_audio
 from ..data.audio_out import save_audio
 from ..model.files import write_whole
-from .evaluate.measures import measure_speech
+from .evaluate.report import DEFINITION
 from .generator import Generation, SpeechGenerator
-from .likelihood import DEFINITION
-from .loading import EMBEDDED_MODEL, load, model_folder
-from .report import GenerationPlot, plot_generations
-from .score import checkpoint_hash
+from .loading import EMBEDDED_MODEL, checkpoint_hash, load, model_folder
+from .sound.measures import measure_speech
+from .sound.surprise_plot import GenerationPlot, plot_generations
 
 PROMPT = EMBEDDED_MODEL / "prompt.flac"
 VOICE = "my_voice"  # the prompt in pieces: what a folder of recordings to tune on looks like

@@ -1,6 +1,6 @@
 """Generation: a grid of frames in, the same grid with what was missing drawn. State is an object, never a mode.
 
-A grid has a column for each frame, with codes and perhaps a text token (see model/steps.py): given columns first, then
+A grid has a column for each frame, with codes and perhaps a text token (see model/layout.py): given columns first, then
 columns in which codes, text or both are drawn. So a continuation, speech from text, text from speech and speech with
 its own text are one loop. B batch, K codebooks, T columns (frames), V codebook size.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..model.delay_pattern import ABSENT, delay
 from ..model.lm import SpeechLM
-from ..model.stepping import TEXT, Walk
+from ..model.walk import TEXT, Walk
 from .config import SamplingConfig
 from .labelled import as_labelled
 from .sampling import exponential_noise, sample

@@ -18,13 +18,13 @@ from ..model.checksums import FOREIGN_KEYS as NOTES
 from ..model.codecs import EMBEDDED_CODEC, EMBEDDED_FILES, Codec, load_codec
 from ..model.device import resolve_device
 from ..model.files import file_sha256, whole_folder
-from ..model.hf_config import SETTINGS, SpeechLMConfig
 from ..model.hub import fetch, is_hub_id
 from ..model.lm import SpeechLM
 from ..model.old_names import with_current_names
+from ..model.speech_lm_config import SETTINGS, SpeechLMConfig
 from ..model.strict import check_names, read_object
 from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
-from .checks import no_model
+from .argument_checks import no_model
 from .generator import SpeechGenerator, check_codec
 
 logger = logging.getLogger(__name__)

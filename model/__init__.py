@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .config import CodecReference, SpectralConfig, TransformerConfig
+from .shapes import CodecReference, SpectralConfig, TransformerConfig
 
 if TYPE_CHECKING:
     from .codecs import Codec, load_codec
-    from .hf_config import SpeechLMConfig
     from .lm import SpeechLM, SpeechLMOutput
+    from .speech_lm_config import SpeechLMConfig
 
 __all__ = [
     "Codec",

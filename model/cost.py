@@ -3,8 +3,8 @@
 Matrix products and attention; norms, embeddings and activations are left out (under 2 %). K codebooks, T frames.
 """
 
-from .config import TransformerConfig
-from .hf_config import SpeechLMConfig
+from .shapes import TransformerConfig
+from .speech_lm_config import SpeechLMConfig
 
 
 def layer_parameters(config: TransformerConfig) -> int:

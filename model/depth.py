@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .chunked import chunked_sum
+from .chunked_backward import chunked_sum
 from .delay_pattern import ABSENT
-from .hf_config import SpeechLMConfig
+from .layout import Steps
 from .losses import cross_entropy
-from .steps import Steps
+from .speech_lm_config import SpeechLMConfig
 from .transformer import KVCache, Transformer, make_linear
 
 

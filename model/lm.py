@@ -7,8 +7,8 @@
     codebook k <- head_k(depth_decoder(project(context) + embedding(codebook k - 1), ...))
 
 This is pattern "depth" (RQ-Transformer) with its default options. In "delay" and "parallel" all codebooks of a step
-have heads on the context; in "flatten" every code is a position of the backbone. How frames become steps is steps.py,
-the depth decoder depth.py, walking step by step stepping.py. B batch, K codebooks (U of another speaker), T frames,
+have heads on the context; in "flatten" every code is a position of the backbone. How frames become steps is layout.py,
+the depth decoder depth.py, walking step by step walk.py. B batch, K codebooks (U of another speaker), T frames,
 S steps, D width, V codebook size, C classes: V, and EOS where codebook 0 has one. Others say depformer or fast
 transformer for the depth decoder.
 """
@@ -28,9 +28,9 @@ from transformers.utils.generic import ModelOutput
 from .checksums import CHECKSUMS, write_checksums
 from .delay_pattern import ABSENT
 from .depth import DepthDecoder, DepthRows, depth_logits, depth_loss
-from .hf_config import SpeechLMConfig
+from .layout import Steps, arrange, given_first, num_scored, to_frames
 from .losses import Weights, cross_entropy
-from .steps import Steps, arrange, given_first, num_scored, to_frames
+from .speech_lm_config import SpeechLMConfig
 from .transformer import GroupedLinear, Transformer
 
 UPLOAD_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")  # of `push_to_hub`

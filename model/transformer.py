@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import AttentionChoice, Visibility, attend, prepare_mask
-from .config import RopeScaling, TransformerConfig
+from .shapes import RopeScaling, TransformerConfig
 
 
 class KVCache:

@@ -15,12 +15,12 @@ import numpy as np
 import soundfile
 import torch
 
-from codeclm.inference.container import ClmFile
+from codeclm.inference.compress.container import ClmFile
 from codeclm.inference.loading import save_model
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
-from codeclm.model.config import CodecReference, TransformerConfig
-from codeclm.model.hf_config import SpeechLMConfig
 from codeclm.model.lm import SpeechLM
+from codeclm.model.shapes import CodecReference, TransformerConfig
+from codeclm.model.speech_lm_config import SpeechLMConfig
 from codeclm.train.cli import main
 
 RATE = 16_000

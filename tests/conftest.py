@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from codeclm.data.audio import save_wav
-from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
 from codeclm.model.codecs import Codec, SpectralCodec
-from codeclm.model.config import DepthConfig, SpectralConfig
+from codeclm.model.shapes import DepthConfig, SpectralConfig
 
 from . import rounding
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from codeclm.model import SpeechLM
-from codeclm.model.config import DepthConfig, TextConfig, TransformerConfig
+from codeclm.model.shapes import DepthConfig, TextConfig, TransformerConfig
 
 SIZE, WORDS = 7, 11
 

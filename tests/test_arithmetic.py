@@ -1,4 +1,4 @@
-"""inference/arithmetic.py: what goes in comes out, in as few bits as the probabilities allow, on any machine."""
+"""compress/arithmetic.py: what goes in comes out, in as few bits as the probabilities allow, on any machine."""
 
 from decimal import Decimal
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.inference.arithmetic import (
+from codeclm.inference.compress.arithmetic import (
     GRID,
     MARGIN,
     MAX_NATS,

@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 from codeclm.model import SpeechLM, attention
 from codeclm.model.attention import AttentionChoice, Visibility, eager_attention, prepare_mask
-from codeclm.model.config import TransformerConfig
+from codeclm.model.shapes import TransformerConfig
 from codeclm.model.transformer import KVCache, Transformer
 
 DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [4, 4, 4, 4, 4, 4, 7, 7, 7]])

@@ -15,9 +15,9 @@ import torch
 from codeclm.data.audio import load_audio
 from codeclm.inference.loading import save_model
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
-from codeclm.model.config import CodecReference, TransformerConfig
-from codeclm.model.hf_config import SpeechLMConfig
 from codeclm.model.lm import SpeechLM
+from codeclm.model.shapes import CodecReference, TransformerConfig
+from codeclm.model.speech_lm_config import SpeechLMConfig
 from codeclm.train.cli import main
 
 RATE = 16_000

@@ -1,9 +1,9 @@
-"""inference/baselines.py: the counts reach what is known of their source."""
+"""inference/evaluate/baselines.py: the counts reach what is known of their source."""
 
 import numpy as np
 import pytest
 
-from codeclm.inference.baselines import CountBaselines
+from codeclm.inference.evaluate.baselines import CountBaselines
 
 SIZE = 6
 

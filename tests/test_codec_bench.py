@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 
 from codeclm.data.audio import save_wav
-from codeclm.inference.bench import memory as codec_memory
-from codeclm.inference.bench import speed as module
-from codeclm.inference.bench.flops import _cudnn_lstm_flops, count_flops
-from codeclm.inference.bench.library_calls import library_calls
-from codeclm.inference.bench.memory import CodecSource, stream_memory
-from codeclm.inference.bench.speed import BenchConfig, BenchReport, bench, direction, in_turn, stream_of
-from codeclm.inference.bench.table import limits, notes, speeds, streams, table
-from codeclm.inference.bench_cli import codec_bench
+from codeclm.inference.codec import memory as codec_memory
+from codeclm.inference.codec import speed as module
+from codeclm.inference.codec.bench_cli import codec_bench
+from codeclm.inference.codec.flops import _cudnn_lstm_flops, count_flops
+from codeclm.inference.codec.library_calls import library_calls
+from codeclm.inference.codec.memory import CodecSource, stream_memory
+from codeclm.inference.codec.random_codecs import TINY, load_tiny
+from codeclm.inference.codec.speed import BenchConfig, BenchReport, bench, direction, in_turn, stream_of
+from codeclm.inference.codec.speed_table import limits, notes, speeds, streams, table
 from codeclm.model.codecs import load_codec
-from codeclm.model.codecs.untrained import TINY, load_tiny
 
 CONFIG = BenchConfig(duration_s=0.75, rounds=2, threads=1)
 
@@ -189,7 +189,7 @@ def test_the_report_is_valid_json_though_some_numbers_are_infinite(report: Bench
 
 
 def test_the_command_measures_named_and_random_codecs_and_their_memory(clip, make_codec, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("codeclm.model.codecs.untrained.published", lambda name: make_codec())
+    monkeypatch.setattr("codeclm.inference.codec.random_codecs.published", lambda name: make_codec())
     monkeypatch.setattr(
         codec_memory,
         "stream_memory",

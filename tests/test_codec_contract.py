@@ -1,6 +1,6 @@
 """Every codec keeps the contract of model/codecs/base.py, gives what its library gives, and refuses what it cannot use.
 
-Networks have random weights and tiny configs (model/codecs/untrained.py): the code is that of the real ones.
+Networks have random weights and tiny configs (inference/codec/random_codecs.py): the code is that of the real ones.
 """
 
 import json
@@ -16,14 +16,15 @@ from torch import Tensor
 from codeclm.data.audio import load_audio
 from codeclm.data.config import PrepareConfig
 from codeclm.data.prepare import prepare
-from codeclm.data.shards import CodecInfo, TokenStore
-from codeclm.inference.contract_cli import codec_contract
-from codeclm.model.codecs import Codec, StreamingCoder, contract, load_codec
+from codeclm.data.token_store import CodecInfo, TokenStore
+from codeclm.inference.codec import contract
+from codeclm.inference.codec.contract import PROPERTIES, blocks_line, check_contract, probe, table
+from codeclm.inference.codec.contract_cli import codec_contract
+from codeclm.inference.codec.random_codecs import EVERY_KIND, TINY, save_tiny, tiny_network
+from codeclm.model.codecs import Codec, StreamingCoder, load_codec
 from codeclm.model.codecs.blocks import BlockCodec
-from codeclm.model.codecs.contract import PROPERTIES, blocks_line, check_contract, probe, table
 from codeclm.model.codecs.dac import snake
 from codeclm.model.codecs.mdct import MdctCodec
-from codeclm.model.codecs.untrained import EVERY_KIND, TINY, save_tiny, tiny_network
 
 CAUSAL = ["mimi", "encodec 24 kHz"]
 LOCAL = [*CAUSAL, "dac", "dac, odd stride"]  # a code depends on what is near it or before it

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from codeclm.inference.evaluate.codec_page import page
-from codeclm.inference.evaluate.codec_report import CodecReport, TextErrors, codec_report
-from codeclm.inference.evaluate.fidelity import ClipMeasures
+from codeclm.inference.codec.page import page
+from codeclm.inference.codec.report import CodecReport, TextErrors, codec_report
+from codeclm.inference.sound.compare import ClipMeasures
 from codeclm.model.codecs import load_codec
 from codeclm.train.cli import main
 

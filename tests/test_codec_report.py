@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from codeclm.data.audio import save_wav
-from codeclm.inference.evaluate import codec_report as module
-from codeclm.inference.evaluate.codec_report import CodecReport, TextErrors, codebook_use, codec_report
-from codeclm.inference.evaluate.codec_table import NEEDS_EXTRA, table
+from codeclm.inference.codec import report as module
+from codeclm.inference.codec.report import CodecReport, TextErrors, codebook_use, codec_report
+from codeclm.inference.codec.table import NEEDS_EXTRA, table
 from codeclm.model.codecs import Codec, load_codec
 
 RATE = 16_000

@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from transformers import AutoConfig, AutoModel
 
 from codeclm.data.audio import AudioError, save_wav
-from codeclm.inference.evaluate.measures import pitch_track
+from codeclm.inference.sound.measures import pitch_track
 from codeclm.model.codecs import SpectralCodec, load_codec
-from codeclm.model.config import SpectralConfig
+from codeclm.model.shapes import SpectralConfig
 from codeclm.train import codec_trainer
 from codeclm.train.balancer import Balancer
 from codeclm.train.checkpoint import latest_checkpoint
@@ -24,7 +24,7 @@ from codeclm.train.codec import level_matched, train_codec
 from codeclm.train.codec_trainer import CodecTrainer, batches, learning_rate
 from codeclm.train.config import CodecTrainConfig
 from codeclm.train.discriminators import Discriminators
-from codeclm.train.voices import VoiceCrops, move_formants
+from codeclm.train.voice_crops import VoiceCrops, move_formants
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from codeclm.inference.codec.random_codecs import TINY_SPECTRAL as TINY
 from codeclm.model.codecs import Codec, SpectralCodec, load_codec
-from codeclm.model.codecs.untrained import TINY_SPECTRAL as TINY
-from codeclm.model.config import SpectralConfig
+from codeclm.model.shapes import SpectralConfig
 
 CONFIGS = {
     "tiny": TINY,

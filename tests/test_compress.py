@@ -11,15 +11,15 @@ import soundfile
 import torch
 from torch import Tensor
 
-from codeclm.inference import compress
-from codeclm.inference.arithmetic import MARGIN, Distributions
-from codeclm.inference.compress import code_rows, compress_codes, decompress_codes, predicted_bits
-from codeclm.inference.container import HEADER, ClmFile
+from codeclm.inference.compress import codes as compress
+from codeclm.inference.compress.arithmetic import MARGIN, Distributions
+from codeclm.inference.compress.codes import code_rows, compress_codes, decompress_codes, predicted_bits
+from codeclm.inference.compress.container import HEADER, ClmFile
+from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import EMBEDDED_MODEL, load, save_model
-from codeclm.inference.score import score_store
 from codeclm.model import SpeechLM
-from codeclm.model.config import DepthConfig, TextConfig
-from codeclm.model.stepping import Walk
+from codeclm.model.shapes import DepthConfig, TextConfig
+from codeclm.model.walk import Walk
 from codeclm.train.cli import main
 
 # every way in which codes can depend on each other, and the windows of long rows

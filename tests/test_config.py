@@ -1,4 +1,4 @@
-"""model/config.py and model/hf_config.py: the presets have the sizes that they promise; nonsense is refused by name."""
+"""model/shapes.py, model/speech_lm_config.py: the presets have their sizes; nonsense is refused by name."""
 
 from dataclasses import asdict
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from codeclm.model import SpeechLM, SpeechLMConfig
-from codeclm.model.config import BACKBONE, DEPTH, PRESETS, DepthConfig, TransformerConfig
+from codeclm.model.shapes import BACKBONE, DEPTH, PRESETS, DepthConfig, TransformerConfig
 from codeclm.train.config import ModelConfig
 
 

@@ -1,4 +1,4 @@
-"""inference/container.py: what was written is read, and nothing else is."""
+"""inference/compress/container.py: what was written is read, and nothing else is."""
 
 import zlib
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codeclm.inference.container import HEADER, ClmFile, codes_crc
+from codeclm.inference.compress.container import HEADER, ClmFile, codes_crc
 
 CODES = np.arange(24).reshape(3, 8)
 CONTENT = ClmFile("ab" * 16, "cd" * 16, 3, 1024, 8, 5000, codes_crc(CODES), b"the coded codes")

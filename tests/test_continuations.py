@@ -11,7 +11,7 @@ import pytest
 from codeclm.data.audio import save_wav
 from codeclm.inference.evaluate import continuations as module
 from codeclm.inference.evaluate.continuations import check_continuation, continuation_report
-from codeclm.inference.evaluate.measures import measure_speech
+from codeclm.inference.sound.measures import measure_speech
 
 RATE = 16_000
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from codeclm.data.audio import save_wav
-from codeclm.data.encoding import read_transcript
+from codeclm.data.encode_files import read_transcript
 from codeclm.train.recipes import corpus
 
 PROMPTS = """; Core Asterisk Sounds

@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from codeclm.model import SpeechLM, SpeechLMConfig
-from codeclm.model.config import DepthConfig, TextConfig, TransformerConfig
 from codeclm.model.cost import forward_flops_per_frame
+from codeclm.model.shapes import DepthConfig, TextConfig, TransformerConfig
 
 BACKBONE = TransformerConfig(dim=64, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=128)
 SHAPE = {"dim": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "ff_dim": 64}

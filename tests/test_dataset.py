@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeclm.data.dataset import TokenBatches, balance_voices, evaluation_batches, evaluation_grids, split_heldout
-from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
-from codeclm.data.text_batches import StoreGrids
+from codeclm.data.grids import StoreGrids
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
+from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 
 INFO = CodecInfo("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)
 LENGTHS = [3, 90, 17, 1, 40, 250, 8, 8, 33, 61, 5, 120]

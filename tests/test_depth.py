@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codeclm.model import SpeechLM
-from codeclm.model.config import DepthConfig, TextConfig
 from codeclm.model.delay_pattern import ABSENT
+from codeclm.model.shapes import DepthConfig, TextConfig
 from codeclm.model.transformer import GroupedLinear
 
 from .options import DEPTHS, SIZE, WORDS, depth, example

@@ -1,4 +1,4 @@
-"""Nothing is left on the CPU when a codec or a model is elsewhere (tests/elsewhere.py); CUDA itself is not needed."""
+"""Nothing is left on the CPU when a codec or a model is elsewhere (tests/fake_device.py); CUDA itself is not needed."""
 
 from copy import deepcopy
 from typing import Any
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from codeclm.data.audio import load_audio, save_wav
 from codeclm.data.prepare import open_or_prepare
-from codeclm.inference.compress import compress_codes, decompress_codes
+from codeclm.inference.codec.contract import PROPERTIES, probe, stream
+from codeclm.inference.codec.random_codecs import EVERY_KIND, load_tiny
+from codeclm.inference.codec.roundtrip import roundtrip
+from codeclm.inference.compress.codes import compress_codes, decompress_codes
 from codeclm.inference.engine import Request, generate
+from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.generator import SpeechGenerator
-from codeclm.inference.roundtrip import roundtrip
-from codeclm.inference.score import score_store
 from codeclm.model.codecs import SpectralCodec
-from codeclm.model.codecs.contract import PROPERTIES, probe, stream
-from codeclm.model.codecs.untrained import EVERY_KIND, load_tiny
 from codeclm.train.codec_losses import envelope_loss, loudness_losses, mel_loss
 from codeclm.train.codec_trainer import pitch_error
 from codeclm.train.discriminators import Discriminators, adversarial_losses, discriminator_loss
 from codeclm.train.loop import Trainer, new_model
 
-from .elsewhere import ELSEWHERE, Elsewhere, Mixed, elsewhere
+from .fake_device import ELSEWHERE, Elsewhere, Mixed, elsewhere
 from .options import OPTIONS, example
 from .test_codec_training import RATE, TINY, voice
 from .test_train import SHORT

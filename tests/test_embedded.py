@@ -10,9 +10,9 @@ import torch
 
 from codeclm.data.audio import load_audio
 from codeclm.inference import SamplingConfig, load
-from codeclm.inference.evaluate.measures import log_mel_distance, measure_speech
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import EMBEDDED_MODEL
+from codeclm.inference.sound.measures import log_mel_distance, measure_speech
 from codeclm.model import load_codec
 from codeclm.train.cli import main
 

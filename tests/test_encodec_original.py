@@ -20,7 +20,7 @@ from torch import Tensor
 
 from codeclm.model.codecs import load_codec
 from codeclm.model.codecs.encodec import EncodecCodec
-from codeclm.model.codecs.original import load_original, rename
+from codeclm.model.codecs.encodec_package import load_original, rename
 
 PACKAGE = os.environ.get("CODECLM_ENCODEC")
 needs_package = pytest.mark.skipif(

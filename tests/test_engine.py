@@ -12,8 +12,8 @@ from codeclm.inference import SamplingConfig
 from codeclm.inference.engine import Request, State, generate
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.windows import windows
-from codeclm.model.config import DepthConfig, TextConfig
 from codeclm.model.delay_pattern import ABSENT
+from codeclm.model.shapes import DepthConfig, TextConfig
 
 DELAYS = [(0, 0, 0), (0, 1, 1), (1, 1, 3)]
 FREE = SamplingConfig(temperature=1.0, depth_temperature=1.0, top_k=0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from codeclm.model import SpeechLM, SpeechLMConfig
-from codeclm.model.config import DepthConfig, TransformerConfig
+from codeclm.model.shapes import DepthConfig, TransformerConfig
 
 from .sources import SOURCES, MarkovSource
 

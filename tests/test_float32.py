@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from codeclm.model.codecs.contract import lower_precision, precisions
+from codeclm.inference.codec.contract import lower_precision, precisions
 from codeclm.model.codecs.float32 import OPERATIONS, ROUNDED, frozen
 
 

@@ -15,7 +15,7 @@ from codeclm.inference.verify.checks import CHECKS as VERIFY
 from codeclm.inference.verify.options import PLAIN, tiny_model
 from codeclm.model.depth import DepthDecoder
 
-from .elsewhere import ELSEWHERE, elsewhere
+from .fake_device import ELSEWHERE, elsewhere
 from .gpu import attention, codec, generation, likelihood, training
 from .gpu.catalogue import CHECKS
 from .gpu.harness import (

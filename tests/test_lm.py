@@ -17,9 +17,9 @@ from transformers import AutoModel
 
 from codeclm.inference.loading import load_speech_lm
 from codeclm.model import SpeechLM
-from codeclm.model.config import TextConfig
 from codeclm.model.delay_pattern import ABSENT, delay, undelay
-from codeclm.model.stepping import TEXT, Walk
+from codeclm.model.shapes import TextConfig
+from codeclm.model.walk import TEXT, Walk
 
 from .options import OPTIONS, SIZE, WORDS, example
 

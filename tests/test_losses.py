@@ -8,8 +8,8 @@ from torch import Tensor
 
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
+from codeclm.model.layout import Steps, arrange
 from codeclm.model.losses import Weights, cross_entropy
-from codeclm.model.steps import Steps, arrange
 
 from .options import OPTIONS, example
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.inference.evaluate import measures
-from codeclm.inference.evaluate.measures import measure_speech, pitch_correlation, pitch_track, si_sdr
+from codeclm.inference.sound import measures
+from codeclm.inference.sound.measures import measure_speech, pitch_correlation, pitch_track, si_sdr
 
 RATE = 16_000
 

@@ -1,4 +1,4 @@
-"""train/patterns.py: the comparison trains every pattern under both budgets, and does not repeat what is done."""
+"""train/compare_patterns.py: trains every pattern under both budgets, and does not repeat what is done."""
 
 import json
 from dataclasses import replace
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.model.config import DepthConfig, TransformerConfig
+from codeclm.model.shapes import DepthConfig, TransformerConfig
+from codeclm.train.compare_patterns import compare_patterns, table
 from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, PatternsConfig
-from codeclm.train.patterns import compare_patterns, table
 
 SHAPE = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ff_dim": 32}
 CONFIG = PatternsConfig(

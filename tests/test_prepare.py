@@ -16,11 +16,11 @@ import torch
 from filelock import FileLock
 
 from codeclm.data.audio import AudioError, find_audio
-from codeclm.data.encoding import pieces_of, quietest_cut, read_transcript
+from codeclm.data.encode_files import pieces_of, quietest_cut, read_transcript
 from codeclm.data.plan import plan_shards, utterance_names
 from codeclm.data.prepare import PrepareConfig, open_or_prepare, prepare
-from codeclm.data.shards import TokenStore
 from codeclm.data.store_index import CodecInfo
+from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 
 RATE = 8_000

@@ -7,9 +7,9 @@ import torch
 
 from codeclm.data.audio import AudioError
 from codeclm.data.audio_out import save_audio
-from codeclm.inference import roundtrip as module
-from codeclm.inference.evaluate.measures import log_mel_distance
-from codeclm.inference.roundtrip import decoded, encoded, roundtrip
+from codeclm.inference.codec import roundtrip as module
+from codeclm.inference.codec.roundtrip import decoded, encoded, roundtrip
+from codeclm.inference.sound.measures import log_mel_distance
 from codeclm.model.codecs import Codec, load_codec
 
 RATE = 8_000

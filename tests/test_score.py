@@ -1,4 +1,4 @@
-"""inference/score.py: one definition of bits/s, whatever the batch, and numbers that say where they come from."""
+"""evaluate/score.py: one definition of bits/s, whatever the batch, and numbers that say where they come from."""
 
 import itertools
 import json
@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from codeclm.inference import EvaluateConfig
-from codeclm.inference.compress import compress_codes
-from codeclm.inference.likelihood import DEFINITION, likelihood
-from codeclm.inference.score import checkpoint_hash, choose, evaluate, score_store
+from codeclm.inference.compress.codes import compress_codes
+from codeclm.inference.evaluate.report import DEFINITION, likelihood
+from codeclm.inference.evaluate.score import choose, evaluate, score_store
+from codeclm.inference.loading import checkpoint_hash
 from codeclm.inference.verify.sequences import Rows, walked_end
 
 LENGTHS = [5, 12, 1, 7, 30, 7, 3, 19]

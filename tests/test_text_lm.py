@@ -20,9 +20,9 @@ from transformers import (
 
 from codeclm.inference.loading import load
 from codeclm.model import SpeechLM
-from codeclm.model.config import DepthConfig
 from codeclm.model.convert import text_lm
 from codeclm.model.convert.text_lm import from_text_lm, grow, read_text_lm
+from codeclm.model.shapes import DepthConfig
 from codeclm.train.cli import main
 from codeclm.train.config import BatchConfig, ModelConfig, TextOptions, TrainConfig
 from codeclm.train.loop import new_model, new_tokenizer, train

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.shards import TokenStore
+from codeclm.data.token_store import TokenStore
 from codeclm.inference import SamplingConfig
+from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
-from codeclm.inference.score import evaluate, score_store
-from codeclm.model.config import TransformerConfig
+from codeclm.model.shapes import TransformerConfig
 from codeclm.train.config import BatchConfig, LossConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
 from codeclm.train.loop import new_model, new_tokenizer, train
 

@@ -18,10 +18,10 @@ import torch
 from accelerate.state import AcceleratorState
 
 from codeclm.data.dataset import split_heldout
-from codeclm.data.shards import TokenStore
+from codeclm.data.token_store import TokenStore
+from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm
-from codeclm.inference.score import score_store
-from codeclm.model.config import TransformerConfig
+from codeclm.model.shapes import TransformerConfig
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
 from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
 from codeclm.train.loop import Trainer, new_model, train
@@ -229,9 +229,9 @@ PROGRAM = """
 import os, signal
 from pathlib import Path
 import torch
-from codeclm.data.shards import TokenStore
+from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import load_codec
-from codeclm.model.config import *
+from codeclm.model.shapes import *
 from codeclm.train.config import *
 from codeclm.train import loop
 

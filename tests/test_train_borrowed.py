@@ -8,11 +8,11 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from codeclm.data.shards import TokenStore
-from codeclm.inference.compress import compress_codes
+from codeclm.data.token_store import TokenStore
+from codeclm.inference.compress.codes import compress_codes
 from codeclm.inference.config import SamplingConfig
 from codeclm.inference.engine import Request, generate
-from codeclm.inference.score import evaluate, score_store
+from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.verify.training import is_idle
 from codeclm.model.lm import SpeechLM
 from codeclm.model.transformer import Block

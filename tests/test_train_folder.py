@@ -16,9 +16,9 @@ import soundfile
 import torch
 from accelerate.state import AcceleratorState
 
-from codeclm.data.shards import TokenStore
+from codeclm.data.token_store import TokenStore
+from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm, save_model
-from codeclm.inference.score import score_store
 from codeclm.model.codecs import SpectralCodec
 from codeclm.train import codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint
@@ -347,11 +347,11 @@ def test_the_module_runs_as_a_program_for_accelerate_launch():
 def test_a_comparison_of_other_data_or_settings_is_not_shown_as_if_it_were_this_one(
     make_store, store, codec, tmp_path, monkeypatch
 ):
-    from codeclm.train.patterns import compare_patterns
+    from codeclm.train.compare_patterns import compare_patterns
 
     from .test_patterns import CONFIG
 
-    monkeypatch.setattr("codeclm.train.patterns.seconds_per_step", lambda trainer: 1.0)
+    monkeypatch.setattr("codeclm.train.compare_patterns.seconds_per_step", lambda trainer: 1.0)
     config = replace(CONFIG, patterns=("parallel",))
     first = compare_patterns(store, codec, tmp_path / "out", config)
     other = make_store(tmp_path / "other", draw(SOURCE, [20] * 20, 9), codec)

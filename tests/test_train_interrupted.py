@@ -14,14 +14,14 @@ import torch
 from accelerate.state import AcceleratorState
 
 from codeclm.data.audio import save_wav
-from codeclm.data.shards import TokenStore
+from codeclm.data.token_store import TokenStore
 from codeclm.train import codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
 from codeclm.train.codec import train_codec
 from codeclm.train.codec_trainer import CodecTrainer
+from codeclm.train.compare_patterns import compare_patterns
 from codeclm.train.interruption import Interrupted, Interruption
 from codeclm.train.loop import Trainer, new_model, train
-from codeclm.train.patterns import compare_patterns
 
 from .test_codec_training import RATE, TINY, voice
 from .test_patterns import CONFIG as PATTERNS
@@ -260,7 +260,7 @@ def test_a_comparison_of_patterns_goes_on_with_the_steps_it_began_with(make_stor
     store = make_store(tmp_path / "store", draw(SOURCE, [20] * 20, 0), codec)
     config = replace(PATTERNS, patterns=("depth", "parallel"))
     with monkeypatch.context() as patch:
-        patch.setattr("codeclm.train.patterns.seconds_per_step", lambda trainer: 0.05)  # of 0.6 s: 12 steps
+        patch.setattr("codeclm.train.compare_patterns.seconds_per_step", lambda trainer: 0.05)  # of 0.6 s: 12 steps
         raise_at(patch, 6, signal.SIGINT)
         with pytest.raises(Interrupted, match="depth-time: stopped and saved at step 7 of 12"):
             compare_patterns(store, codec, tmp_path / "out", config)

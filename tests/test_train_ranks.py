@@ -13,9 +13,9 @@ import soundfile
 import torch
 from accelerate.state import AcceleratorState
 
-from codeclm.data.shards import TokenStore
+from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
-from codeclm.model.config import PATTERNS
+from codeclm.model.shapes import PATTERNS
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
 from codeclm.train.loop import Trainer, new_model, train
 
@@ -61,9 +61,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from codeclm.data.shards import TokenStore
+from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import load_codec
-from codeclm.model.config import *
+from codeclm.model.shapes import *
 from codeclm.train.config import *
 from codeclm.train.loop import Trainer, new_model, train
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from codeclm.data.audio import load_audio
-from codeclm.inference.evaluate import transcribe
-from codeclm.inference.evaluate.transcribe import (
+from codeclm.inference.sound import transcribe
+from codeclm.inference.sound.transcribe import (
     Transcriber,
     normalised_words,
     spoken_words,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from codeclm.model.config import RopeScaling, TransformerConfig
+from codeclm.model.shapes import RopeScaling, TransformerConfig
 from codeclm.model.transformer import GroupedLinear, KVCache, RMSNorm, Transformer, rotary_tables, stretch
 
 CONFIG = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import codeclm.inference.engine as engine
-import codeclm.inference.score as score
+import codeclm.inference.evaluate.score as score
 import codeclm.model.depth as depth
+import codeclm.model.layout as steps
 import codeclm.model.lm as lm
-import codeclm.model.steps as steps
 import codeclm.model.transformer as transformer
 from codeclm.inference import load
 from codeclm.inference.demo import PROMPT
@@ -27,13 +27,13 @@ from codeclm.inference.verify.report import failures, table, verdict
 from codeclm.inference.verify.sequences import fullest_rows
 from codeclm.inference.windows import Window
 from codeclm.model import SpeechLM, SpeechLMConfig
-from codeclm.model.chunked import _ChunkedSum
-from codeclm.model.config import DepthConfig, TextConfig
+from codeclm.model.chunked_backward import _ChunkedSum
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.depth import DepthDecoder
 from codeclm.model.losses import Weights
-from codeclm.model.stepping import TEXT, Walk
+from codeclm.model.shapes import DepthConfig, TextConfig
 from codeclm.model.transformer import KVCache
+from codeclm.model.walk import TEXT, Walk
 from codeclm.train.cli import main
 
 Break = Callable[[pytest.MonkeyPatch], None]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.shards import file_sha256
+from ..data.token_store import file_sha256
 
 Tensors = dict[str, Tensor]
 log = logging.getLogger(__name__)

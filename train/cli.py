@@ -15,16 +15,23 @@ from tyro.conf import Positional, arg
 
 from ..data.config import PrepareConfig
 from ..inference import cli as using
-from ..inference.bench_cli import codec_bench
-from ..inference.checks import check_audio, check_codec, check_data, check_folder, check_model, check_text_model
+from ..inference.argument_checks import (
+    check_audio,
+    check_codec,
+    check_data,
+    check_folder,
+    check_model,
+    check_text_model,
+)
 from ..inference.cli import Audio, CodecName, Data, Model, Options
-from ..inference.codec_cli import codec_compress, codec_decompress, codec_report, codec_roundtrip
-from ..inference.contract_cli import codec_contract
+from ..inference.codec.bench_cli import codec_bench
+from ..inference.codec.cli import codec_compress, codec_decompress, codec_report, codec_roundtrip
+from ..inference.codec.contract_cli import codec_contract
 from ..inference.convert_cli import convert
 from ..inference.parsing import choose, parse
 from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.threads import wait_asleep
-from ..inference.verify_cli import verify
+from ..inference.verify.cli import verify
 from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, TrainConfig
 from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
 
@@ -102,7 +109,7 @@ def patterns(
     with claim(out, PATTERNS):
         from ..data.prepare import open_or_prepare
         from ..model.codecs import load_codec
-        from .patterns import compare_patterns, table
+        from .compare_patterns import compare_patterns, table
 
         coder = load_codec(codec)
         store = open_or_prepare(data, out / "tokens", coder, PIECES)

@@ -26,7 +26,7 @@ from .config import CodecTrainConfig
 from .interruption import Interrupted, Interruption
 from .processes import agree, main_first
 from .run_folder import CODEC, claim, cut_metrics, write_config
-from .voices import VoiceCrops
+from .voice_crops import VoiceCrops
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.audio import find_audio, load_audio
-from ..inference.evaluate.codec_report import codec_report
+from ..inference.codec.report import codec_report
 from ..model.codecs import Codec
 
 log = logging.getLogger(__name__)

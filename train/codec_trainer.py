@@ -24,7 +24,7 @@ from .discriminators import Discriminators, adversarial_losses, discriminator_lo
 from .distillation import Teacher
 from .precision import has_fast_bf16
 from .processes import start
-from .voices import VoiceCrops
+from .voice_crops import VoiceCrops
 
 FITTING_BATCHES = 60  # whose latents the codebooks are filled from
 FREE = {  # settings that may change from one start to the next: what is learned does not depend on them

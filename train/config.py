@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from ..model.config import BACKBONE, DEPTH, PATTERNS, PRESETS, DepthConfig, SpectralConfig, TransformerConfig
+from ..model.shapes import BACKBONE, DEPTH, PATTERNS, PRESETS, DepthConfig, SpectralConfig, TransformerConfig
 
 
 def check_device(name: str) -> None:
@@ -67,7 +67,7 @@ class TextOptions:
 class ModelConfig:
     """Shape of a new SpeechLM; K and V come from the data's codec."""
 
-    preset: Literal["default", "tiny", "S", "small", "base"] = "default"  # sizes of both parts, from model/config.py
+    preset: Literal["default", "tiny", "S", "small", "base"] = "default"  # sizes of both parts, from model/shapes.py
     pattern: Literal["depth", "delay", "parallel", "flatten"] = "depth"  # how the codebooks of a frame are predicted
     backbone: TransformerConfig = BACKBONE  # counts for the preset "default"
     depth: DepthConfig = DEPTH  # depth decoder of the pattern "depth"; counts for the preset "default"

@@ -18,13 +18,13 @@ import torch
 
 from ..data.dataset import recordings, split_heldout
 from ..data.progress import progress_bar
-from ..data.shards import TokenStore
 from ..data.text_tokenizer import TextTokenizer
+from ..data.token_store import TokenStore
 from ..model.codecs import Codec
-from ..model.config import CodecReference, DepthConfig, TextConfig
 from ..model.convert.text_lm import from_text_lm
-from ..model.hf_config import SpeechLMConfig
 from ..model.lm import SpeechLM
+from ..model.shapes import CodecReference, DepthConfig, TextConfig
+from ..model.speech_lm_config import SpeechLMConfig
 from ..model.strict import strict
 from .config import RunConfig, TrainConfig
 from .interruption import Interrupted, Interruption

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.config import PrepareConfig
 from ..data.prepare import open_or_prepare
-from ..data.shards import HEADER, TokenStore
+from ..data.token_store import HEADER, TokenStore
 from ..model.codecs import Codec
 from ..model.device import resolve_device
 

@@ -68,7 +68,7 @@ def check_kind(out: Path, kind: str) -> None:
 
 
 def write_config(out: Path, kind: str, settings: dict[str, Any]) -> None:
-    from ..data.shards import atomic_file
+    from ..data.token_store import atomic_file
 
     with atomic_file(out / CONFIG) as file:
         file.write(json.dumps({"run": kind, **settings}, indent=2).encode() + b"\n")
@@ -76,7 +76,7 @@ def write_config(out: Path, kind: str, settings: dict[str, Any]) -> None:
 
 def cut_metrics(out: Path, step: int) -> None:
     """Forget what metrics.jsonl says of the steps after `step` (-1: of all): a resumed run takes them again."""
-    from ..data.shards import atomic_file
+    from ..data.token_store import atomic_file
 
     path = out / METRICS
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import TokenBatches, balance_voices, split_heldout
-from ..data.shards import TokenStore
 from ..data.text_tokenizer import TextTokenizer
+from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig
+from ..inference.evaluate.score import score_store
 from ..inference.loading import FOREIGN_KEYS, save_model
-from ..inference.score import score_store
 from ..model.codecs import Codec
+from ..model.layout import num_scored
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
-from ..model.steps import num_scored
 from .borrowed import borrowed
 from .checkpoint import (
     difference,

@@ -17,9 +17,9 @@ from ...data.audio_out import save_audio
 from ...data.progress import progress_bar
 from ...model.codecs import Codec
 from ...model.files import readable
-from .measures import SpeechMeasures, measure_speech, semitones
-from .plain import json_safe
-from .transcribe import Transcriber, normalised_words
+from ..json_safe import json_safe
+from ..sound.measures import SpeechMeasures, measure_speech, semitones
+from ..sound.transcribe import Transcriber, normalised_words
 
 MAX_SILENT_SHARE = 0.5
 MAX_CLIPPED_SHARE = 0.001

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ...model.delay_pattern import ABSENT
+from ...model.layout import arrange
 from ...model.lm import SpeechLM
-from ...model.steps import arrange
 from ...model.transformer import KVCache
 from .findings import Finding, NotApplicable, compare, worst
 from .sequences import Nats, Rows, Walked, rows_of, score_whole, walk_through

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ...model.delay_pattern import ABSENT
-from ...model.hf_config import SpeechLMConfig
 from ...model.lm import SpeechLM
-from ...model.stepping import TEXT
+from ...model.speech_lm_config import SpeechLMConfig
+from ...model.walk import TEXT
 from .agreement import prefix_of
 from .findings import Finding, compare, worst
 from .sequences import Nats, Rows, make_rows, rows_of, score_whole, walked_end

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from ...data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
 from ..config import EvaluateConfig, SamplingConfig
 from ..engine import Request, State, generate
-from ..score import Scores, score_store
+from ..evaluate.score import Scores, score_store
 from ..windows import windows
 from .agreement import CODE_AXES, TEXT_AXES
 from .findings import Finding, NotApplicable, compare, worst

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ...model.config import PATTERNS, CodecReference, DepthConfig, TextConfig, TransformerConfig
-from ...model.hf_config import SpeechLMConfig
 from ...model.lm import SpeechLM
+from ...model.shapes import PATTERNS, CodecReference, DepthConfig, TextConfig, TransformerConfig
+from ...model.speech_lm_config import SpeechLMConfig
 
 Choice = dict[str, Any]  # option -> value
 

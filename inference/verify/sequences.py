@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...model.delay_pattern import ABSENT, delay, undelay
 from ...model.lm import SpeechLM
-from ...model.stepping import TEXT, Walk
+from ...model.walk import TEXT, Walk
 
 LAYOUTS = ("audio", "first", "last", "aligned")  # no text, text before the audio, after it, beside it
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checksums import check_files
-from ..config import SpectralConfig
 from ..hub import fetch, is_hub_id
+from ..shapes import SpectralConfig
 from ..strict import read_object, shown
 from ..weights import WEIGHTS
 from .base import LEADING, Codec, StreamingCoder
@@ -43,7 +43,7 @@ def load_codec(name_or_folder: str | Path = "spectral", num_codebooks: int | Non
     elif folder.is_dir():
         codec = _load_folder(codec_folder(folder), num_codebooks)
     elif folder.suffix == ".th":
-        from .original import load_original
+        from .encodec_package import load_original
 
         codec = with_leading(load_original(folder), num_codebooks, name)
     elif name in HUB or is_hub_id(name):
@@ -90,7 +90,7 @@ def _load_folder(
     if kind == "spectral":
         codec = SpectralCodec.load(folder / weights_name, values, "spectral")
     elif kind in BUILT_IN:
-        from .tables import load_tables
+        from .teaching import load_tables
 
         codec = load_tables(_teaching_codec(kind), folder, values)
     else:
@@ -125,7 +125,7 @@ def _load_network(kind: str, folder: Path, values: dict[str, Any]) -> Codec:
     from .dac import DacCodec
     from .encodec import EncodecCodec
     from .mimi import MimiCodec
-    from .pretrained import load_pretrained
+    from .transformers_codec import load_pretrained
 
     ours = {"encodec": EncodecCodec, "mimi": MimiCodec, "dac": DacCodec}[kind]
     theirs = {"encodec": EncodecModel, "mimi": MimiModel, "dac": DacModel}[kind]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import Blocks, State
-from .pretrained import PretrainedCodec
+from .transformers_codec import PretrainedCodec
 
 WINDOW_S, WINDOW_SAMPLES = 2.0, 32_000  # new audio in a window, at most: a stream lags by it, and it bounds memory
 RESIDUAL = 3 * (1 + 3 + 9)  # samples to either side of a block's three residual units: kernel 7, dilations 1, 3, 9

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .blocks import Blocks, State
 from .causal import carried, carry_state
-from .pretrained import PretrainedCodec
+from .transformers_codec import PretrainedCodec
 
 BLOCK_S = 2.0  # seconds of one call of the causal network: what a stream's encoder lags
 WINDOW_S, CONTEXT_S = 10.0, 1.0  # of the network that is neither causal nor normalised

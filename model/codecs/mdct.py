@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import BlockCodec, Blocks, State
-from .tables import save_tables
+from .teaching import save_tables
 
 RATE, HOP = 16_000, 320
 EDGES = (0, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 68, 80, 100, 120, 150, 180, 220, 280, HOP)  # of the bands

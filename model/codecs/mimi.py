@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .blocks import Blocks, State
 from .causal import carried, carry_state
-from .pretrained import PretrainedCodec
+from .transformers_codec import PretrainedCodec
 
 BLOCK_S = 2.0  # seconds of one call: what a stream's encoder lags
 

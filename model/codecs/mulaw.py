@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..strict import check_value
 from .blocks import BlockCodec, Blocks, State
-from .tables import save_tables
+from .teaching import save_tables
 
 MU = 255
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import MAX_LAYERS, MAX_WIDTH, SpectralConfig
+from ..shapes import MAX_LAYERS, MAX_WIDTH, SpectralConfig
 from ..strict import strict
 from ..weights import check_fit, pack_int8, read_weights
 from .base import Codec, StreamingCoder, write_codec

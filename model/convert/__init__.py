@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..hf_config import SpeechLMConfig
+from ..speech_lm_config import SpeechLMConfig
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CsmConfig
 
-from ..config import DepthConfig, TextConfig, TransformerConfig
-from ..hf_config import SpeechLMConfig
+from ..shapes import DepthConfig, TextConfig, TransformerConfig
+from ..speech_lm_config import SpeechLMConfig
 from . import Converted
 from .checkpoint import Tensors
 from .settings import (

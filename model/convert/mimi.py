@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import MimiConfig
 
-from ..config import CodecReference
+from ..shapes import CodecReference
 from ..strict import shown
 from .settings import check_counts, read_settings
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..config import RopeScaling, TransformerConfig
-from ..hf_config import SpeechLMConfig
+from ..shapes import RopeScaling, TransformerConfig
+from ..speech_lm_config import SpeechLMConfig
 from ..strict import refusing, shown
 
 # our name in a block -> transformers' name in a layer

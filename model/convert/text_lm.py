@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from ..config import TextConfig, TransformerConfig
-from ..hf_config import SpeechLMConfig
 from ..lm import SpeechLM
+from ..shapes import TextConfig, TransformerConfig
+from ..speech_lm_config import SpeechLMConfig
 from .checkpoint import Tensors, read_json, refuse_quantised
 from .settings import llama_triples, transformer_settings
 

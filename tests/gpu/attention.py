@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from codeclm.model.attention import AttentionChoice
-from codeclm.model.config import TransformerConfig
+from codeclm.model.shapes import TransformerConfig
 from codeclm.model.transformer import KVCache, Transformer
 
 from .harness import Reading, Skip, relative

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
+from codeclm.inference.codec.contract import PROPERTIES, Broken, chunkings, probe, stream
+from codeclm.inference.codec.random_codecs import EVERY_KIND, load_tiny
 from codeclm.model.codecs import Codec
-from codeclm.model.codecs.contract import PROPERTIES, Broken, chunkings, probe, stream
-from codeclm.model.codecs.untrained import EVERY_KIND, load_tiny
 
 from .harness import Reading, difference, num_different
 from .setting import Setting

@@ -10,12 +10,12 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from codeclm.inference.compress import compress_codes, decompress_codes, predicted_bits
+from codeclm.inference.codec.contract import stream
+from codeclm.inference.compress.codes import compress_codes, decompress_codes, predicted_bits
 from codeclm.inference.config import EvaluateConfig, SamplingConfig
 from codeclm.inference.engine import Request, generate
+from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.generator import SpeechGenerator
-from codeclm.inference.score import score_store
-from codeclm.model.codecs.contract import stream
 from codeclm.model.lm import SpeechLM
 
 from .codec import AUDIO

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codeclm.data.shards import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.model.codecs import Codec

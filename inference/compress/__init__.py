@@ -1,0 +1,1 @@
+"""Codes <-> bytes with the probabilities of a speech LM: `codeclm codec compress`."""

@@ -1,0 +1,154 @@
+"""Codes <-> bytes with a speech LM's own probabilities: the size of the bytes proves the bits that the model claims.
+
+Every code is arithmetic-coded with the distribution that the model gives it, step by step, when everything before it is
+known. Nothing is left out of a distribution (EOS keeps its class), so the size is what `codeclm evaluate` counts. How
+far a frame looks back is windows.py's rule. The first step of a model without BOS has equal probabilities, as
+SpeechLM.forward has it. There is no text and no other speaker. B rows, K codebooks, T frames.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...data.progress import progress_bar
+from ...model.delay_pattern import ABSENT, delay
+from ...model.lm import SpeechLM
+from ...model.walk import TEXT, Walk
+from ..labelled import as_labelled
+from ..windows import Window, each_window, num_windows, windows
+from .arithmetic import Decoder, Distributions, Encoder, distributions
+
+# (row, codebook, frame, distributions, which of these) -> the code there
+Coder = Callable[[int, int, int, Distributions, int], int]
+
+
+def compress_codes(
+    model: SpeechLM, utterances: Sequence[Tensor], batch_size: int = 1, progress: bool = False
+) -> list[bytes]:
+    """Codes [K, T] of each utterance -> the bytes of each.
+
+    Raises ValueError for codes that are not this model's, or a model that is not in float64: in float32 the
+    probabilities of another batch size or machine differ too much for `decompress_codes`.
+    """
+    require_float64(model)
+    for codes in utterances:
+        model.check_inputs(codes[None])
+        if int(codes.min()) == ABSENT:
+            raise ValueError("codes hold -1 (absent), which cannot be compressed")
+    payloads = []
+    for first in range(0, len(utterances), batch_size):
+        batch = [codes.tolist() for codes in utterances[first : first + batch_size]]
+        encoders = [Encoder() for _ in batch]
+
+        def encode(row: int, k: int, frame: int, source: Distributions, index: int, batch=batch, to=encoders) -> int:
+            to[row].encode_from(batch[row][k][frame], source, index)
+            return batch[row][k][frame]
+
+        code_rows(model, [len(codes[0]) for codes in batch], encode, "compress" if progress else "")
+        payloads += [encoder.finish() for encoder in encoders]
+    return payloads
+
+
+def decompress_codes(
+    model: SpeechLM, payloads: Sequence[bytes], num_frames: Sequence[int], batch_size: int = 1, progress: bool = False
+) -> list[Tensor]:
+    """The inverse of `compress_codes`, with any batch size: the bytes and frames of each utterance -> codes [K, T].
+
+    Raises ValueError for damaged bytes where the damage shows, or a model that is not in float64.
+    """
+    require_float64(model)
+    utterances = []
+    for first in range(0, len(payloads), batch_size):
+        decoders = [Decoder(payload) for payload in payloads[first : first + batch_size]]
+
+        def decode(row: int, k: int, frame: int, source: Distributions, index: int, decoders=decoders) -> int:
+            code = decoders[row].decode_from(source, index)
+            if code >= model.codebook_size:  # EOS, which no encoder is given
+                raise ValueError("the coded data are damaged")
+            return code
+
+        lengths = list(num_frames[first : first + batch_size])
+        utterances += code_rows(model, lengths, decode, "decompress" if progress else "")
+    return utterances
+
+
+@torch.inference_mode()
+def predicted_bits(model: SpeechLM, codes: Tensor) -> float:
+    """What `codeclm evaluate` counts for codes [K, T]."""
+    nats = 0.0
+    for window in windows(codes.shape[1], model.config.context_frames):
+        with as_labelled(model):
+            output = model(codes[None, :, window.start : window.stop].to(model.device))
+        nats += float(output.nll[0, :, window.first - window.start :].double().sum())
+    return nats / math.log(2)
+
+
+def require_float64(model: SpeechLM) -> None:
+    if model.dtype != torch.float64:
+        raise ValueError(f"the model is in {model.dtype}; compression needs float64: call model.double()")
+
+
+@torch.inference_mode()
+def code_rows(model: SpeechLM, num_frames: list[int], coder: Coder, title: str = "") -> list[Tensor]:
+    """Walk through rows of so many frames and ask `coder` for every code -> the codes [K, T] of each row.
+
+    The codes take memory as they come: a damaged file may claim any number of frames.
+    title: of a progress bar, if there is to be one.
+    """
+    longest, context = max(num_frames), model.config.context_frames
+    rows = _Rows(model, num_frames, torch.full((len(num_frames), model.num_codebooks, 0), ABSENT), coder)
+    total = longest + num_windows(longest, context) * max(model.config.delays)
+    with progress_bar(total=total, unit="frame", desc=title, disable=not title) as bar, as_labelled(model):
+        for window in each_window(longest, context):
+            rows.codes = F.pad(rows.codes, (0, window.stop - rows.codes.shape[2]), value=ABSENT)
+            for _ in rows.walk(window):
+                bar.update()
+    return [codes[:, :length] for codes, length in zip(rows.codes, num_frames, strict=True)]
+
+
+@dataclass
+class _Rows:
+    model: SpeechLM
+    num_frames: list[int]
+    codes: Tensor  # [B, K, T up to the window's end], ABSENT where the coder has not been asked yet
+    coder: Coder
+
+    def walk(self, window: Window) -> Iterator[None]:
+        """Take the rows that reach into a window through its steps, one at a time."""
+        rows = [row for row, length in enumerate(self.num_frames) if length > window.first]
+        model, delays, first_step = self.model, self.model.config.delays, window.first - window.start
+        num_steps = window.stop - window.start + max(delays)
+        walk = Walk(model, len(rows), num_steps)
+        known = delay(self.codes[rows, :, window.start : window.first], delays)[:, :, :first_step]
+        if not first_step and not model.config.bos:
+            equal = torch.zeros(len(rows), model.codebook_size)
+            known = torch.stack([self.code(rows, window, k, 0, lambda: equal) for k in range(len(delays))], dim=1)
+            known, first_step = known[:, :, None], 1
+            yield
+        if first_step:
+            walk.prefill(known.to(model.device))
+        for step in range(first_step, num_steps):
+
+            def choose(slot: int, logits: Callable[[], Tensor], step: int = step) -> Tensor:
+                if slot == TEXT:
+                    return torch.full((len(rows),), ABSENT, device=model.device)
+                return self.code(rows, window, slot, step, logits).to(model.device)
+
+            walk.step(choose)
+            yield
+
+    def code(self, rows: list[int], window: Window, k: int, step: int, logits: Callable[[], Tensor]) -> Tensor:
+        """[rows] what codebook k holds at a step of a window: known, asked for, or ABSENT."""
+        frame = window.start + step - self.model.config.delays[k]
+        if not window.start <= frame < window.stop:
+            return torch.full((len(rows),), ABSENT)
+        asked = [place for place, row in enumerate(rows) if window.first <= frame < self.num_frames[row]]
+        if asked:
+            source = distributions(logits().double().cpu()[asked].numpy())
+            for index, place in enumerate(asked):
+                self.codes[rows[place], k, frame] = self.coder(rows[place], k, frame, source, index)
+        return self.codes[rows, k, frame]

@@ -1,0 +1,1 @@
+"""Speech as sound: measures, comparisons, transcripts and pictures, with numpy only."""

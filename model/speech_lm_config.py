@@ -1,0 +1,152 @@
+"""SpeechLMConfig: what `config.json` beside a SpeechLM's weights says, in transformers' format."""
+
+import inspect
+import json
+from dataclasses import asdict
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from .shapes import (
+    BACKBONE,
+    DEPTH,
+    MAX_VOCABULARY,
+    PATTERNS,
+    CodecReference,
+    DepthConfig,
+    TextConfig,
+    TransformerConfig,
+)
+from .strict import check_value, shown, strict
+
+MAX_CODEBOOKS = MAX_DELAY = 4096  # more than any codec has: what lies beyond would fill the memory
+
+
+class SpeechLMConfig(PretrainedConfig):
+    """Configuration of `SpeechLM`. K codebooks are predicted, V codes each.
+
+    pattern: "depth": a depth decoder over the codebooks of a step; "delay", "parallel": one head for each codebook on
+        the backbone, all codebooks of a step at once, with and without delays; "flatten": one code for each position.
+    backbone, depth, text, codec: the parts, as their dataclass or a dict of its fields. depth counts for "depth" only.
+    delays: frames that each codebook lags (default: none; 0, 1, 2, ... for "delay").
+    user_codebooks: codebooks of another speaker that are heard, never predicted; delayed as the first ones are (Moshi).
+    bos: whether a row begins with a step of BOS; without, its first step is given, and has equal probabilities (CSM).
+    end: how a row ends: "eos" is a class of codebook 0, one past its codes; "zeros" a frame of which every code is 0
+        (CSM); "never" (Moshi).
+    gaps: where delays leave no code, the input is nothing at all ("absent") or the BOS code ("bos", Moshi).
+    context_frames: what the model was trained to look back on; more is scored and generated window by window.
+
+    Raises ValueError for an unknown key or value, or settings that exclude each other.
+    """
+
+    model_type = "codeclm"
+
+    def __init__(
+        self,
+        num_codebooks: int = 8,
+        codebook_size: int = 1024,
+        backbone: TransformerConfig | dict[str, Any] = BACKBONE,
+        depth: DepthConfig | dict[str, Any] = DEPTH,
+        delays: list[int] | None = None,
+        codec: CodecReference | dict[str, Any] | None = None,
+        pattern: str = "depth",
+        text: TextConfig | dict[str, Any] | None = None,
+        user_codebooks: int = 0,
+        bos: bool = True,
+        end: str = "eos",
+        gaps: str = "absent",
+        context_frames: int = 512,
+        **kwargs: Any,
+    ):
+        self.num_codebooks = check_value(int, num_codebooks, "num_codebooks")
+        self.codebook_size = check_value(int, codebook_size, "codebook_size")
+        if not 1 <= num_codebooks <= MAX_CODEBOOKS or not 2 <= codebook_size <= MAX_VOCABULARY:
+            raise ValueError(
+                f"num_codebooks {num_codebooks} must be 1 to {MAX_CODEBOOKS}, "
+                f"codebook_size {codebook_size} 2 to {MAX_VOCABULARY}"
+            )
+        self.pattern = check_value(str, pattern, "pattern")
+        if delays is None:
+            delays = list(range(num_codebooks)) if pattern == "delay" else [0] * num_codebooks
+        self.delays = check_value(list[int], delays, "delays")
+        self.backbone = asdict(strict(TransformerConfig, backbone, name="backbone"))
+        self.depth = asdict(strict(DepthConfig, depth, name="depth"))
+        self.text = asdict(strict(TextConfig, TextConfig() if text is None else text, name="text"))
+        self.codec = asdict(strict(CodecReference, CodecReference() if codec is None else codec, name="codec"))
+        self.user_codebooks = check_value(int, user_codebooks, "user_codebooks")
+        self.bos = check_value(bool, bos, "bos")
+        self.end, self.gaps = check_value(str, end, "end"), check_value(str, gaps, "gaps")
+        self.context_frames = check_value(int, context_frames, "context_frames")
+        self._check()
+        super().__init__(**kwargs)
+
+    def _check(self) -> None:
+        num_codebooks, delays = self.num_codebooks, self.delays
+        if self.pattern not in PATTERNS:
+            raise ValueError(f"pattern '{self.pattern}' is unknown; choose one of {', '.join(PATTERNS)}")
+        if len(delays) != num_codebooks or min(delays) < 0 or max(delays) > MAX_DELAY:
+            raise ValueError(f"delays {shown(delays)} must be {num_codebooks} numbers from 0 to {MAX_DELAY}")
+        if min(delays) < delays[0]:
+            # else what a codebook that runs ahead does not have would tell of the end before codebook 0 does
+            raise ValueError(f"delays {delays}: no codebook may lag less than codebook 0")
+        if self.pattern in ("parallel", "flatten") and any(delays):
+            raise ValueError(f"delays {delays}: the pattern '{self.pattern}' has none; give pattern 'delay' or 'depth'")
+        if self.pattern == "flatten" and (self.user_codebooks or not self.bos or self.gaps == "bos"):
+            raise ValueError(
+                "the pattern 'flatten' has no user_codebooks, no start without BOS and no gaps 'bos'; give 'depth'"
+            )
+        for name, legal in (("gaps", ("absent", "bos")), ("end", ("eos", "zeros", "never"))):
+            if getattr(self, name) not in legal:
+                raise ValueError(f"{name} '{getattr(self, name)}' is unknown; choose one of {', '.join(legal)}")
+        if not 0 <= self.user_codebooks <= num_codebooks:
+            raise ValueError(f"user_codebooks {self.user_codebooks} must be 0 to num_codebooks ({num_codebooks})")
+        if self.context_frames < 2:
+            raise ValueError(f"context_frames {self.context_frames} must be at least 2")
+        depth, positions = self.depth_config, self.depth_config.num_positions(num_codebooks)
+        if self.pattern == "depth" and depth.weight_sets and len(depth.weight_sets) != positions:
+            raise ValueError(f"depth.weight_sets has {len(depth.weight_sets)} entries for {positions} positions")
+        if self.pattern == "depth" and depth.sees_text and not self.text["vocab_size"]:
+            raise ValueError("depth.sees_text: this model has no text stream; give text.vocab_size")
+
+    def canonical(self) -> str:
+        """The settings that decide numbers, as JSON: two models of the same settings have the same.
+
+        A setting that has its default is left out, so that one which a later version adds changes nothing.
+        """
+        own, defaults = self.own_settings(), SpeechLMConfig().own_settings()
+        own["codec"].pop("name")  # for people: the fingerprint decides
+        return json.dumps(_without(own, defaults), sort_keys=True, separators=(",", ":"))
+
+    def own_settings(self) -> dict[str, Any]:
+        """The settings of `__init__`, as JSON has them."""
+        return json.loads(json.dumps({name: getattr(self, name) for name in SETTINGS}))
+
+    @property
+    def backbone_config(self) -> TransformerConfig:
+        return TransformerConfig(**self.backbone)
+
+    @property
+    def depth_config(self) -> DepthConfig:
+        return DepthConfig(**self.depth)
+
+    @property
+    def text_stream(self) -> TextConfig:
+        return TextConfig(**self.text)
+
+    @property
+    def codec_reference(self) -> CodecReference:
+        return CodecReference(**self.codec)
+
+
+def _without(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Whatever differs from the defaults, also inside of what is nested."""
+    parts = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = _without(value, defaults[key])
+        if value != ({} if isinstance(value, dict) else defaults[key]):
+            parts[key] = value
+    return parts
+
+
+SETTINGS = tuple(inspect.signature(SpeechLMConfig).parameters)[:-1]  # transformers' own, in **kwargs, left out

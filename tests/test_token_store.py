@@ -1,0 +1,329 @@
+"""data/token_store.py: codes come back as they went in, and damage is found and named."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codeclm.data.token_store import (
+    HEADER,
+    CodecInfo,
+    Rejected,
+    ShardIndex,
+    TokenStore,
+    Utterance,
+    commit_store,
+    write_shard,
+)
+
+INFO = CodecInfo("tiny", "f" * 64, 16_000, 640, num_codebooks=3, codebook_size=1024)
+LENGTHS = [[5, 1], [], [7, 2, 4]]  # frames of the utterances of each shard; one shard has rejected files only
+
+
+def random_codes(rng: np.random.Generator, num_frames: int) -> np.ndarray:
+    return rng.integers(0, INFO.codebook_size, (num_frames, INFO.num_codebooks))
+
+
+def write_store(folder: Path, commit: bool = True) -> list[np.ndarray]:
+    folder.mkdir()
+    rng, shards, written = np.random.default_rng(0), [], []
+    for number, lengths in enumerate(LENGTHS):
+        codes = [random_codes(rng, length) for length in lengths]
+        entries = [Utterance(f"{number}/{i}", len(c) * 640 - 10, c) for i, c in enumerate(codes)]
+        shards.append(write_shard(folder, number, [*entries, Rejected(f"{number}/bad", "silent")], INFO))
+        written += codes
+    if commit:
+        commit_store(folder, INFO, shards)
+    return written
+
+
+def write_texts(folder: Path, texts: list[str | None]) -> ShardIndex:
+    folder.mkdir()
+    codes = random_codes(np.random.default_rng(0), 4)
+    shard = write_shard(folder, 0, [Utterance(f"u{i}", 2500, codes, text) for i, text in enumerate(texts)], INFO)
+    commit_store(folder, INFO, [shard])
+    return shard
+
+
+def flip_bit(path: Path, byte: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1
+    path.write_bytes(data)
+
+
+def test_codes_names_and_lengths_come_back(tmp_path):
+    written = write_store(tmp_path / "s")
+    store = TokenStore(tmp_path / "s")
+    store.verify()
+    assert store.codec == INFO and store.codec.frame_rate == 25
+    assert len(store) == 5 and store.names == ["0/0", "0/1", "2/0", "2/1", "2/2"]
+    assert store.num_frames.tolist() == [5, 1, 7, 2, 4] and store.num_samples[1] == 630
+    for i, codes in enumerate(written):
+        assert store.codes(i).dtype == np.uint16
+        np.testing.assert_array_equal(store.codes(i), codes)
+    np.testing.assert_array_equal(store.codes(2, 3, 6), written[2][3:6])
+    for i, start, stop in [(5, 0, None), (0, 0, 6), (0, 4, 3), (-1, 0, None)]:
+        with pytest.raises(IndexError):
+            store.codes(i, start, stop)
+
+
+def test_texts_come_back_and_belong_to_the_data_hash(tmp_path):
+    hashes = []
+    for number, texts in enumerate([["Où est-il? 日本", None], ["Où est-il? 日本", "b"], [None, None]]):
+        write_texts(tmp_path / str(number), texts)
+        store = TokenStore(tmp_path / str(number))
+        store.verify()
+        assert [store.text(i) for i in range(2)] == texts
+        hashes.append(store.data_hash)
+        with pytest.raises(IndexError):
+            store.text(2)
+    assert len(set(hashes)) == 3
+    path = tmp_path / "1/shard-00000.json"
+    path.write_text(path.read_text().replace('"b"', '"c"'))
+    with pytest.raises(ValueError, match="shard-00000.json"):
+        TokenStore(tmp_path / "1")
+
+
+def test_a_store_without_texts_is_written_and_hashed_as_before_there_were_any(tmp_path):
+    shard = write_texts(tmp_path / "s", [None])
+    utterance = {"name": "u0", "num_frames": 4, "num_samples": 2500}
+    assert json.loads((tmp_path / "s/shard-00000.json").read_text())["utterances"] == [utterance]
+    assert shard.index_sha256 == hashlib.sha256(json.dumps([utterance]).encode()).hexdigest()
+    assert json.loads((tmp_path / "s" / HEADER).read_text())["format"] == 1
+    write_texts(tmp_path / "t", ["a"])  # which an older codeclm cannot read, and now says so
+    assert json.loads((tmp_path / "t" / HEADER).read_text())["format"] == 2
+
+
+def test_verify_names_the_shard_with_one_flipped_bit(tmp_path):
+    write_store(tmp_path / "s")
+    flip_bit(tmp_path / "s/shard-00002.bin", 40)
+    with pytest.raises(ValueError, match="shard-00002"):
+        TokenStore(tmp_path / "s").verify()
+
+
+def test_a_changed_name_or_length_in_an_index_is_refused(tmp_path):
+    write_store(tmp_path / "s")
+    path = tmp_path / "s/shard-00000.json"
+    path.write_text(path.read_text().replace('"0/1"', '"0/7"'))
+    with pytest.raises(ValueError, match="shard-00000.json"):
+        TokenStore(tmp_path / "s")
+
+
+def test_a_truncated_shard_is_refused_when_opened(tmp_path):
+    write_store(tmp_path / "s")
+    path = tmp_path / "s/shard-00000.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"shard-00000.bin: is cut off.*34 of 36 bytes"):
+        TokenStore(tmp_path / "s")
+
+
+def test_an_unfinished_store_is_refused(tmp_path):
+    write_store(tmp_path / "s", commit=False)
+    for folder in (tmp_path / "s", tmp_path / "absent"):
+        with pytest.raises(FileNotFoundError, match="not finished or not a token store.*run codeclm prepare again"):
+            TokenStore(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header: header | {"format": 4}, "store.json: has format 4, .* up to 3; install a newer codeclm$"),
+        (lambda header: {k: v for k, v in header.items() if k != "format"}, "'format' is missing; run codeclm prepare"),
+        (
+            lambda header: header | {"codec": {}},
+            "setting 'codec.name' is missing; run codeclm prepare again",
+        ),
+        (lambda header: header | {"data_hash": "0" * 64}, "store.json: does not have the content it was written with"),
+        (
+            lambda header: header | {"data_hash": "0" * 64, "sha256": ""},
+            "data_hash does not fit the shards",
+        ),
+        (lambda header: [], "store.json: holds a list"),
+    ],
+)
+def test_a_wrong_header_is_refused_in_one_line(tmp_path, change, message):
+    write_store(tmp_path / "s")
+    path = tmp_path / "s" / HEADER
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=message) as caught:
+        TokenStore(tmp_path / "s")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_codec_is_refused_with_both_fingerprints(tmp_path):
+    write_store(tmp_path / "s")
+    store = TokenStore(tmp_path / "s")
+    store.require_codec(INFO)
+    with pytest.raises(ValueError, match=rf"'tiny' \({'f' * 12}\), not of 'mimi' \({'a' * 12}\)"):
+        store.require_codec(replace(INFO, fingerprint="a" * 64, name="mimi"))
+    fewer = replace(INFO, fingerprint="b" * 64, num_codebooks=2)
+    with pytest.raises(
+        ValueError, match=rf"\({'f' * 12}, num_codebooks 3\), not of 'tiny' \({'b' * 12}, num_codebooks 2"
+    ):
+        store.require_codec(fewer)
+
+
+FACTS = {"sample_rate": 26_000, "hop_length": 320, "num_codebooks": 1, "codebook_size": 4096}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_changed_fact_of_the_codec_is_refused_with_or_without_a_checksum(tmp_path, fact, checksum):
+    write_store(tmp_path / "s")
+    path = tmp_path / "s" / HEADER
+    header = json.loads(path.read_text())
+    header["codec"][fact] = FACTS[fact]
+    if not checksum:  # a store of before there was one
+        del header["sha256"]
+    path.write_text(json.dumps(header))
+    reason = rf"says {fact} {FACTS[fact]}, but its codec 'tiny' has \d+|content it was written with|is cut off"
+    with pytest.raises(ValueError, match=f"{reason}.*run codeclm prepare again") as caught:
+        TokenStore(tmp_path / "s").require_codec(INFO)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_of_before_there_was_a_checksum_opens_with_the_same_hash(tmp_path):
+    write_store(tmp_path / "s")
+    before = TokenStore(tmp_path / "s").data_hash
+    path = tmp_path / "s" / HEADER
+    header = json.loads(path.read_text())
+    assert header["data_hash"] == before and header.pop("sha256")
+    path.write_text(json.dumps(header))
+    store = TokenStore(tmp_path / "s")
+    store.require_codec(INFO)
+    assert store.data_hash == before
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 3), st.integers(), st.floats(), st.text(max_size=3), st.just("1024"),
+    st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+def places(values, path=()) -> list[tuple]:
+    """Every place in a JSON value, the value itself not."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    return [place for key, value in items for place in ((*path, key), *places(value, (*path, key)))]
+
+
+def mutated(values, data: st.DataObject):
+    """One value replaced or removed, or one added to an object."""
+    *path, key = data.draw(st.sampled_from(places(values)))
+    parent = values
+    for step in path:
+        parent = parent[step]
+    action = data.draw(st.sampled_from(["replace", "remove", "add", "double"]))
+    if action == "remove":
+        del parent[key]
+    elif action == "add" and isinstance(parent, dict):
+        parent[data.draw(st.text(max_size=5))] = data.draw(JUNK)
+    elif action == "double" and isinstance(parent[key], int):
+        parent[key] *= 2
+    else:
+        parent[key] = data.draw(JUNK)
+    return values
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz") / "s"
+    write_store(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", [HEADER, "shard-00002.json"])
+@pytest.mark.parametrize("checksum", [True, False])
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_no_mutation_of_a_json_file_changes_a_fact_in_silence(fuzzed, name, checksum, data):
+    whole = {path: path.read_bytes() for path in fuzzed.glob("*.json")}
+    true = TokenStore(fuzzed)
+    header = json.loads(whole[fuzzed / HEADER])
+    if not checksum:
+        del header["sha256"]
+    try:
+        (fuzzed / HEADER).write_text(json.dumps(header))
+        values = header if name == HEADER else json.loads(whole[fuzzed / name])
+        (fuzzed / name).write_text(json.dumps(mutated(values, data)))
+        try:
+            store = TokenStore(fuzzed)
+            store.verify()
+            store.require_codec(INFO)
+        except (ValueError, FileNotFoundError) as error:
+            assert "\n" not in str(error) and len(str(error)) < 500
+            return
+        assert replace(store.codec, name=INFO.name) == INFO
+        assert store.names == true.names and store.data_hash == true.data_hash
+        assert store.num_frames.tolist() == true.num_frames.tolist()
+        assert store.num_samples.tolist() == true.num_samples.tolist()
+        for i in range(len(true)):
+            assert (store.text(i), store.ends(i)) == (true.text(i), true.ends(i))
+    finally:
+        for path, content in whole.items():
+            path.write_bytes(content)
+
+
+def write_pieces(folder: Path, goes_on: list[bool], names: list[str]) -> TokenStore:
+    folder.mkdir()
+    codes = random_codes(np.random.default_rng(0), 4)
+    entries = [Utterance(name, 2560, codes, goes_on=more) for name, more in zip(names, goes_on, strict=True)]
+    commit_store(folder, INFO, [write_shard(folder, 0, [*entries, Rejected("b#1", "silent")], INFO)])
+    return TokenStore(folder)
+
+
+def test_a_piece_that_goes_on_has_no_end_and_older_codeclm_is_told(tmp_path):
+    names = ["a#0", "a#1", "c"]
+    store = write_pieces(tmp_path / "s", [True, False, False], names)
+    assert [store.ends(i) for i in range(3)] == [False, True, True]
+    header = json.loads((tmp_path / "s" / HEADER).read_text())
+    assert header["format"] == 3
+    assert store.data_hash != write_pieces(tmp_path / "t", [False] * 3, names).data_hash
+    with pytest.raises(IndexError):
+        store.ends(3)
+
+
+def test_older_stores_tell_by_names_which_pieces_go_on(tmp_path):
+    names = ["a#0", "a#1", "b#0", "c", "d#0~0", "d#0~1", "d#1~0", "e#0", "x#9", "x#10"]
+    ends = [False, True, False, True, False, False, True, True, False, True]  # b#1 was rejected
+    store = write_pieces(tmp_path / "s", [False] * len(names), names)
+    assert all(store.ends(i) for i in range(len(names)))  # a file may be called so
+    path = tmp_path / "s" / HEADER
+    header = json.loads(path.read_text())
+    del header["sha256"]
+    path.write_text(json.dumps(header))
+    store = TokenStore(tmp_path / "s")
+    assert [store.ends(i) for i in range(len(names))] == ends
+
+
+def test_data_hash_depends_on_the_codes_only(tmp_path):
+    write_store(tmp_path / "a")
+    write_store(tmp_path / "b")
+    rng = np.random.default_rng(1)
+    (tmp_path / "c").mkdir()
+    shard = write_shard(tmp_path / "c", 0, [Utterance("0/0", 1, random_codes(rng, 5))], INFO)
+    commit_store(tmp_path / "c", INFO, [shard])
+    a, b, c = (TokenStore(tmp_path / name).data_hash for name in "abc")
+    assert a == b != c
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [np.full((2, 3), 1024), np.full((2, 3), -1), np.zeros((2, 4), int), np.zeros((0, 3), int), np.zeros((2, 3))],
+)
+def test_codes_that_do_not_fit_the_codec_are_not_written(tmp_path, codes):
+    with pytest.raises(ValueError, match="u: codes"):
+        write_shard(tmp_path, 0, [Utterance("u", 1, codes)], INFO)
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_finds_codes_out_of_the_codecs_range(tmp_path):
+    (tmp_path / "s").mkdir()
+    shard = write_shard(tmp_path / "s", 0, [Utterance("u", 1, np.full((2, 3), 1000))], INFO)
+    commit_store(tmp_path / "s", replace(INFO, codebook_size=1000), [shard])
+    with pytest.raises(ValueError, match=r"shard-00000.bin: holds code 1000; allowed are 0..999"):
+        TokenStore(tmp_path / "s").verify()

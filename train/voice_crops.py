@@ -1,0 +1,146 @@
+"""The audio a codec is trained on: random crops of the voices in a folder, and their pitch.
+
+Each sub-folder of the data counts as one voice, and voices are drawn by the square root of their hours, so that a
+voice with much speech does not drown the others. B batch, S samples, N trunk frames.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.audio import AudioError, find_audio, load_audio
+from ..data.plan import stamp
+from ..data.progress import progress_bar
+from ..data.token_store import atomic_file
+from ..inference.sound.measures import pitch_track
+
+log = logging.getLogger(__name__)
+
+PITCH_RATE = 100  # values a second of `pitch_track`
+
+
+class VoiceCrops:
+    """Voices kept decoded as int16 in `cache`, one array a voice, with their pitch."""
+
+    def __init__(self, data: Path, cache: Path, sample_rate: int, max_hours: float, hop: int):
+        """hop: samples from one value of the pitch to the next.
+
+        Raises AudioError if no file of any voice can be used.
+        """
+        cache.mkdir(parents=True, exist_ok=True)
+        self.sample_rate, self.hop = sample_rate, hop
+        voices: dict[str, list[Path]] = {}
+        for path in find_audio(data):
+            parts = path.relative_to(data if data.is_dir() else data.parent).parts
+            voice = parts[0] if len(parts) > 1 else data.resolve().stem  # a folder without sub-folders is one voice
+            voices.setdefault(voice, []).append(path)
+        decoded = {}
+        for voice, paths in sorted(voices.items()):
+            made_from = [sample_rate, max_hours, [[str(path), *stamp(path)] for path in paths]]
+            key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
+            stored = cache / f"{voice}-{key}.npy"
+            if stored.exists() or self._decode(voice, paths, stored, max_hours):
+                decoded[voice] = np.load(stored, mmap_mode="r", allow_pickle=False)
+        if not decoded:
+            raise AudioError(f"{data}: no file of any voice can be used")
+        self.voices = list(decoded.values())
+        self.pitches = [self._pitch(cache, voice, samples) for voice, samples in decoded.items()]
+        hours = np.array([len(voice) for voice in self.voices]) / sample_rate / 3600
+        self.shares = np.sqrt(hours) / np.sqrt(hours).sum()
+        for voice, hour, share in zip(decoded, hours, self.shares, strict=True):
+            log.info(f"voice {voice}: {hour:.2f} h, drawn {share:.0%} of the time")
+
+    def _decode(self, voice: str, paths: list[Path], stored: Path, max_hours: float) -> bool:
+        """Write the voice's samples; False if none of its files can be used."""
+        parts, total = [], 0
+        for path in progress_bar(paths, desc=f"decode {voice}", unit="file"):
+            try:
+                audio = load_audio(path, self.sample_rate)
+            except AudioError as error:
+                log.warning(f"skipped {error}")
+                continue
+            parts.append((np.clip(audio, -1, 1) * 32767).astype(np.int16))
+            total += len(audio)
+            if total > max_hours * 3600 * self.sample_rate:
+                break
+        if not parts:
+            log.info(f"voice {voice}: left out, no file of it can be used")
+            return False
+        with atomic_file(stored) as file:
+            np.save(file, np.concatenate(parts), allow_pickle=False)
+        return True
+
+    def _pitch(self, cache: Path, voice: str, samples: np.ndarray) -> np.ndarray:
+        """Pitch in Hz every 10 ms, 0 where unvoiced; found once and kept."""
+        stored = cache / f"{voice}-{len(samples)}.pitch.npy"
+        if not stored.exists():
+            minute = 60 * self.sample_rate
+            tracks = [
+                pitch_track(samples[start : start + minute].astype(np.float32) / 32768, self.sample_rate)
+                for start in progress_bar(range(0, len(samples), minute), desc=f"pitch of {voice}", unit="min")
+            ]
+            with atomic_file(stored) as file:
+                np.save(file, np.concatenate(tracks).astype(np.float32), allow_pickle=False)
+        return np.load(stored, allow_pickle=False)
+
+    def draw(self, batch_size: int, num_samples: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Audio [B, S] and its pitch in Hz at the ends of the hops [B, N], 0 where unvoiced.
+
+        Most rows are resampled (other speed, pitch and formants), and levels are random. Some get the formants of a
+        longer or shorter throat, the spectral slope of another microphone, or noise.
+        """
+        rows, pitches = [], []
+        ends = np.arange(1, num_samples // self.hop + 1) * self.hop
+        while len(rows) < batch_size:
+            number = int(rng.choice(len(self.voices), p=self.shares))
+            voice, pitch = self.voices[number], self.pitches[number]
+            speed = 2 ** rng.uniform(-0.4, 0.4) if rng.random() < 0.7 else 1.0
+            length = math.ceil(num_samples * speed)
+            start = int(rng.integers(0, max(1, len(voice) - length)))
+            crop = torch.from_numpy(voice[start : start + length].astype(np.float32) / 32768)
+            crop = F.pad(crop, (0, length - len(crop)))
+            if crop.square().mean() < 1e-5 and rng.random() < 0.9:  # mostly silence teaches little
+                continue
+            row = F.interpolate(crop[None, None], size=num_samples, mode="linear", align_corners=False)[0, 0]
+            gain = 10 ** (rng.uniform(-14, 6) / 20)
+            if rng.random() < 0.4:
+                row = move_formants(row, 2 ** rng.uniform(-0.25, 0.25), self.sample_rate)
+            if rng.random() < 0.3:
+                row = tilt(row, rng.uniform(-6, 6), self.sample_rate)
+            if rng.random() < 0.15:
+                noise = torch.from_numpy(rng.standard_normal(num_samples).astype(np.float32))
+                row = row + float(row.std()) * 10 ** (-rng.uniform(20, 45) / 20) * noise
+            rows.append(row * min(gain, 0.99 / max(float(row.abs().max()), 1e-4)))
+            index = np.round((start + ends * speed) / self.sample_rate * PITCH_RATE).astype(int)
+            pitches.append(torch.from_numpy(pitch[np.minimum(index, len(pitch) - 1)] * np.float32(speed)))
+        return torch.stack(rows), torch.stack(pitches)
+
+
+def tilt(audio: Tensor, decibel: float, sample_rate: int) -> Tensor:
+    """audio [S] with a straight slope over log frequency: `decibel` more at Nyquist than at 100 Hz."""
+    spectrum = torch.fft.rfft(audio)
+    frequencies = torch.linspace(0, sample_rate / 2, len(spectrum)).clamp_min(100.0)
+    share = (frequencies / 100).log() / math.log(sample_rate / 200)
+    return torch.fft.irfft(spectrum * 10 ** (share * decibel / 20), n=len(audio))
+
+
+def move_formants(audio: Tensor, factor: float, sample_rate: int) -> Tensor:
+    """audio [S] with its spectral envelope stretched along frequency by `factor`; pitch and timing stay."""
+    size = 4 * round(0.016 * sample_rate)
+    window = torch.hann_window(size)
+    z = torch.stft(audio, size, size // 4, window=window, return_complex=True)  # [bins, frames]
+    cepstrum = torch.fft.irfft(z.abs().clamp_min(1e-5).log(), dim=0)
+    smooth = round(0.002 * sample_rate)  # 2 ms and more is pitch
+    cepstrum[smooth : size - smooth + 1] = 0
+    envelope = torch.fft.rfft(cepstrum, dim=0).real
+    place = (torch.arange(len(envelope)) / factor).clamp(max=len(envelope) - 1.001)
+    low, share = place.long(), (place % 1)[:, None]
+    moved = envelope[low] * (1 - share) + envelope[low + 1] * share
+    return torch.istft(z * (moved - envelope).clamp(-4, 4).exp(), size, size // 4, window=window, length=len(audio))
