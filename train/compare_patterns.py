@@ -131,7 +131,7 @@ def measure(
     _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.seed, store.folder)
     scores = score_store(model, store, EvaluateConfig(), heldout)
     found = likelihood(scores.nll, scores.num_frames, store.codec.frame_rate, EvaluateConfig())
-    frames = sum(int((batch >= 0).sum()) for batch in (scratch.batches[i] for i in range(CALIBRATION_STEPS)))
+    frames = sum(int((scratch.batches.rows(step).codes >= 0).sum()) for step in range(CALIBRATION_STEPS))
     mean_frames = frames / store.codec.num_codebooks / CALIBRATION_STEPS
     return PatternResult(
         pattern=pattern,
@@ -157,7 +157,7 @@ def operations_per_step(trainer: Trainer) -> float:
     """Forward operations of a batch, the mean over some."""
     total = 0.0
     for step in range(CALIBRATION_STEPS):
-        codes = trainer.batches[step]
+        codes = trainer.batches.rows(step).codes
         per_frame = forward_flops_per_frame(trainer.raw_model.config, codes.shape[2], trainer.config.depth_fraction)
         total += per_frame * codes.shape[0] * codes.shape[2]
     return total / CALIBRATION_STEPS
