@@ -96,9 +96,10 @@ class TokenBatches:
 
     def _packed(self, segments: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
         rows = [segments[row] for row in pack(self.grids.lengths(segments), self.row_columns)]
-        order = rng.permutation(len(rows))  # the first rows have been filled up with the shortest segments
-        count = self.frames_per_batch // self.row_columns
-        return [[rows[i] for i in order[first : first + count]] for first in range(0, len(rows), count)]
+        order = rng.permutation(len(rows))  # the first rows have the longest segments
+        count = -(-len(rows) // (self.frames_per_batch // self.row_columns))
+        # as evenly as can be: a last batch of few rows would weigh as much as the others
+        return [[rows[i] for i in part] for part in np.array_split(order, count)]
 
     def _padded(self, segments: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
         pool_of = np.cumsum(self.grids.lengths(segments)) // (POOL_BATCHES * self.frames_per_batch)

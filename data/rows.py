@@ -60,11 +60,12 @@ def can_be_packed(config: SpeechLMConfig) -> bool:
 def pack(lengths: Sequence[int] | np.ndarray, num_columns: int) -> list[list[int]]:
     """Lengths of pieces -> rows of at most `num_columns` with the numbers of their pieces.
 
-    Each piece, in the order given, goes where it leaves the least room; one that is longer has a row of its own.
+    Longest first, each goes where it leaves the least room; one that is longer than a row has one of its own.
     """
     rows: list[list[int]] = []
     rooms: list[tuple[int, int]] = []  # (columns left, row), in order
-    for piece, length in enumerate(map(int, lengths)):
+    for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):
+        length = int(lengths[piece])
         fullest = bisect_left(rooms, (length, -1))
         if fullest < len(rooms):
             room, row = rooms.pop(fullest)

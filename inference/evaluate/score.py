@@ -66,17 +66,13 @@ def score_store(
                 output, text = score_rows(model, grids, batch)
             assert output.nll is not None and output.eos_nll is not None
             eos = output.eos_nll.view(len(batch), -1)
-            for row, stretches in enumerate(batch):
-                start = 0
-                for number, (i, window) in enumerate(stretches):
-                    new = slice(start + window.first - window.start, start + window.stop - window.start)
-                    nll[row_of[i]] += output.nll[row, :, new].double().sum(dim=-1).cpu().numpy()
-                    eos_nll[row_of[i]] += eos[row, number].item()
-                    if output.text_nll is not None:
-                        text_nll[row_of[i]] += output.text_nll[row, new].double().sum().item()
-                        num_tokens[row_of[i]] += (text[row, new] != ABSENT).sum().item()
-                    start = new.stop
-                    bar.update(window.stop - window.first)
+            for row, number, new, i in predicted(batch):
+                nll[row_of[i]] += output.nll[row, :, new].double().sum(dim=-1).cpu().numpy()
+                eos_nll[row_of[i]] += eos[row, number].item()
+                if output.text_nll is not None:
+                    text_nll[row_of[i]] += output.text_nll[row, new].double().sum().item()
+                    num_tokens[row_of[i]] += (text[row, new] != ABSENT).sum().item()
+                bar.update(new.stop - new.start)
     return Scores(nll, store.num_frames[chosen], eos_nll, text_nll, num_tokens)
 
 
@@ -89,11 +85,22 @@ def score_rows(model: SpeechLM, grids: StoreGrids, batch: list[list[Stretch]]) -
 
     pieces = [[piece(*stretch) for stretch in row] for row in batch]
     rows = stack(pieces, model.num_codebooks, max(map(row_length, batch)))
-    rows = rows.to(model.device)
-    output = model(rows.codes, rows.ends, rows.text if model.text_size else None, documents=rows.documents)
+    inputs = rows.to(model.device)
+    text = inputs.text if model.text_size else None
+    output = model(inputs.codes, inputs.ends, text=text, documents=inputs.documents)
     if torch.isnan(output.nll).any():
         raise FloatingPointError("the model gave NaN: its weights are broken")
     return output, rows.text
+
+
+def predicted(batch: list[list[Stretch]]) -> Iterator[tuple[int, int, slice, int]]:
+    """(row, number in the row, columns of the row that are predicted, utterance) of each window."""
+    for row, stretches in enumerate(batch):
+        start = 0
+        for number, (i, window) in enumerate(stretches):
+            stop = start + window.stop - window.start
+            yield row, number, slice(start + window.first - window.start, stop), i
+            start = stop
 
 
 def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
@@ -112,11 +119,9 @@ def _batches(
     for i in chosen:
         last = grids.last_audio_column(i) if has_end and grids.store.ends(i) else None
         stretches += [(i, window) for window in windows(grids.length(i), context, last)]
-    stretches.sort(key=columns_of, reverse=True)
     lengths = [columns_of(stretch) for stretch in stretches]
     row_columns = max((length for length in lengths if length <= config.frames_per_batch), default=0)
-    # nothing goes beside a window in a row that is not longer than it
-    numbers = pack(lengths, row_columns if can_be_packed(model.config) else 0)
+    numbers = pack(lengths, row_columns if can_be_packed(model.config) else 0)  # 0: no window has room beside it
     rows = [[stretches[number] for number in row] for row in numbers]
     rows.sort(key=row_length, reverse=True)
     batch: list[list[Stretch]] = []
