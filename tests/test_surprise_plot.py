@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codeclm.inference.sound.surprise_plot import GenerationPlot, plot_generation, plot_generations
+from codeclm.inference.sound.surprise_plot import GenerationPlot, plot_generations
 
 RATE = 16_000
 
@@ -25,7 +25,7 @@ def test_the_picture_of_one_generation_is_written_and_not_blank(tmp_path: Path):
     pytest.importorskip("matplotlib")
     item = example(2.0)
     path = tmp_path / "new" / "one.png"
-    plot_generation(item.audio, RATE, item.surprise_bits, 25.0, 1.0, path, "one")
+    plot_generations([item], path)
     image = pixels(path)
     assert image.shape[1] > 1000
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 100

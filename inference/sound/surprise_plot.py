@@ -38,19 +38,6 @@ class GenerationPlot:
     title: str
 
 
-def plot_generation(
-    audio: np.ndarray,
-    sample_rate: int,
-    surprise_bits: np.ndarray,
-    frame_rate: float,
-    prompt_s: float,
-    path: Path,
-    title: str,
-) -> None:
-    """Draw one generation (fields: `GenerationPlot`) as PNG into `path`. Raises as `plot_generations` does."""
-    plot_generations([GenerationPlot(audio, sample_rate, surprise_bits, frame_rate, prompt_s, title)], path)
-
-
 def plot_generations(generations: Sequence[GenerationPlot], path: Path) -> None:
     """Draw generations below each other on one time axis, as PNG, whole or not at all.
 
