@@ -25,7 +25,6 @@ from .store_index import AGAIN, HEADER, CodecInfo, Entry, Rejected, ShardIndex, 
 if TYPE_CHECKING:
     from ..model.speech_lm_config import SpeechLMConfig
 
-atomic_file = whole_file
 CODE = np.dtype("<u2")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
 from codeclm.model.codecs import Codec, SpectralCodec
@@ -59,7 +59,7 @@ def make_clips() -> Callable[[Path, Sequence[str]], list[Path]]:
     def make(folder: Path, names: Sequence[str]) -> list[Path]:
         for index, name in enumerate(names):
             buzz = np.sign(np.sin(2 * np.pi * (110 + 80 * index) * time + 3 * np.sin(6 * time)))
-            save_wav(folder / name, 0.3 * buzz * (np.sin(18 * time) > -0.3), 16_000)
+            save_audio(folder / name, 0.3 * buzz * (np.sin(18 * time) > -0.3), 16_000)
         return [folder / name for name in names]
 
     return make

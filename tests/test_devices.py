@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from codeclm.data.audio import load_audio, save_wav
+from codeclm.data.audio import load_audio
+from codeclm.data.audio_out import save_audio
 from codeclm.data.prepare import open_or_prepare
 from codeclm.inference.codec.contract import PROPERTIES, probe, stream
 from codeclm.inference.codec.random_codecs import EVERY_KIND, load_tiny
@@ -109,7 +110,7 @@ def test_speech_is_continued_and_files_are_coded_elsewhere_as_here(make_model, m
     codec = make_codec()
     lm = SpeechGenerator(make_model(codec=codec), codec, "tiny")
     prompt = voice(110, 0.5, 0).astype(np.float32), RATE
-    save_wav(tmp_path / "in.wav", *prompt)
+    save_audio(tmp_path / "in.wav", *prompt)
 
     def outputs() -> list[np.ndarray]:
         spoken = lm.generate(prompt, duration_s=0.2)

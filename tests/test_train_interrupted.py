@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.data.token_store import TokenStore
 from codeclm.train import codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
@@ -122,7 +122,7 @@ def test_the_command_says_in_its_last_line_where_it_stopped(store, codec, tmp_pa
     assert last.startswith("codeclm: ") and last.endswith(says) and "Traceback" not in result.stderr
     found = latest_checkpoint(tmp_path / "run")
     assert (found and found.name) == saved
-    assert not list((tmp_path / "run").glob(".partial*"))
+    assert not list((tmp_path / "run").glob(".*.partial"))
 
 
 def test_a_thread_that_cannot_have_handlers_trains_all_the_same(store, codec, tmp_path):
@@ -217,7 +217,7 @@ def test_a_run_without_a_checkpoint_starts_its_record_anew(store, codec, tmp_pat
 def speech(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("voices")
     for index in range(2):
-        save_wav(folder / "low" / f"{index}.wav", voice(110.0, 2.0, index), RATE)
+        save_audio(folder / "low" / f"{index}.wav", voice(110.0, 2.0, index), RATE)
     return folder
 
 
