@@ -28,7 +28,7 @@ from codeclm.train.loop import Trainer, new_model
 from .fake_device import ELSEWHERE, Elsewhere, Mixed, elsewhere
 from .options import OPTIONS, example
 from .test_codec_training import RATE, TINY, voice
-from .test_train import SHORT
+from .training import SHORT
 
 pytestmark = pytest.mark.slow
 
