@@ -4,6 +4,7 @@ D width, K codebooks, V codebook size.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
 from .strict import strict
@@ -77,7 +78,7 @@ class TransformerConfig:
         if self.sliding_window < 0:
             raise ValueError(f"sliding_window {self.sliding_window} must not be negative (0: everything before)")
 
-    @property
+    @cached_property
     def size_of_head(self) -> int:
         return self.head_dim or self.dim // self.num_heads
 
