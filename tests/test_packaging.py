@@ -112,7 +112,7 @@ def site(wheel, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def installed(site, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run Python in an empty folder with the wheel, without the repository. before: a folder ahead of it on the path."""
+    """Run Python in an empty folder with the wheel, not the repository. before: a folder ahead of it on the path."""
     libraries = Path(pytest.__file__).parent.parent  # -S: without the repository, which a .pth file there names
 
     def python(*args: str, before: Path | None = None) -> subprocess.CompletedProcess[str]:
