@@ -142,7 +142,10 @@ class SpeechGenerator:
         sampling: SamplingConfig = SamplingConfig(text_temperature=0.0),
         max_s: float = 20.0,
     ) -> str:
-        """What is said in the last `max_s` seconds of `audio`, by a model that was trained with its text last."""
+        """What is said in the last `max_s` seconds of `audio`, by a model that was trained with its text last.
+
+        Raises AudioError for unusable audio, ValueError for a model without such a text.
+        """
         if self.tokenizer is None or self.model.config.text["layout"] != "last":
             raise ValueError(f"{self.name}: cannot transcribe; train a model with --model.text.layout last")
         codes = self.encode(audio, max_s)

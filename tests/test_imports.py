@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import operator
 import subprocess
 import sys
 import tomllib
@@ -177,6 +178,9 @@ def test_the_package_offers_what_it_names():
     assert codeclm.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     with pytest.raises(AttributeError, match="module 'codeclm' has no attribute 'lod'"):
         _ = codeclm.lod
+    for_checkers = {name for _, name in imported((NAME / "__init__.py").read_text(), ()) if name.split(".")[0] in ORDER}
+    assert {name.split(".")[-1] for name in for_checkers} == set(codeclm.__all__) - {"__version__"}
+    assert all(operator.attrgetter(name)(codeclm) is getattr(codeclm, name.split(".")[-1]) for name in for_checkers)
 
 
 @pytest.mark.parametrize("arguments", [None, ["--help"], ["--version"], ["generate", "--help"]])
