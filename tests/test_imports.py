@@ -35,6 +35,7 @@ LANGUAGE_MODEL = (
     "model.convert",
     "model.delay_pattern",
     "model.depth",
+    "model.flatten",
     "model.layout",
     "model.lm",
     "model.speech_lm_config",

@@ -4,7 +4,18 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from ..model.shapes import BACKBONE, DEPTH, PATTERNS, PRESETS, DepthConfig, SpectralConfig, TransformerConfig
+from ..model.shapes import (
+    BACKBONE,
+    DEPTH,
+    PATTERNS,
+    PRESETS,
+    DepthConfig,
+    Pattern,
+    Preset,
+    SpectralConfig,
+    TextLayout,
+    TransformerConfig,
+)
 
 
 def check_device(name: str) -> None:
@@ -59,7 +70,7 @@ class BatchConfig:
 class TextOptions:
     """Whether a new model has a text stream; its transcripts are the .txt files beside the audio."""
 
-    layout: Literal["none", "first", "last", "aligned"] = "none"  # columns before the audio, after it, or beside it
+    layout: Literal["none", TextLayout] = "none"  # columns before the audio, after it, or beside it
     vocab_size: int = 2000  # tokens of the sentencepiece tokenizer, which is trained on the training transcripts
 
 
@@ -67,8 +78,8 @@ class TextOptions:
 class ModelConfig:
     """Shape of a new SpeechLM; K and V come from the data's codec."""
 
-    preset: Literal["default", "tiny", "S", "small", "base"] = "default"  # sizes of both parts, from model/shapes.py
-    pattern: Literal["depth", "delay", "parallel", "flatten"] = "depth"  # how the codebooks of a frame are predicted
+    preset: Preset = "default"  # sizes of both parts, from model/shapes.py
+    pattern: Pattern = "depth"  # how the codebooks of a frame are predicted
     backbone: TransformerConfig = BACKBONE  # counts for the preset "default"
     depth: DepthConfig = DEPTH  # depth decoder of the pattern "depth"; counts for the preset "default"
     text: TextOptions = TextOptions()
