@@ -2,16 +2,19 @@
 
     python -m codeclm.train.recipes.speedrun --out runs/speedrun
 
-A synthetic voice ("heart", hibari-tts, Apache-2.0) reads Python's own manual, which every Python carries. The embedded
+A synthetic voice ("heart", hibari-tts, Apache-2.0) reads the docstrings of Python's own library, which every Python carries. The embedded
 codec turns that into tokens, and a new model learns them. It is compared with the baselines on sentences that it never
 heard. OUT/card.md tells how it went. Nothing is downloaded, and the same command goes on where it was stopped.
 """
 
+import ast
 import json
 import os
 import platform
 import re
+import sysconfig
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,12 +90,15 @@ def run(out: Path, minutes: float, training: TrainConfig) -> None:
 
 
 def sentences() -> list[str]:
-    """The prose of Python's manual, each sentence once."""
-    from pydoc_data.topics import topics
-
-    paragraphs = [" ".join(part.split()) for name in sorted(topics) for part in topics[name].split("\n\n")]
-    found = [sentence for part in paragraphs for sentence in re.split(r"(?<=[.:]) (?=[A-Z])", part)]
-    return list(dict.fromkeys(text for text in found if SENTENCE.fullmatch(text) and 5 <= len(text.split()) <= 40))
+    """The prose in the docstrings of Python's standard library, each sentence once, in an order of its own."""
+    found: set[str] = set()
+    for path in Path(sysconfig.get_path("stdlib")).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                    found.update(re.split(r"(?<=[.:]) (?=[A-Z])", " ".join(paragraph.split())))
+    prose = [text for text in found if SENTENCE.fullmatch(text) and 5 <= len(text.split()) <= 40]
+    return sorted(prose, key=lambda text: (zlib.crc32(text.encode()), text))
 
 
 @contextmanager
