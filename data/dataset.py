@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .grids import Layout, StoreGrids
+from ..model.shapes import TextLayout
+from .grids import StoreGrids
 from .text_tokenizer import TextTokenizer
 from .token_store import TokenStore
 
@@ -39,7 +40,7 @@ class TokenBatches:
         seed: int,
         indices: Sequence[int] | None = None,
         tokenizer: TextTokenizer | None = None,
-        layout: Layout = "first",
+        layout: TextLayout = "first",
     ):
         """indices: the utterances to use (default all). tokenizer: for their transcripts (default: no text).
 
@@ -131,7 +132,7 @@ def evaluation_grids(
     frames_per_batch: int,
     indices: Sequence[int] | None = None,
     tokenizer: TextTokenizer | None = None,
-    layout: Layout = "first",
+    layout: TextLayout = "first",
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """`evaluation_batches` with text -> (utterances [B], text [B, T], codes [B, K, T]); T counts columns."""
     grids, chosen = StoreGrids(store, tokenizer, layout), _chosen(store, indices)

@@ -18,12 +18,13 @@ from filelock import FileLock, Timeout
 
 from ..model.codecs import Codec
 from ..model.files import readable, write_whole
+from ..model.shapes import CodecReference
 from .audio import AudioError, audio_header, find_audio
 from .config import PrepareConfig
 from .encode_files import encoder
 from .plan import Shard, plan_shards, utterance_names
 from .progress import progress_bar
-from .store_index import HEADER, CodecInfo, FutureFormat, Rejected, ShardIndex, StoreHeader
+from .store_index import HEADER, FutureFormat, Rejected, ShardIndex, StoreHeader, check_storable, require_codec
 from .token_store import TokenStore, Utterance, commit_store, name_hash, shard_name, write_shard
 
 REJECTED, LOCK = "rejected.jsonl", ".lock"
@@ -72,7 +73,8 @@ def prepare(
     there is no audio file, ValueError if none can be used (then nothing is left) or if `out` holds tokens of another
     codec, OSError if `out` cannot be written or another prepare is writing there.
     """
-    audio, out, info = Path(audio), Path(out), CodecInfo.of(codec)
+    audio, out, info = Path(audio), Path(out), CodecReference.of(codec)
+    check_storable(info)
     shards = plan_shards(audio, _audio_files(audio), info, config, only)
     num_files = sum(len(shard.files) for shard in shards)
     stored = _stored_header(out, info)
@@ -106,7 +108,7 @@ def _audio_files(audio: Path) -> list[Path]:
         raise
 
 
-def _stored_header(out: Path, info: CodecInfo) -> StoreHeader | None:
+def _stored_header(out: Path, info: CodecReference) -> StoreHeader | None:
     """What `out` was finished with. Raises ValueError if that is another codec's, or a newer codeclm's."""
     try:
         header = StoreHeader.read(out)
@@ -117,7 +119,7 @@ def _stored_header(out: Path, info: CodecInfo) -> StoreHeader | None:
     except ValueError as error:
         logger.warning("%s", str(error).partition(";")[0])
         return None
-    header.codec.require(info, out)
+    require_codec(header.codec, info, out)
     return header
 
 
@@ -127,7 +129,7 @@ def _encode_shards(
     """Encode and write the shards in order, with a progress bar over all files."""
     waiting = sum(len(shard.files) for shard in todo)
     jobs = [(path, name) for shard in todo for path, name in shard.files]
-    info, seconds = CodecInfo.of(codec), 0.0
+    info, seconds = CodecReference.of(codec), 0.0
     with (
         encoder(codec, config, len(jobs)) as encode,
         progress_bar(
@@ -154,7 +156,7 @@ def _encode_shards(
 
 
 def _finish(
-    audio: Path, out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
+    audio: Path, out: Path, info: CodecReference, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
 ) -> PrepareSummary:
     """Write rejected.jsonl, remove what an earlier run left over, commit the store."""
     rejected = [entry for index in indices for entry in index.rejected]
@@ -182,7 +184,7 @@ def _reasons(rejected: Sequence[Rejected], most: int = 5) -> str:
 
 
 def _summary(
-    out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
+    out: Path, info: CodecReference, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
 ) -> PrepareSummary:
     utterances = [entry for index in indices for entry in index.utterances]
     return PrepareSummary(

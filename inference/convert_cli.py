@@ -6,7 +6,6 @@ Heavy imports are inside the functions, so that --help answers at once.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,7 +95,7 @@ def import_folder(kind: str, src: Path, dst: Path) -> None:
         codec_values = codec_settings(values.get(theirs.CODEC_CONFIG), str(src))
         weights, codec_weights = split_codec(weights, theirs.PREFIX)
         ours = theirs.to_speech_lm(values, weights, str(src))
-        ours.config.codec = asdict(codec_reference(codec_values, codec_weights, ours.config.num_codebooks, str(src)))
+        ours.config.codec = codec_reference(codec_values, codec_weights, ours.config.num_codebooks, str(src))
     with whole_folder(dst) as folder:
         write_checkpoint(folder, json.loads(ours.config.to_json_string()), ours.weights)
         write_checkpoint(folder / "codec", codec_values, codec_weights)
@@ -128,8 +127,8 @@ def export_folder(kind: str, src: Path, dst: Path) -> None:
         raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
     codec_values, codec_weights = read_checkpoint(folder / "codec", "mimi")
     codec = codec_reference(codec_values, codec_weights, config.num_codebooks, str(folder / "codec"))
-    if codec.fingerprint != config.codec_reference.fingerprint:
-        raise ValueError(f"{folder / 'codec'}: is not the codec ({config.codec_reference.name}) of this model")
+    if codec.fingerprint != config.codec.fingerprint:
+        raise ValueError(f"{folder / 'codec'}: is not the codec ({config.codec.name}) of this model")
     unused = read_weights(source / UNUSED) if (source / UNUSED).is_file() else {}
     ours = Converted(config, read_folder(folder), unused)
     values, weights = theirs.from_speech_lm(ours, str(folder))
@@ -184,7 +183,7 @@ def warm_start(
         bos_token,
         num_codebooks=coder.num_codebooks,
         codebook_size=coder.codebook_size,
-        codec=CodecReference(coder.name, coder.fingerprint, coder.sample_rate, coder.hop_length),
+        codec=CodecReference.of(coder),
         pattern=pattern,
         depth=PRESETS[depth][1],
     )

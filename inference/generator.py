@@ -137,7 +137,7 @@ class SpeechGenerator:
         max_s: float = 20.0,
     ) -> str:
         """What is said in the last `max_s` seconds of `audio`, by a model that was trained with its text last."""
-        if self.tokenizer is None or self.model.config.text["layout"] != "last":
+        if self.tokenizer is None or self.model.config.text.layout != "last":
             raise ValueError(f"{self.name}: cannot transcribe; train a model with --model.text.layout last")
         codes = self.encode(audio, max_s)
         request = Request(max_tokens, codes, draw_codes=False, draw_text=True, text_end=EOS)
@@ -145,7 +145,7 @@ class SpeechGenerator:
 
     def _request(self, num_frames: int, codes: Tensor | None, text: str | None) -> Request:
         """Lay out what is given, as the model was trained."""
-        layout = self.model.config.text["layout"] if self.model.text_size else "none"
+        layout = self.model.config.text.layout if self.model.text_size else "none"
         if text is None:
             return Request(num_frames, codes, draw_text=layout == "aligned" and self.model.predicts_text)
         if self.tokenizer is None or layout not in ("first", "aligned"):
@@ -230,7 +230,7 @@ class SpeechGenerator:
 
 def check_codec(model: SpeechLM, codec: Codec, name: str) -> None:
     """Raise ValueError if `model` was trained on the codes of another codec."""
-    reference = model.config.codec_reference
+    reference = model.config.codec
     if reference.fingerprint != codec.fingerprint:
         raise ValueError(
             f"{name}: the model was trained on codec '{reference.name}' ({reference.fingerprint[:12]}), "

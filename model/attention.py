@@ -4,12 +4,18 @@ B batch, S query positions, P positions of keys and values (the last S of them a
 G key/value heads, E head width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+# (module, query [B, H, S, E], key [B, G, P, E], value [B, G, P, E]) -> ([B, S, H, E], weights or None)
+Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 @dataclass
@@ -82,21 +88,23 @@ def prepare_mask(implementation: str, seen: Visibility, like: Tensor) -> Any:
     return seen.mask(like.device)
 
 
-def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, window: int) -> Tensor:
-    """query [B, H, S, E], key and value [B, G, P, E] -> [B, S, H * E]. The module says which implementation."""
-    choice: Any = module.config
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(choice._attn_implementation, eager_attention)
-    scaling = query.shape[-1] ** -0.5
-    mixed, _ = function(module, query, key, value, mask, dropout=0.0, scaling=scaling, sliding_window=window or None)
-    return mixed.flatten(2)
+def prepare(implementation: str, seen: Visibility, x: Tensor, head_size: int) -> Attend:
+    """The attention of all layers over x [B, S, D]: `implementation` with its mask. Raises as `prepare_mask` does."""
+    return partial(
+        ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention),
+        attention_mask=prepare_mask(implementation, seen, x),
+        dropout=0.0,
+        scaling=head_size**-0.5,
+        sliding_window=seen.window or None,
+    )
 
 
 def eager_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """The definition, written out: softmax in float32 at least. mask: bool, as `Visibility.mask` makes it."""
+    """The definition, written out: softmax in float32 at least. The mask is bool, as `Visibility.mask` makes it."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~mask, float("-inf"))
+    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~attention_mask, float("-inf"))
     wide = torch.promote_types(scores.dtype, torch.float32)
     return (scores.softmax(dim=-1, dtype=wide).to(value.dtype) @ value).transpose(1, 2), None

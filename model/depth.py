@@ -30,7 +30,7 @@ class DepthDecoder(nn.Module):
 
     def __init__(self, config: SpeechLMConfig):
         super().__init__()
-        depth, width, size = config.depth_config, config.backbone_config.dim, config.codebook_size
+        depth, width, size = config.depth, config.backbone.dim, config.codebook_size
         others = config.num_codebooks - 1
         self.config, self.num_codebooks, self.codebook_size, self.gaps = depth, config.num_codebooks, size, config.gaps
         self.num_positions = depth.num_positions(config.num_codebooks)
@@ -41,7 +41,7 @@ class DepthDecoder(nn.Module):
         rows = others * (size + 1) + 1
         shared = depth.embeddings == "shared"
         self.embedding = None if shared else nn.Embedding(rows, depth.dim if depth.embeddings == "own" else width)
-        self.text_embedding = nn.Embedding(config.text_stream.vocab_size + 1, depth.dim) if depth.sees_text else None
+        self.text_embedding = nn.Embedding(config.text.vocab_size + 1, depth.dim) if depth.sees_text else None
         self.transformer = Transformer(depth, ShortAttention(config), depth.weight_sets)
         # codebook 0 may end the audio, so it has a head of another size
         num_classes = size + (config.end == "eos")

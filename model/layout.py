@@ -77,7 +77,7 @@ def arrange(
     inputs = inputs.masked_fill(starts[:, None], config.codebook_size)
     text_inputs = None
     if text_steps is not None:
-        text_inputs = F.pad(text_steps[:, :-1], (1, 0), value=ABSENT).masked_fill(starts, config.text["vocab_size"])
+        text_inputs = F.pad(text_steps[:, :-1], (1, 0), value=ABSENT).masked_fill(starts, config.text.vocab_size)
     result = Steps(inputs, targets, text_inputs, text_steps, document_steps, place)
     return result if config.bos else without_first(result)
 
@@ -100,7 +100,7 @@ def given_first(place: Tensor, lags: Sequence[int], present: Tensor) -> Tensor:
 def num_scored(config: SpeechLMConfig, codes: Tensor, ends: Tensor | None, text: Tensor | None) -> Tensor:
     """Codes, ends and predicted text tokens of a batch, each of which is scored once. Arguments: as in `arrange`."""
     count = (codes != ABSENT).sum() + scored_ends(config, codes, ends).sum()
-    if text is not None and config.text["vocab_size"] and config.text["predicted"]:
+    if text is not None and config.text.vocab_size and config.text.predicted:
         count = count + (text != ABSENT).sum()
     return count
 

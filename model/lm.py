@@ -70,7 +70,7 @@ class SpeechLM(PreTrainedModel):
 
     def __init__(self, config: SpeechLMConfig):
         super().__init__(config)
-        width, text = config.backbone_config.dim, config.text_stream
+        width, text = config.backbone.dim, config.text
         self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
         self.pattern, self.text_size = config.pattern, text.vocab_size
         self.bos = self.eos = config.codebook_size  # one past the codes: a row of the embeddings, a class of head 0
@@ -78,7 +78,7 @@ class SpeechLM(PreTrainedModel):
         rows = config.codebook_size + 1
         # one table: codebook k has rows k * (V + 1) ...; the last row stands for "absent" and is never read
         self.frame_embedding = nn.Embedding((config.num_codebooks + config.user_codebooks) * rows + 1, width)
-        self.backbone = Transformer(config.backbone_config, config)
+        self.backbone = Transformer(config.backbone, config)
         if text.vocab_size:
             self.text_embedding = nn.Embedding(text.vocab_size + 1, width)  # the last row is BOS
             if text.predicted and not text.tied:
@@ -318,16 +318,16 @@ class SpeechLM(PreTrainedModel):
 
     @property
     def predicts_text(self) -> bool:
-        return bool(self.text_size) and self.config.text["predicted"]
+        return bool(self.text_size) and self.config.text.predicted
 
     @property
     def depth_is_first(self) -> bool:
         """Whether the depth decoder predicts codebook 0, too."""
-        return self.pattern == "depth" and self.config.depth["first_codebook"] == "depth"
+        return self.pattern == "depth" and self.config.depth.first_codebook == "depth"
 
     def text_logits(self, context: Tensor) -> Tensor:
         """[..., D] -> [..., text vocabulary]."""
-        if self.config.text["tied"]:
+        if self.config.text.tied:
             return F.linear(context, self.text_embedding.weight[:-1])
         return self.text_head(context)
 

@@ -34,7 +34,7 @@ class Walk:
         self.flat = model.pattern == "flatten"
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
         positions = capacity * (len(self.slots) if self.flat else 1)
-        self.cache = KVCache(model.config.backbone_config, batch, positions, model.frame_embedding.weight)
+        self.cache = KVCache(model.config.backbone, batch, positions, model.frame_embedding.weight)
         self.position = 0  # steps taken so far
         self.values: dict[int, Tensor] = {}  # of the step that is being taken
         self._before = self._start()  # [B, K + U], [B]: the step before, as the backbone is given it

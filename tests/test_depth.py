@@ -126,7 +126,7 @@ def test_each_position_is_given_what_its_style_says(make_model, gaps):
 def test_position_j_predicts_its_own_codebook_with_that_codebooks_head(make_model, first):
     for conditioning in ("add", "prefix"):
         model = make_model(depth=depth(conditioning=conditioning, first_codebook=first))
-        positions = model.config.depth_config.num_positions(3)
+        positions = model.config.depth.num_positions(3)
         out = torch.randn(4, positions, 8, dtype=torch.float64)
         decoder = model.depth_decoder
         zero, others = decoder.logits(out)

@@ -43,7 +43,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def test_a_converted_model_loads_with_its_codec_and_continues_audio(kind, num_codebooks, folders):
     lm = load(folders[kind])
     assert (lm.codec.name, lm.codec.num_codebooks, lm.codec.codebook_size) == ("mimi", num_codebooks, 16)
-    assert lm.codec.fingerprint == lm.model.config.codec_reference.fingerprint
+    assert lm.codec.fingerprint == lm.model.config.codec.fingerprint
     assert load_codec(folders[kind] / "codec").num_codebooks == MIMI["num_quantizers"]
     audio = 0.3 * torch.randn(800, generator=torch.Generator().manual_seed(1)).numpy()
     made = lm.generate_many((audio, 800), 0.5, seeds=[0, 1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import codeclm.inference.engine as engine
 import codeclm.inference.evaluate.score as score
+import codeclm.model.attention as attention
 import codeclm.model.depth as depth
 import codeclm.model.layout as steps
 import codeclm.model.lm as lm
@@ -162,12 +163,12 @@ def see_the_future(patch: pytest.MonkeyPatch) -> None:
     def mask(implementation: str, seen: Any, like: Tensor) -> Tensor:
         return torch.ones(1, 1, seen.num_queries, seen.num_positions, dtype=torch.bool)
 
-    patch.setattr(transformer, "prepare_mask", mask)
+    patch.setattr(attention, "prepare_mask", mask)
 
 
 def ignore_documents(patch: pytest.MonkeyPatch) -> None:
-    real = transformer.prepare_mask
-    patch.setattr(transformer, "prepare_mask", lambda how, seen, like: real(how, replace(seen, documents=None), like))
+    real = attention.prepare_mask
+    patch.setattr(attention, "prepare_mask", lambda how, seen, like: real(how, replace(seen, documents=None), like))
 
 
 def write_cache_too_early(patch: pytest.MonkeyPatch) -> None:

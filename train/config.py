@@ -4,7 +4,18 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from ..model.shapes import BACKBONE, DEPTH, PATTERNS, PRESETS, DepthConfig, SpectralConfig, TransformerConfig
+from ..model.shapes import (
+    BACKBONE,
+    DEPTH,
+    PATTERNS,
+    PRESETS,
+    DepthConfig,
+    Pattern,
+    Preset,
+    SpectralConfig,
+    TextLayout,
+    TransformerConfig,
+)
 
 
 def check_device(name: str) -> None:
@@ -59,7 +70,7 @@ class BatchConfig:
 class TextOptions:
     """The text stream of a new model, if it has one; transcripts are the .txt files beside the audio."""
 
-    layout: Literal["none", "first", "last", "aligned"] = "none"  # where text stands: before, after or beside the audio
+    layout: Literal["none", TextLayout] = "none"  # text before the audio, after it, or beside it
     vocab_size: int = 2000  # size of the sentencepiece tokenizer, which is trained on the training transcripts
 
 
@@ -67,8 +78,8 @@ class TextOptions:
 class ModelConfig:
     """Shape of a new SpeechLM; K and V come from the codec of the data."""
 
-    preset: Literal["default", "tiny", "S", "small", "base"] = "default"  # sizes of both transformers, model/shapes.py
-    pattern: Literal["depth", "delay", "parallel", "flatten"] = "depth"  # how the codebooks of a frame are predicted
+    preset: Preset = "default"  # sizes of backbone and depth decoder, from model/shapes.py
+    pattern: Pattern = "depth"  # how the codebooks of a frame are predicted
     backbone: TransformerConfig = BACKBONE  # shape of the temporal backbone, with the preset "default"
     depth: DepthConfig = DEPTH  # shape of the depth decoder (pattern "depth"), with the preset "default"
     text: TextOptions = TextOptions()

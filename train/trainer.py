@@ -145,7 +145,7 @@ class Trainer:
         return int(num_scored(self.raw_model.config, codes, ends, text))
 
     def _text(self) -> tuple[TextTokenizer | None, Any]:
-        return self.tokenizer, self.raw_model.config.text["layout"]
+        return self.tokenizer, self.raw_model.config.text.layout
 
     def evaluate(self) -> float:
         """bits/s of the held-out utterances. Before the first step that is `before`; later the best weights are kept.

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ...model.delay_pattern import ABSENT, delay, undelay
 from ...model.lm import SpeechLM
+from ...model.shapes import TEXT_LAYOUTS
 from ...model.walk import TEXT, Walk
 
-LAYOUTS = ("audio", "first", "last", "aligned")  # no text, text before the audio, after it, beside it
+LAYOUTS = ("audio", *TEXT_LAYOUTS)  # no text, or a text stream
 
 
 @dataclass(frozen=True)

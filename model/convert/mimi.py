@@ -53,4 +53,4 @@ def codec_reference(
     for key, tensor in sorted(weights.items()):
         digest.update(key.encode())
         digest.update(tensor.float().contiguous().numpy().tobytes())
-    return CodecReference("mimi", digest.hexdigest(), rate, hop_length)
+    return CodecReference("mimi", digest.hexdigest(), rate, hop_length, num_codebooks, config.codebook_size)

@@ -121,7 +121,7 @@ def hf_settings(config: TransformerConfig) -> dict[str, Any]:
 
 def require_ours(config: SpeechLMConfig, kind: str, legal: dict[str, Any]) -> None:
     """Raise ValueError naming the first setting of ours, such as "depth.rope", that `kind` cannot express."""
-    parts = {"": config, "backbone": config.backbone_config, "depth": config.depth_config, "text": config.text_stream}
+    parts = {"": config, "backbone": config.backbone, "depth": config.depth, "text": config.text}
     for key, value in legal.items():
         part, _, field = key.rpartition(".")
         found = getattr(parts[part], field)
