@@ -2,9 +2,9 @@
 
     python -m codeclm.train.recipes.speedrun --out runs/speedrun
 
-A synthetic voice ("heart", hibari-tts, Apache-2.0) reads the docstrings of Python's own library, which every Python carries. The embedded
-codec turns that into tokens, and a new model learns them. It is compared with the baselines on sentences that it never
-heard. OUT/card.md tells how it went. Nothing is downloaded, and the same command goes on where it was stopped.
+A synthetic voice ("heart", hibari-tts, Apache-2.0) reads the docstrings of Python's own library. The embedded codec
+turns that into tokens, and a new model learns them. It is compared with the baselines on sentences that it never heard.
+OUT/card.md tells how it went. Nothing is downloaded, and the same command goes on where it was stopped.
 """
 
 import ast
@@ -50,7 +50,7 @@ def main(
     out: Annotated[Path, arg(help="folder of the run; the same command again goes on where it stood")] = Path(
         "runs/speedrun"
     ),
-    minutes: Annotated[float, arg(help="minutes of speech to make; the manual has about 60")] = 60.0,
+    minutes: Annotated[float, arg(help="minutes of speech to make; Python's docstrings last about 240")] = 120.0,
     training: TrainConfig = TRAINING,
 ) -> None:
     """Make speech, train a small model on it, and print a report card."""
