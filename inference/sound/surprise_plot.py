@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PROMPT_COLOUR = "#565e6b"
 CONTINUATION_COLOUR = "#c2410c"
-NUM_COLOURS = 80  # of the file: a third of the bytes, and no difference that an eye sees
+NUM_COLOURS = 80  # in the file: a third of the bytes, and no difference that an eye sees
 STYLE: dict = {
     "font.size": 10,
     "axes.titlesize": 10,
