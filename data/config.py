@@ -1,6 +1,12 @@
 """How audio becomes tokens, as a plain dataclass; importing it needs no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, TypeVar, get_type_hints
+
+from ..model.strict import check_names, check_value
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -19,3 +25,18 @@ class PrepareConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 1 <= self.max_utterance_s < float("inf"):
             raise ValueError(f"max_utterance_s is {self.max_utterance_s}; it must be at least 1 second, and finite")
+
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """`config`, a dataclass, with these settings; a dict for a part of it changes settings of that part.
+
+    Raises ValueError in one line: a setting unknown (the nearest known one is named), not of its type, or out of range.
+    """
+    hints = get_type_hints(type(config))
+    check_names(settings, hints)
+    changed = {}
+    for name, value in settings.items():
+        part = getattr(config, name)
+        is_part = is_dataclass(part) and isinstance(value, Mapping)
+        changed[name] = with_settings(part, value) if is_part else check_value(hints[name], value, name)
+    return replace(config, **changed)  # pyright: ignore[reportArgumentType]

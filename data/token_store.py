@@ -6,7 +6,7 @@
     store.json         the codec, the checksum of every shard, `data_hash`, and a checksum of this file; written last:
                        without it there is no store
 
-What the JSON files say is store_index.py, how audio becomes codes prepare.py, how codes become batches dataset.py.
+What the JSON files say is store_index.py, how audio becomes codes preparation.py, how codes become batches dataset.py.
 N utterances, T frames, K codebooks.
 """
 

@@ -12,13 +12,13 @@ import numpy as np
 from ..data.audio import load_audio
 from ..data.audio_out import save_audio
 from ..model.files import write_whole
+from ..model.pretrained import PROMPT
 from .evaluate.report import DEFINITION
 from .generator import Generation, SpeechGenerator
-from .loading import EMBEDDED_MODEL, checkpoint_hash, load, model_folder
+from .loading import checkpoint_hash, load, model_folder
 from .sound.measures import measure_speech
 from .sound.surprise_plot import GenerationPlot, plot_generation
 
-PROMPT = EMBEDDED_MODEL / "prompt.flac"
 VOICE = "my_voice"  # the prompt in pieces: what a folder of recordings to tune on looks like
 PIECE_S, QUIET_S = 1.2, 0.02
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-
 # (module, query [B, H, S, E], key [B, G, P, E], value [B, G, P, E]) -> ([B, S, H, E], weights or None)
 Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 

@@ -1,7 +1,7 @@
 """The depth decoder: a small transformer over the codebooks of one step, and its part of the loss.
 
     hidden = transformer(project(context) + embedding(codes))       # [N, J, d]
-    codebook k <- heads[k - 1](hidden at its position)              # [K', N, V]
+    codebook k <- heads[k - 1](hidden at its position)              # [N, V]
 
 In the cheapest form (conditioning "add", codebook 0 from the backbone) position j takes the context and code j, and
 predicts codebook j + 1. Otherwise there are K positions: position 0 takes the context and no code, position j code
@@ -12,6 +12,7 @@ C classes of codebook 0.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,14 @@ class DepthDecoder(nn.Module):
 
     def __init__(self, config: SpeechLMConfig):
         super().__init__()
-        depth, width, size = config.depth, config.backbone.dim, config.codebook_size
+        depth = config.depth
+        width = config.backbone.dim
+        size = config.codebook_size
         others = config.num_codebooks - 1
-        self.config, self.num_codebooks, self.codebook_size, self.gaps = depth, config.num_codebooks, size, config.gaps
+        self.config = depth
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = size
+        self.gaps = config.gaps
         self.num_positions = depth.num_positions(config.num_codebooks)
         self.codeless = self.num_positions - others  # positions at the start that take no code: 1 or 0
         self.first = 0 if depth.first_codebook == "depth" else 1  # the first codebook that is predicted here
@@ -55,13 +61,22 @@ class DepthDecoder(nn.Module):
         frame_embedding: nn.Embedding,
         text: Tensor | None = None,
         cache: KVCache | None = None,
-    ) -> Tensor:
-        """context [N, D] and the code that each position takes [N, J], ABSENT for none -> hidden [N, J, d].
+    ) -> "DepthLogits":
+        """context [N, D] and the code that each position takes [N, J], ABSENT for none -> the logits they predict.
 
         text: [N] the token of the step, ABSENT allowed. cache: of this step; the positions are those that follow it.
         """
         first = 0 if cache is None else cache.length
-        return self.transformer(self.inputs(context, codes, frame_embedding, text, first), cache)
+        hidden = self.transformer(self.inputs(context, codes, frame_embedding, text, first), cache)
+        zero = None
+        if self.codeless and first == 0:
+            zero = None if self.head_0 is None else self.head_0(hidden[:, 0])
+            hidden, first = hidden[:, 1:], 1
+        if not hidden.shape[1]:
+            return DepthLogits(zero, None)
+        head = first - self.codeless
+        heads = self.heads[head : head + hidden.shape[1]].to(hidden.dtype)
+        return DepthLogits(zero, torch.bmm(hidden.transpose(0, 1), heads))
 
     def inputs(
         self, context: Tensor, codes: Tensor, frame_embedding: nn.Embedding, text: Tensor | None, first: int = 0
@@ -96,16 +111,12 @@ class DepthDecoder(nn.Module):
         """The codes of steps [N, K] -> the code that each position takes [N, J]."""
         return F.pad(codes[:, :-1], (self.codeless, 0), value=ABSENT)
 
-    def logits(self, hidden: Tensor, first: int = 0) -> tuple[Tensor | None, Tensor | None]:
-        """hidden [N, J, d] of positions first.. -> (of codebook 0 [N, C] or None, of the others [.., N, V] or None)."""
-        zero = None
-        if self.codeless and first == 0:
-            zero = None if self.head_0 is None else self.head_0(hidden[:, 0])
-            hidden, first = hidden[:, 1:], 1
-        head = first - self.codeless
-        if not hidden.shape[1]:
-            return zero, None
-        return zero, torch.bmm(hidden.transpose(0, 1), self.heads[head : head + hidden.shape[1]].to(hidden.dtype))
+
+class DepthLogits(NamedTuple):
+    """Logits of the codebooks that some positions predict."""
+
+    zero: Tensor | None  # [N, C] of codebook 0, if it is predicted here
+    others: Tensor | None  # [.., N, V] of the codebooks after it
 
 
 class ShortAttention:
@@ -190,7 +201,7 @@ def depth_nats(
     decoder: DepthDecoder, frame_embedding: nn.Embedding, context: Tensor, rows: DepthRows, z_loss: float
 ) -> tuple[Tensor, Tensor]:
     """context [N, D] and its rows -> (nats [N, K'], z-loss)."""
-    zero, others = decoder.logits(decoder(context, rows.codes_in, frame_embedding, rows.text))
+    zero, others = decoder(context, rows.codes_in, frame_embedding, rows.text)
     targets, parts, penalty = rows.targets.t(), [], context.new_zeros(())
     if zero is not None:
         nll, z = cross_entropy(zero, targets[0], z_loss)
@@ -209,8 +220,7 @@ def depth_logits(decoder: DepthDecoder, frame_embedding: nn.Embedding, contexts:
     classes = decoder.codebook_size if decoder.head_0 is None else decoder.head_0.out_features
     if not rows.targets.shape[1]:
         return contexts.new_zeros(contexts.shape[0], 0, contexts.shape[1], classes)
-    hidden = decoder(contexts.flatten(0, 1), rows.codes_in, frame_embedding, rows.text)
-    zero, others = decoder.logits(hidden)
+    zero, others = decoder(contexts.flatten(0, 1), rows.codes_in, frame_embedding, rows.text)
     parts = [] if zero is None else [zero[None]]
     if others is not None:
         parts.append(F.pad(others, (0, classes - others.shape[-1]), value=float("-inf")))

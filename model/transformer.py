@@ -82,15 +82,15 @@ def rotary_tables(positions: Tensor, config: TransformerConfig, dtype: torch.dty
     """cos and sin [S, E / 2] for integer positions [S]. Computed at each call: a buffer would not survive loading."""
     width = config.size_of_head
     exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
-    frequency = stretch(config.rope_theta**-exponent, config.rope_scaling)
+    frequency = config.rope_theta**-exponent
+    if config.rope_scaling.factor != 1:
+        frequency = stretch(frequency, config.rope_scaling)
     angles = positions.double()[:, None] * frequency  # [S, E / 2]
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def stretch(frequency: Tensor, scaling: RopeScaling) -> Tensor:
     """Llama 3's scaling of rotary frequencies: long wavelengths by `factor`, short ones not, those between in part."""
-    if scaling.factor == 1:
-        return frequency
     turns = scaling.original_positions * frequency / (2 * math.pi)  # full turns over the original context
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0, 1)

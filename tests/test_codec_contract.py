@@ -15,11 +15,11 @@ from torch import Tensor
 
 from codeclm.data.audio import load_audio
 from codeclm.data.config import PrepareConfig
-from codeclm.data.prepare import prepare
+from codeclm.data.preparation import prepare
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.codec import contract
+from codeclm.inference.codec.cli import codec_contract
 from codeclm.inference.codec.contract import PROPERTIES, blocks_line, check_contract, probe, table
-from codeclm.inference.codec.contract_cli import codec_contract
 from codeclm.inference.codec.random_codecs import EVERY_KIND, TINY, save_tiny, tiny_network
 from codeclm.model.codecs import Codec, StreamingCoder, load_codec
 from codeclm.model.codecs.blocks import BlockCodec

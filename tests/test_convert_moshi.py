@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import MimiModel, MoshiForConditionalGeneration
 
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.convert_cli import export_folder, import_folder
+from codeclm.inference.convert import export_folder, import_folder
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.loading import load_speech_lm
 from codeclm.model import SpeechLM, weights

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from codeclm.data.audio import load_audio, save_wav
-from codeclm.data.prepare import open_or_prepare
+from codeclm.data.preparation import open_or_prepare
 from codeclm.inference.codec.contract import PROPERTIES, probe, stream
 from codeclm.inference.codec.random_codecs import EVERY_KIND, load_tiny
 from codeclm.inference.codec.roundtrip import roundtrip

@@ -6,7 +6,6 @@ All patterns and options together are inference/verify.py's; here are the defaul
 import itertools
 import json
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,8 +17,9 @@ from transformers import AutoModel
 from codeclm.inference.loading import load_speech_lm
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT, delay, undelay
+from codeclm.model.flatten import TEXT
 from codeclm.model.shapes import TextConfig
-from codeclm.model.walk import TEXT, Walk
+from codeclm.model.walk import Walk
 
 from .options import OPTIONS, SIZE, WORDS, example
 
@@ -51,13 +51,13 @@ def step_by_step(
     if first:
         walk.prefill(*(None if x is None else x[..., :1] for x in (steps, texts, users)))
 
-    def choose(k: int, logits: Callable[[], Tensor]) -> Tensor:
+    def choose(k: int, logits: Tensor) -> Tensor:
         s = walk.position
         if k == TEXT:
-            if model.predicts_text and s < num_frames:
-                text_nll[:, s] = F.cross_entropy(logits(), texts[:, s], reduction="none")
-            return torch.full((batch,), ABSENT) if texts is None else texts[:, s]
-        log_p = logits().log_softmax(dim=-1)
+            if s < num_frames:
+                text_nll[:, s] = F.cross_entropy(logits, texts[:, s], reduction="none")
+            return texts[:, s]
+        log_p = logits.log_softmax(dim=-1)
         if 0 <= s - delays[k] < num_frames:
             nll[:, k, s] = -log_p.gather(1, steps[:, k, s : s + 1])[:, 0]
         elif k == 0 and s == num_frames + delays[0] and config.end == "eos":
@@ -65,7 +65,10 @@ def step_by_step(
         return steps[:, k, s]
 
     for s in range(first, length):
-        walk.step(choose, None if users is None else users[:, :, s])
+        known = {}
+        if not model.predicts_text or texts is None:
+            known[TEXT] = torch.full((batch,), ABSENT) if texts is None else texts[:, s]
+        walk.step(choose, known, None if users is None else users[:, :, s])
     return undelay(nll[:, :, : num_frames + max(delays)], delays), eos, text_nll[:, :num_frames]
 
 
@@ -73,12 +76,12 @@ def first_logits(walk: Walk) -> Tensor:
     """Codebook 0's, at the next step."""
     found = []
 
-    def choose(slot: int, logits: Callable[[], Tensor]) -> Tensor:
-        if slot == 0:
-            found.append(logits())
-        return torch.full((walk.batch,), ABSENT)
+    def choose(slot: int, logits: Tensor) -> Tensor:
+        found.append(logits)
+        return absent
 
-    walk.step(choose)
+    absent = torch.full((walk.batch,), ABSENT)
+    walk.step(choose, {slot: absent for slot in walk.slots if slot != 0})
     return found[0]
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from codeclm.data.audio import save_wav
 from codeclm.inference.compress.container import ClmFile
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.convert_cli import import_folder
+from codeclm.inference.convert import import_folder
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.loading import load, load_speech_lm
 from codeclm.model.codecs import load_codec

@@ -1,4 +1,4 @@
-"""data/prepare.py: the same bytes whatever happens, and every bad file skipped by name."""
+"""data/preparation.py: the same bytes whatever happens, and every bad file skipped by name."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from filelock import FileLock
 from codeclm.data.audio import AudioError, find_audio
 from codeclm.data.encode_files import pieces_of, quietest_cut, read_transcript
 from codeclm.data.plan import plan_shards, utterance_names
-from codeclm.data.prepare import PrepareConfig, open_or_prepare, prepare
+from codeclm.data.preparation import PrepareConfig, open_or_prepare, prepare
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 from codeclm.model.shapes import CodecReference
@@ -29,7 +29,7 @@ TINY |= {"latent_layers": 1, "bottleneck_layers": 1, "decoder_layers": 1, "num_c
 SLOW_RUN = """
 import sys, time, torch
 from pathlib import Path
-from codeclm.data.prepare import PrepareConfig, prepare
+from codeclm.data.preparation import PrepareConfig, prepare
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 torch.manual_seed(0)
 codec = SpectralCodec(SpectralConfig(**TINY)).eval().requires_grad_(False)
@@ -43,7 +43,7 @@ DYING_RUN = """
 import os, sys
 from pathlib import Path
 from codeclm.data import encoding
-from codeclm.data.prepare import PrepareConfig, prepare
+from codeclm.data.preparation import PrepareConfig, prepare
 
 def die(path, *rest):
     os._exit(9)

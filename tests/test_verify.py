@@ -31,10 +31,11 @@ from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked_backward import _ChunkedSum
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.depth import DepthDecoder
+from codeclm.model.flatten import TEXT
 from codeclm.model.losses import Weights
 from codeclm.model.shapes import DepthConfig, TextConfig
 from codeclm.model.transformer import KVCache
-from codeclm.model.walk import TEXT, Walk
+from codeclm.model.walk import FrameFeed, Walk
 from codeclm.train.cli import main
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -150,7 +151,12 @@ def forget_end(laid: steps.Steps, config: SpeechLMConfig, codes: Tensor) -> step
 
 def delay_hidden_states(patch: pytest.MonkeyPatch) -> None:
     real = SpeechLM.contexts
-    patch.setattr(SpeechLM, "contexts", lambda self, laid: torch.nn.functional.pad(real(self, laid), (0, 0, 1, -1)))
+
+    def late(self: SpeechLM, laid: steps.Steps) -> lm.Contexts:
+        x = torch.nn.functional.pad(real(self, laid).first, (0, 0, 1, -1))
+        return lm.Contexts(x, x, x[:, :, None])
+
+    patch.setattr(SpeechLM, "contexts", late)
 
 
 def leak_in_step(patch: pytest.MonkeyPatch) -> None:
@@ -239,11 +245,17 @@ def scale_single_steps(patch: pytest.MonkeyPatch) -> None:
 
 def ignore_user_when_stepping(patch: pytest.MonkeyPatch) -> None:
     real = Walk.step
-    patch.setattr(Walk, "step", lambda self, choose, user=None: real(self, choose, None))
+    patch.setattr(Walk, "step", lambda self, choose, known=None, user=None: real(self, choose, known))
 
 
 def ignore_gaps_when_stepping(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Walk, "_fill_gaps", lambda self, codes, no_user: codes)
+    real = FrameFeed.finish
+
+    def finish(self: FrameFeed, values: dict[int, Tensor], user: Tensor | None) -> None:
+        real(self, values, user)
+        self.codes = torch.stack([values[k] for k in range(self.model.num_codebooks)], dim=1)
+
+    patch.setattr(FrameFeed, "finish", finish)
 
 
 def detach_depth_loss(patch: pytest.MonkeyPatch) -> None:
@@ -298,12 +310,13 @@ def end_in_the_full_window(patch: pytest.MonkeyPatch) -> None:
 
 def draw_beyond_the_edge(patch: pytest.MonkeyPatch) -> None:
     """Codebook 0 goes on beyond the last frame, so that lagging codebooks see what scoring does not."""
-    real = engine.choose_code
+    real = engine.Step.known
 
-    def code(model: SpeechLM, state: engine.State, window: Window, frame: int, *rest: Any) -> Tensor:
-        return torch.zeros_like(state.end) if frame >= window.stop else real(model, state, window, frame, *rest)
+    def known(self: engine.Step) -> dict[int, Tensor]:
+        beyond = self.column - self.model.config.delays[0] >= self.window.stop
+        return real(self) | ({0: torch.zeros_like(self.state.end)} if beyond else {})
 
-    patch.setattr(engine, "choose_code", code)
+    patch.setattr(engine.Step, "known", known)
 
 
 PLAIN: dict[str, Any] = {}

@@ -126,6 +126,7 @@ def evaluate(
     baseline_store: TokenStore | None = None,
     config: EvaluateConfig = EvaluateConfig(),
     tokenizer: TextTokenizer | None = None,
+    progress: bool = True,
 ) -> LikelihoodReport:
     """Score a store with the model and with the two baselines.
 
@@ -133,7 +134,7 @@ def evaluate(
     utterances is predicted from the other half.
     """
     indices = choose(store, config)
-    scores = score_store(model, store, config, indices, tokenizer=tokenizer)
+    scores = score_store(model, store, config, indices, progress, tokenizer)
     unigram, bigram = baseline_scores(store, indices, baseline_store)
     rate, info = store.codec.frame_rate, store.codec
     frames = int(scores.num_frames.sum())

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CsmConfig
 
+from ..codecs.hf_config import read_settings
 from ..shapes import DepthConfig, TextConfig, TransformerConfig
 from ..speech_lm_config import SpeechLMConfig
 from . import Converted
@@ -19,7 +20,6 @@ from .checkpoint import Tensors
 from .settings import (
     hf_settings,
     llama_triples,
-    read_settings,
     require,
     require_ours,
     rope_parameters,

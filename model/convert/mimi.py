@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 from transformers import MimiConfig
 
+from ..codecs.hf_config import check_counts, read_settings
 from ..shapes import CodecReference
 from ..strict import shown
-from .settings import check_counts, read_settings
 
 
 def split_codec(weights: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import MoshiConfig
 
+from ..codecs.hf_config import read_settings
 from ..shapes import DepthConfig, TextConfig, TransformerConfig
 from ..speech_lm_config import SpeechLMConfig
 from . import Converted
@@ -22,7 +23,6 @@ from .settings import (
     LLAMA_LAYER,
     block_shapes,
     hf_settings,
-    read_settings,
     require,
     require_ours,
     rope_parameters,
