@@ -29,7 +29,7 @@ from ..config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
 from .corpus import heart_voice, synthesise
 
 if TYPE_CHECKING:
-    from ...data.prepare import PrepareSummary
+    from ...data.preparation import PrepareSummary
     from ...inference.evaluate.report import LikelihoodReport
     from ...inference.generator import SpeechGenerator
 
@@ -66,7 +66,7 @@ def run(out: Path, minutes: float, training: TrainConfig) -> None:
         synthesise(VOICE, heart_voice(), iter(sentences()), minutes / 60, out / "speech")
 
     from ...data.audio import load_audio
-    from ...data.prepare import prepare
+    from ...data.preparation import prepare
     from ...data.token_store import TokenStore
     from ...inference.evaluate.score import evaluate
     from ...inference.loading import checkpoint_hash, load
