@@ -6,7 +6,7 @@ codecs or tokens. S samples.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -56,6 +56,12 @@ def find_audio(path: Path) -> list[Path]:
     for line in left_out:
         logger.warning("skipped %s", line)
     return found
+
+
+def evenly(files: Sequence[Path], count: int) -> list[Path]:
+    """At most `count` of the files, evenly spread over their order."""
+    count = min(count, len(files))
+    return [files[i * len(files) // count] for i in range(count)]
 
 
 def _is_utf8(path: Path) -> bool:

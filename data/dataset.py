@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .grids import Layout, StoreGrids
+from ..model.shapes import TextLayout
+from .grids import StoreGrids
 from .rows import Rows, pack, stack
 from .text_tokenizer import TextTokenizer
 from .token_store import TokenStore
@@ -39,7 +40,7 @@ class TokenBatches:
         seed: int,
         indices: Sequence[int] | None = None,
         tokenizer: TextTokenizer | None = None,
-        layout: Layout = "first",
+        layout: TextLayout = "first",
         packed: bool = True,
     ):
         """indices: the utterances to use (default all). tokenizer: for their transcripts (default: no text).

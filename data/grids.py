@@ -3,18 +3,16 @@
 N utterances, M segments (utterance, start, stop) in frames, K codebooks, L columns (frames and text columns).
 """
 
-from typing import Literal, get_args
-
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
+from ..model.shapes import TEXT_LAYOUTS, TextLayout
 from .align import Grid, audio_first, audio_only, spread, text_first
 from .rows import Piece
 from .text_tokenizer import TextTokenizer, clean_text
 from .token_store import TokenStore
 
 # text before the audio (text-to-speech), after it (transcription), or beside it
-Layout = Literal["first", "last", "aligned"]
 
 
 class StoreGrids:
@@ -31,15 +29,15 @@ class StoreGrids:
         self,
         store: TokenStore,
         tokenizer: TextTokenizer | None = None,
-        layout: Layout = "first",
+        layout: TextLayout = "first",
         max_columns: int | None = None,
     ):
         """tokenizer: for the transcripts (default: no text). max_columns: of a row (default: any number).
 
         Raises ValueError for an unknown layout.
         """
-        if layout not in get_args(Layout):
-            raise ValueError(f"text layout '{layout}' is unknown; choose one of {', '.join(get_args(Layout))}")
+        if layout not in TEXT_LAYOUTS:
+            raise ValueError(f"text layout '{layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
         self.store, self.tokenizer, self.layout = store, tokenizer, layout
         num_tokens = np.array([sum(map(len, self._words(i))) for i in range(len(store))], np.int64)
         if layout == "aligned":

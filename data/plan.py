@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.files import readable
+from ..model.shapes import CodecReference
 from .config import PrepareConfig
 from .encode_files import transcript_path
-from .store_index import CodecInfo, ShardIndex
+from .store_index import ShardIndex
 from .token_store import finished_shard
 
 QUIET_CUTS = "cut where it is quiet"  # part of the key
@@ -36,7 +37,11 @@ class Shard:
 
 
 def plan_shards(
-    audio: Path, files: Sequence[Path], info: CodecInfo, config: PrepareConfig, only: Collection[Path] | None = None
+    audio: Path,
+    files: Sequence[Path],
+    info: CodecReference,
+    config: PrepareConfig,
+    only: Collection[Path] | None = None,
 ) -> list[Shard]:
     """only: of the files; names, and with them the order, are as if all were there."""
     named = list(zip(files, utterance_names(audio, files), strict=True))

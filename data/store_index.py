@@ -9,91 +9,51 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..model.shapes import CodecReference
 from ..model.strict import read_object, strict
 
-if TYPE_CHECKING:
-    from ..model.codecs import Codec
-    from ..model.speech_lm_config import SpeechLMConfig
-
-FORMAT = 3  # of a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
+FORMAT = 3  # a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
 HEADER = "store.json"
 AGAIN = "run codeclm prepare again"
 
 
-@dataclass(frozen=True)
-class CodecInfo:
-    """What a store remembers of the codec that made its codes."""
+def check_storable(codec: CodecReference) -> None:
+    """Raise ValueError for a codec whose codes a token store cannot hold."""
+    for name, least, most in (
+        ("sample_rate", 1, 2**31),
+        ("hop_length", 1, 2**31),
+        ("num_codebooks", 1, 2**16),
+        ("codebook_size", 2, 2**16),
+    ):
+        value = getattr(codec, name)
+        if not least <= value <= most:
+            raise ValueError(
+                f"codec '{codec.name}' has {name} {value}; a token store holds codecs with {least} to {most}"
+            )
 
-    name: str
-    fingerprint: str
-    sample_rate: int  # Hz
-    hop_length: int  # samples per frame
-    num_codebooks: int  # K
-    codebook_size: int  # V
 
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("sample_rate", 1, 2**31),
-            ("hop_length", 1, 2**31),
-            ("num_codebooks", 1, 2**16),
-            ("codebook_size", 2, 2**16),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ValueError(
-                    f"codec '{self.name}' has {name} {value}; a token store holds codecs with {least} to {most}"
-                )
-
-    @classmethod
-    def of(cls, codec: "Codec") -> "CodecInfo":
-        """Raises ValueError for a codebook size that uint16 cannot hold."""
-        return cls(
-            codec.name,
-            codec.fingerprint,
-            codec.sample_rate,
-            codec.hop_length,
-            codec.num_codebooks,
-            codec.codebook_size,
+def require_codec(stored: CodecReference, given: CodecReference, folder: Path) -> None:
+    """Raise ValueError, naming `folder` and what differs, unless `given` makes the codes of the store there."""
+    mine, theirs = asdict(stored), asdict(given)
+    facts = ("sample_rate", "hop_length", "num_codebooks", "codebook_size")
+    differing = [name for name in facts if mine[name] != theirs[name]]
+    if stored.fingerprint != given.fingerprint:
+        this, other = (
+            ", ".join([values["fingerprint"][:12], *(f"{name} {values[name]}" for name in differing)])
+            for values in (mine, theirs)
         )
-
-    @classmethod
-    def of_model(cls, config: "SpeechLMConfig") -> "CodecInfo":
-        """The codec that a speech LM was trained on. Raises ValueError if its config does not name one."""
-        codec = config.codec_reference
-        if not codec.fingerprint or not codec.hop_length:
-            raise ValueError("the model's config.json does not say which codec its codes come from (codec.fingerprint)")
-        return cls(
-            codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length, config.num_codebooks,
-            config.codebook_size,
-        )  # fmt: skip
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second (Hz)."""
-        return self.sample_rate / self.hop_length
-
-    def require(self, other: "CodecInfo", folder: Path) -> None:
-        """Raise ValueError, naming `folder` and what differs, unless `other` makes the codes of the store there."""
-        mine, theirs = asdict(self), asdict(other)
-        facts = [name for name in ("sample_rate", "hop_length", "num_codebooks", "codebook_size")]
-        differing = [name for name in facts if mine[name] != theirs[name]]
-        if self.fingerprint != other.fingerprint:
-            stored, given = (
-                ", ".join([info.fingerprint[:12], *(f"{name} {getattr(info, name)}" for name in differing)])
-                for info in (self, other)
-            )
-            raise ValueError(
-                f"{folder}: holds tokens of codec '{self.name}' ({stored}), not of '{other.name}' ({given}); "
-                f"prepare the audio with it into another folder"
-            )
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{folder / HEADER}: says {name} {mine[name]}, but its codec '{other.name}' has {theirs[name]}; "
-                f"it was changed: {AGAIN}"
-            )
+        raise ValueError(
+            f"{folder}: holds tokens of codec '{stored.name}' ({this}), not of '{given.name}' ({other}); "
+            f"prepare the audio with it into another folder"
+        )
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{folder / HEADER}: says {name} {mine[name]}, but its codec '{given.name}' has {theirs[name]}; "
+            f"it was changed: {AGAIN}"
+        )
 
 
 @dataclass(frozen=True)
@@ -133,7 +93,7 @@ class ShardIndex:
     """The content of shard-NNNNN.json."""
 
     key: str  # what the shard was made from; equal keys mean equal content
-    sha256: str  # of the .bin
+    sha256: str  # hash of the .bin
     utterances: list[Entry]
     rejected: list[Rejected]
 
@@ -180,7 +140,7 @@ class ShardInfo:
     """What store.json says of one shard."""
 
     name: str
-    sha256: str  # of the .bin
+    sha256: str  # hash of the .bin
     index_sha256: str
     num_utterances: int
     num_frames: int
@@ -191,10 +151,10 @@ class StoreHeader:
     """The content of store.json."""
 
     format: int
-    codec: CodecInfo
+    codec: CodecReference
     data_hash: str  # sha256 over the hashes of the shards
     shards: list[ShardInfo]
-    sha256: str = ""  # of all the rest; older stores have none
+    sha256: str = ""  # hash of all the rest; older stores have none
 
     @property
     def checksum(self) -> str:
@@ -208,7 +168,7 @@ class StoreHeader:
         return hashlib.sha256("".join(shard.sha256 + shard.index_sha256 for shard in self.shards).encode()).hexdigest()
 
     @classmethod
-    def of(cls, codec: CodecInfo, shards: list[ShardInfo], has_text: bool, has_cuts: bool) -> "StoreHeader":
+    def of(cls, codec: CodecReference, shards: list[ShardInfo], has_text: bool, has_cuts: bool) -> "StoreHeader":
         header = cls(FORMAT if has_cuts else 2 if has_text else 1, codec, "", shards)
         header = replace(header, data_hash=header.hash_of_shards)
         return replace(header, sha256=header.checksum)
@@ -227,6 +187,7 @@ class StoreHeader:
                     f"{path}: has format {version}, this codeclm reads up to {FORMAT}; install a newer codeclm"
                 )
             header = strict(cls, stored, str(path))
+            check_storable(header.codec)
             if header.sha256 and header.sha256 != header.checksum:
                 raise ValueError(f"{path}: does not have the content it was written with")
             if header.data_hash != header.hash_of_shards:

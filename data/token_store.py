@@ -6,13 +6,13 @@
     store.json         the codec, the checksum of every shard, `data_hash`, and a checksum of this file; written last:
                        without it there is no store
 
-What the JSON files say is store_index.py, how audio becomes codes prepare.py, how codes become batches dataset.py.
+What the JSON files say is store_index.py, how audio becomes codes preparation.py, how codes become batches dataset.py.
 N utterances, T frames, K codebooks.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,18 @@ import numpy as np
 
 from ..model.codecs import Codec
 from ..model.files import file_sha256, whole_file, write_whole
-from .store_index import AGAIN, HEADER, CodecInfo, Entry, Rejected, ShardIndex, ShardInfo, StoreHeader
+from ..model.shapes import CodecReference
+from .store_index import (
+    AGAIN,
+    HEADER,
+    Entry,
+    Rejected,
+    ShardIndex,
+    ShardInfo,
+    StoreHeader,
+    check_storable,
+    require_codec,
+)
 
 if TYPE_CHECKING:
     from ..model.speech_lm_config import SpeechLMConfig
@@ -33,7 +44,7 @@ class Utterance:
     """One utterance on its way to disk."""
 
     name: str
-    num_samples: int  # of audio at the codec's sample rate
+    num_samples: int  # audio samples at the codec's sample rate
     codes: np.ndarray  # [T, K] integers, T >= 1
     text: str | None = None  # what is said
     goes_on: bool = False  # a piece of a longer recording, and not its last
@@ -93,14 +104,15 @@ class TokenStore:
         self._check_index(i)
         return not self._goes_on[i]
 
-    def require_codec(self, codec: Codec | CodecInfo) -> None:
+    def require_codec(self, codec: Codec | CodecReference) -> None:
         """Raise ValueError, naming what differs, unless the codes were made by this codec."""
-        self.codec.require(codec if isinstance(codec, CodecInfo) else CodecInfo.of(codec), self.folder)
+        require_codec(self.codec, codec if isinstance(codec, CodecReference) else CodecReference.of(codec), self.folder)
 
     def require_model(self, config: "SpeechLMConfig") -> None:
-        """The same for the codec that a model was trained on. A model may know more codes than its codec has (CSM)."""
-        codec = CodecInfo.of_model(config)
-        self.require_codec(replace(codec, codebook_size=min(codec.codebook_size, self.codec.codebook_size)))
+        """The same for the codec that a model was trained on. Raises ValueError also if its config names none."""
+        if not config.codec.fingerprint or not config.codec.hop_length:
+            raise ValueError("the model's config.json does not say which codec its codes come from (codec.fingerprint)")
+        self.require_codec(config.codec)
 
     def verify(self) -> None:
         """Read every byte. Raises ValueError naming the first shard that differs or holds codes out of range."""
@@ -153,7 +165,7 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(
-    folder: Path, number: int, entries: Iterable[Utterance | Rejected], codec: CodecInfo, key: str = ""
+    folder: Path, number: int, entries: Iterable[Utterance | Rejected], codec: CodecReference, key: str = ""
 ) -> ShardIndex:
     """Write shard-NNNNN.bin as `entries` come, then its .json: the shard is finished when the .json is there.
 
@@ -185,7 +197,7 @@ def finished_shard(folder: Path, number: int, key: str) -> ShardIndex | None:
         return None
 
 
-def commit_store(folder: Path, codec: CodecInfo, shards: Sequence[ShardIndex]) -> None:
+def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardIndex]) -> None:
     """Write store.json over the shards 0..len(shards)-1, which must be finished: from now on `folder` is a store."""
     infos = [
         ShardInfo(shard_name(number), shard.sha256, shard.index_sha256, len(shard.utterances), shard.num_frames)
@@ -193,11 +205,12 @@ def commit_store(folder: Path, codec: CodecInfo, shards: Sequence[ShardIndex]) -
     ]
     entries = [entry for shard in shards for entry in shard.utterances]
     has_text = any(entry.text is not None for entry in entries)
+    check_storable(codec)
     header = StoreHeader.of(codec, infos, has_text, has_cuts=any(entry.goes_on for entry in entries))
     write_whole(folder / HEADER, header.to_json())
 
 
-def _packed(utterance: Utterance, codec: CodecInfo) -> bytes:
+def _packed(utterance: Utterance, codec: CodecReference) -> bytes:
     codes = np.asarray(utterance.codes)
     if codes.ndim != 2 or codes.shape[1] != codec.num_codebooks or len(codes) == 0 or codes.dtype.kind not in "iu":
         raise ValueError(

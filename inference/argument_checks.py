@@ -14,6 +14,7 @@ from typing import Any
 
 from ..model.files import check_file, readable
 from ..model.hub import is_hub_id
+from ..model.shapes import PATTERNS, PRESETS
 
 CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of load_codec
 MAX_DURATION_S = 24 * 3600.0
@@ -174,6 +175,37 @@ def check_text_model(path: Path | None) -> None:
         raise FileNotFoundError(f"{readable(path)}: holds no checkpoint (config.json is missing)")
     if path.is_file() and find_spec("gguf") is None:
         raise ImportError(f"{readable(path)}: reading GGUF files needs: pip install 'codeclm[gguf]'")
+
+
+def check_conversion(
+    kind: str, src: Path, dst: Path, back: bool, codec: str, depth: str, pattern: str, seed: int
+) -> None:
+    """Raise for what is wrong with the arguments, before torch and transformers are loaded."""
+    own = {"--codec": codec != "spectral", "--depth": depth != "default", "--pattern": pattern != "depth"}
+    if kind == "text" and back:
+        raise ValueError("--back: a model that was grown from a text LM has no way back; only csm and moshi have")
+    if kind != "text" and any(own.values()):
+        raise ValueError(f"{' and '.join(flag for flag, given in own.items() if given)}: for text models only")
+    for flag, value, legal in (("--depth", depth, tuple(PRESETS)), ("--pattern", pattern, PATTERNS)):
+        if value not in legal:
+            raise ValueError(f"{flag} '{value}' is unknown; choose one of {', '.join(legal)}")
+    check_seeds(seed)
+    check_codec(codec)
+    if kind == "text":
+        check_text_model(src)
+    elif back:
+        if not src.exists() and str(src) != "default":
+            raise FileNotFoundError(f"{src}: no such folder; give a model folder of ours")
+        check_model(str(src))
+        if not any((place / "codec").is_dir() for place in (src, src / "model")):
+            raise ValueError(f"{src}: has no Mimi in codec/, so there is no {kind} folder that it could become")
+    elif not (src / "config.json").is_file() and (src.exists() or not is_hub_id(str(src))):
+        reason = "is a file" if src.is_file() else "no such folder"
+        reason = "holds no checkpoint (config.json is missing)" if src.is_dir() else reason
+        raise FileNotFoundError(f"{src}: {reason}; give the folder of a checkpoint that is on this machine")
+    if dst.is_file() or dst.is_dir() and any(dst.iterdir()):
+        raise FileExistsError(f"{dst}: exists already; give a new folder")
+    check_writable(dst / "config.json")
 
 
 def check_codec(name: str) -> None:

@@ -1,23 +1,24 @@
-"""The verbs of `codeclm` that use a model, one function each; codec_cli.py has those of `codeclm codec`.
+"""The verbs of `codeclm` that use a model, one function each. Options that verbs share are options.py's.
 
-A verb first checks what can be known to be wrong without torch (checks.py), then imports what is heavy, inside the
-function: --help and a bad argument answer at once. train/cli.py adds the verbs that change weights, and `main`.
+`verify` is in verify/cli.py, `codec ...` in codec/cli.py and compress/cli.py; train/cli.py has the verbs that change
+weights, and `main`. A verb first checks what can be known to be wrong without torch (argument_checks.py), then imports
+what is heavy, inside the function: --help and a bad argument answer at once.
 """
 
 import json
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from ..data.config import PrepareConfig
-from ..model.files import write_whole
+from ..model.shapes import PATTERNS, PRESETS
 from .argument_checks import (
     check_audio,
     check_audio_out,
     check_codec,
+    check_conversion,
     check_data,
     check_device,
     check_distinct,
@@ -32,28 +33,24 @@ from .argument_checks import (
     check_writable,
 )
 from .config import EvaluateConfig, SamplingConfig
+from .options import (
+    Audio,
+    AudioFile,
+    CodecName,
+    Data,
+    Device,
+    Model,
+    Numbers,
+    Options,
+    Seed,
+    Threads,
+    open_model,
+    write_json,
+)
 from .screen import say_loading
 from .threads import check_threads, set_threads
 
-if TYPE_CHECKING:
-    from .generator import SpeechGenerator
-
-Options = arg(name="")  # the fields of a config become flags without a prefix
-Model = Annotated[str, arg(help="a model folder or a training run; 'default' is the embedded model")]
-CodecName = Annotated[
-    str,
-    arg(help="spectral (embedded), mulaw, mdct, encodec, mimi, dac, a folder, or a hub id; NAME:K takes K codebooks"),
-]
-Audio = Annotated[Path, arg(metavar="AUDIO", help="an audio file, or a folder of them")]
-AudioFile = Annotated[Path, arg(metavar="AUDIO", help="an audio file")]
-Data = Annotated[Path, arg(metavar="DATA", help="a token store, an audio file, or a folder of them")]
-Seed = Annotated[int, arg(help="same seed, same machine: same bytes")]
-Device = Annotated[str, arg(help="where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N or mps")]
-Threads = Annotated[
-    int | None, arg(metavar="N", help="threads of torch; default: OMP_NUM_THREADS, else one while decoding")
-]
-Numbers = Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here")]
-PROMPT_S, CONTINUATION_S = 3.0, 8.0  # of `evaluate --continuations`
+PROMPT_S, CONTINUATION_S = 3.0, 8.0  # `evaluate --continuations`: seconds of each
 
 
 def prepare(
@@ -71,11 +68,9 @@ def prepare(
     check_audio(audio)
     check_codec(codec)
     say_loading(f"the codec '{codec}'")
-    from ..data.prepare import prepare as run
+    from ..data.preparation import prepare as run
 
-    # worker processes compute on the CPU, and what is made must not depend on their number
-    device = "cpu" if device == "auto" and config.num_workers > 1 else device
-    print(run(audio, out, open_codec(codec, device), config))
+    print(run(audio, out, codec, config, device=device))
 
 
 def generate(
@@ -153,22 +148,23 @@ def evaluate(
     check_number("--continuations", continuations, 0)
     check_number("--prompt-s", prompt_s, 0.1, unit=" s")
     check_duration(duration)
-    idle = {"--prompt-s": prompt_s != PROMPT_S, "--duration": duration != CONTINUATION_S, "--asr": asr, "--out": out}
-    if continuations:
-        idle = {"--baseline-data": baseline_data}
-        for name, value in asdict(replace(config, seed=0)).items():
-            idle["--" + name.replace("_", "-")] = value != getattr(EvaluateConfig(), name)
-    if given := [flag for flag, value in idle.items() if value]:
-        needs = "no use with --continuations" if continuations else "use only with --continuations N"
-        raise ValueError(f"{' and '.join(given)}: of {needs}")
+    continued = {
+        "--prompt-s": prompt_s != PROMPT_S,
+        "--duration": duration != CONTINUATION_S,
+        "--asr": asr,
+        "--out": out,
+    }
+    check_idle(continuations, continued, {"--baseline-data": baseline_data}, config)
     if asr:
         check_package("--asr", "faster_whisper", "asr")
     settings = check_model(model)
     if continuations:
         check_audio(data)
-        report = measure_continuations(
-            data, model, continuations, prompt_s, duration, config.seed, asr, out, device, threads
-        )
+        from .evaluate.continuations import continuation_report, usable_prompts
+
+        files, skipped = usable_prompts(data, continuations, prompt_s)
+        lm = open_model(model, device, threads)
+        report = continuation_report(lm, files, prompt_s, duration, config.seed, asr, out, skipped)
         write_json(json_file, report.to_dict())
         print(report.table())
         if out is None:
@@ -178,7 +174,7 @@ def evaluate(
     check_data(baseline_data, settings)
     lm = open_model(model, device)
     set_threads(threads)
-    report = likelihood_report(lm, data, baseline_data, config)
+    report = lm.evaluate(data, baseline_data, config)
     write_json(json_file, json.loads(report.to_json()))
     print(report.table())
     if report.model.bits_per_second > report.bigram.bits_per_second:
@@ -188,62 +184,41 @@ def evaluate(
         )
 
 
-def likelihood_report(lm: "SpeechGenerator", data: Path, baseline_data: Path | None, config: EvaluateConfig) -> Any:
-    """Score audio or tokens; audio is tokenized in a temporary folder."""
-    from ..data.prepare import open_or_prepare
-    from .evaluate.score import evaluate as run
-    from .loading import checkpoint_hash, model_folder
-
-    with tempfile.TemporaryDirectory() as scratch:
-        baseline_store = None
-        if baseline_data is not None:  # the first to be read: what is wrong with it is told before anything is scored
-            baseline_store = open_or_prepare(baseline_data, Path(scratch) / "baseline", lm.codec)
-            baseline_store.require_codec(lm.codec)
-        store = open_or_prepare(data, Path(scratch) / "tokens", lm.codec, limit=config.limit)
-        if baseline_data is None and len(store) < 2:
-            raise ValueError(
-                f"{data}: one utterance is not enough for the baselines; add files or give --baseline-data"
-            )
-        report = run(lm.model, store, checkpoint_hash(model_folder(lm.name)), baseline_store, config, lm.tokenizer)
-        return report if baseline_data is None else replace(report, baselines_from=str(baseline_data))
+def check_idle(
+    continuations: int, continued: dict[str, object], scored: dict[str, object], config: EvaluateConfig
+) -> None:
+    """Raise ValueError for options of `evaluate` that do nothing in what was asked for. Flag -> whether it is given."""
+    for name, value in asdict(replace(config, seed=0)).items():
+        scored["--" + name.replace("_", "-")] = value != getattr(EvaluateConfig(), name)
+    if given := [flag for flag, value in (scored if continuations else continued).items() if value]:
+        needs = "no use with --continuations" if continuations else "use only with --continuations N"
+        raise ValueError(f"{' and '.join(given)}: of {needs}")
 
 
-def measure_continuations(
-    data: Path, model: str, count: int, prompt_s: float, duration_s: float, seed: int, asr: bool,
-    out: Path | None, device: str, threads: int | None,
-) -> Any:  # fmt: skip
-    """Continue `count` of the files that can be, spread evenly over them."""
-    files, skipped = usable_prompts(data, count, prompt_s)
-    lm = open_model(model, device, threads)
-    from .evaluate.continuations import continuation_report
+def convert(
+    kind: Positional[Annotated[Literal["csm", "moshi", "text"], arg(help="what SRC is: CSM, Moshi, or a text LM")]],
+    src: Positional[
+        Annotated[Path, arg(metavar="SRC", help="a checkpoint folder of transformers' or a hub id; text: or a .gguf")]
+    ],
+    dst: Positional[Annotated[Path, arg(metavar="DST", help="the new model folder")]],
+    back: Annotated[bool, arg(help="the other way: SRC is a model folder of ours, DST one for transformers")] = False,
+    codec: CodecName = "spectral",
+    depth: Annotated[str, arg(help=f"text: shape of the fresh depth decoder, one of {', '.join(PRESETS)}")] = "default",
+    pattern: Annotated[str, arg(help=f"text: one of {', '.join(PATTERNS)}")] = "depth",
+    bos_token: Annotated[int | None, arg(help="text: the token that begins a text; default: the checkpoint's")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Convert a CSM or Moshi checkpoint into a model folder or --back, or grow a new model from a text LM."""
+    check_conversion(kind, src, dst, back, codec, depth, pattern, seed)
+    say_loading(src.name or str(src))
+    from .convert import export_folder, import_folder, warm_start
 
-    report = continuation_report(lm, files, prompt_s, duration_s, seed, asr, out)
-    return replace(report, skipped=skipped + report.skipped)
-
-
-def usable_prompts(data: Path, count: int, prompt_s: float) -> tuple[list[Path], list[str]]:
-    """`count` files, spread evenly over those whose prompt can be used, and why others cannot: "file: reason".
-
-    Raises AudioError if there is none.
-    """
-    from ..data.audio import AudioError, audio_header, find_audio
-
-    files = find_audio(data)
-    long = [file for file in files if audio_header(file)[1] >= prompt_s]
-    skipped = [f"{file}: shorter than the prompt (--prompt-s {prompt_s:g})" for file in files if file not in long]
-    first = spread(long, count)
-    chosen: list[Path] = []
-    for file in [*first, *(file for file in long if file not in first)]:
-        if len(chosen) == count:
-            break
-        try:
-            check_recording(file)
-            chosen.append(file)
-        except AudioError as error:
-            skipped.append(str(error))
-    if not chosen:
-        raise AudioError(f"{data}: none of {len(files)} audio files can be continued (first: {skipped[0]})")
-    return sorted(chosen), skipped if len(chosen) < count else []
+    if kind == "text":
+        warm_start(src, dst, codec, depth, pattern, bos_token, seed)
+        print(f"{dst}: has the text of {src} and no speech yet; go on with: codeclm finetune --from {dst}")
+        return
+    (export_folder if back else import_folder)(kind, src, dst)
+    print(f"{dst}: {kind} {'for transformers' if back else 'as a model folder'}, from {src}")
 
 
 def demo(
@@ -262,34 +237,3 @@ def demo(
     from .demo import run
 
     print(run(out, duration, seeds, open_model("default", device, threads)))
-
-
-def open_model(name: str, device: str = "auto", threads: int | None = None) -> "SpeechGenerator":
-    """`load`, with a sign of life. threads: of decoding."""
-    say_loading(f"the model '{name}'")
-    from .loading import load
-
-    lm = load(name, device=device)
-    lm.threads = threads
-    return lm
-
-
-def open_codec(name: str, device: str = "auto") -> Any:
-    """`load_codec`, on a device."""
-    from ..model.codecs import load_codec
-    from ..model.device import resolve_device
-
-    where = resolve_device(device)
-    codec = load_codec(name)
-    return codec.to(where)
-
-
-def spread(files: list[Path], count: int) -> list[Path]:
-    """At most `count` of the files, evenly spread over their order."""
-    count = min(count, len(files))
-    return [files[i * len(files) // count] for i in range(count)]
-
-
-def write_json(path: Path | None, values: dict) -> None:
-    if path is not None:
-        write_whole(path, json.dumps(values, indent=2) + "\n")

@@ -5,22 +5,23 @@ columns in which codes, text or both are drawn. So a continuation, speech from t
 its own text are one loop. B batch, K codebooks, T columns (frames), V codebook size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.check_inputs import check_inputs
 from ..model.delay_pattern import ABSENT, delay
+from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
-from ..model.walk import TEXT, Walk
+from ..model.walk import Walk
 from .config import SamplingConfig
 from .labelled import as_labelled
-from .sampling import exponential_noise, sample
+from .sampling import draw
 from .windows import Window, windows
-
-Logits = Callable[[], Tensor]  # of a slot, when they are asked for
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
     user = None if request.user is None else expand(request.user, batch, 3).to(device)
     if request.codes is not None:
         prompt = expand(request.codes, batch, 3).to(device)
-        model.check_inputs(prompt)
+        check_inputs(model.config, prompt)
         codes[:, :, :given] = prompt
     for words, columns in ((request.text, slice(0, given)), (request.new_text, slice(given, total))):
         if words is not None:
             if text is None:
                 raise ValueError("text was given to a model that has no text stream")
             text[:, columns] = expand(words, batch, 2).to(device)
-    model.check_inputs(codes, text, user)
+    check_inputs(model.config, codes, text, user)
     wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
     state = State(
         codes, text, user, torch.zeros(codes.shape, device=device, dtype=wide),
@@ -158,7 +159,7 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
             walk.prefill(delayed, None if state.text is None else state.text[:, seen], user)
     while walk.position < num_steps:
         with as_labelled(model):
-            step(model, state, window, sampling)
+            Step(model, state, window, sampling, window.start + walk.position).take()
         done = window.start + walk.position - longest
         if done > state.frame:
             state.frame = done
@@ -173,102 +174,120 @@ def has_ended(state: State, sampling: SamplingConfig) -> bool:
     return can_end and state.frame >= int(state.end.max())
 
 
-def step(model: SpeechLM, state: State, window: Window, sampling: SamplingConfig) -> None:
-    """One step of every row: draws what is not given, records the nll of what was drawn."""
-    walk = state.walk
-    assert walk is not None
-    column, delays = window.start + walk.position, model.config.delays
+@dataclass(frozen=True)
+class Step:
+    """One step of every row: what each slot of it holds is known, given and scored, or drawn."""
 
-    def choose(slot: int, logits: Logits) -> Tensor:
+    model: SpeechLM
+    state: State
+    window: Window
+    sampling: SamplingConfig
+    column: int  # that text and undelayed codebooks are at
+
+    def take(self) -> None:
+        """Let the walk take the step; what is drawn, and the nats of all that is scored, go into the state."""
+        assert self.state.walk is not None
+        self.state.walk.step(self.choose, self.known(), self.user())
+
+    def known(self) -> dict[int, Tensor]:
+        """Slots that need no logits, [B] each: what lies before the window's first frame, nothing beyond its edge."""
+        state, window = self.state, self.window
+        absent = torch.full_like(state.end, ABSENT)
+        known = {}
+        if state.text is not None:
+            if self.column >= window.stop or not (self.column < self.num_given or self.has_new_text):
+                known[TEXT] = absent
+            elif self.column < self.num_given or not self.model.predicts_text:
+                known[TEXT] = state.text[:, self.column]
+        for k, lag in enumerate(self.model.config.delays):
+            frame = self.column - lag
+            if not window.start <= frame < window.stop:  # as scoring has it: nothing is known beyond a window's edge
+                known[k] = absent
+            elif frame < window.first:
+                known[k] = state.codes[:, k, frame]
+            elif frame >= self.num_given and not state.request.draw_codes:
+                known[k] = absent
+        return known
+
+    @cached_property
+    def num_given(self) -> int:
+        """Columns whose content is given, or was drawn in the window before."""
+        return max(self.window.first, self.state.num_prompt_frames)
+
+    @property
+    def has_new_text(self) -> bool:
+        return self.state.request.draw_text or self.state.request.new_text is not None
+
+    def user(self) -> Tensor | None:
+        """[B, U] what the other speaker says."""
+        state, window = self.state, self.window
+        if state.user is None:
+            return None
+        lags = self.model.config.delays[: state.user.shape[1]]
+        frames = [self.column - lag for lag in lags]
+        absent = torch.full_like(state.end, ABSENT)
+        heard = [state.user[:, k, t] if window.start <= t < window.stop else absent for k, t in enumerate(frames)]
+        return torch.stack(heard, dim=1)
+
+    def choose(self, slot: int, logits: Tensor) -> Tensor:
+        """[B] the value of a slot that is scored: given, or drawn from logits [B, C]."""
         if slot == TEXT:
-            return choose_text(model, state, window, column, logits, sampling)
-        return choose_code(model, state, window, column - delays[slot], slot, logits, sampling)
+            return self.draw_text(logits)
+        frame = self.column - self.model.config.delays[slot]
+        if frame < self.num_given:  # more of its surroundings is known than when the given columns alone were scored
+            given = self.state.codes[:, slot, frame]
+            self.state.nll[:, slot, frame] = nats(logits, given, self.state)
+            return given
+        return self.draw_code(slot, frame, logits)
 
-    user = None
-    if state.user is not None:
-        frames = [column - lag for lag in delays[: state.user.shape[1]]]
-        user = torch.stack([
-            state.user[:, k, t] if window.start <= t < window.stop else nothing(state) for k, t in enumerate(frames)
-        ], dim=1)  # fmt: skip
-    walk.step(choose, user)
+    def draw_code(self, k: int, frame: int, logits: Tensor) -> Tensor:
+        """[B] codes drawn from logits [B, C] into the state; ABSENT, once a row has ended."""
+        model, state, sampling = self.model, self.state, self.sampling
+        temperature = sampling.depth_temperature if k else sampling.temperature
+        choices = self.allowed(k, logits)
+        drawn = draw(choices, temperature, sampling.top_k, state.generators, model.num_classes)
+        drawn = torch.where(frame < state.end, drawn, ABSENT)
+        cost = nats(logits, drawn, state)
+        if k == 0:
+            ends = drawn == model.eos
+            state.end = torch.where(ends, frame, state.end)
+            cost = cost.masked_fill(ends, 0.0)
+            drawn = drawn.masked_fill(ends, ABSENT)
+        state.nll[:, k, frame] = cost
+        state.codes[:, k, frame] = drawn
+        if model.config.end == "zeros" and sampling.stop_at_end and k == model.num_codebooks - 1:
+            is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
+            state.end = torch.where(is_zero, frame, state.end)
+        return drawn
 
+    def allowed(self, k: int, logits: Tensor) -> Tensor:
+        """logits [B, C] with -inf for an unwanted end, and for codes that the codec does not have."""
+        model, num_codes = self.model, self.state.request.num_codes
+        no_end = k == 0 and model.config.end == "eos" and not self.sampling.stop_at_end
+        if not no_end and num_codes is None:
+            return logits
+        choices = logits.clone()
+        if no_end:
+            choices[:, model.eos] = float("-inf")
+        if num_codes is not None:
+            choices[:, num_codes : model.codebook_size] = float("-inf")
+        return choices
 
-def nothing(state: State) -> Tensor:
-    """[B] ABSENT."""
-    return torch.full_like(state.end, ABSENT)
-
-
-def choose_code(
-    model: SpeechLM, state: State, window: Window, frame: int, k: int, logits: Logits, sampling: SamplingConfig
-) -> Tensor:
-    """[B] what codebook k holds at `frame`: given, drawn, or ABSENT."""
-    if not window.start <= frame < window.stop:  # as scoring has it: nothing is known beyond the edge of a window
-        return nothing(state)
-    if frame < max(window.first, state.num_prompt_frames):
-        given = state.codes[:, k, frame]
-        if window.first <= frame:  # known more of what surrounds it than when the given columns alone were scored
-            state.nll[:, k, frame] = nats(logits(), given, state)
-        return given
-    return draw_code(model, state, frame, k, logits(), sampling) if state.request.draw_codes else nothing(state)
-
-
-def draw_code(model: SpeechLM, state: State, frame: int, k: int, logits: Tensor, sampling: SamplingConfig) -> Tensor:
-    """[B] codes drawn from logits [B, C] into the state; ABSENT, once a row has ended."""
-    noise = exponential_noise(state.generators, model.num_classes)[:, : logits.shape[1]].to(logits.device)
-    choices = allowed(model, logits, k, state.request, sampling)
-    drawn = sample(choices, sampling.depth_temperature if k else sampling.temperature, sampling.top_k, noise)
-    drawn = torch.where(frame < state.end, drawn, ABSENT)
-    nll = nats(logits, drawn, state)
-    if k == 0:
-        ends = drawn == model.eos
-        state.end = torch.where(ends, frame, state.end)
-        nll, drawn = nll.masked_fill(ends, 0.0), drawn.masked_fill(ends, ABSENT)
-    state.nll[:, k, frame], state.codes[:, k, frame] = nll, drawn
-    if model.config.end == "zeros" and sampling.stop_at_end and k == model.num_codebooks - 1:
-        is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
-        state.end = torch.where(is_zero, frame, state.end)
-    return drawn
+    def draw_text(self, logits: Tensor) -> Tensor:
+        """[B] the text of a new column, drawn if it is not known."""
+        state, request, column = self.state, self.state.request, self.column
+        assert state.text is not None and state.text_nll is not None
+        if request.draw_text:
+            sampling = self.sampling
+            token = draw(logits, sampling.text_temperature, sampling.top_k, state.generators, self.model.text_size)
+            state.text[:, column] = torch.where(column < state.end, token, ABSENT)
+        token = state.text[:, column]
+        state.text_nll[:, column] = nats(logits, token, state)
+        if request.text_end is not None and not request.draw_codes:
+            state.end = torch.where(token == request.text_end, column + 1, state.end)
+        return token
 
 
 def nats(logits: Tensor, values: Tensor, state: State) -> Tensor:
-    """[B] what values cost, 0 where they are ABSENT."""
+    """[B] the cost of values, 0 where they are ABSENT."""
     return F.cross_entropy(logits.to(state.nll.dtype), values, ignore_index=ABSENT, reduction="none")
-
-
-def allowed(model: SpeechLM, logits: Tensor, k: int, request: Request, sampling: SamplingConfig) -> Tensor:
-    """logits [B, C] with -inf where nothing may be drawn: an end that is not wanted, codes that the codec has not."""
-    no_end = k == 0 and model.config.end == "eos" and not sampling.stop_at_end
-    if not no_end and request.num_codes is None:
-        return logits
-    choices = logits.clone()
-    if no_end:
-        choices[:, model.eos] = float("-inf")
-    if request.num_codes is not None:
-        choices[:, request.num_codes : model.codebook_size] = float("-inf")
-    return choices
-
-
-def choose_text(
-    model: SpeechLM, state: State, window: Window, column: int, logits: Logits, sampling: SamplingConfig
-) -> Tensor:
-    """[B] the text of a column: given, drawn, or ABSENT."""
-    assert state.text is not None and state.text_nll is not None
-    request = state.request
-    if column >= window.stop:
-        return nothing(state)
-    if column < max(window.first, state.num_prompt_frames):
-        return state.text[:, column]
-    if request.draw_text:
-        noise = exponential_noise(state.generators, model.text_size).to(state.end.device)
-        token = sample(logits(), sampling.text_temperature, sampling.top_k, noise)
-        token = torch.where(column < state.end, token, ABSENT)
-        state.text[:, column] = token
-    elif request.new_text is not None:
-        token = state.text[:, column]
-    else:
-        return nothing(state)
-    if model.predicts_text:
-        state.text_nll[:, column] = nats(logits(), token, state)
-    if request.text_end is not None and not request.draw_codes:
-        state.end = torch.where(token == request.text_end, column + 1, state.end)
-    return token

@@ -6,6 +6,7 @@ K codebooks, T frames, S samples.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,15 +16,20 @@ from torch import Tensor
 from ..data.align import spread, text_first
 from ..data.audio import check_usable, load_audio
 from ..data.audio_out import save_audio
+from ..data.config import with_settings
 from ..data.progress import progress_bar
 from ..data.text_tokenizer import EOS, TextTokenizer, clean_text
 from ..model.codecs import Codec
 from ..model.delay_pattern import ABSENT
 from ..model.device import resolve_device
 from ..model.lm import SpeechLM
-from .config import SamplingConfig
+from .config import EvaluateConfig, SamplingConfig
 from .engine import Request, State, generate
 from .threads import decoding_threads
+
+if TYPE_CHECKING:
+    from .evaluate.held_out import Speech
+    from .evaluate.report import LikelihoodReport
 
 Prompt = str | Path | tuple[np.ndarray, int] | None
 
@@ -136,16 +142,40 @@ class SpeechGenerator:
         sampling: SamplingConfig = SamplingConfig(text_temperature=0.0),
         max_s: float = 20.0,
     ) -> str:
-        """What is said in the last `max_s` seconds of `audio`, by a model that was trained with its text last."""
-        if self.tokenizer is None or self.model.config.text["layout"] != "last":
+        """What is said in the last `max_s` seconds of `audio`, by a model that was trained with its text last.
+
+        Raises AudioError for unusable audio, ValueError for a model without such a text.
+        """
+        if self.tokenizer is None or self.model.config.text.layout != "last":
             raise ValueError(f"{self.name}: cannot transcribe; train a model with --model.text.layout last")
         codes = self.encode(audio, max_s)
         request = Request(max_tokens, codes, draw_codes=False, draw_text=True, text_end=EOS)
         return self._run(request, [0], sampling, False)[0].text
 
+    def evaluate(
+        self,
+        data: "Speech",
+        baseline_data: "Speech | None" = None,
+        config: EvaluateConfig = EvaluateConfig(),
+        progress: bool = True,
+        **settings: Any,
+    ) -> "LikelihoodReport":
+        """How well the model predicts speech that it was not trained on: bits/s and perplexities, beside two baselines.
+
+        data: an audio file, a folder of them, or a token store (its folder, or a `TokenStore`). baseline_data: the
+        same, normally the training data, on which the baselines are counted; without it each half of the utterances is
+        predicted from the other half. settings: fields of `config`, such as limit=100 (utterances). Print the report;
+        `report.model.bits_per_second` is its number. The hash of the weights in it is that of the files that were read.
+        Raises AudioError or ValueError in one line: nothing usable in `data`, a single utterance without baseline data,
+        tokens of another codec, or a setting that is unknown.
+        """
+        from .evaluate.held_out import evaluate_speech
+
+        return evaluate_speech(self, data, baseline_data, with_settings(config, settings), progress)
+
     def _request(self, num_frames: int, codes: Tensor | None, text: str | None) -> Request:
         """Lay out what is given, as the model was trained."""
-        layout = self.model.config.text["layout"] if self.model.text_size else "none"
+        layout = self.model.config.text.layout if self.model.text_size else "none"
         if text is None:
             return Request(num_frames, codes, draw_text=layout == "aligned" and self.model.predicts_text)
         if self.tokenizer is None or layout not in ("first", "aligned"):
@@ -230,7 +260,7 @@ class SpeechGenerator:
 
 def check_codec(model: SpeechLM, codec: Codec, name: str) -> None:
     """Raise ValueError if `model` was trained on the codes of another codec."""
-    reference = model.config.codec_reference
+    reference = model.config.codec
     if reference.fingerprint != codec.fingerprint:
         raise ValueError(
             f"{name}: the model was trained on codec '{reference.name}' ({reference.fingerprint[:12]}), "

@@ -140,7 +140,7 @@ def load_tokenizer(folder: Path, model: SpeechLM) -> TextTokenizer | None:
 
     A converted model names none: its tokens are then given and returned as numbers.
     """
-    text = model.config.text_stream
+    text = model.config.text
     if not text.vocab_size or not text.tokenizer:
         return None
     tokenizer = TextTokenizer.load(folder)

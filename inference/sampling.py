@@ -4,6 +4,12 @@ import torch
 from torch import Tensor
 
 
+def draw(logits: Tensor, temperature: float, top_k: int, generators: list[torch.Generator], num_classes: int) -> Tensor:
+    """logits [B, V] -> indices [B], each row by its own generator, which moves on by `num_classes` >= V numbers."""
+    noise = exponential_noise(generators, num_classes)[:, : logits.shape[1]].to(logits.device)
+    return sample(logits, temperature, top_k, noise)
+
+
 def sample(logits: Tensor, temperature: float, top_k: int, noise: Tensor) -> Tensor:
     """logits [B, V] -> indices [B]: softmax(logits / temperature) restricted to the `top_k` largest (0: all).
 

@@ -62,7 +62,7 @@ def card(lm: SpeechGenerator, name: str) -> str:
     config, codec = lm.model.config, lm.codec
     text = ""
     if lm.model.text_size:
-        text = f' Its text, layout "{config.text["layout"]}", has {lm.model.text_size} tokens.'
+        text = f' Its text, layout "{config.text.layout}", has {lm.model.text_size} tokens.'
     return CARD.format(
         name=name,
         size=sum(parameter.numel() for parameter in lm.model.parameters()) / 1e6,

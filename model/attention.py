@@ -4,12 +4,18 @@ B batch, S query positions, P positions of keys and values (the last S of them a
 G key/value heads, E head width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# (module, query [B, H, S, E], key [B, G, P, E], value [B, G, P, E]) -> ([B, S, H, E], weights or None)
+Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 @dataclass
@@ -47,17 +53,6 @@ class Visibility:
             seen = seen & (own == self.documents[:, None])
         return seen[:, None]
 
-    def spans(self) -> "Spans":
-        """The documents one by one."""
-        assert self.documents is not None
-        starts = torch.ones_like(self.documents, dtype=torch.bool)
-        starts[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
-        edges = starts.flatten().nonzero().flatten().tolist()
-        lengths = [stop - start for start, stop in zip(edges, [*edges[1:], starts.numel()], strict=True)]
-        masks = {n: Visibility(n, n, self.window) for n in lengths}
-        device = self.documents.device
-        return Spans(lengths, {n: None if seen.is_plain else seen.mask(device) for n, seen in masks.items()})
-
     def flex_mask(self, batch: int, device: torch.device) -> Any:
         """The same as a BlockMask of torch's flex_attention."""
         from torch.nn.attention.flex_attention import create_block_mask
@@ -72,17 +67,6 @@ class Visibility:
             return seen if documents is None else seen & (documents[b, query] == documents[b, position])
 
         return create_block_mask(sees, batch, None, self.num_queries, self.num_positions, device)
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Packed rows as their documents, each attended by itself: nothing is computed and then masked.
-
-    For a CPU, where this takes a third of a mask's time; a GPU would wait for many small calls.
-    """
-
-    lengths: list[int]  # of all documents, row by row
-    masks: dict[int, Tensor | None]  # of a document by its length; None where "causal" is enough
 
 
 def prepare_mask(implementation: str, seen: Visibility, like: Tensor) -> Any:
@@ -101,40 +85,59 @@ def prepare_mask(implementation: str, seen: Visibility, like: Tensor) -> Any:
         return seen.flex_mask(like.shape[0], like.device)
     if implementation == "sdpa" and seen.is_plain:
         return None
-    if implementation == "sdpa" and seen.documents is not None and like.device.type == "cpu":
-        return seen.spans()
     return seen.mask(like.device)
 
 
-def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, window: int) -> Tensor:
-    """query [B, H, S, E], key and value [B, G, P, E] -> [B, S, H * E]. The module says which implementation."""
-    if isinstance(mask, Spans):
-        return attend_spans(module, query, key, value, mask, window)  # pyright: ignore[reportCallIssue]
-    choice: Any = module.config
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(choice._attn_implementation, eager_attention)
-    scaling = query.shape[-1] ** -0.5
-    mixed, _ = function(module, query, key, value, mask, dropout=0.0, scaling=scaling, sliding_window=window or None)
-    return mixed.flatten(2)
+def prepare(implementation: str, seen: Visibility, x: Tensor, head_size: int) -> Attend:
+    """The attention of all layers over x [B, S, D]: `implementation` with its mask. Raises as `prepare_mask` does."""
+    if implementation == "sdpa" and seen.documents is not None and x.device.type == "cpu":
+        return OneByOne.prepare(implementation, seen, x, head_size)  # pyright: ignore[reportReturnType]
+    return partial(
+        ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention),
+        attention_mask=prepare_mask(implementation, seen, x),
+        dropout=0.0,
+        scaling=head_size**-0.5,
+        sliding_window=seen.window or None,
+    )
 
 
-@torch.compiler.disable  # the lengths change with every batch
-def attend_spans(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, spans: Spans, window: int) -> Tensor:
-    """`attend` for every document by itself."""
-    # split, not slices: the gradient of a slice is as large as the whole
-    parts = (x.transpose(1, 2).flatten(0, 1).split(spans.lengths) for x in (query, key, value))  # [L, H, E] each
-    mixed = []
-    for document in zip(spans.lengths, *parts, strict=True):
-        length, q, k, v = document[0], *(x.transpose(0, 1)[None] for x in document[1:])
-        mixed.append(attend(module, q, k, v, spans.masks[length], window))
-    return torch.cat(mixed, dim=1).view(len(query), query.shape[2], -1)
+@dataclass(frozen=True)
+class OneByOne:
+    """The attention of packed rows, each document by itself: nothing is computed and then masked.
+
+    For a CPU, where this takes a third of a mask's time; a GPU would wait for many small calls.
+    """
+
+    lengths: list[int]  # of all documents, row by row
+    attend: dict[int, Attend]  # for a document of each length
+
+    @classmethod
+    def prepare(cls, implementation: str, seen: Visibility, x: Tensor, head_size: int) -> "OneByOne":
+        documents = seen.documents
+        assert documents is not None
+        starts = torch.ones_like(documents, dtype=torch.bool)
+        starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        edges = [*starts.flatten().nonzero().flatten().tolist(), starts.numel()]
+        lengths = [stop - start for start, stop in pairwise(edges)]
+        return cls(lengths, {n: prepare(implementation, Visibility(n, n, seen.window), x, head_size) for n in lengths})
+
+    @torch.compiler.disable  # the lengths change with every batch
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None]:
+        # split, not slices: the gradient of a slice is as large as the whole
+        parts = (x.transpose(1, 2).flatten(0, 1).split(self.lengths) for x in (query, key, value))  # [L, H or G, E]
+        mixed = []
+        for length, q, k, v in zip(self.lengths, *parts, strict=True):
+            q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+            mixed.append(self.attend[length](module, q, k, v)[0])  # [1, L, H, E]
+        return torch.cat(mixed, dim=1).unflatten(1, (len(query), -1))[0], None
 
 
 def eager_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """The definition, written out: softmax in float32 at least. mask: bool, as `Visibility.mask` makes it."""
+    """The definition, written out: softmax in float32 at least. The mask is bool, as `Visibility.mask` makes it."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~mask, float("-inf"))
+    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~attention_mask, float("-inf"))
     wide = torch.promote_types(scores.dtype, torch.float32)
     return (scores.softmax(dim=-1, dtype=wide).to(value.dtype) @ value).transpose(1, 2), None

@@ -23,8 +23,8 @@ def transformer_flops(config: TransformerConfig, num_positions: int) -> float:
 
 def forward_flops_per_frame(config: SpeechLMConfig, num_frames: int, depth_fraction: float = 1.0) -> float:
     """Forward of one frame in a sequence of `num_frames`. Training costs three times as much."""
-    backbone, depth, num_codebooks = config.backbone_config, config.depth_config, config.num_codebooks
-    width, size, text = backbone.dim, config.codebook_size, config.text_stream
+    backbone, depth, num_codebooks = config.backbone, config.depth, config.num_codebooks
+    width, size, text = backbone.dim, config.codebook_size, config.text
     slots = num_codebooks + bool(text.vocab_size) if config.pattern == "flatten" else 1
     total = transformer_flops(backbone, num_frames * slots) / num_frames
     if text.vocab_size and text.predicted:

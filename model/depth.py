@@ -1,7 +1,7 @@
 """The depth decoder: a small transformer over the codebooks of one step, and its part of the loss.
 
     hidden = transformer(project(context) + embedding(codes))       # [N, J, d]
-    codebook k <- heads[k - 1](hidden at its position)              # [K', N, V]
+    codebook k <- heads[k - 1](hidden at its position)              # [N, V]
 
 In the cheapest form (conditioning "add", codebook 0 from the backbone) position j takes the context and code j, and
 predicts codebook j + 1. Otherwise there are K positions: position 0 takes the context and no code, position j code
@@ -12,6 +12,7 @@ C classes of codebook 0.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,14 @@ class DepthDecoder(nn.Module):
 
     def __init__(self, config: SpeechLMConfig):
         super().__init__()
-        depth, width, size = config.depth_config, config.backbone_config.dim, config.codebook_size
+        depth = config.depth
+        width = config.backbone.dim
+        size = config.codebook_size
         others = config.num_codebooks - 1
-        self.config, self.num_codebooks, self.codebook_size, self.gaps = depth, config.num_codebooks, size, config.gaps
+        self.config = depth
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = size
+        self.gaps = config.gaps
         self.num_positions = depth.num_positions(config.num_codebooks)
         self.codeless = self.num_positions - others  # positions at the start that take no code: 1 or 0
         self.first = 0 if depth.first_codebook == "depth" else 1  # the first codebook that is predicted here
@@ -41,44 +47,62 @@ class DepthDecoder(nn.Module):
         rows = others * (size + 1) + 1
         shared = depth.embeddings == "shared"
         self.embedding = None if shared else nn.Embedding(rows, depth.dim if depth.embeddings == "own" else width)
-        self.text_embedding = nn.Embedding(config.text_stream.vocab_size + 1, depth.dim) if depth.sees_text else None
+        self.text_embedding = nn.Embedding(config.text.vocab_size + 1, depth.dim) if depth.sees_text else None
         self.transformer = Transformer(depth, ShortAttention(config), depth.weight_sets)
         # codebook 0 may end the audio, so it has a head of another size
         num_classes = size + (config.end == "eos")
         self.head_0 = nn.Linear(depth.dim, num_classes, bias=False) if self.first == 0 else None
         self.heads = nn.Parameter(torch.empty(others, depth.dim, size))
 
+    def condition(self, context: Tensor) -> Tensor:
+        """context [N, D] -> what positions are told of it [N, J, d], or [N, 1, d] where it is the same for all.
+
+        With conditioning "prefix" it is told to position 0 only.
+        """
+        sets = self.config.weight_sets
+        if self.config.conditioning == "prefix":
+            return self.project(context[:, None], sets[:1])
+        if sets:
+            return self.project(context[:, None].expand(-1, self.num_positions, -1), sets)
+        return self.project(context[:, None])
+
     def forward(
         self,
-        context: Tensor,
+        condition: Tensor,
         codes: Tensor,
         frame_embedding: nn.Embedding,
         text: Tensor | None = None,
         cache: KVCache | None = None,
-    ) -> Tensor:
-        """context [N, D] and the code that each position takes [N, J], ABSENT for none -> hidden [N, J, d].
+    ) -> "DepthLogits":
+        """The code that each position takes [N, J], ABSENT for none -> the logits that the positions predict.
 
-        text: [N] the token of the step, ABSENT allowed. cache: of this step; the positions are those that follow it.
+        condition: as the method gives it. text: [N] the token of the step, ABSENT allowed. cache: of this step; the
+        positions are those that follow it.
         """
         first = 0 if cache is None else cache.length
-        return self.transformer(self.inputs(context, codes, frame_embedding, text, first), cache)
+        hidden = self.transformer(self.inputs(condition, codes, frame_embedding, text, first), cache)
+        zero = None
+        if self.codeless and first == 0:
+            zero = None if self.head_0 is None else self.head_0(hidden[:, 0])
+            hidden, first = hidden[:, 1:], 1
+        if not hidden.shape[1]:
+            return DepthLogits(zero, None)
+        head = first - self.codeless
+        heads = self.heads[head : head + hidden.shape[1]].to(hidden.dtype)
+        return DepthLogits(zero, torch.bmm(hidden.transpose(0, 1), heads))
 
     def inputs(
-        self, context: Tensor, codes: Tensor, frame_embedding: nn.Embedding, text: Tensor | None, first: int = 0
+        self, condition: Tensor, codes: Tensor, frame_embedding: nn.Embedding, text: Tensor | None, first: int = 0
     ) -> Tensor:
-        """What positions first.. of the transformer take [N, J, d]; arguments as in `forward`."""
+        """The transformer's input at positions first.. [N, J, d]; arguments as in `forward`."""
         count = codes.shape[1]
-        sets = self.config.weight_sets[first : first + count]
         x = self.embed(codes, frame_embedding if self.embedding is None else self.embedding, first)
         if self.config.embeddings != "own":
-            x = self.project(x, sets)
+            x = self.project(x, self.config.weight_sets[first : first + count])
         if self.config.conditioning == "prefix":
-            if first == 0:
-                x = x + F.pad(self.project(context[:, None], sets[:1]), (0, 0, 0, count - 1))
-        elif sets:
-            x = x + self.project(context[:, None].expand(-1, count, -1), sets)
+            x = x + F.pad(condition, (0, 0, 0, count - 1)) if first == 0 else x
         else:
-            x = x + self.project(context)[:, None]
+            x = x + (condition if condition.shape[1] == 1 else condition[:, first : first + count])
         if self.text_embedding is not None and first == 0 and text is not None:
             token = F.embedding(text.clamp_min(0), self.text_embedding.weight) * (text != ABSENT)[:, None]
             x = x + F.pad(token[:, None], (0, 0, 0, count - 1))
@@ -96,16 +120,12 @@ class DepthDecoder(nn.Module):
         """The codes of steps [N, K] -> the code that each position takes [N, J]."""
         return F.pad(codes[:, :-1], (self.codeless, 0), value=ABSENT)
 
-    def logits(self, hidden: Tensor, first: int = 0) -> tuple[Tensor | None, Tensor | None]:
-        """hidden [N, J, d] of positions first.. -> (of codebook 0 [N, C] or None, of the others [.., N, V] or None)."""
-        zero = None
-        if self.codeless and first == 0:
-            zero = None if self.head_0 is None else self.head_0(hidden[:, 0])
-            hidden, first = hidden[:, 1:], 1
-        head = first - self.codeless
-        if not hidden.shape[1]:
-            return zero, None
-        return zero, torch.bmm(hidden.transpose(0, 1), self.heads[head : head + hidden.shape[1]].to(hidden.dtype))
+
+class DepthLogits(NamedTuple):
+    """Logits of the codebooks that some positions predict."""
+
+    zero: Tensor | None  # [N, C] of codebook 0, if it is predicted here
+    others: Tensor | None  # [.., N, V] of the codebooks after it
 
 
 class ShortAttention:
@@ -190,7 +210,7 @@ def depth_nats(
     decoder: DepthDecoder, frame_embedding: nn.Embedding, context: Tensor, rows: DepthRows, z_loss: float
 ) -> tuple[Tensor, Tensor]:
     """context [N, D] and its rows -> (nats [N, K'], z-loss)."""
-    zero, others = decoder.logits(decoder(context, rows.codes_in, frame_embedding, rows.text))
+    zero, others = decoder(decoder.condition(context), rows.codes_in, frame_embedding, rows.text)
     targets, parts, penalty = rows.targets.t(), [], context.new_zeros(())
     if zero is not None:
         nll, z = cross_entropy(zero, targets[0], z_loss)
@@ -209,8 +229,8 @@ def depth_logits(decoder: DepthDecoder, frame_embedding: nn.Embedding, contexts:
     classes = decoder.codebook_size if decoder.head_0 is None else decoder.head_0.out_features
     if not rows.targets.shape[1]:
         return contexts.new_zeros(contexts.shape[0], 0, contexts.shape[1], classes)
-    hidden = decoder(contexts.flatten(0, 1), rows.codes_in, frame_embedding, rows.text)
-    zero, others = decoder.logits(hidden)
+    condition = decoder.condition(contexts.flatten(0, 1))
+    zero, others = decoder(condition, rows.codes_in, frame_embedding, rows.text)
     parts = [] if zero is None else [zero[None]]
     if others is not None:
         parts.append(F.pad(others, (0, classes - others.shape[-1]), value=float("-inf")))

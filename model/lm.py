@@ -6,34 +6,33 @@
     codebook 0 <- head_0(context)                            # V codes and EOS
     codebook k <- head_k(depth_decoder(project(context) + embedding(codebook k - 1), ...))
 
-This is pattern "depth" (RQ-Transformer) with its default options. In "delay" and "parallel" all codebooks of a step
-have heads on the context; in "flatten" every code is a position of the backbone. How frames become steps is layout.py,
-the depth decoder depth.py, walking step by step walk.py. B batch, K codebooks (U of another speaker), T frames,
-S steps, D width, V codebook size, C classes: V, and EOS where codebook 0 has one. Others say depformer or fast
-transformer for the depth decoder.
+This is pattern "depth" (RQ-Transformer) with its default options. In "delay" all codebooks of a step have heads on the
+context; in "flatten" every code is a position of the backbone (flatten.py). How frames become steps is layout.py, the
+depth decoder depth.py, walking step by step walk.py. B batch, K codebooks (U of another speaker), T frames, S steps,
+D width, V codebook size, C classes: V, and EOS where codebook 0 has one. Others say depformer or fast transformer for
+the depth decoder.
 """
 
 import math
-from dataclasses import dataclass, fields
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 from transformers.utils.generic import ModelOutput
 
-from .checksums import CHECKSUMS, write_checksums
+from .check_inputs import check_inputs
 from .delay_pattern import ABSENT
 from .depth import DepthDecoder, DepthRows, depth_logits, depth_loss
+from .flatten import SlotEmbedding, embed, slot_contexts
 from .layout import Steps, arrange, given_first, num_scored, to_frames
 from .losses import Weights, cross_entropy
 from .speech_lm_config import SpeechLMConfig
+from .strict_model import StrictModel
 from .transformer import GroupedLinear, Transformer
 
-UPLOAD_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")  # of `push_to_hub`
 DEPTH_CHUNK = 256  # steps that the depth decoder takes at a time: few enough for memory, enough to keep a GPU busy
 
 
@@ -49,11 +48,11 @@ class SpeechLMOutput(ModelOutput):
     text_logits: Tensor | None = None  # [B, T, text vocabulary]; where asked for
 
 
-class SpeechLM(PreTrainedModel):
+class SpeechLM(StrictModel):
     """The model alone; `load` gives one with its codec. `AutoModel` knows it once this class was imported.
 
     `from_pretrained` keeps the type of the file, bfloat16 for the embedded model (say dtype=torch.float32 for the
-    numbers that `load` gives), checks no checksums, and takes a folder in which a tensor is missing: `load` does not.
+    numbers that `load` gives), and checks no checksums: `load` does.
     """
 
     config_class = SpeechLMConfig
@@ -70,15 +69,17 @@ class SpeechLM(PreTrainedModel):
 
     def __init__(self, config: SpeechLMConfig):
         super().__init__(config)
-        width, text = config.backbone_config.dim, config.text_stream
-        self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
-        self.pattern, self.text_size = config.pattern, text.vocab_size
+        width, text = config.backbone.dim, config.text
+        self.pattern = config.pattern
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
+        self.text_size = text.vocab_size
         self.bos = self.eos = config.codebook_size  # one past the codes: a row of the embeddings, a class of head 0
         self.num_classes = config.codebook_size + (config.end == "eos")  # of codebook 0
         rows = config.codebook_size + 1
         # one table: codebook k has rows k * (V + 1) ...; the last row stands for "absent" and is never read
         self.frame_embedding = nn.Embedding((config.num_codebooks + config.user_codebooks) * rows + 1, width)
-        self.backbone = Transformer(config.backbone_config, config)
+        self.backbone = Transformer(config.backbone, config)
         if text.vocab_size:
             self.text_embedding = nn.Embedding(text.vocab_size + 1, width)  # the last row is BOS
             if text.predicted and not text.tied:
@@ -114,56 +115,7 @@ class SpeechLM(PreTrainedModel):
         assert isinstance(value, nn.Embedding) and value.weight.shape == self.frame_embedding.weight.shape
         self.frame_embedding = value
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """transformers' own, which would give a missing tensor random values.
-
-        Raises ValueError for that, and if the weights would not all be on one device: they are read outside of their
-        modules' own calls, where accelerate does not bring offloaded ones back.
-        """
-        check_places(kwargs.get("device_map"))
-        wants_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise ValueError(
-                f"tensor '{missing[0]}' is missing ({len(missing)} in all); weights that an earlier codeclm has saved "
-                "are read by codeclm.load, which can save them again"
-            )
-        check_places(getattr(model, "hf_device_map", None))
-        return (model, info) if wants_info else model
-
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | PathLike, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
-        """transformers' own, and checksums.json beside what it writes."""
-        folder = Path(save_directory)
-        upload = {key: kwargs.pop(key) for key in UPLOAD_OPTIONS if key in kwargs}
-        (folder / CHECKSUMS).unlink(missing_ok=True)  # stopped in the middle, there are none rather than wrong ones
-        super().save_pretrained(folder, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            write_checksums(folder)
-        if push_to_hub and is_main_process:
-            self.push_to_hub(upload.pop("repo_id", folder.name), **upload)
-
     # --- in ---
-
-    def check_inputs(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
-        """Raise ValueError unless codes are integers [B, K, T >= 1] in -1..V-1, and text and user codes fit them."""
-        check_range(codes, "codes", (None, self.num_codebooks, None), self.codebook_size)
-        if codes.shape[0] == 0 or codes.shape[2] == 0:
-            raise ValueError("codes hold no frame: there is nothing to score")
-        if text is not None:
-            if not self.text_size:
-                raise ValueError("text was given to a model that has no text stream")
-            check_range(text, "text", (codes.shape[0], codes.shape[2]), self.text_size)
-        if user is not None:
-            if not self.config.user_codebooks:
-                raise ValueError("user codes were given to a model that hears no other speaker")
-            check_range(
-                user, "user codes", (len(codes), self.config.user_codebooks, codes.shape[2]), self.codebook_size
-            )
 
     def embed_frames(self, steps: Tensor, text: Tensor | None = None) -> Tensor:
         """Steps [B, K + U, S] and text [B, S], BOS and ABSENT allowed -> [B, S, D], the sum over codebooks and text."""
@@ -177,28 +129,13 @@ class SpeechLM(PreTrainedModel):
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Text tokens [...], BOS and ABSENT allowed -> [..., D]."""
-        return F.embedding(text.clamp_min(0), self.text_embedding.weight) * (text != ABSENT)[..., None]
-
-    def embed_positions(self, steps: Steps) -> Tensor:
-        """For "flatten": the token before each slot of each step -> [B, S * slots, D]; a step's text comes first."""
-        codes = steps.targets.masked_fill(steps.targets == self.eos, ABSENT)
-        x = self.embed_slots(codes, steps.text_targets)
-        starts = steps.inputs[:, 0] == self.bos  # [B, S]
-        before = F.pad(x.flatten(1, 2)[:, :-1], (0, 0, 1, 0)).view(x.shape)  # [B, S, slots, D]
-        first = torch.where(starts[..., None], self.first_slot, before[:, :, 0])
-        return torch.cat([first[:, :, None], before[:, :, 1:]], dim=2).flatten(1, 2)
-
-    def embed_slots(self, codes: Tensor, text: Tensor | None) -> Tensor:
-        """For "flatten": steps [B, K, S] and text [B, S], ABSENT allowed -> [B, S, slots, D], each token by itself."""
-        codes = codes.transpose(1, 2)  # [B, S, K]
-        offsets = torch.arange(self.num_codebooks, device=codes.device) * (self.codebook_size + 1)
-        x = F.embedding((codes + offsets).clamp_min(0), self.frame_embedding.weight) * (codes != ABSENT)[..., None]
-        return x if text is None else torch.cat([self.embed_text(text)[:, :, None], x], dim=2)
+        return embed(text, self.text_embedding)
 
     @property
-    def first_slot(self) -> Tensor:
-        """For "flatten": [D], what stands before the first slot of a row."""
-        return self.text_embedding.weight[-1] if self.text_size else self.frame_embedding.weight[self.bos]
+    def slot_embedding(self) -> SlotEmbedding:
+        """For "flatten": the same tables, a token at a time."""
+        text = self.text_embedding if self.text_size else None
+        return SlotEmbedding(self.frame_embedding, text, self.num_codebooks, self.codebook_size)
 
     # --- the whole sequence at once ---
 
@@ -232,24 +169,20 @@ class SpeechLM(PreTrainedModel):
         return_dict: False gives a tuple of what there is, in the order of SpeechLMOutput's fields.
         Raises ValueError for input that is not this model's.
         """
-        self.check_inputs(codes, text, user)
+        check_inputs(self.config, codes, text, user)
         if self.text_size and text is None:
             text = torch.full_like(codes[:, 0], ABSENT)
         if self.config.user_codebooks and user is None:
             user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
         steps = arrange(self.config, codes, ends, text, user, documents)
-        inputs, given = steps.inputs, steps.targets
-        if input_dropout > 0:
-            inputs = drop_codes(inputs, input_dropout, keep=self.bos)
-            given = drop_codes(given, input_dropout)
-        contexts = self.contexts(
-            Steps(inputs, given, steps.text_inputs, steps.text_targets, steps.documents, steps.place)
-        )
-        scored = self.score(contexts, steps, given, weights, depth_fraction, depth_chunk)
+        heard = drop_codes(steps, input_dropout, self.bos) if input_dropout > 0 else steps
+        contexts = self.contexts(heard)
+        scored = self.score(contexts, steps, heard.targets, weights, depth_fraction, depth_chunk)
+        # a model without BOS has nothing before its first step: equal probabilities there
         delays, place, dtype = self.config.delays, steps.place, scored.total.dtype
-        # nats of what stands before the first step that is predicted
         first_nats = given_first(place, delays, codes != ABSENT).to(dtype) * math.log(self.codebook_size)
         total = scored.total + (first_nats.sum(dim=(0, 2)) * weights.of(self.num_codebooks, first_nats)).sum()
+        # from steps back to frames; EOS is reported apart
         output = SpeechLMOutput()
         if scored.nll is not None:
             is_eos = steps.targets[:, 0] == self.eos
@@ -273,82 +206,87 @@ class SpeechLM(PreTrainedModel):
             return tuple(part for part in parts if part is not None)
         return output
 
-    def contexts(self, steps: Steps) -> Tensor:
-        """Steps through the backbone -> [B, S, D]; for "flatten" [B, S, slots, D]."""
-        if self.pattern != "flatten":
-            return self.backbone(self.embed_frames(steps.inputs, steps.text_inputs), documents=steps.documents)
-        documents = steps.documents
-        slots = self.num_codebooks + bool(self.text_size)
-        if documents is not None:
-            documents = documents.repeat_interleave(slots, dim=1)
-        return self.backbone(self.embed_positions(steps), documents=documents).unflatten(1, (-1, slots))
-
-    def slot(self, contexts: Tensor, k: int) -> Tensor:
-        """The context [B, S, D] that codebook k's head sees, k = -1 for text. All the same but for "flatten"."""
-        return contexts[:, :, k + bool(self.text_size)] if self.pattern == "flatten" else contexts
+    def contexts(self, steps: Steps) -> "Contexts":
+        """Steps through the backbone."""
+        if self.pattern == "flatten":
+            return Contexts.of_slots(slot_contexts(self.backbone, self.slot_embedding, steps), bool(self.text_size))
+        x = self.backbone(self.embed_frames(steps.inputs, steps.text_inputs), documents=steps.documents)
+        return Contexts(x, x, x[:, :, None])
 
     def score(
-        self, contexts: Tensor, steps: Steps, given: Tensor, weights: Weights, fraction: float, chunk: int
+        self, contexts: "Contexts", steps: Steps, known: Tensor, weights: Weights, fraction: float, chunk: int
     ) -> "Scored":
-        """The weighted sum of all nats, and the nats of each step."""
-        targets, codebook_weights = steps.targets, weights.of(self.num_codebooks, contexts)
-        total, text_nll = contexts.new_zeros((), dtype=torch.promote_types(contexts.dtype, torch.float32)), None
+        """The weighted sum of all nats, and the nats of each step. known: [B, K, S] what the depth decoder is told."""
+        targets = steps.targets
+        codebook_weights = weights.of(self.num_codebooks, contexts.first)
+        total = codebook_weights.new_zeros(())
+        text_nll = None
         if self.predicts_text and steps.text_targets is not None:
-            logits = self.text_logits(self.slot(contexts, -1))
+            logits = self.text_logits(contexts.text)
             text_nll, penalty = cross_entropy(logits, steps.text_targets, weights.z_loss)
             total = total + weights.text * text_nll.sum() + penalty
         parts = []
         if not self.depth_is_first:
-            nll, penalty = cross_entropy(self.head_0(self.slot(contexts, 0)), targets[:, 0], weights.z_loss)
+            nll, penalty = cross_entropy(self.head_0(contexts.first), targets[:, 0], weights.z_loss)
             total = total + codebook_weights[0] * nll.sum() + penalty
             parts.append(nll[:, None])
         if self.pattern == "depth":
-            rows = DepthRows.of(self.depth_decoder, steps, given)
+            rows = DepthRows.of(self.depth_decoder, steps, known)
             modules = self.depth_decoder, self.frame_embedding
             depth_total, depth_nll = depth_loss(
-                *modules, contexts, rows, codebook_weights, weights.z_loss, fraction, chunk
+                *modules, contexts.first, rows, codebook_weights, weights.z_loss, fraction, chunk
             )
             total = total + depth_total
             parts = None if depth_nll is None else [*parts, depth_nll]
         elif self.num_codebooks > 1:
-            nll, penalty = cross_entropy(self.head_logits(contexts), targets[:, 1:], weights.z_loss)
+            nll, penalty = cross_entropy(self.head_logits(contexts.others), targets[:, 1:], weights.z_loss)
             total = total + (nll.sum(dim=(0, 2)) * codebook_weights[1:]).sum() + penalty
             parts.append(nll)
         return Scored(total, None if parts is None else torch.cat(parts, dim=1), text_nll)
 
     @property
     def predicts_text(self) -> bool:
-        return bool(self.text_size) and self.config.text["predicted"]
+        return bool(self.text_size) and self.config.text.predicted
 
     @property
     def depth_is_first(self) -> bool:
         """Whether the depth decoder predicts codebook 0, too."""
-        return self.pattern == "depth" and self.config.depth["first_codebook"] == "depth"
+        return self.pattern == "depth" and self.config.depth.first_codebook == "depth"
 
     def text_logits(self, context: Tensor) -> Tensor:
         """[..., D] -> [..., text vocabulary]."""
-        if self.config.text["tied"]:
+        if self.config.text.tied:
             return F.linear(context, self.text_embedding.weight[:-1])
         return self.text_head(context)
 
     def head_logits(self, contexts: Tensor) -> Tensor:
-        """Codebooks 1..K-1 of every step by heads on the backbone -> [B, K-1, S, V]."""
-        if self.pattern != "flatten":
-            return torch.einsum("bsd,kdv->bksv", contexts, self.heads.to(contexts.dtype))
-        own = contexts[:, :, 1 + bool(self.text_size) :]
-        return torch.einsum("bskd,kdv->bksv", own, self.heads.to(contexts.dtype))
+        """Contexts [B, S, 1 or K - 1, D] -> codebooks 1..K-1 of every step by heads on the backbone [B, K-1, S, V]."""
+        return torch.einsum("bskd,kdv->bksv", contexts, self.heads.to(contexts.dtype))
 
-    def all_logits(self, contexts: Tensor, steps: Steps) -> tuple[Tensor, Tensor | None]:
+    def all_logits(self, contexts: "Contexts", steps: Steps) -> tuple[Tensor, Tensor | None]:
         """-> [B, K, S, C] and, with a text stream that is predicted, [B, S, text vocabulary]."""
-        parts = [] if self.depth_is_first else [self.head_0(self.slot(contexts, 0))[:, None]]
+        parts = [] if self.depth_is_first else [self.head_0(contexts.first)[:, None]]
         if self.pattern == "depth":
             rows = DepthRows.of(self.depth_decoder, steps, steps.targets)
-            parts.append(depth_logits(self.depth_decoder, self.frame_embedding, contexts, rows))
+            parts.append(depth_logits(self.depth_decoder, self.frame_embedding, contexts.first, rows))
         elif self.num_codebooks > 1:
-            parts.append(self.head_logits(contexts))
+            parts.append(self.head_logits(contexts.others))
         padded = [F.pad(part, (0, self.num_classes - part.shape[-1]), value=float("-inf")) for part in parts]
-        text = self.text_logits(self.slot(contexts, -1)) if self.predicts_text else None
+        text = self.text_logits(contexts.text) if self.predicts_text else None
         return torch.cat(padded, dim=1), text
+
+
+class Contexts(NamedTuple):
+    """The backbone's output for each head: the same for all, but for "flatten"."""
+
+    text: Tensor  # [B, S, D]
+    first: Tensor  # [B, S, D] for codebook 0, and for the depth decoder
+    others: Tensor  # [B, S, 1 or K - 1, D] for the heads of the other codebooks
+
+    @classmethod
+    def of_slots(cls, x: Tensor, has_text: bool) -> "Contexts":
+        """x: [B, S, J, D], one for each slot."""
+        return cls(x[:, :, 0], x[:, :, int(has_text)], x[:, :, 1 + has_text :])
 
 
 @dataclass
@@ -368,34 +306,14 @@ def for_each_document(values: Tensor, documents: Tensor | None) -> Tensor:
     return sums.scatter_add(1, documents, values)
 
 
-def check_places(device_map: Any) -> None:
-    """Raise ValueError for a device map that lays a model on several devices, or on the disk."""
-    places = {str(place) for place in device_map.values()} if isinstance(device_map, dict) else set()
-    if len(places) > 1 or "disk" in places:
-        raise ValueError(
-            f"device_map: a SpeechLM must be on one device, not on {', '.join(sorted(places))}; "
-            'give device_map={"": 0} for the first GPU, or {"": "cpu"}'
-        )
+def drop_codes(steps: Steps, share: float, bos: int) -> Steps:
+    """A random `share` of the codes that the model hears becomes ABSENT, each time anew; BOS stays."""
 
+    def dropped(codes: Tensor) -> Tensor:
+        return torch.rand(codes.shape, device=codes.device) < share
 
-def check_range(values: Tensor, name: str, shape: tuple[int | None, ...], size: int) -> None:
-    """Raise ValueError unless values are integers of `shape` (None: any) in -1..size-1."""
-    if values.is_floating_point() or values.ndim != len(shape):
-        letters = "[B, K, T]" if len(shape) == 3 else "[B, T]"
-        raise ValueError(f"{name} must be integers {letters}, not {values.dtype} {list(values.shape)}")
-    if len(shape) == 3 and shape[1] is not None and values.shape[1] != shape[1]:
-        raise ValueError(f"{name} have {values.shape[1]} codebooks; this model has {shape[1]}")
-    if any(want is not None and want != have for want, have in zip(shape, values.shape, strict=True)):
-        raise ValueError(f"{name} {list(values.shape)} do not go with codes of {list(shape)} rows and frames")
-    if values.numel() and not (int(values.min()) >= ABSENT and int(values.max()) < size):
-        span = f"{int(values.min())}..{int(values.max())}"
-        raise ValueError(f"{name} span {span}; this model has 0..{size - 1} (-1: absent)")
-
-
-def drop_codes(codes: Tensor, share: float, keep: int | None = None) -> Tensor:
-    """A random `share` of codes becomes ABSENT, but not those that are `keep`."""
-    dropped = torch.rand(codes.shape, device=codes.device) < share
-    return codes.masked_fill(dropped if keep is None else dropped & (codes != keep), ABSENT)
+    inputs = steps.inputs.masked_fill(dropped(steps.inputs) & (steps.inputs != bos), ABSENT)
+    return replace(steps, inputs=inputs, targets=steps.targets.masked_fill(dropped(steps.targets), ABSENT))
 
 
 AutoConfig.register("codeclm", SpeechLMConfig)

@@ -4,11 +4,19 @@ D width, K codebooks, V codebook size.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .strict import strict
 
-TEXT_LAYOUTS = ("first", "last", "aligned")
-PATTERNS = ("depth", "delay", "parallel", "flatten")
+if TYPE_CHECKING:
+    from .codecs import Codec
+
+TextLayout = Literal["first", "last", "aligned"]  # text columns before the audio, after it, or beside it
+Pattern = Literal["depth", "delay", "parallel", "flatten"]  # how the codebooks of a frame are predicted
+Preset = Literal["default", "tiny", "small", "base"]
+TEXT_LAYOUTS: tuple[str, ...] = get_args(TextLayout)
+PATTERNS: tuple[str, ...] = get_args(Pattern)
 # more than any network has: what lies beyond is a slip of the pen, and would fill the memory
 MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 
@@ -70,7 +78,7 @@ class TransformerConfig:
         if self.sliding_window < 0:
             raise ValueError(f"sliding_window {self.sliding_window} must not be negative (0: everything before)")
 
-    @property
+    @cached_property
     def size_of_head(self) -> int:
         return self.head_dim or self.dim // self.num_heads
 
@@ -127,7 +135,7 @@ class TextConfig:
     vocab_size: int = 0  # 0: no text
     predicted: bool = True  # False: text is only ever given (CSM)
     tied: bool = False  # the head is the embedding table
-    layout: str = "first"  # what it was trained on: text columns "first" or "last", or "aligned" beside the audio
+    layout: TextLayout = "first"  # what the model was trained on
     tokenizer: str = ""  # sha256 of tokenizer.model
 
     def __post_init__(self) -> None:
@@ -139,12 +147,26 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class CodecReference:
-    """Which codec a model's codes come from; the fingerprint decides, the name is for people."""
+    """The codec that codes come from, as a model and a token store remember it; the fingerprint decides."""
 
-    name: str = "spectral"
+    name: str = "spectral"  # for people
     fingerprint: str = ""
     sample_rate: int = 0  # Hz
     hop_length: int = 0  # samples per frame
+    num_codebooks: int = 0  # K; 0: as many as the model has
+    codebook_size: int = 0  # V; 0: as the model has
+
+    @classmethod
+    def of(cls, codec: "Codec") -> "CodecReference":
+        """What identifies `codec`."""
+        return cls(
+            codec.name,
+            codec.fingerprint,
+            codec.sample_rate,
+            codec.hop_length,
+            codec.num_codebooks,
+            codec.codebook_size,
+        )
 
     @property
     def frame_rate(self) -> float:
@@ -152,55 +174,15 @@ class CodecReference:
         return self.sample_rate / self.hop_length
 
 
-@dataclass(frozen=True)
-class SpectralConfig:
-    """Shape of a "spectral" codec. The embedded one is `SpectralConfig()`."""
-
-    sample_rate: int = 16_000  # samples per second (Hz)
-    trunk_hop: int = 320  # samples between trunk frames
-    window: int = 640  # samples of the encoder's STFT window
-    pitch_window: int = 1024  # samples that the encoder's autocorrelation sees
-    stride: int = 2  # trunk frames per codec frame
-    filters_per_hop: int = 4  # filters that the decoder makes for one trunk frame
-    filter_overlap: int = 4  # filters that act on one sample
-    lookahead: int = 1  # trunk frames that the decoder waits for before it speaks
-    encoder_dim: int = 256  # width of the encoder
-    dim: int = 384  # width at the codec frame rate and in the decoder
-    encoder_layers: int = 4  # blocks of the encoder, at the trunk's rate
-    latent_layers: int = 1  # blocks after the stride, before the RVQ
-    bottleneck_layers: int = 2  # blocks after the RVQ, before the upsampling
-    decoder_layers: int = 6  # blocks of the decoder, at the trunk's rate
-    kernel: int = 7  # trunk frames seen by one block
-    expansion: int = 3  # how much wider a block is inside
-    pitch_dim: int = 128  # width of the network that reads the pitch from the codes
-    num_codebooks: int = 8  # codes of a frame
-    codebook_size: int = 1024  # values of a code
-    codebook_dim: int = 64  # width of what is quantized
-
-    @property
-    def synthesis_hop(self) -> int:
-        """Samples between the decoder's filters."""
-        return self.trunk_hop // self.filters_per_hop
-
-    @property
-    def synthesis_window(self) -> int:
-        """Samples that one filter acts on."""
-        return self.filter_overlap * self.synthesis_hop
-
-
 BACKBONE = TransformerConfig()
 DEPTH = DepthConfig()
 
-# shape names -> (backbone, depth decoder); "S" is the shape that `codeclm bench` reports
+# shape names -> (backbone, depth decoder)
 PRESETS: dict[str, tuple[TransformerConfig, DepthConfig]] = {
     "default": (BACKBONE, DEPTH),
     "tiny": (
         TransformerConfig(dim=256, num_layers=6, num_heads=4, num_kv_heads=4, ff_dim=768),
         DepthConfig(dim=192, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=512),
-    ),
-    "S": (
-        TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=8, ff_dim=2048),
-        DepthConfig(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, ff_dim=1024),
     ),
     "small": (
         TransformerConfig(dim=768, num_layers=12, num_heads=12, num_kv_heads=12, ff_dim=2560),
@@ -211,3 +193,9 @@ PRESETS: dict[str, tuple[TransformerConfig, DepthConfig]] = {
         DepthConfig(dim=1024, num_layers=4, num_heads=16, num_kv_heads=4, ff_dim=2816),
     ),
 }
+
+# the shape S of published comparisons between speech LMs' speeds, which no one trains
+SHAPE_S = (
+    TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=8, ff_dim=2048),
+    DepthConfig(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, ff_dim=1024),
+)

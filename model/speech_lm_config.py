@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -20,14 +20,16 @@ from .shapes import (
 from .strict import check_value, shown, strict
 
 MAX_CODEBOOKS = MAX_DELAY = 4096  # more than any codec has: what lies beyond would fill the memory
+PARTS = ("backbone", "depth", "text", "codec")  # settings that are dataclasses, in JSON objects
 
 
 class SpeechLMConfig(PretrainedConfig):
     """Configuration of `SpeechLM`. K codebooks are predicted, V codes each.
 
-    pattern: "depth": a depth decoder over the codebooks of a step; "delay", "parallel": one head for each codebook on
-        the backbone, all codebooks of a step at once, with and without delays; "flatten": one code for each position.
-    backbone, depth, text, codec: the parts, as their dataclass or a dict of its fields. depth counts for "depth" only.
+    pattern: "depth": a depth decoder over the codebooks of a step; "delay": one head for each codebook on the backbone,
+        all codebooks of a step at once ("parallel" is "delay" without delays); "flatten": a position for each code.
+    backbone, depth, text, codec: the parts, given as their dataclass or a dict of its fields, kept as the dataclass.
+        depth counts for pattern "depth" only.
     delays: frames that each codebook lags (default: none; 0, 1, 2, ... for "delay").
     user_codebooks: codebooks of another speaker that are heard, never predicted; delayed as the first ones are (Moshi).
     bos: whether a row begins with a step of BOS; without, its first step is given, and has equal probabilities (CSM).
@@ -69,15 +71,23 @@ class SpeechLMConfig(PretrainedConfig):
         if delays is None:
             delays = list(range(num_codebooks)) if pattern == "delay" else [0] * num_codebooks
         self.delays = check_value(list[int], delays, "delays")
-        self.backbone = asdict(strict(TransformerConfig, backbone, name="backbone"))
-        self.depth = asdict(strict(DepthConfig, depth, name="depth"))
-        self.text = asdict(strict(TextConfig, TextConfig() if text is None else text, name="text"))
-        self.codec = asdict(strict(CodecReference, CodecReference() if codec is None else codec, name="codec"))
+        self.backbone = strict(TransformerConfig, backbone, name="backbone")
+        self.depth = strict(DepthConfig, depth, name="depth")
+        self.text = strict(TextConfig, TextConfig() if text is None else text, name="text")
+        reference = strict(CodecReference, CodecReference() if codec is None else codec, name="codec")
+        self.codec = replace(
+            reference,
+            num_codebooks=reference.num_codebooks or num_codebooks,
+            codebook_size=reference.codebook_size or codebook_size,
+        )
         self.user_codebooks = check_value(int, user_codebooks, "user_codebooks")
         self.bos = check_value(bool, bos, "bos")
-        self.end, self.gaps = check_value(str, end, "end"), check_value(str, gaps, "gaps")
+        self.end = check_value(str, end, "end")
+        self.gaps = check_value(str, gaps, "gaps")
         self.context_frames = check_value(int, context_frames, "context_frames")
         self._check()
+        if self.pattern == "parallel":
+            self.pattern = "delay"
         super().__init__(**kwargs)
 
     def _check(self) -> None:
@@ -102,11 +112,12 @@ class SpeechLMConfig(PretrainedConfig):
             raise ValueError(f"user_codebooks {self.user_codebooks} must be 0 to num_codebooks ({num_codebooks})")
         if self.context_frames < 2:
             raise ValueError(f"context_frames {self.context_frames} must be at least 2")
-        depth, positions = self.depth_config, self.depth_config.num_positions(num_codebooks)
-        if self.pattern == "depth" and depth.weight_sets and len(depth.weight_sets) != positions:
-            raise ValueError(f"depth.weight_sets has {len(depth.weight_sets)} entries for {positions} positions")
-        if self.pattern == "depth" and depth.sees_text and not self.text["vocab_size"]:
-            raise ValueError("depth.sees_text: this model has no text stream; give text.vocab_size")
+        if self.pattern == "depth":
+            sets, positions = self.depth.weight_sets, self.depth.num_positions(num_codebooks)
+            if sets and len(sets) != positions:
+                raise ValueError(f"depth.weight_sets has {len(sets)} entries for {positions} positions")
+            if self.depth.sees_text and not self.text.vocab_size:
+                raise ValueError("depth.sees_text: this model has no text stream; give text.vocab_size")
 
     def canonical(self) -> str:
         """The settings that decide numbers, as JSON: two models of the same settings have the same.
@@ -114,28 +125,18 @@ class SpeechLMConfig(PretrainedConfig):
         A setting that has its default is left out, so that one which a later version adds changes nothing.
         """
         own, defaults = self.own_settings(), SpeechLMConfig().own_settings()
-        own["codec"].pop("name")  # for people: the fingerprint decides
+        for name in ("name", "num_codebooks", "codebook_size"):  # the fingerprint decides
+            own["codec"].pop(name)
         return json.dumps(_without(own, defaults), sort_keys=True, separators=(",", ":"))
 
     def own_settings(self) -> dict[str, Any]:
         """The settings of `__init__`, as JSON has them."""
-        return json.loads(json.dumps({name: getattr(self, name) for name in SETTINGS}))
+        values = self.to_dict()
+        return json.loads(json.dumps({name: values[name] for name in SETTINGS}))
 
-    @property
-    def backbone_config(self) -> TransformerConfig:
-        return TransformerConfig(**self.backbone)
-
-    @property
-    def depth_config(self) -> DepthConfig:
-        return DepthConfig(**self.depth)
-
-    @property
-    def text_stream(self) -> TextConfig:
-        return TextConfig(**self.text)
-
-    @property
-    def codec_reference(self) -> CodecReference:
-        return CodecReference(**self.codec)
+    def to_dict(self) -> dict[str, Any]:
+        """transformers' own, with the parts as dicts."""
+        return super().to_dict() | {name: asdict(getattr(self, name)) for name in PARTS}
 
 
 def _without(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _settings(kind: Any, values: Any, name: str) -> Any:
     if isinstance(values, kind):
         return values
     if is_dataclass(values):  # a plain TransformerConfig for the depth decoder, which adds to it
-        values = vars(values)
+        values = {field.name: getattr(values, field.name) for field in fields(values)}
     if not isinstance(values, dict):
         raise ValueError(f"{name or kind.__name__} is {shown(values)}; it must be an object of settings")
     known = {field.name: field for field in fields(kind) if field.init}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import AttentionChoice, Visibility, attend, prepare_mask
+from .attention import Attend, AttentionChoice, Visibility, prepare
 from .shapes import RopeScaling, TransformerConfig
 
 
@@ -20,12 +20,10 @@ class KVCache:
 
     def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor):
         shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.size_of_head)
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.keys = like.new_zeros(shape)
+        self.values = like.new_zeros(shape)
+        self.capacity = capacity
         self.length = 0
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[3]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """key, value [B, G, S, E] of the new positions -> all filled positions of this layer."""
@@ -84,15 +82,15 @@ def rotary_tables(positions: Tensor, config: TransformerConfig, dtype: torch.dty
     """cos and sin [S, E / 2] for integer positions [S]. Computed at each call: a buffer would not survive loading."""
     width = config.size_of_head
     exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
-    frequency = stretch(config.rope_theta**-exponent, config.rope_scaling)
+    frequency = config.rope_theta**-exponent
+    if config.rope_scaling.factor != 1:
+        frequency = stretch(frequency, config.rope_scaling)
     angles = positions.double()[:, None] * frequency  # [S, E / 2]
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def stretch(frequency: Tensor, scaling: RopeScaling) -> Tensor:
     """Llama 3's scaling of rotary frequencies: long wavelengths by `factor`, short ones not, those between in part."""
-    if scaling.factor == 1:
-        return frequency
     turns = scaling.original_positions * frequency / (2 * math.pi)  # full turns over the original context
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0, 1)
@@ -110,9 +108,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int, choice: Any, num_sets: int = 0):
         super().__init__()
-        self.shape, self.layer_idx, self.config = config, layer, choice
+        self.shape = config
+        self.layer_idx = layer
+        self.config = choice
         self.num_key_value_groups = config.num_heads // config.num_kv_heads
-        width, kv_width = (heads * config.size_of_head for heads in (config.num_heads, config.num_kv_heads))
+        width = config.num_heads * config.size_of_head
+        kv_width = config.num_kv_heads * config.size_of_head
         self.query = make_linear(config.dim, width, num_sets, config.qkv_bias)
         self.key = make_linear(config.dim, kv_width, num_sets, config.qkv_bias)
         self.value = make_linear(config.dim, kv_width, num_sets, config.qkv_bias)
@@ -122,19 +123,27 @@ class Attention(nn.Module):
             self.key_norm = RMSNorm(config.size_of_head, config.norm_eps)
 
     def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor] | None, mask: Any, cache: KVCache | None, sets: tuple[int, ...]
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor] | None,
+        attend: Attend,
+        cache: KVCache | None,
+        sets: tuple[int, ...],
     ) -> Tensor:
-        query, key, value = (
-            project(x, sets).unflatten(-1, (-1, self.shape.size_of_head)).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )
+        heads = (-1, self.shape.size_of_head)
+        query = self.query(x, sets).unflatten(-1, heads).transpose(1, 2)  # [B, H, S, E]
+        key = self.key(x, sets).unflatten(-1, heads).transpose(1, 2)  # [B, G, S, E]
+        value = self.value(x, sets).unflatten(-1, heads).transpose(1, 2)
         if self.shape.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
+            query = self.query_norm(query)
+            key = self.key_norm(key)
         if tables is not None:
-            query, key = rotate(query, *tables), rotate(key, *tables)
+            query = rotate(query, *tables)
+            key = rotate(key, *tables)
         if cache is not None:
             key, value = cache.append(self.layer_idx, key, value)
-        return self.output(attend(self, query, key, value, mask, self.shape.sliding_window), sets)
+        mixed, _ = attend(self, query, key, value)  # [B, S, H, E]
+        return self.output(mixed.flatten(2), sets)
 
 
 class Block(GradientCheckpointingLayer):
@@ -149,9 +158,14 @@ class Block(GradientCheckpointingLayer):
         self.down = make_linear(config.ff_dim, config.dim, num_sets)
 
     def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor] | None, mask: Any, cache: KVCache | None, sets: tuple[int, ...]
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor] | None,
+        attend: Attend,
+        cache: KVCache | None,
+        sets: tuple[int, ...],
     ) -> Tensor:
-        mixed = self.attention(self.attention_norm(x), tables, mask, cache, sets)
+        mixed = self.attention(self.attention_norm(x), tables, attend, cache, sets)
         x = x + F.dropout(mixed, self.dropout, self.training)
         y = self.ff_norm(x)
         y = self.down(F.silu(self.gate(y, sets)) * self.up(y, sets), sets)
@@ -164,7 +178,9 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, choice: Any = None, weight_sets: tuple[int, ...] = ()):
         """choice: what carries `_attn_implementation` (default: sdpa). weight_sets: the set of each position."""
         super().__init__()
-        self.config, self.choice, self.weight_sets = config, choice or AttentionChoice(), weight_sets
+        self.config = config
+        self.choice = choice or AttentionChoice()
+        self.weight_sets = weight_sets
         num_sets = max(weight_sets, default=-1) + 1
         self.blocks = nn.ModuleList(Block(config, i, self.choice, num_sets) for i in range(config.num_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps) if config.final_norm else nn.Identity()
@@ -179,10 +195,10 @@ class Transformer(nn.Module):
         if self.config.rope:
             tables = rotary_tables(torch.arange(start, end, device=x.device), self.config, x.dtype)
         seen = Visibility(x.shape[1], end, self.config.sliding_window, documents)
-        mask = prepare_mask(self.choice._attn_implementation, seen, x)
+        attend = prepare(self.choice._attn_implementation, seen, x, self.config.size_of_head)
         sets = self.weight_sets[start:end]
         for block in self.blocks:
-            x = block(x, tables, mask, cache, sets)
+            x = block(x, tables, attend, cache, sets)
         if cache is not None:
             cache.length = end
         return self.norm(x)

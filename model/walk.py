@@ -1,107 +1,74 @@
-"""Walking through a sequence one step at a time, in any pattern: what generation and arithmetic coding do.
+"""Walking through a sequence one step at a time, in any pattern: generation, arithmetic coding and proofs do.
 
     walk = Walk(model, batch, capacity)
     walk.prefill(...)                        # steps that are known
     walk.step(choose)                        # the next one: text (TEXT) first, then codebooks 0..K-1
 
-    def choose(slot, logits):                # [B] what the slot holds, ABSENT where there is nothing
-        return logits().argmax(dim=-1)       # [B, C], given everything before the slot
+    def choose(slot, logits):                # -> [B] what the slot holds, ABSENT where there is nothing
+        return logits.argmax(dim=-1)         # [B, C], given everything before the slot
 
-Slots are taken in order; one whose logits are not asked for costs nothing. The walk owns the caches, and is the state:
-there is none in the model. B rows at the same step, K codebooks, S steps, D width.
+The walk owns the caches, and is the state: there is none in the model. How far a model may look back is windows.py's.
+B rows at the same step, K codebooks, U of another speaker, S steps, D width, V codebook size, C classes.
 """
 
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from .delay_pattern import ABSENT
+from .flatten import TEXT, SlotFeed
 from .lm import SpeechLM
 from .transformer import KVCache
 
-TEXT = -1  # the slot of the text token; the others are codebooks
-# (slot, its logits when called: [B, C] for codebook 0 with EOS last if it has one, [B, V] for the others,
-# [B, text vocabulary] for TEXT) -> what it holds [B], ABSENT where there is nothing
-Choose = Callable[[int, Callable[[], Tensor]], Tensor]
+# (slot, its logits: [B, C] for codebook 0, EOS last if it has one, [B, V] for the others, [B, text vocabulary] for
+# TEXT) -> its value [B], ABSENT where there is nothing
+Choose = Callable[[int, Tensor], Tensor]
 
 
 class Walk:
     def __init__(self, model: SpeechLM, batch: int, capacity: int):
         """capacity: the most steps that this walk will take."""
-        self.model, self.batch, self.device = model, batch, model.device
-        self.flat = model.pattern == "flatten"
+        self.model, self.batch = model, batch
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
-        positions = capacity * (len(self.slots) if self.flat else 1)
-        self.cache = KVCache(model.config.backbone_config, batch, positions, model.frame_embedding.weight)
+        if model.pattern == "flatten":
+            self.feed = SlotFeed(model.backbone, model.slot_embedding, batch, capacity)
+        else:
+            self.feed = FrameFeed(model, batch, capacity)
         self.position = 0  # steps taken so far
         self.values: dict[int, Tensor] = {}  # of the step that is being taken
-        self._before = self._start()  # [B, K + U], [B]: the step before, as the backbone is given it
-        self._pending: list[Tensor] = []  # "flatten": embeddings [B, n, D] that the backbone has yet to see
-        if self.flat:
-            self._pending = [model.first_slot.expand(batch, 1, -1)]
-        self._context: Tensor | None = None
         self._depth_cache: KVCache | None = None
-
-    # --- known steps ---
+        self._condition: Tensor | None = None
 
     def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
         """Take the steps in codes [B, K, S] (delayed as the model's are, ABSENT allowed), text [B, S], user [B, U, S].
 
         For a model without BOS the first step is the first of these.
         """
-        if not codes.shape[2]:
-            return
-        if self.flat:
-            if text is None and self.model.text_size:
-                text = torch.full_like(codes[:, 0], ABSENT)
-            self._pending.append(self.model.embed_slots(codes, text).flatten(1, 2))
-        else:
-            codes = codes if user is None else torch.cat([codes, user], dim=1)
-            codes = self._fill_gaps(codes, user is None)
-            first_codes, first_text = self._before
-            inputs = torch.cat([first_codes[:, :, None], codes[:, :, :-1]], dim=2)
-            texts = None if text is None else torch.cat([first_text[:, None], text[:, :-1]], dim=1)
-            if text is None and self.model.text_size:
-                texts = torch.full_like(inputs[:, 0], ABSENT)
-                texts[:, 0] = first_text
-            if self.position == 0 and not self.model.config.bos:
-                inputs, texts = inputs[:, :, 1:], None if texts is None else texts[:, 1:]
-            if inputs.shape[2]:
-                self.model.backbone(self.model.embed_frames(inputs, texts), self.cache)
-            last_text = torch.full_like(first_text, ABSENT) if text is None else text[:, -1]
-            self._before = codes[:, :, -1], last_text
-        self.position += codes.shape[2]
+        if codes.shape[2]:
+            self.feed.prefill(codes, text, user)
+            self.position += codes.shape[2]
 
-    # --- one step ---
-
-    def step(self, choose: Choose, user: Tensor | None = None) -> None:
+    def step(self, choose: Choose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
         """Take the next step: `choose` says what each slot holds. EOS counts as ABSENT for what follows.
 
-        user: what the other speaker's codebooks [B, U] hold at it.
+        known: slots whose values [B] need no logits; they cost nothing. user: the other speaker's codes [B, U].
         Raises ValueError for a model without BOS that has not been given its first step.
         """
         if not self.position and not self.model.config.bos:
             raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
-        self.values, self._context, self._depth_cache = {}, None, None
+        self.values = {}
+        self._depth_cache = self._condition = None  # the depth decoder starts afresh every step
         for slot in self.slots:
-            value = choose(slot, cache(partial(self._logits, slot)))
-            self.values[slot] = torch.where(value == self.model.eos, ABSENT, value) if slot == 0 else value
-            if self.flat:
-                self._pending.append(self._embed_slot(slot, self.values[slot])[:, None])
-        if not self.flat:
-            self._get_context()  # the backbone sees every step, also one of which nothing was asked
-            codes = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
-            codes = codes if user is None else torch.cat([codes, user], dim=1)
-            text = self.values[TEXT] if TEXT in self.slots else torch.full_like(codes[:, 0], ABSENT)
-            self._before = self._fill_gaps(codes, user is None), text
+            value = known[slot] if known and slot in known else choose(slot, self._logits(slot))
+            if slot == 0:
+                value = torch.where(value == self.model.eos, ABSENT, value)
+            self.values[slot] = value
+        self.feed.finish(self.values, user)
         self.position += 1
 
-    # --- within ---
-
     def _logits(self, slot: int) -> Tensor:
-        model, context = self.model, self._get_context()
+        model, context = self.model, self.feed.context(self.values)
         if slot == TEXT:
             return model.text_logits(context)
         if model.pattern == "depth" and (slot or model.depth_is_first):
@@ -110,55 +77,68 @@ class Walk:
             return model.head_0(context)
         return context @ model.heads[slot - 1].to(context.dtype)
 
-    def _start(self) -> tuple[Tensor, Tensor]:
-        """BOS of every stream."""
-        model = self.model
-        streams = model.num_codebooks + model.config.user_codebooks
-        codes = torch.full((self.batch, streams), model.bos, device=self.device)
-        return codes, torch.full((self.batch,), model.text_size, device=self.device)
-
-    def _fill_gaps(self, codes: Tensor, no_user: bool) -> Tensor:
-        """ABSENT as the model is given it, and as many streams as it hears."""
-        if no_user and self.model.config.user_codebooks:
-            shape = codes.shape[0], self.model.config.user_codebooks, *codes.shape[2:]
-            codes = torch.cat([codes, codes.new_full(shape, ABSENT)], dim=1)
-        return codes.masked_fill(codes == ABSENT, self.model.bos) if self.model.config.gaps == "bos" else codes
-
-    def _get_context(self) -> Tensor:
-        """[B, D] of the slot that is to come."""
-        if self.flat and self._pending:
-            x = torch.cat(self._pending, dim=1)
-            self._pending = []
-            self._context = self.model.backbone(x, self.cache)[:, -1]
-        elif self._context is None:
-            codes, text = self._before
-            x = self.model.embed_frames(codes[:, :, None], text[:, None] if self.model.text_size else None)
-            self._context = self.model.backbone(x, self.cache)[:, -1]
-        assert self._context is not None
-        return self._context
-
     def _depth_logits(self, context: Tensor, slot: int) -> Tensor:
         """Run the depth decoder up to the position that predicts codebook `slot`."""
         decoder = self.model.depth_decoder
-        if self._depth_cache is None:  # it starts afresh every step
+        if self._depth_cache is None or self._condition is None:
             self._depth_cache = KVCache(decoder.config, self.batch, decoder.num_positions, context)
-        first, last = self._depth_cache.length, slot - 1 + decoder.codeless
-        absent = torch.full((self.batch,), ABSENT, device=self.device)
-        # position p takes codebook p - codeless; TEXT is -1, and no code
-        books = range(first - decoder.codeless, last + 1 - decoder.codeless)
+            self._condition = decoder.condition(context)
+        absent = torch.full((self.batch,), ABSENT, device=context.device)
+        # position p takes codebook p - codeless, and the last one predicts the codebook after its own
+        books = range(self._depth_cache.length - decoder.codeless, slot)
         codes = torch.stack([self.values.get(k, absent) if k >= 0 else absent for k in books], dim=1)
-        hidden = decoder(context, codes, self.model.frame_embedding, self.values.get(TEXT), self._depth_cache)
-        zero, others = decoder.logits(hidden, first)
-        if slot == 0:
-            assert zero is not None
-            return zero
-        assert others is not None
-        return others[-1]
+        text = self.values.get(TEXT)
+        logits = decoder(self._condition, codes, self.model.frame_embedding, text, self._depth_cache)
+        return logits.zero if logits.others is None else logits.others[-1]
 
-    def _embed_slot(self, slot: int, value: Tensor) -> Tensor:
-        """A token [B] -> [B, D], as a position of "flatten"."""
-        model = self.model
-        if slot == TEXT:
-            return model.embed_text(value)
-        row = (value + slot * (model.codebook_size + 1)).clamp_min(0)
-        return torch.nn.functional.embedding(row, model.frame_embedding.weight) * (value != ABSENT)[:, None]
+
+class FrameFeed:
+    """The backbone's side of a walk in which a step is one position, and takes all tokens of the step before."""
+
+    def __init__(self, model: SpeechLM, batch: int, capacity: int):
+        self.model, self.num_users = model, model.config.user_codebooks
+        self.cache = KVCache(model.config.backbone, batch, capacity, model.frame_embedding.weight)
+        self.is_first = True
+        # the step before: BOS of every stream, [B, K + U] and [B]
+        self.codes = torch.full((batch, model.num_codebooks + self.num_users), model.bos, device=model.device)
+        self.text = torch.full((batch,), model.text_size, device=model.device)
+        self.last: Tensor | None = None
+
+    def prefill(self, codes: Tensor, text: Tensor | None, user: Tensor | None) -> None:
+        """Known steps: codes [B, K, S], text [B, S], user [B, U, S]."""
+        codes = self.fill_gaps(codes, user)
+        texts = torch.full_like(codes[:, 0], ABSENT) if text is None else text
+        inputs = torch.cat([self.codes[:, :, None], codes[:, :, :-1]], dim=2)
+        text_inputs = torch.cat([self.text[:, None], texts[:, :-1]], dim=1)
+        if self.is_first and not self.model.config.bos:  # nothing comes before the first step
+            inputs = inputs[:, :, 1:]
+            text_inputs = text_inputs[:, 1:]
+        if inputs.shape[2]:
+            self.run(inputs, text_inputs)
+        self.codes, self.text = codes[:, :, -1], texts[:, -1]
+        self.is_first, self.last = False, None
+
+    def run(self, codes: Tensor, text: Tensor) -> Tensor:
+        """Steps [B, K + U, S] and text [B, S] through the backbone -> [B, S, D]."""
+        return self.model.backbone(self.model.embed_frames(codes, text if self.model.text_size else None), self.cache)
+
+    def context(self, values: Mapping[int, Tensor]) -> Tensor:
+        """[B, D], the same for every slot of a step; its values so far go to the depth decoder only."""
+        if self.last is None:
+            self.last = self.run(self.codes[:, :, None], self.text[:, None])[:, -1]
+        return self.last
+
+    def finish(self, values: Mapping[int, Tensor], user: Tensor | None) -> None:
+        """A step is complete: the values of all slots, user [B, U]."""
+        self.context(values)  # the backbone sees every step, also one of which nothing was asked
+        codes = torch.stack([values[k] for k in range(self.model.num_codebooks)], dim=1)
+        self.codes = self.fill_gaps(codes, user)
+        self.text = values[TEXT] if TEXT in values else torch.full_like(codes[:, 0], ABSENT)
+        self.is_first, self.last = False, None
+
+    def fill_gaps(self, codes: Tensor, user: Tensor | None) -> Tensor:
+        """Codes [B, K, ...] and the other speaker's [B, U, ...] -> [B, K + U, ...], ABSENT as the model is given it."""
+        if user is None and self.num_users:
+            user = codes.new_full((len(codes), self.num_users, *codes.shape[2:]), ABSENT)
+        codes = codes if user is None else torch.cat([codes, user], dim=1)
+        return codes.masked_fill(codes == ABSENT, self.model.bos) if self.model.config.gaps == "bos" else codes

@@ -387,7 +387,7 @@ def _make_model(folder: Path, seed: int) -> None:
     layers = dict(encoder_layers=1, decoder_layers=1, bottleneck_layers=1)
     books = dict(num_codebooks=3, codebook_size=16, codebook_dim=4)
     codec = SpectralCodec(SpectralConfig(encoder_dim=16, dim=16, **layers, **books)).eval()
-    reference = CodecReference("spectral", codec.fingerprint, codec.sample_rate, codec.hop_length)
+    reference = CodecReference.of(codec)
     config = SpeechLMConfig(num_codebooks=3, codebook_size=16, backbone=SMALL, depth=SMALL, codec=reference)
     save_model(SpeechLM(config), codec, folder)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import codeclm.inference.engine as engine
 import codeclm.inference.evaluate.score as score
+import codeclm.model.attention as attention
 import codeclm.model.depth as depth
 import codeclm.model.layout as steps
 import codeclm.model.lm as lm
@@ -22,7 +23,7 @@ from codeclm.model.depth import DepthDecoder
 from codeclm.model.losses import Weights
 from codeclm.model.shapes import TextConfig
 from codeclm.model.transformer import KVCache
-from codeclm.model.walk import Walk
+from codeclm.model.walk import FrameFeed, Walk
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -62,7 +63,12 @@ def hear_user_early(laid: steps.Steps, config: SpeechLMConfig, codes: Tensor) ->
 
 def delay_hidden_states(patch: pytest.MonkeyPatch) -> None:
     real = SpeechLM.contexts
-    patch.setattr(SpeechLM, "contexts", lambda self, laid: torch.nn.functional.pad(real(self, laid), (0, 0, 1, -1)))
+
+    def late(self: SpeechLM, laid: steps.Steps) -> lm.Contexts:
+        x = torch.nn.functional.pad(real(self, laid).first, (0, 0, 1, -1))
+        return lm.Contexts(x, x, x[:, :, None])
+
+    patch.setattr(SpeechLM, "contexts", late)
 
 
 def leak_in_step(patch: pytest.MonkeyPatch) -> None:
@@ -75,12 +81,12 @@ def see_the_future(patch: pytest.MonkeyPatch) -> None:
     def mask(implementation: str, seen: Any, like: Tensor) -> Tensor:
         return torch.ones(1, 1, seen.num_queries, seen.num_positions, dtype=torch.bool)
 
-    patch.setattr(transformer, "prepare_mask", mask)
+    patch.setattr(attention, "prepare_mask", mask)
 
 
 def ignore_documents(patch: pytest.MonkeyPatch) -> None:
-    real = transformer.prepare_mask
-    patch.setattr(transformer, "prepare_mask", lambda how, seen, like: real(how, replace(seen, documents=None), like))
+    real = transformer.prepare
+    patch.setattr(transformer, "prepare", lambda how, seen, *rest: real(how, replace(seen, documents=None), *rest))
 
 
 def end_another_document(patch: pytest.MonkeyPatch) -> None:
@@ -142,6 +148,7 @@ def keep_depth_cache(patch: pytest.MonkeyPatch) -> None:
     def logits(self: Walk, context: Tensor, slot: int) -> Tensor:
         if self._depth_cache is None:
             self._depth_cache = getattr(self, "kept", None)
+            self._condition = self.model.depth_decoder.condition(context)
         found = real(self, context, slot)
         self.kept = self._depth_cache  # type: ignore[attr-defined]
         return found
@@ -160,11 +167,17 @@ def scale_single_steps(patch: pytest.MonkeyPatch) -> None:
 
 def ignore_user_when_stepping(patch: pytest.MonkeyPatch) -> None:
     real = Walk.step
-    patch.setattr(Walk, "step", lambda self, choose, user=None: real(self, choose, None))
+    patch.setattr(Walk, "step", lambda self, choose, known=None, user=None: real(self, choose, known))
 
 
 def ignore_gaps_when_stepping(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Walk, "_fill_gaps", lambda self, codes, no_user: codes)
+    real = FrameFeed.finish
+
+    def finish(self: FrameFeed, values: dict[int, Tensor], user: Tensor | None) -> None:
+        real(self, values, user)
+        self.codes = torch.stack([values[k] for k in range(self.model.num_codebooks)], dim=1)
+
+    patch.setattr(FrameFeed, "finish", finish)
 
 
 def detach_depth_loss(patch: pytest.MonkeyPatch) -> None:
@@ -219,12 +232,13 @@ def end_in_the_full_window(patch: pytest.MonkeyPatch) -> None:
 
 def draw_beyond_the_edge(patch: pytest.MonkeyPatch) -> None:
     """Codebook 0 goes on beyond the last frame, so that lagging codebooks see what scoring does not."""
-    real = engine.choose_code
+    real = engine.Step.known
 
-    def code(model: SpeechLM, state: engine.State, window: Window, frame: int, *rest: Any) -> Tensor:
-        return torch.zeros_like(state.end) if frame >= window.stop else real(model, state, window, frame, *rest)
+    def known(self: engine.Step) -> dict[int, Tensor]:
+        beyond = self.column - self.model.config.delays[0] >= self.window.stop
+        return real(self) | ({0: torch.zeros_like(self.state.end)} if beyond else {})
 
-    patch.setattr(engine, "choose_code", code)
+    patch.setattr(engine.Step, "known", known)
 
 
 PLAIN: dict[str, Any] = {}

@@ -11,10 +11,11 @@ import torch
 from accelerate.state import AcceleratorState
 
 from codeclm.data.audio_out import save_audio
-from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
+from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import Codec, SpectralCodec
-from codeclm.model.shapes import DepthConfig, SpectralConfig
+from codeclm.model.shapes import DepthConfig
 
 from . import rounding
 from .training import SIZE, SOURCE, draw
@@ -85,7 +86,7 @@ def make_model() -> Callable[..., SpeechLM]:
         reference = CodecReference("tiny", "0" * 64, 8000, 80)
         if codec is not None:
             codebook_size = codec.codebook_size
-            reference = CodecReference(codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length)
+            reference = CodecReference.of(codec)
         torch.manual_seed(seed)
         model = SpeechLM(
             SpeechLMConfig(len(delays), codebook_size, backbone, depth, delays=list(delays), codec=reference, **options)
@@ -106,12 +107,12 @@ def make_store() -> Callable[..., TokenStore]:
     def make(
         folder: Path,
         utterances: Sequence[np.ndarray],
-        codec: Codec | CodecInfo,
+        codec: Codec | CodecReference,
         names: Sequence[str] | None = None,
         texts: Sequence[str] | None = None,
     ) -> TokenStore:
         folder.mkdir(parents=True, exist_ok=True)
-        info = codec if isinstance(codec, CodecInfo) else CodecInfo.of(codec)
+        info = codec if isinstance(codec, CodecReference) else CodecReference.of(codec)
         names = names or [f"voice/u{i}" for i in range(len(utterances))]
         entries = [
             Utterance(name, len(codes) * info.hop_length, codes, None if texts is None else texts[i])

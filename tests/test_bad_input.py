@@ -43,7 +43,7 @@ def speech(seconds: float, rate: int = RATE) -> np.ndarray:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     codec = tiny_codec(0)
-    reference = CodecReference("spectral", codec.fingerprint, codec.sample_rate, codec.hop_length)
+    reference = CodecReference.of(codec)
     config = SpeechLMConfig(num_codebooks=3, codebook_size=16, backbone=SMALL, depth=SMALL, codec=reference)
     folder = tmp_path_factory.mktemp("models") / "model"
     save_model(SpeechLM(config), codec, folder)

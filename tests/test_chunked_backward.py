@@ -13,7 +13,7 @@ from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked_backward import chunked_sum
 from codeclm.model.lm import DEPTH_CHUNK
 from codeclm.model.losses import Weights
-from codeclm.model.shapes import PRESETS
+from codeclm.model.shapes import SHAPE_S
 from codeclm.train.config import TrainConfig
 
 from .options import DEPTHS, OPTIONS, example
@@ -212,9 +212,8 @@ def activation_bytes(model: SpeechLM, chunk: int, half: bool) -> int:
 
 @pytest.fixture(scope="module")
 def shape_s() -> SpeechLM:
-    backbone, depth = PRESETS["S"]
     with torch.device("meta"):
-        model = SpeechLM(SpeechLMConfig(8, 1024, backbone, depth))
+        model = SpeechLM(SpeechLMConfig(8, 1024, *SHAPE_S))
     return model.to_empty(device="cpu").train()
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from codeclm.data.audio_out import save_audio
 from codeclm.inference.codec import memory as codec_memory
 from codeclm.inference.codec import speed as module
-from codeclm.inference.codec.bench_cli import codec_bench
+from codeclm.inference.codec.cli import codec_bench
 from codeclm.inference.codec.flops import _cudnn_lstm_flops, count_flops
 from codeclm.inference.codec.library_calls import library_calls
 from codeclm.inference.codec.memory import CodecSource, stream_memory

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from codeclm.data.audio import load_audio
 from codeclm.data.config import PrepareConfig
-from codeclm.data.prepare import prepare
-from codeclm.data.token_store import CodecInfo, TokenStore
+from codeclm.data.preparation import prepare
+from codeclm.data.token_store import TokenStore
 from codeclm.inference.codec import contract
+from codeclm.inference.codec.cli import codec_contract
 from codeclm.inference.codec.contract import PROPERTIES, blocks_line, check_contract, probe, table
-from codeclm.inference.codec.contract_cli import codec_contract
 from codeclm.inference.codec.random_codecs import EVERY_KIND, TINY, save_tiny, tiny_network
 from codeclm.model.codecs import Codec, StreamingCoder, load_codec
 from codeclm.model.codecs.blocks import BlockCodec
 from codeclm.model.codecs.dac import snake
 from codeclm.model.codecs.mdct import MdctCodec
+from codeclm.model.shapes import CodecReference
 
 CAUSAL = ["mimi", "encodec 24 kHz"]
 LOCAL = [*CAUSAL, "dac", "dac, odd stride"]  # a code depends on what is near it or before it
@@ -411,7 +412,7 @@ def test_prepare_stores_the_codes_of_any_codec(name, codecs, tmp_path):
     prepare(tmp_path, tmp_path / "tokens", codec, PrepareConfig())
     store = TokenStore(tmp_path / "tokens")
     store.verify()
-    assert store.codec == CodecInfo.of(codec) and len(store) == 2
+    assert store.codec == CodecReference.of(codec) and len(store) == 2
     audio = torch.from_numpy(load_audio(tmp_path / "1.wav", codec.sample_rate))
     assert torch.equal(torch.from_numpy(store.codes(1).astype("int64")).T, codec.encode(audio[None, None])[0])
 

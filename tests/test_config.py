@@ -1,12 +1,13 @@
 """model/shapes.py, model/speech_lm_config.py: the presets have their sizes; nonsense is refused by name."""
 
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
 import torch
 
 from codeclm.model import SpeechLM, SpeechLMConfig
-from codeclm.model.shapes import BACKBONE, DEPTH, PRESETS, DepthConfig, TransformerConfig
+from codeclm.model.shapes import BACKBONE, DEPTH, PRESETS, SHAPE_S, DepthConfig, Preset, TransformerConfig
 from codeclm.train.config import ModelConfig
 
 
@@ -28,7 +29,7 @@ SIZES = {
 def test_a_preset_has_the_size_that_it_promises(preset):
     num_codebooks, codebook_size, total, backbone, depth = SIZES[preset]
     with torch.device("meta"):
-        model = SpeechLM(SpeechLMConfig(num_codebooks, codebook_size, *PRESETS[preset]))
+        model = SpeechLM(SpeechLMConfig(num_codebooks, codebook_size, *(PRESETS | {"S": SHAPE_S})[preset]))
     assert num_parameters(model) == pytest.approx(total, rel=0.02)
     assert num_parameters(model.backbone) == pytest.approx(backbone, rel=0.02)
     assert num_parameters(model.depth_decoder.transformer) == pytest.approx(depth, rel=0.02)
@@ -42,11 +43,11 @@ def test_a_preset_is_the_same_whichever_way_it_is_asked_for(preset, tmp_path):
     assert SpeechLMConfig(4, 64, asdict(backbone), asdict(depth)).to_dict() == config.to_dict()
     config.save_pretrained(tmp_path)
     loaded = SpeechLMConfig.from_pretrained(tmp_path)
-    assert (loaded.backbone_config, loaded.depth_config) == (backbone, depth)
+    assert (loaded.backbone, loaded.depth) == (backbone, depth)
 
 
 def test_every_preset_can_be_asked_for_in_training_and_the_default_is_that_of_the_classes():
-    assert set(ModelConfig.__annotations__["preset"].__args__) == set(PRESETS)
+    assert set(get_args(Preset)) == set(PRESETS)
     assert ModelConfig().parts == PRESETS["default"] == (BACKBONE, DEPTH) == (TransformerConfig(), DepthConfig())
     own = ModelConfig(backbone=TransformerConfig(dim=64), depth=DepthConfig(dim=32))
     assert own.parts == (own.backbone, own.depth)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CsmForConditionalGeneration, MimiModel
 
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.convert_cli import export_folder, import_folder
+from codeclm.inference.convert import export_folder, import_folder
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.loading import load_speech_lm
 from codeclm.train.cli import main
@@ -135,7 +135,7 @@ def test_the_codec_is_kept_as_a_mimi_that_transformers_loads(pair):
     codec = MimiModel.from_pretrained(folder / "ours" / "codec").state_dict()
     for key, tensor in theirs.codec_model.state_dict().items():
         assert codec[key].equal(tensor), key
-    reference = ours.config.codec_reference
+    reference = ours.config.codec
     assert (reference.name, reference.sample_rate, reference.hop_length) == ("mimi", 800, 8)
     assert len(reference.fingerprint) == 64
 

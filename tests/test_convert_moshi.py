@@ -4,6 +4,7 @@ B batch, K codebooks, T frames, S = T + 1 steps (codebooks 1.. lag by one), V co
 """
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import MimiModel, MoshiForConditionalGeneration
 
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.convert_cli import export_folder, import_folder
+from codeclm.inference.convert import export_folder, import_folder
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.loading import load_speech_lm
 from codeclm.model import SpeechLM, weights
@@ -148,14 +149,14 @@ def test_the_codec_is_kept_as_a_mimi_that_transformers_loads(pair):
     codec = MimiModel.from_pretrained(folder / "ours" / "codec").state_dict()
     for key, tensor in theirs.audio_encoder.state_dict().items():
         assert codec[key].equal(tensor), key
-    assert ours.config.codec_reference.hop_length == 8
+    assert ours.config.codec.hop_length == 8
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("weight_sets", [(0, 1, 1), ()])
 def test_weight_sets_that_codebooks_share_become_one_for_each(pair, weight_sets):
     config = type(pair[1].config).from_dict(pair[1].config.to_dict())
-    config.depth = config.depth | {"weight_sets": weight_sets}
+    config.depth = replace(config.depth, weight_sets=weight_sets)
     torch.manual_seed(0)
     shared = SpeechLM(config).eval()
     for parameter in shared.parameters():
@@ -164,7 +165,7 @@ def test_weight_sets_that_codebooks_share_become_one_for_each(pair, weight_sets)
     again = moshi.to_speech_lm(values | {"audio_encoder_config": MOSHI["audio_encoder_config"]}, weights)
     single = SpeechLM(again.config).eval()
     single.load_state_dict(again.weights)
-    assert again.config.depth_config.weight_sets == (0, 1, 2)
+    assert again.config.depth.weight_sets == (0, 1, 2)
     codes, text, user = frames(5)
     outputs = [model(codes, text=text, user=user, return_logits=True).logits for model in (shared, single)]
     torch.testing.assert_close(*outputs)

@@ -28,7 +28,7 @@ def test_operations_counted_from_the_shape_are_those_of_a_forward_pass(options):
     depth = DepthConfig(**SHAPE | options.pop("depth", {}))
     config = SpeechLMConfig(4, 100, BACKBONE, depth, end="never", attn_implementation="eager", **options)
     model, codes = SpeechLM(config).eval(), torch.zeros(3, 4, 20, dtype=torch.long)
-    text = torch.zeros(3, 20, dtype=torch.long) if config.text["vocab_size"] else None
+    text = torch.zeros(3, 20, dtype=torch.long) if config.text.vocab_size else None
     with FlopCounterMode(display=False) as counter:
         model(codes, text=text)
     counted, expected = counter.get_total_flops() / 60, forward_flops_per_frame(config, 20)

@@ -14,9 +14,10 @@ from codeclm.data.dataset import TokenBatches, balance_voices, split_heldout
 from codeclm.data.grids import StoreGrids
 from codeclm.data.rows import Rows
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
-from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
+from codeclm.model.shapes import CodecReference
 
-INFO = CodecInfo("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)
+INFO = CodecReference("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)
 LENGTHS = [3, 90, 17, 1, 40, 250, 8, 8, 33, 61, 5, 120]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.shapes import DepthConfig, TextConfig
-from codeclm.model.transformer import GroupedLinear
+from codeclm.model.transformer import GroupedLinear, KVCache
 
 from .options import DEPTHS, SIZE, WORDS, depth, example
 
@@ -114,11 +114,23 @@ def test_each_position_is_given_what_its_style_says(make_model, gaps):
                 table = model.frame_embedding if embeddings == "shared" else decoder.embedding
                 row = table.weight[codebook * (SIZE + 1) + code]
                 expected[n, j] += row if embeddings == "own" else project(row, j)
-        x = decoder.inputs(context, fed, model.frame_embedding, text)
+        x = decoder.inputs(decoder.condition(context), fed, model.frame_embedding, text)
         torch.testing.assert_close(x, expected, rtol=0, atol=1e-12)
         for start in range(1, fed.shape[1]):  # and a part of the positions, as step by step
-            part = decoder.inputs(context, fed[:, start:], model.frame_embedding, text, start)
+            part = decoder.inputs(decoder.condition(context), fed[:, start:], model.frame_embedding, text, start)
             torch.testing.assert_close(part, expected[:, start:], rtol=0, atol=1e-12)
+
+
+class Gives(torch.nn.Module):
+    """A transformer whose positions hold `hidden`, whatever goes in."""
+
+    def __init__(self, hidden: torch.Tensor):
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, x: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+        first = 0 if cache is None else cache.length
+        return self.hidden[:, first : first + x.shape[1]]
 
 
 @pytest.mark.parametrize("first", ["backbone", "depth"])
@@ -126,17 +138,23 @@ def test_each_position_is_given_what_its_style_says(make_model, gaps):
 def test_position_j_predicts_its_own_codebook_with_that_codebooks_head(make_model, first):
     for conditioning in ("add", "prefix"):
         model = make_model(depth=depth(conditioning=conditioning, first_codebook=first))
-        positions = model.config.depth_config.num_positions(3)
+        positions = model.config.depth.num_positions(3)
         out = torch.randn(4, positions, 8, dtype=torch.float64)
         decoder = model.depth_decoder
-        zero, others = decoder.logits(out)
+        decoder.transformer = Gives(out)  # pyright: ignore
+        context, codes = torch.zeros(4, model.config.backbone.dim).double(), torch.zeros(4, positions, dtype=torch.long)
+        zero, others = decoder(decoder.condition(context), codes, model.frame_embedding)
         if first == "depth":
             torch.testing.assert_close(zero, out[:, 0] @ decoder.head_0.weight.t(), rtol=0, atol=1e-12)
         else:
             assert zero is None and decoder.head_0 is None and model.head_0.weight.shape[1] == 16
         expected = torch.stack([out[:, positions - 2 + k] @ model.depth_decoder.heads[k] for k in range(2)])
         torch.testing.assert_close(others, expected, rtol=0, atol=1e-12)
-        zero, others = decoder.logits(out[:, positions - 1 :], positions - 1)  # the last position alone
+        cache = KVCache(decoder.config, 4, positions, context)
+        cache.length = positions - 1
+        zero, others = decoder(
+            decoder.condition(context), codes[:, :1], model.frame_embedding, None, cache
+        )  # the last position alone
         assert zero is None
         torch.testing.assert_close(others, expected[1:], rtol=0, atol=1e-12)
 

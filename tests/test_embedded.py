@@ -33,7 +33,7 @@ def test_the_weights_are_small_enough_to_ship():
 def test_the_embedded_codec_is_what_the_issue_asks_for(lm):
     codec = lm.codec
     assert codec.num_codebooks == 8 and codec.codebook_size <= 1024 and codec.frame_rate <= 25
-    assert codec.fingerprint == lm.model.config.codec_reference.fingerprint == load_codec("spectral").fingerprint
+    assert codec.fingerprint == lm.model.config.codec.fingerprint == load_codec("spectral").fingerprint
 
 
 def test_the_codec_keeps_the_bundled_voice(lm):

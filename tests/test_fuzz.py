@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codeclm.inference.codec.random_codecs import EVERY_KIND, save_tiny
-from codeclm.inference.convert_cli import import_folder
+from codeclm.inference.convert import import_folder
 from codeclm.inference.loading import load_speech_lm
 from codeclm.model.checksums import CHECKSUMS
 from codeclm.model.codecs import load_codec

@@ -5,7 +5,6 @@ That its likelihood is one, the same however it is computed, and learns, is infe
 
 import json
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -30,12 +29,12 @@ def first_logits(walk: Walk) -> Tensor:
     """Codebook 0's, at the next step."""
     found = []
 
-    def choose(slot: int, logits: Callable[[], Tensor]) -> Tensor:
-        if slot == 0:
-            found.append(logits())
-        return torch.full((walk.batch,), ABSENT)
+    def choose(slot: int, logits: Tensor) -> Tensor:
+        found.append(logits)
+        return absent
 
-    walk.step(choose)
+    absent = torch.full((walk.batch,), ABSENT)
+    walk.step(choose, {slot: absent for slot in walk.slots if slot != 0})
     return found[0]
 
 

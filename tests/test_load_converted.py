@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from codeclm.data.audio_out import save_audio
 from codeclm.inference.compress.container import ClmFile
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.convert_cli import import_folder
+from codeclm.inference.convert import import_folder
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.loading import load, load_speech_lm
 from codeclm.model.codecs import load_codec
@@ -43,7 +43,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def test_a_converted_model_loads_with_its_codec_and_continues_audio(kind, num_codebooks, folders):
     lm = load(folders[kind])
     assert (lm.codec.name, lm.codec.num_codebooks, lm.codec.codebook_size) == ("mimi", num_codebooks, 16)
-    assert lm.codec.fingerprint == lm.model.config.codec_reference.fingerprint
+    assert lm.codec.fingerprint == lm.model.config.codec.fingerprint
     assert load_codec(folders[kind] / "codec").num_codebooks == MIMI["num_quantizers"]
     audio = 0.3 * torch.randn(800, generator=torch.Generator().manual_seed(1)).numpy()
     made = lm.generate_many((audio, 800), 0.5, seeds=[0, 1])
@@ -53,7 +53,7 @@ def test_a_converted_model_loads_with_its_codec_and_continues_audio(kind, num_co
     assert (made[0].codes[:, 100:] != made[1].codes[:, 100:]).any()
 
 
-def test_codes_that_the_codec_has_not_are_drawn_by_the_model_alone_and_never_with_its_codec(folders):
+def test_codes_outside_the_codec_are_never_drawn_with_it(folders):
     model, size = load_speech_lm(folders["csm"]), 16
     assert model.codebook_size == CSM["vocab_size"] == 19
     prompt = torch.randint(0, size, (model.num_codebooks, 3), generator=torch.Generator().manual_seed(0))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,20 +102,92 @@ def test_the_wheel_holds_every_module_and_the_licences(wheel):
     assert "codeclm/py.typed" in names and "codeclm/model/pretrained/prompt.flac" in names
 
 
-@pytest.mark.slow
-def test_the_wheel_works_where_the_repository_is_not(wheel, tmp_path):
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory) -> Path:
+    """A folder of installed packages with ours in it."""
+    folder = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def installed(site, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python in an empty folder with the wheel, not the repository. before: a folder ahead of it on the path."""
     libraries = Path(pytest.__file__).parent.parent  # -S: without the repository, which a .pth file there names
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{libraries}"}
 
-    def python(*args: str) -> str:
-        command = [sys.executable, "-S", *args]
-        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    def python(*args: str, before: Path | None = None) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join(map(str, filter(None, (before, site, libraries))))
+        return subprocess.run(
+            [sys.executable, "-S", *args],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+        )  # fmt: skip
 
-    assert python("-m", "codeclm", "--version").startswith(f"codeclm {PYPROJECT['project']['version']} ")
-    assert python("-c", "import codeclm; print(codeclm.load.__module__, codeclm.__path__[0])").split() == [
-        "codeclm.inference.loading",
-        str(tmp_path / "site/codeclm"),
-    ]
-    python("-m", "codeclm", "generate", "--duration", "0.2", "--out", "out.wav")
+    return python
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_generates_evaluates_and_fine_tunes(installed, site, tmp_path):
+    script = """
+import codeclm
+print(codeclm.__file__)
+lm = codeclm.load()
+lm.generate("prompt.wav", duration_s=0.2, seed=0).save("out.wav")
+print(lm.evaluate("my_voice/").model.bits_per_second)
+tuned = codeclm.load(codeclm.train.finetune(lm, "my_voice/", "runs/x", steps=20))
+print(tuned.evaluate("my_voice/").model.bits_per_second)
+"""
+    version = installed("-m", "codeclm", "--version").stdout
+    assert version.startswith(f"codeclm {PYPROJECT['project']['version']} ")
+    left = installed("-m", "codeclm", "demo", "--out", ".", "--duration", "0.1", "--seeds", "0")
+    assert left.returncode == 0, left.stderr
+    result = installed("-c", script)
+    assert result.returncode == 0, result.stderr
+    place, before, after = result.stdout.split()
+    assert place == str(site / "codeclm/__init__.py")
+    assert float(after) < float(before) < 2000  # bits/s of the very speech that it was tuned on; of the raw codes
     assert (tmp_path / "out.wav").stat().st_size == 44 + 2 * 0.2 * 16_000
+
+
+@pytest.mark.slow
+def test_a_folder_of_our_name_without_init_does_not_hide_the_installed_wheel(installed, site, tmp_path):
+    """In the working directory, and before us on the path, as another package's leftovers or its checkout would be."""
+    (tmp_path / "codeclm/model").mkdir(parents=True)
+    (tmp_path / "codeclm/model/lm.py").write_text("")
+    for before in (None, tmp_path):
+        result = installed(
+            "-c", "import codeclm, codeclm.model.lm as lm; print(codeclm.load, lm.__file__)", before=before
+        )
+        assert result.stdout.endswith(f" {site / 'codeclm/model/lm.py'}\n"), result.stderr
+        assert installed("-m", "codeclm", "--version", before=before).returncode == 0
+
+
+@pytest.mark.slow
+def test_another_package_of_our_name_hides_ours_wholly_and_not_silently(installed, tmp_path):
+    (tmp_path / "other/codeclm").mkdir(parents=True)
+    (tmp_path / "other/codeclm/__init__.py").write_text("")
+    for args in (("-c", "import codeclm; codeclm.load"), ("-c", "import codeclm.model"), ("-m", "codeclm")):
+        result = installed(*args, before=tmp_path / "other")
+        assert result.returncode == 1 and "codeclm" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_and_this_checkout_are_never_mixed(site, tmp_path):
+    code = """
+import sys, codeclm.train.cli, codeclm.train.runs
+print(*(module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "codeclm"), sep="\\n")
+"""
+    for path, place in ((str(site), site), ("", ROOT)):
+        environment = os.environ | {"PYTHONPATH": path}
+        command = [sys.executable, "-c", code]
+        found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout.split()
+        assert len(found) > 50 and all(Path(file).is_relative_to(place) for file in found)
+
+
+def test_the_command_and_the_modules_work_where_a_folder_has_our_name(tmp_path):
+    """Also of an editable install, where such a folder, as a clone's parent has it, does hide `codeclm.load`."""
+    (tmp_path / "codeclm").mkdir()
+    command = Path(sys.executable).with_name("codeclm")
+    code = "from codeclm.inference import SamplingConfig"
+    for args in ([str(command), "--version"], [sys.executable, "-m", "codeclm", "-V"], [sys.executable, "-c", code]):
+        result = subprocess.run(args, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr

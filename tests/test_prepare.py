@@ -1,4 +1,4 @@
-"""data/prepare.py: the same bytes whatever happens, and every bad file skipped by name."""
+"""data/preparation.py: the same bytes whatever happens, and every bad file skipped by name."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from filelock import FileLock
 from codeclm.data.audio import AudioError, find_audio
 from codeclm.data.encode_files import pieces_of, quietest_cut, read_transcript
 from codeclm.data.plan import plan_shards, utterance_names
-from codeclm.data.prepare import PrepareConfig, open_or_prepare, prepare
-from codeclm.data.store_index import CodecInfo
+from codeclm.data.preparation import PrepareConfig, open_or_prepare, prepare
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
+from codeclm.model.shapes import CodecReference
 
 RATE = 8_000
 TINY = {"sample_rate": 8_000, "trunk_hop": 80, "window": 160, "encoder_dim": 16, "dim": 16, "encoder_layers": 1}
@@ -29,7 +29,7 @@ TINY |= {"latent_layers": 1, "bottleneck_layers": 1, "decoder_layers": 1, "num_c
 SLOW_RUN = """
 import sys, time, torch
 from pathlib import Path
-from codeclm.data.prepare import PrepareConfig, prepare
+from codeclm.data.preparation import PrepareConfig, prepare
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 torch.manual_seed(0)
 codec = SpectralCodec(SpectralConfig(**TINY)).eval().requires_grad_(False)
@@ -43,7 +43,7 @@ DYING_RUN = """
 import os, sys
 from pathlib import Path
 from codeclm.data import encode_files
-from codeclm.data.prepare import PrepareConfig, prepare
+from codeclm.data.preparation import PrepareConfig, prepare
 
 def die(path, *rest):
     os._exit(9)
@@ -256,7 +256,7 @@ def test_shards_of_before_the_quiet_cuts_are_kept_unless_something_in_them_was_c
     with monkeypatch.context() as patch:
         patch.setattr("codeclm.data.plan.QUIET_CUTS", "as before")
         prepare(tmp_path, out, codec, config)
-    for number, shard in enumerate(plan_shards(tmp_path, find_audio(tmp_path), CodecInfo.of(codec), config)):
+    for number, shard in enumerate(plan_shards(tmp_path, find_audio(tmp_path), CodecReference.of(codec), config)):
         path = out / f"shard-{number:05d}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"key": shard.key_before_cuts}))
     summary = prepare(tmp_path, out, codec, config)

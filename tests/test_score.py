@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
 from codeclm.inference import EvaluateConfig
 from codeclm.inference.compress.codes import compress_codes
 from codeclm.inference.evaluate.report import DEFINITION, likelihood
 from codeclm.inference.evaluate.score import choose, evaluate, score_store
 from codeclm.inference.loading import checkpoint_hash
 from codeclm.inference.verify.sequences import Rows, walked_end
+from codeclm.model.shapes import CodecReference
 
 LENGTHS = [5, 12, 1, 7, 30, 7, 3, 19]
 
@@ -62,7 +63,7 @@ def test_scores_are_the_models_nll_in_store_order_for_any_batch(model, store, ut
 
 
 def test_eos_is_scored_only_where_a_recording_ends(model, codec, utterances, tmp_path):
-    goes_on, info = [True, False] * 4, CodecInfo.of(codec)
+    goes_on, info = [True, False] * 4, CodecReference.of(codec)
     entries = [
         Utterance(f"u{i}", 1, codes, goes_on=more)
         for i, (codes, more) in enumerate(zip(utterances, goes_on, strict=True))
@@ -103,13 +104,12 @@ def test_the_probabilities_of_all_utterances_sum_to_one_also_across_windows(make
     """Every utterance of 1 to 4 frames that has ended, and all that go on, where the context is 2 frames."""
     delays = (0, 1) if pattern in ("depth", "delay") else (0, 0)
     model = make_model(delays, codebook_size=2, pattern=pattern, context_frames=2)
-    reference, longest = model.config.codec_reference, 4
-    info = CodecInfo(reference.name, reference.fingerprint, reference.sample_rate, reference.hop_length, 2, 2)
+    longest = 4
     total = ended_at_once = float(walked_end(model, no_frames(model)).neg().exp())
     assert 0 < ended_at_once < 1
     for num_frames in range(1, longest + 1):
         codes = np.array(list(itertools.product(range(2), repeat=2 * num_frames))).reshape(-1, num_frames, 2)
-        store = make_store(tmp_path / f"{num_frames}", list(codes), info)
+        store = make_store(tmp_path / f"{num_frames}", list(codes), model.config.codec)
         scores = score_store(model, store, progress=False)
         reached = np.exp(-scores.nll.sum(axis=1))
         ended = reached * np.exp(-scores.eos_nll)

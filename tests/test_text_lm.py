@@ -72,7 +72,7 @@ def test_text_alone_has_the_logits_of_transformers(family, tmp_path):
     theirs = text_model(FAMILIES[family], tmp_path)
     ours = from_text_lm(tmp_path, **SPEECH)
     assert_speaks_as(ours, theirs, BOS, 2e-5)
-    assert ours.config.text["tied"] == FAMILIES[family].tie_word_embeddings
+    assert ours.config.text.tied == FAMILIES[family].tie_word_embeddings
     other = from_text_lm(tmp_path, bos_token_id=7, **SPEECH)
     assert_speaks_as(other, theirs, 7, 2e-5)
 

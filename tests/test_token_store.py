@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from codeclm.data.token_store import (
     HEADER,
-    CodecInfo,
     Rejected,
     ShardIndex,
     TokenStore,
@@ -20,8 +19,9 @@ from codeclm.data.token_store import (
     commit_store,
     write_shard,
 )
+from codeclm.model.shapes import CodecReference
 
-INFO = CodecInfo("tiny", "f" * 64, 16_000, 640, num_codebooks=3, codebook_size=1024)
+INFO = CodecReference("tiny", "f" * 64, 16_000, 640, num_codebooks=3, codebook_size=1024)
 LENGTHS = [[5, 1], [], [7, 2, 4]]  # frames of the utterances of each shard; one shard has rejected files only
 
 
@@ -136,7 +136,7 @@ def test_an_unfinished_store_is_refused(tmp_path):
         (lambda header: {k: v for k, v in header.items() if k != "format"}, "'format' is missing; run codeclm prepare"),
         (
             lambda header: header | {"codec": {}},
-            "setting 'codec.name' is missing; run codeclm prepare again",
+            "codec 'spectral' has sample_rate 0; .* run codeclm prepare again",
         ),
         (lambda header: header | {"data_hash": "0" * 64}, "store.json: does not have the content it was written with"),
         (

@@ -16,8 +16,8 @@ from codeclm.inference.verify.options import OPTIONS, is_legal, pairs_of, pairwi
 from codeclm.inference.verify.report import failures, table
 from codeclm.inference.verify.sequences import fullest_rows
 from codeclm.model import SpeechLM, SpeechLMConfig
+from codeclm.model.flatten import TEXT
 from codeclm.model.shapes import DepthConfig
-from codeclm.model.walk import TEXT
 
 from .breakages import BROKEN
 

@@ -6,14 +6,12 @@ Heavy imports are inside the functions, so that --help answers at once.
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
 
-from ..data.config import PrepareConfig
 from ..inference import cli as using
 from ..inference.argument_checks import (
     check_audio,
@@ -23,11 +21,9 @@ from ..inference.argument_checks import (
     check_model,
     check_text_model,
 )
-from ..inference.cli import Audio, CodecName, Data, Model, Options
-from ..inference.codec.bench_cli import codec_bench
-from ..inference.codec.cli import codec_compress, codec_decompress, codec_report, codec_roundtrip
-from ..inference.codec.contract_cli import codec_contract
-from ..inference.convert_cli import convert
+from ..inference.codec.cli import codec_bench, codec_contract, codec_report, codec_roundtrip
+from ..inference.compress.cli import codec_compress, codec_decompress
+from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
 from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.threads import wait_asleep
@@ -35,7 +31,6 @@ from ..inference.verify.cli import verify
 from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, TrainConfig
 from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
 
-PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
 ABOUT = "A speech language model on neural codec tokens."
 Run = Annotated[Path, arg(help="folder of the run; the same command again goes on where it stood")]
 
@@ -55,21 +50,10 @@ def train(
     check_text_model(init_from)
     check_data(data)
     say_loading(f"the codec '{codec}'")
-    with claim(out, LANGUAGE_MODEL):
-        from ..model.codecs import load_codec
-        from .checkpoint import tensors_sha256
-        from .loop import new_model, new_tokenizer
-        from .loop import train as run
-        from .processes import open_store
+    with claim(out, LANGUAGE_MODEL):  # a wrong folder is told before torch is loaded
+        from .runs import train as run
 
-        coder = load_codec(codec)
-        store = open_store(data, out / "tokens", coder, PIECES, config.device)
-        store.require_codec(coder)
-        tokenizer = new_tokenizer(store, config)
-        model = new_model(store, config, tokenizer, init_from)
-        # random weights are a matter of the seed; their last digits differ from one processor to another
-        start = tensors_sha256(model.backbone.state_dict()) if init_from else "random"
-        best = run(model, coder, store, out, config, tokenizer, start)
+        best = run(data, out, codec, config, init_from)
     say(f"{best}: the best weights on the held-out utterances")
 
 
@@ -84,14 +68,9 @@ def finetune(
     check_data(data, check_model(model, "--from"))
     say_loading(f"the model '{model}'")
     with claim(out, LANGUAGE_MODEL):
-        from ..inference.loading import load
-        from .loop import for_small_data
-        from .loop import train as run
-        from .processes import open_store
+        from .runs import finetune as run
 
-        lm = load(model)
-        store = open_store(data, out / "tokens", lm.codec, replace(PIECES, copies=8), config.device)
-        best = run(lm.model, lm.codec, store, out, for_small_data(config, store.names), lm.tokenizer)
+        best = run(model, data, out, config)
     say(f"{best}: the best weights on the held-out utterances")
 
 
@@ -107,9 +86,10 @@ def patterns(
     check_data(data)
     say_loading(f"the codec '{codec}'")
     with claim(out, PATTERNS):
-        from ..data.prepare import open_or_prepare
+        from ..data.preparation import open_or_prepare
         from ..model.codecs import load_codec
         from .compare_patterns import compare_patterns, table
+        from .runs import PIECES
 
         coder = load_codec(codec)
         store = open_or_prepare(data, out / "tokens", coder, PIECES)
@@ -147,7 +127,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "transcribe": using.transcribe,
     "evaluate": using.evaluate,
     "verify": verify,
-    "convert": convert,
+    "convert": using.convert,
     "demo": using.demo,
 }
 CODEC_VERBS: dict[str, Callable[..., Any]] = {

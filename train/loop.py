@@ -23,7 +23,7 @@ from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.convert.text_lm import from_text_lm
 from ..model.lm import SpeechLM
-from ..model.shapes import CodecReference, DepthConfig, TextConfig
+from ..model.shapes import DepthConfig, TextConfig
 from ..model.speech_lm_config import SpeechLMConfig
 from ..model.strict import strict
 from .config import RunConfig, TrainConfig
@@ -62,13 +62,15 @@ def new_model(
         "delays": list(config.model.delays) or None,
         "pattern": config.model.pattern,
         "context_frames": config.batch.max_frames,
-        "codec": CodecReference(codec.name, codec.fingerprint, codec.sample_rate, codec.hop_length),
+        "codec": codec,
     }
     if init_from is not None:
         if tokenizer is not None:
             raise ValueError("a text model brings text tokens of its own: leave --model.text.layout out")
         return from_text_lm(init_from, **settings)
-    text = tokenizer and TextConfig(tokenizer.vocab_size, layout=layout, tokenizer=tokenizer.fingerprint)
+    text = None
+    if tokenizer is not None and layout != "none":
+        text = TextConfig(tokenizer.vocab_size, layout=layout, tokenizer=tokenizer.fingerprint)
     return SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
 
 

@@ -16,7 +16,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 
 from ..data.config import PrepareConfig
-from ..data.prepare import open_or_prepare
+from ..data.preparation import open_or_prepare
 from ..data.token_store import HEADER, TokenStore
 from ..model.codecs import Codec
 from ..model.device import resolve_device
@@ -68,13 +68,17 @@ def main_first(accelerator: Accelerator) -> Iterator[None]:
         dist.barrier(group)  # pyright: ignore[reportArgumentType]
 
 
-def open_store(data: Path, out: Path, codec: Codec, config: PrepareConfig, device: str = "auto") -> TokenStore:
+def open_store(
+    data: str | Path | TokenStore, out: Path, codec: Codec, config: PrepareConfig, device: str = "auto"
+) -> TokenStore:
     """`open_or_prepare` in the main process; the other ranks then open the same store."""
     accelerator = start(device)
     with main_first(accelerator):
         if accelerator.is_main_process:
             return open_or_prepare(data, out, codec, config)
-        return TokenStore(data if (data / HEADER).is_file() else out)
+        if isinstance(data, TokenStore):
+            return data
+        return TokenStore(data if (Path(data) / HEADER).is_file() else out)
 
 
 def agree(accelerator: Accelerator, number: int) -> int:

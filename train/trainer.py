@@ -147,7 +147,7 @@ class Trainer:
         return int(num_scored(self.raw_model.config, rows.codes, rows.ends, self.text_of(rows)))
 
     def _text(self) -> tuple[TextTokenizer | None, Any]:
-        return self.tokenizer, self.raw_model.config.text["layout"]
+        return self.tokenizer, self.raw_model.config.text.layout
 
     def evaluate(self) -> float:
         """bits/s of the held-out utterances. Before the first step that is `before`; later the best weights are kept.

@@ -1,10 +1,14 @@
-"""The verbs of `codeclm codec` that try, measure and compress. Others: contract_cli.py, bench_cli.py, train/cli.py.
+"""The verbs of `codeclm codec` that try and measure codecs: roundtrip, report, contract, bench.
 
-Checks first, heavy imports inside the functions: as in cli.py.
+`codec compress` and `decompress` are in ../compress/cli.py, `codec train` is in train/cli.py.
+Checks first, heavy imports inside the functions.
 """
 
+import itertools
+import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -12,33 +16,22 @@ from ...model.files import write_whole
 from ..argument_checks import (
     check_audio,
     check_audio_out,
-    check_clm,
     check_codec,
     check_device,
     check_distinct,
-    check_model,
     check_number,
     check_package,
     check_recording,
     check_writable,
 )
-from ..cli import (
-    Audio,
-    AudioFile,
-    CodecName,
-    Device,
-    Model,
-    Numbers,
-    Threads,
-    open_codec,
-    open_model,
-    spread,
-    write_json,
-)
+from ..options import Audio, AudioFile, AudioOut, CodecName, Device, Numbers, Threads, write_json
 from ..screen import say_loading
-from ..threads import check_threads, decoding_threads, set_threads
+from ..threads import check_threads, set_threads
 
-AudioOut = Annotated[Path, arg(metavar="OUT", help="the file to write: .wav, .flac, .ogg, .opus or .mp3")]
+if TYPE_CHECKING:
+    from ...model.codecs import Codec
+
+UNTRAINED = ("encodec", "mimi", "dac")
 
 
 def codec_roundtrip(
@@ -65,74 +58,6 @@ def codec_roundtrip(
         f"{out}: {found.num_samples / coder.sample_rate:.2f} s, {coder.num_codebooks} x {found.num_frames} codes, "
         f"{coder.bitrate:.0f} bits/s, log-mel distance {found.distance:.3f}"
     )
-
-
-def codec_compress(
-    audio: Positional[AudioFile],
-    out: Positional[Annotated[Path, arg(metavar="OUT", help="the .clm file to write")]],
-    model: Model = "default",
-    threads: Threads = None,
-) -> None:
-    """Compress the codes of AUDIO into OUT with the model's own probabilities: the file's size proves its bits/s."""
-    check_threads(threads)
-    check_writable(out)
-    check_distinct(out, [audio])
-    check_recording(audio)
-    check_model(model)
-    lm = open_model(model, "cpu", threads)  # the file must be read on any machine
-    import torch
-
-    from ...data.audio import load_audio
-    from ..compress.codes import compress_codes, predicted_bits
-    from ..compress.container import ClmFile, codes_crc
-    from ..loading import checkpoint_hash, model_folder
-
-    samples = load_audio(audio, lm.codec.sample_rate)
-    with decoding_threads(threads):
-        codes = lm.codec.encode(torch.from_numpy(samples)[None, None])[0]
-        payload = compress_codes(lm.model.double(), [codes], progress=True)[0]
-        bits = predicted_bits(lm.model, codes)
-    file = ClmFile(
-        checkpoint_hash(model_folder(model)), lm.codec.fingerprint, lm.codec.num_codebooks, lm.codec.codebook_size,
-        codes.shape[1], len(samples), codes_crc(codes.numpy()), payload,
-    )  # fmt: skip
-    file.write(out)
-    print(f"{out}: {file.sizes(lm.codec, bits)}")
-
-
-def codec_decompress(
-    file: Positional[Annotated[Path, arg(metavar="IN", help="a .clm file")]],
-    out: Positional[AudioOut],
-    model: Model = "default",
-    threads: Threads = None,
-) -> None:
-    """Turn a .clm file into the audio file that `codec roundtrip` makes of the same audio."""
-    check_threads(threads)
-    check_audio_out(out)
-    check_distinct(out, [file])
-    check_clm(file)
-    check_model(model)
-    lm = open_model(model, "cpu", threads)
-    import numpy as np
-
-    from ...data.audio_out import save_audio
-    from ..compress.codes import decompress_codes
-    from ..compress.container import ClmFile
-    from ..loading import checkpoint_hash, model_folder
-    from .roundtrip import decoded
-
-    content = ClmFile.read(file)
-    content.require(file, checkpoint_hash(model_folder(model)), lm.codec, model)
-    with decoding_threads(threads):
-        try:
-            codes = decompress_codes(lm.model.double(), [content.payload], [content.num_frames], progress=True)[0]
-        except ValueError:
-            codes = None
-        content.check_codes(file, None if codes is None else codes.numpy())
-        assert codes is not None
-        audio = np.concatenate(list(decoded(lm.codec, [codes[None]])))[: content.num_samples]
-    save_audio(out, audio, lm.codec.sample_rate)
-    print(f"{out}: {content.num_samples / lm.codec.sample_rate:.2f} s; its codes are those that were compressed")
 
 
 def codec_report(
@@ -166,12 +91,12 @@ def codec_report(
     check_codecs(codec)
     check_audio(audio)
     say_loading(", ".join(f"the codec '{name}'" for name in codec))
-    from ...data.audio import find_audio
+    from ...data.audio import evenly, find_audio
     from .report import codec_report as run
     from .table import notes, table
 
     files = find_audio(audio)
-    chosen = spread(files, limit) if limit else files
+    chosen = evenly(files, limit) if limit else files
     codecs = {name: open_codec(name, device) for name in codec}
     report = run(chosen, codecs, asr, anchors, num_samples=3 if html_file else 0, language=language)
     write_json(json_file, report.to_dict() | {"notes": notes(report)})
@@ -182,8 +107,106 @@ def codec_report(
     print(table(report))
 
 
+def codec_contract(
+    codec: Positional[
+        Annotated[
+            tuple[str, ...],
+            arg(
+                metavar="[CODEC ...]",
+                help="spectral, mulaw, mdct, encodec, mimi, dac, a hub id, a folder or a .th file",
+            ),
+        ]
+    ] = ("spectral", "mulaw", "mdct"),
+    every_codec: Annotated[bool, arg(help="also tiny codecs of every kind, with random weights")] = False,
+    device: Device = "auto",
+) -> None:
+    """Check that every CODEC keeps the contract, property by property; exit status 1 if one does not."""
+    check_device(device)
+    check_codecs(codec)
+    say_loading(", ".join(f"the codec '{name}'" for name in codec))
+    from ...model.device import resolve_device
+    from .contract import blocks_line, check_contract, table
+    from .random_codecs import TINY, load_tiny
+
+    found = {}
+    coders = itertools.chain(
+        ((name, open_codec(name, device)) for name in codec),
+        ((f"tiny {name}", load_tiny(name).to(resolve_device(device))) for name in TINY if every_codec),
+    )
+    for name, coder in coders:
+        print(
+            f"{name}: {coder.sample_rate} Hz, {coder.frame_rate:g} frames/s x {coder.num_codebooks} codebooks of "
+            f"{coder.codebook_size} codes = {coder.bitrate:.0f} bits/s; {blocks_line(coder)}",
+            flush=True,
+        )
+        found[name] = check_contract(coder)
+    print(f"\n{table(found)}")
+    if any(reason for cells in found.values() for reason in cells.values()):
+        sys.exit(1)
+
+
+def codec_bench(
+    codec: Positional[
+        Annotated[
+            tuple[str, ...],
+            arg(metavar="[CODEC ...]", help="names of codecs, or folders that hold one; NAME:K: K codebooks"),
+        ]
+    ] = ("spectral",),
+    random: Annotated[
+        tuple[str, ...],
+        arg(metavar="KIND ...", help="also encodec, mimi, dac in their published shapes with random weights; KIND:K"),
+    ] = (),
+    audio: Annotated[Path | None, arg(metavar="AUDIO", help="an audio file; default: the bundled recording")] = None,
+    duration: Annotated[float, arg(help="seconds of the clip, repeated or cut")] = 10.0,
+    rounds: Annotated[int, arg(help="how often each codec is measured, in turn")] = 5,
+    threads: Annotated[
+        int | None, arg(metavar="N", help="threads of torch; default: as many as it takes by itself")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], arg(help="where codecs compute")] = "cpu",
+    hours: Annotated[float, arg(help="also the memory while this many hours stream through each codec; 0: not")] = 0.0,
+    json_file: Numbers = None,
+) -> None:
+    """Measure how fast codecs encode and decode the same clip, and how fast this machine could at most."""
+    check_writable(json_file)
+    check_number("--duration", duration, 0.1, 600, " s")
+    check_number("--rounds", rounds, 1)
+    check_number("--hours", hours, 0)
+    check_threads(threads)
+    check_codecs(codec)
+    for kind in random:
+        if kind.partition(":")[0] not in UNTRAINED:
+            raise ValueError(f"--random '{kind}' is unknown; choose from {', '.join(UNTRAINED)}")
+    check_recording(audio)
+    say_loading(", ".join(f"the codec '{name}'" for name in (*codec, *random)))
+    from ...model.pretrained import PROMPT
+    from ..json_safe import json_safe
+    from .memory import CodecSource, stream_memory
+    from .speed import BenchConfig, bench
+    from .speed_table import memory_table, notes, table
+
+    config = BenchConfig(duration, rounds, threads, device)
+    sources = [CodecSource(name) for name in codec] + [CodecSource(kind, untrained=True) for kind in random]
+    report = bench({source.label: source.load() for source in sources}, audio or PROMPT, config)
+    print(table(report), flush=True)
+    values = report.to_dict() | {"notes": notes(report), "memory": []}
+    write_json(json_file, values)
+    if hours:
+        found = [stream_memory(source, audio or PROMPT, hours, threads, device) for source in dict.fromkeys(sources)]
+        write_json(json_file, values | {"memory": json_safe([asdict(row) for row in found])})
+        print(f"\n{memory_table(found)}")
+
+
 def check_codecs(names: tuple[str, ...]) -> None:
     if not names:
         raise ValueError("a codec is missing; name at least one, such as spectral")
     for name in names:
         check_codec(name)
+
+
+def open_codec(name: str, device: str) -> "Codec":
+    """`load_codec`, on a device."""
+    from ...model.codecs import load_codec
+    from ...model.device import resolve_device
+
+    where = resolve_device(device)
+    return load_codec(name).to(where)

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...data.progress import progress_bar
+from ...model.check_inputs import check_inputs
 from ...model.delay_pattern import ABSENT, delay
+from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
-from ...model.walk import TEXT, Walk
+from ...model.walk import Walk
 from ..labelled import as_labelled
 from ..windows import Window, each_window, num_windows, windows
 from .arithmetic import Decoder, Distributions, Encoder, distributions
@@ -36,7 +38,7 @@ def compress_codes(
     """
     require_float64(model)
     for codes in utterances:
-        model.check_inputs(codes[None])
+        check_inputs(model.config, codes[None])
         if int(codes.min()) == ABSENT:
             raise ValueError("codes hold -1 (absent), which cannot be compressed")
     payloads = []
@@ -120,35 +122,45 @@ class _Rows:
     def walk(self, window: Window) -> Iterator[None]:
         """Take the rows that reach into a window through its steps, one at a time."""
         rows = [row for row, length in enumerate(self.num_frames) if length > window.first]
-        model, delays, first_step = self.model, self.model.config.delays, window.first - window.start
+        model, delays = self.model, self.model.config.delays
         num_steps = window.stop - window.start + max(delays)
+        first_step = window.first - window.start
         walk = Walk(model, len(rows), num_steps)
-        known = delay(self.codes[rows, :, window.start : window.first], delays)[:, :, :first_step]
+        before = delay(self.codes[rows, :, window.start : window.first], delays)[:, :, :first_step]
         if not first_step and not model.config.bos:
             equal = torch.zeros(len(rows), model.codebook_size)
-            known = torch.stack([self.code(rows, window, k, 0, lambda: equal) for k in range(len(delays))], dim=1)
-            known, first_step = known[:, :, None], 1
+            known = self.known(rows, window, 0)
+            first = [known[k] if k in known else self.code(rows, window, k, 0, equal) for k in range(len(delays))]
+            before, first_step = torch.stack(first, dim=1)[:, :, None], 1
             yield
         if first_step:
-            walk.prefill(known.to(model.device))
+            walk.prefill(before.to(model.device))
         for step in range(first_step, num_steps):
 
-            def choose(slot: int, logits: Callable[[], Tensor], step: int = step) -> Tensor:
-                if slot == TEXT:
-                    return torch.full((len(rows),), ABSENT, device=model.device)
+            def choose(slot: int, logits: Tensor, step: int = step) -> Tensor:
                 return self.code(rows, window, slot, step, logits).to(model.device)
 
-            walk.step(choose)
+            known = self.known(rows, window, step)
+            walk.step(choose, {slot: values.to(model.device) for slot, values in known.items()})
             yield
 
-    def code(self, rows: list[int], window: Window, k: int, step: int, logits: Callable[[], Tensor]) -> Tensor:
-        """[rows] what codebook k holds at a step of a window: known, asked for, or ABSENT."""
+    def known(self, rows: list[int], window: Window, step: int) -> dict[int, Tensor]:
+        """Slots of a step that need no logits, [rows] each: codes from before the window, nothing beyond its edge."""
+        absent = torch.full((len(rows),), ABSENT)
+        known = {TEXT: absent}
+        for k, lag in enumerate(self.model.config.delays):
+            frame = window.start + step - lag
+            if not window.start <= frame < window.stop:
+                known[k] = absent
+            elif frame < window.first:
+                known[k] = self.codes[rows, k, frame]
+        return known
+
+    def code(self, rows: list[int], window: Window, k: int, step: int, logits: Tensor) -> Tensor:
+        """[rows] the codes of codebook k at a step of a window, for which the coder is asked."""
         frame = window.start + step - self.model.config.delays[k]
-        if not window.start <= frame < window.stop:
-            return torch.full((len(rows),), ABSENT)
-        asked = [place for place, row in enumerate(rows) if window.first <= frame < self.num_frames[row]]
-        if asked:
-            source = distributions(logits().double().cpu()[asked].numpy())
-            for index, place in enumerate(asked):
-                self.codes[rows[place], k, frame] = self.coder(rows[place], k, frame, source, index)
+        asked = [place for place, row in enumerate(rows) if frame < self.num_frames[row]]
+        source = distributions(logits.double().cpu()[asked].numpy())
+        for index, place in enumerate(asked):
+            self.codes[rows[place], k, frame] = self.coder(rows[place], k, frame, source, index)
         return self.codes[rows, k, frame]

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.audio import SILENCE_DBFS, AudioError, load_audio
+from ...data.audio import SILENCE_DBFS, AudioError, audio_header, evenly, find_audio, load_audio
 from ...data.audio_out import save_audio
 from ...data.progress import progress_bar
 from ...model.files import readable
+from ..argument_checks import check_recording
 from ..generator import Generation, SpeechGenerator
 from ..json_safe import json_safe
 from ..sound.measures import SpeechMeasures, measure_speech, semitones
@@ -104,6 +105,29 @@ class ContinuationReport:
         return "\n".join(lines + self.totals + [f"skipped {reason}" for reason in self.skipped])
 
 
+def usable_prompts(data: Path, count: int, prompt_s: float) -> tuple[list[Path], list[str]]:
+    """`count` files, spread evenly over those whose prompt can be used, and why others cannot: "file: reason".
+
+    Raises AudioError if there is none.
+    """
+    files = find_audio(data)
+    long = [file for file in files if audio_header(file)[1] >= prompt_s]
+    skipped = [f"{file}: shorter than the prompt (--prompt-s {prompt_s:g})" for file in files if file not in long]
+    first = evenly(long, count)
+    chosen: list[Path] = []
+    for file in [*first, *(file for file in long if file not in first)]:
+        if len(chosen) == count:
+            break
+        try:
+            check_recording(file)
+            chosen.append(file)
+        except AudioError as error:
+            skipped.append(str(error))
+    if not chosen:
+        raise AudioError(f"{data}: none of {len(files)} audio files can be continued (first: {skipped[0]})")
+    return sorted(chosen), skipped if len(chosen) < count else []
+
+
 def continuation_report(
     lm: SpeechGenerator,
     prompts: Sequence[Path],
@@ -112,20 +136,22 @@ def continuation_report(
     seed: int,
     asr: bool,
     out: Path | None = None,
+    skipped: Sequence[str] = (),
 ) -> ContinuationReport:
     """Continue the first `prompt_s` seconds of each file for `duration_s`, all with `seed`, and check the results.
 
     asr: also transcribe the continuations, in the prompt's language. out: a folder for them, as `01-NAME.wav` and on.
-    A prompt that cannot be used (unreadable, silent, shorter than `prompt_s`) is named in `skipped`. Raises
-    ValueError if that leaves none, ImportError without the packages that `asr` needs.
+    A prompt that cannot be used (unreadable, silent, shorter than `prompt_s`) is named in the report's `skipped`, after
+    the lines that are given as `skipped`. Raises ValueError if that leaves none, ImportError without the packages that
+    `asr` needs.
     """
     transcriber = Transcriber() if asr else None
-    continuations, skipped = [], []
+    continuations, unusable = [], []
     for path in progress_bar(prompts, desc="continue", unit="prompt", delay=2):
         try:
             prompt = _first_seconds(path, prompt_s, lm.codec.sample_rate)
         except AudioError as error:
-            skipped.append(str(error))
+            unusable.append(str(error))
             continue
         generation = lm.generate((prompt, lm.codec.sample_rate), duration_s=duration_s, seed=seed)
         continuations.append(_measured(readable(path.name), generation, transcriber))
@@ -133,8 +159,8 @@ def continuation_report(
             name = f"{len(continuations):02d}-{readable(path.stem)}.wav"
             save_audio(out / name, generation.audio, generation.sample_rate)
     if not continuations:
-        raise ValueError(f"no prompt can be continued ({skipped[0]})" if skipped else "no prompt was given")
-    return ContinuationReport(prompt_s, duration_s, seed, continuations, skipped)
+        raise ValueError(f"no prompt can be continued ({unusable[0]})" if unusable else "no prompt was given")
+    return ContinuationReport(prompt_s, duration_s, seed, continuations, [*skipped, *unusable])
 
 
 def check_continuation(prompt: SpeechMeasures, continuation: SpeechMeasures) -> Checks:

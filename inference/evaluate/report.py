@@ -58,6 +58,9 @@ class LikelihoodReport:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
 
+    def __str__(self) -> str:
+        return self.table()
+
     def table(self) -> str:
         """For the terminal: bits/s, its interval, and perplexities of the model and the baselines."""
         lines = [

@@ -57,7 +57,7 @@ def score_store(
     store.require_model(model.config)
     chosen = list(range(len(store))) if indices is None else list(indices)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
-    grids = StoreGrids(store, tokenizer, model.config.text["layout"])
+    grids = StoreGrids(store, tokenizer, model.config.text.layout)
     nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), model.num_codebooks)), np.zeros((3, len(chosen)))
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
     with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
@@ -149,6 +149,7 @@ def evaluate(
     baseline_store: TokenStore | None = None,
     config: EvaluateConfig = EvaluateConfig(),
     tokenizer: TextTokenizer | None = None,
+    progress: bool = True,
 ) -> LikelihoodReport:
     """Score a store with the model and with the two baselines.
 
@@ -156,7 +157,7 @@ def evaluate(
     utterances is predicted from the other half.
     """
     indices = choose(store, config)
-    scores = score_store(model, store, config, indices, tokenizer=tokenizer)
+    scores = score_store(model, store, config, indices, progress, tokenizer)
     unigram, bigram = baseline_scores(store, indices, baseline_store)
     rate, info = store.codec.frame_rate, store.codec
     frames = int(scores.num_frames.sum())

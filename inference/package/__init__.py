@@ -4,22 +4,41 @@
 
     lm = codeclm.load()
     lm.generate("prompt.wav", duration_s=8, seed=0).save("out.wav")
+    print(lm.evaluate("heldout/"))
+    tuned = codeclm.load(codeclm.train.finetune(lm, "my_voice/", "runs/my_voice"))
 
 The name itself; what it offers lies in the packages below: model <- data <- inference <- train.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .inference.generator import Generation, SpeechGenerator
-    from .inference.loading import load
-    from .model.codecs import load_codec
-    from .model.hf_config import SpeechLMConfig
-    from .model.lm import SpeechLM
+    from . import data, inference, model, train
+    from .inference import Generation, SpeechGenerator, load
+    from .model import SpeechLM, SpeechLMConfig, load_codec
 
     __version__: str
 
-__all__ = ["Generation", "SpeechGenerator", "SpeechLM", "SpeechLMConfig", "__version__", "load", "load_codec"]
+HOUSES = ("data", "inference", "model", "train")
+PLACES = {
+    **dict.fromkeys(("Generation", "SpeechGenerator", "load"), "inference"),
+    **dict.fromkeys(("SpeechLM", "SpeechLMConfig", "load_codec"), "model"),
+}
+
+__all__ = [
+    "Generation",
+    "SpeechGenerator",
+    "SpeechLM",
+    "SpeechLMConfig",
+    "__version__",
+    "data",
+    "inference",
+    "load",
+    "load_codec",
+    "model",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,13 +47,11 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("codeclm")
-    if name in ("Generation", "SpeechGenerator", "load"):
-        from . import inference as module
-    elif name in ("SpeechLM", "SpeechLMConfig", "load_codec"):
-        from . import model as module
-    else:
-        raise AttributeError(f"module 'codeclm' has no attribute '{name}'")
-    return getattr(module, name)
+    if name in HOUSES:
+        return import_module(f"{__name__}.{name}")
+    if name in PLACES:
+        return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
+    raise AttributeError(f"module 'codeclm' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

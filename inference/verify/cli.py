@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ..argument_checks import check_device, check_model, check_writable
-from ..cli import Device, Threads, open_model, write_json
+from ..options import Device, Threads, open_model, write_json
 from ..screen import say_loading
 from ..threads import check_threads, decoding_threads
 
@@ -51,7 +51,7 @@ def verify(
 
 def verify_model(name: str, device: str = "auto") -> "list[Result]":
     """Load, check and print one model."""
-    from ..demo import PROMPT
+    from ...model.pretrained import PROMPT
     from ..loading import checksum_note, model_folder
     from .checks import verify as run
     from .report import table

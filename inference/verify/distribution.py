@@ -55,7 +55,7 @@ def rank(config: SpeechLMConfig, token: Token) -> tuple[int, int]:
     if token.slot >= num_codebooks:  # another speaker is heard when the step is over
         return token.column + delays[token.slot - num_codebooks], num_codebooks + 1
     step = token.column if token.slot == TEXT else token.column + delays[token.slot]
-    if config.pattern in ("delay", "parallel"):  # all heads see the same context
+    if config.pattern == "delay":  # all heads see the same context
         return step, 0
     return step, token.slot - TEXT  # text, then one codebook after the other
 

@@ -6,13 +6,14 @@ B rows, K codebooks, U of another speaker (user), T columns (frames).
 import math
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from ...data.token_store import TokenStore, Utterance, commit_store, write_shard
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
 from ..config import EvaluateConfig, SamplingConfig
@@ -117,17 +118,12 @@ def ends_and_scored(model: SpeechLM, context: int) -> Iterator[Finding]:
 
 def score_from_store(model: SpeechLM, rows: list[Tensor]) -> Scores:
     """Codes [K, T] of each row through a token store and `score_store`."""
-    reference = model.config.codec_reference
-    info = CodecInfo(
-        reference.name, reference.fingerprint, reference.sample_rate, reference.hop_length,
-        model.num_codebooks, model.codebook_size,
-    )  # fmt: skip
+    codec = replace(model.config.codec, codebook_size=model.codebook_size)  # any code that the model knows
     with tempfile.TemporaryDirectory() as folder:
         entries = [
-            Utterance(f"{i}", codes.shape[1] * reference.hop_length, codes.T.cpu().numpy())
-            for i, codes in enumerate(rows)
+            Utterance(f"{i}", codes.shape[1] * codec.hop_length, codes.T.cpu().numpy()) for i, codes in enumerate(rows)
         ]
-        commit_store(Path(folder), info, [write_shard(Path(folder), 0, entries, info)])
+        commit_store(Path(folder), codec, [write_shard(Path(folder), 0, entries, codec)])
         return score_store(model, TokenStore(folder), EvaluateConfig(), progress=False)
 
 

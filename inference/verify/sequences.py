@@ -4,7 +4,7 @@ B rows, K codebooks, U of another speaker (user), T columns (frames), S steps, V
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...model.delay_pattern import ABSENT, delay, undelay
+from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
-from ...model.walk import TEXT, Walk
+from ...model.shapes import TEXT_LAYOUTS
+from ...model.walk import Walk
 
-LAYOUTS = ("audio", "first", "last", "aligned")  # no text, text before the audio, after it, beside it
+LAYOUTS = ("audio", *TEXT_LAYOUTS)  # no text, or a text stream
 
 
 @dataclass(frozen=True)
@@ -220,13 +222,13 @@ def walked_end(model: SpeechLM, row: Rows) -> Tensor:
     if num_steps:
         prefill(walk, laid, slice(0, num_steps))
     nats = []
+    absent = row.codes.new_full((1,), ABSENT)
 
-    def choose(slot: int, logits: Callable[[], Tensor]) -> Tensor:
-        if slot == 0:
-            nats.append(-logits().log_softmax(dim=-1)[:, model.eos])
-        return row.codes.new_full((1,), ABSENT)
+    def choose(slot: int, logits: Tensor) -> Tensor:
+        nats.append(-logits.log_softmax(dim=-1)[:, model.eos])
+        return absent
 
-    walk.step(choose)
+    walk.step(choose, {slot: absent for slot in walk.slots if slot != 0})
     return nats[0]
 
 
@@ -249,15 +251,14 @@ def walk_step(walk: Walk, laid: Laid, s: int) -> tuple[Tensor, Tensor]:
     model, codes = walk.model, laid.codes[:, :, s]
     nll = torch.zeros(codes.shape, dtype=model.dtype, device=model.device)
     text_nll = torch.zeros_like(nll[:, 0])
+    token = torch.full_like(codes[:, 0], ABSENT) if laid.text is None else laid.text[:, s]
 
-    def choose(slot: int, logits: Callable[[], Tensor]) -> Tensor:
-        if slot != TEXT:
-            nll[:, slot] = F.cross_entropy(logits(), codes[:, slot], ignore_index=ABSENT, reduction="none")
-            return codes[:, slot]
-        token = torch.full_like(codes[:, 0], ABSENT) if laid.text is None else laid.text[:, s]
-        if model.predicts_text:
-            text_nll.copy_(F.cross_entropy(logits(), token, ignore_index=ABSENT, reduction="none"))
-        return token
+    def choose(slot: int, logits: Tensor) -> Tensor:
+        value = token if slot == TEXT else codes[:, slot]
+        cost = F.cross_entropy(logits, value, ignore_index=ABSENT, reduction="none")
+        (text_nll if slot == TEXT else nll[:, slot]).copy_(cost)
+        return value
 
-    walk.step(choose, None if laid.user is None else laid.user[:, :, s])
+    known = {} if model.predicts_text else {TEXT: token}
+    walk.step(choose, known, None if laid.user is None else laid.user[:, :, s])
     return nll, text_nll

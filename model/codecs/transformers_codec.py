@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..convert.settings import check_counts, read_settings
 from ..strict import refusing
 from ..weights import read_weights
 from .base import write_codec
 from .blocks import BlockCodec
+from .hf_config import check_counts, read_settings
 
 
 class PretrainedCodec(BlockCodec):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CsmConfig
 
+from ..codecs.hf_config import read_settings
 from ..shapes import DepthConfig, TextConfig, TransformerConfig
 from ..speech_lm_config import SpeechLMConfig
 from . import Converted
@@ -19,7 +20,6 @@ from .checkpoint import Tensors
 from .settings import (
     hf_settings,
     llama_triples,
-    read_settings,
     require,
     require_ours,
     rope_parameters,
@@ -52,7 +52,7 @@ def to_speech_lm(values: dict[str, Any], weights: dict[str, Tensor], name: str =
     ours = source.rename(_triples(config)) | {"frame_embedding.weight": with_special_rows(table)}
     if depth_table is not None:
         ours["depth_decoder.embedding.weight"] = with_special_rows(depth_table)
-    text = source.take("embed_text_tokens.weight", config.text_stream.vocab_size, config.backbone_config.dim)
+    text = source.take("embed_text_tokens.weight", config.text.vocab_size, config.backbone.dim)
     ours["text_embedding.weight"] = F.pad(text, (0, 0, 0, 1))  # a row for BOS, which CSM has not
     source.finish()
     return Converted(config, ours, unused)
@@ -65,10 +65,10 @@ def from_speech_lm(model: Converted, name: str = "SpeechLM") -> tuple[dict[str, 
     """
     config = model.config
     require_ours(config, "CSM", EXPRESSIBLE | {"delays": [0] * config.num_codebooks})
-    if config.depth_config.embeddings == "own" or not config.text_stream.vocab_size:
+    if config.depth.embeddings == "own" or not config.text.vocab_size:
         raise ValueError("depth.embeddings 'own' and a model without text are nothing that CSM can express")
-    num_codebooks, vocab, width = config.num_codebooks, config.codebook_size, config.backbone_config.dim
-    tied = config.depth_config.embeddings == "shared"
+    num_codebooks, vocab, width = config.num_codebooks, config.codebook_size, config.backbone.dim
+    tied = config.depth.embeddings == "shared"
     source = Tensors(model.weights, name)
     theirs = source.rename(swapped(_triples(config)))
     table = source.take("frame_embedding.weight", num_codebooks * (vocab + 1) + 1, width)
@@ -84,7 +84,7 @@ def from_speech_lm(model: Converted, name: str = "SpeechLM") -> tuple[dict[str, 
         if model.unused:
             last = Tensors(model.unused, name).take(UNUSED, vocab, width)
         theirs[BACKBONE_TABLE], theirs[DEPTH_TABLE] = table, torch.cat([depth, last.to(depth.dtype)])
-    text = source.take("text_embedding.weight", config.text_stream.vocab_size + 1, width)
+    text = source.take("text_embedding.weight", config.text.vocab_size + 1, width)
     theirs["embed_text_tokens.weight"] = text[:-1]
     source.finish()
     return _their_values(config, tied), theirs
@@ -130,7 +130,7 @@ def _our_config(theirs: CsmConfig, name: str) -> SpeechLMConfig:
 
 
 def _their_values(config: SpeechLMConfig, tied: bool) -> dict[str, Any]:
-    backbone, depth, num_codebooks = config.backbone_config, config.depth_config, config.num_codebooks
+    backbone, depth, num_codebooks = config.backbone, config.depth, config.num_codebooks
     shared = {"num_codebooks": num_codebooks, "vocab_size": config.codebook_size}
     bias = {"attention_bias": False, "mlp_bias": False}
     return {
@@ -142,7 +142,7 @@ def _their_values(config: SpeechLMConfig, tied: bool) -> dict[str, Any]:
         "intermediate_size": backbone.ff_dim,
         "rope_parameters": rope_parameters(backbone),
         "max_position_embeddings": config.context_frames,
-        "text_vocab_size": config.text_stream.vocab_size,
+        "text_vocab_size": config.text.vocab_size,
         "codebook_eos_token_id": 0,
         "tie_codebooks_embeddings": tied,
         "depth_decoder_config": {
@@ -160,10 +160,10 @@ def _their_values(config: SpeechLMConfig, tied: bool) -> dict[str, Any]:
 
 def _triples(config: SpeechLMConfig) -> list[tuple[str, str, tuple[int, ...]]]:
     """(their name, our name, shape) of everything but the embeddings."""
-    width, depth = config.backbone_config.dim, config.depth_config.dim
+    width, depth = config.backbone.dim, config.depth.dim
     return [
-        *llama_triples(config.backbone_config, "backbone", "backbone_model"),
-        *llama_triples(config.depth_config, "depth_decoder.transformer", "depth_decoder.model"),
+        *llama_triples(config.backbone, "backbone", "backbone_model"),
+        *llama_triples(config.depth, "depth_decoder.transformer", "depth_decoder.model"),
         ("lm_head.weight", "head_0.weight", (config.codebook_size, width)),
         ("depth_decoder.model.inputs_embeds_projector.weight", "depth_decoder.project.weight", (depth, width)),
         (
@@ -179,7 +179,7 @@ def _tables(source: Tensors, config: SpeechLMConfig, tied: bool) -> tuple[Tensor
 
     A tied table is in the file once, under either name, or twice.
     """
-    num_codebooks, width = config.num_codebooks, config.backbone_config.dim
+    num_codebooks, width = config.num_codebooks, config.backbone.dim
     shape = (num_codebooks * config.codebook_size, width)
     found = [source.take(key, *shape) for key in (BACKBONE_TABLE, DEPTH_TABLE) if not tied or key in source.left]
     if not found:

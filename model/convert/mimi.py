@@ -6,9 +6,9 @@ from torch import Tensor
 from transformers import MimiConfig
 
 from ..codecs.base import fingerprint_of
+from ..codecs.hf_config import check_counts, read_settings
 from ..shapes import CodecReference
 from ..strict import shown
-from .settings import check_counts, read_settings
 
 
 def split_codec(weights: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -50,4 +50,4 @@ def codec_reference(
         raise ValueError(f"{name}: frame_rate {config.frame_rate} is no whole number of samples")
     hop_length, rate = round(hop), config.sampling_rate
     fingerprint = fingerprint_of(weights, rate, hop_length, num_codebooks, config.codebook_size)
-    return CodecReference("mimi", fingerprint, rate, hop_length)
+    return CodecReference("mimi", fingerprint, rate, hop_length, num_codebooks, config.codebook_size)

@@ -6,6 +6,7 @@ K codebooks, V codebook size, D width, d depth width, T text vocabulary. Their t
 """
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import MoshiConfig
 
+from ..codecs.hf_config import read_settings
 from ..shapes import DepthConfig, TextConfig, TransformerConfig
 from ..speech_lm_config import SpeechLMConfig
 from . import Converted
@@ -21,7 +23,6 @@ from .settings import (
     LLAMA_LAYER,
     block_shapes,
     hf_settings,
-    read_settings,
     require,
     require_ours,
     rope_parameters,
@@ -46,7 +47,7 @@ Triples = list[tuple[str, str, tuple[int, ...]]]
 def to_speech_lm(values: dict[str, Any], weights: dict[str, Tensor], name: str = "Moshi") -> Converted:
     """config.json values and tensors without the codec's -> SpeechLM. Raises ValueError for what we cannot express."""
     config = _our_config(read_settings(MoshiConfig, values, name), name)
-    depth, rows = config.depth_config, config.codebook_size + 1
+    depth, rows = config.depth, config.codebook_size + 1
     source = Tensors(weights, name)
     ours = source.rename(_triples(config))
     for key, config_of, sets in _stacks(config):
@@ -72,7 +73,7 @@ def from_speech_lm(model: Converted, name: str = "SpeechLM") -> tuple[dict[str, 
     config, num_codebooks = model.config, model.config.num_codebooks
     own = {"delays": [0] + [1] * (num_codebooks - 1), "user_codebooks": num_codebooks}
     require_ours(config, "Moshi", EXPRESSIBLE | own)
-    if num_codebooks < 2 or not config.text_stream.vocab_size:
+    if num_codebooks < 2 or not config.text.vocab_size:
         raise ValueError("a single codebook and a model without text are nothing that Moshi can express")
     config, weights = _one_set_for_each_codebook(config, model.weights)
     source = Tensors(weights, name)
@@ -86,8 +87,8 @@ def from_speech_lm(model: Converted, name: str = "SpeechLM") -> tuple[dict[str, 
     for key, (prefix, count, width) in _tables(config).items():
         tables = source.take(key, count * rows + 1, width)[:-1].unflatten(0, (count, rows))
         theirs |= {f"{prefix}.{index}.weight": table.clone() for index, table in enumerate(tables)}
-    head_0 = source.take("depth_decoder.head_0.weight", config.codebook_size, config.depth_config.dim)
-    others = source.take("depth_decoder.heads", num_codebooks - 1, config.depth_config.dim, config.codebook_size)
+    head_0 = source.take("depth_decoder.head_0.weight", config.codebook_size, config.depth.dim)
+    others = source.take("depth_decoder.heads", num_codebooks - 1, config.depth.dim, config.codebook_size)
     theirs["depth_decoder.lm_heads.weight"] = torch.cat([head_0[None], others.transpose(1, 2)])
     source.finish()
     return _their_values(config), theirs
@@ -130,11 +131,11 @@ def _our_config(theirs: Any, name: str) -> SpeechLMConfig:
 
 
 def _their_values(config: SpeechLMConfig) -> dict[str, Any]:
-    backbone, depth, num_codebooks = config.backbone_config, config.depth_config, config.num_codebooks
+    backbone, depth, num_codebooks = config.backbone, config.depth, config.num_codebooks
     shared = {
         "num_codebooks": num_codebooks,
         "audio_vocab_size": config.codebook_size,
-        "vocab_size": config.text_stream.vocab_size,
+        "vocab_size": config.text.vocab_size,
     }
     return {
         "model_type": "moshi",
@@ -164,8 +165,8 @@ THEIRS = {"backbone": "decoder.model", DEPTH: "depth_decoder"}
 def _stacks(config: SpeechLMConfig) -> list[tuple[str, TransformerConfig, tuple[int, ...]]]:
     """(our name, config, leading dimension of its matrices) of the two transformers."""
     return [
-        ("backbone", config.backbone_config, ()),
-        (DEPTH, config.depth_config, (config.num_codebooks,)),
+        ("backbone", config.backbone, ()),
+        (DEPTH, config.depth, (config.num_codebooks,)),
     ]
 
 
@@ -173,14 +174,14 @@ def _tables(config: SpeechLMConfig) -> dict[str, tuple[str, int, int]]:
     """Our table of code embeddings -> (their name, how many, width)."""
     num_codebooks = config.num_codebooks
     return {
-        "frame_embedding.weight": ("embed_tokens", num_codebooks + config.user_codebooks, config.backbone_config.dim),
-        "depth_decoder.embedding.weight": ("depth_decoder.embed_tokens", num_codebooks - 1, config.depth_config.dim),
+        "frame_embedding.weight": ("embed_tokens", num_codebooks + config.user_codebooks, config.backbone.dim),
+        "depth_decoder.embedding.weight": ("depth_decoder.embed_tokens", num_codebooks - 1, config.depth.dim),
     }
 
 
 def _triples(config: SpeechLMConfig) -> Triples:
     """(their name, our name, shape) of everything that differs in name only."""
-    width, depth, vocab = config.backbone_config.dim, config.depth_config.dim, config.text_stream.vocab_size
+    width, depth, vocab = config.backbone.dim, config.depth.dim, config.text.vocab_size
     projections = config.num_codebooks, depth, width
     triples: Triples = [
         ("decoder.model.norm.weight", "backbone.norm.weight", (width,)),
@@ -207,11 +208,11 @@ def _one_set_for_each_codebook(
     config: SpeechLMConfig, weights: dict[str, Tensor]
 ) -> tuple[SpeechLMConfig, dict[str, Tensor]]:
     """The same model with weight sets 0, 1, ..., K - 1: a set that codebooks share is repeated."""
-    own, shared = list(range(config.num_codebooks)), list(config.depth_config.weight_sets)
+    own, shared = list(range(config.num_codebooks)), list(config.depth.weight_sets)
     if shared == own:
         return config, weights
     config, repeated = deepcopy(config), {}
-    config.depth = config.depth | {"weight_sets": tuple(own)}
+    config.depth = replace(config.depth, weight_sets=tuple(own))
     for key, tensor in weights.items():
         is_set = key == "depth_decoder.project.weight" or key.startswith(f"{DEPTH}.blocks.") and "norm" not in key
         if is_set and not shared:

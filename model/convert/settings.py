@@ -5,11 +5,9 @@ Every setting that we cannot express is refused by its name.
 
 from typing import Any
 
-from transformers import PretrainedConfig
-
 from ..shapes import RopeScaling, TransformerConfig
 from ..speech_lm_config import SpeechLMConfig
-from ..strict import refusing, shown
+from ..strict import shown
 
 # our name in a block -> transformers' name in a layer
 LLAMA_LAYER = {
@@ -24,27 +22,7 @@ LLAMA_LAYER = {
     "down": "mlp.down_proj",
 }
 QK_NORM = {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
-# settings of transformers' codecs that count modules with tensors of their own
-COUNTS = ("num_hidden_layers", "num_quantizers", "num_residual_layers", "num_lstm_layers", "n_codebooks")
 QKV = ("attention.query", "attention.key", "attention.value")
-
-
-def read_settings(kind: type[PretrainedConfig], values: dict[str, Any], name: str) -> Any:
-    """A config.json as transformers' own class, defaults filled in. Raises ValueError if the class refuses it."""
-    try:
-        return kind.from_dict(dict(values))
-    except Exception as error:  # its checks raise several classes that share no base
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{name}: transformers does not accept this config ({reason})") from None
-
-
-def check_counts(config: PretrainedConfig, num_tensors: int, name: str) -> None:
-    """Raise ValueError for a codec's config with more layers or codebooks than its file has tensors."""
-    for key in COUNTS:
-        with refusing(name):
-            count = getattr(config, key, 0)  # EnCodec's num_quantizers comes of other settings
-        if isinstance(count, int) and count > num_tensors:
-            raise ValueError(f"{name}: {key} is {shown(count)}, but its weights have {num_tensors} tensors")
 
 
 def require(config: Any, name: str, **legal: Any) -> None:
@@ -121,7 +99,7 @@ def hf_settings(config: TransformerConfig) -> dict[str, Any]:
 
 def require_ours(config: SpeechLMConfig, kind: str, legal: dict[str, Any]) -> None:
     """Raise ValueError naming the first setting of ours, such as "depth.rope", that `kind` cannot express."""
-    parts = {"": config, "backbone": config.backbone_config, "depth": config.depth_config, "text": config.text_stream}
+    parts = {"": config, "backbone": config.backbone, "depth": config.depth, "text": config.text}
     for key, value in legal.items():
         part, _, field = key.rpartition(".")
         found = getattr(parts[part], field)

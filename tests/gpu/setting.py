@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codeclm.data.token_store import CodecInfo, TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.model.codecs import Codec
 from codeclm.model.lm import SpeechLM
+from codeclm.model.shapes import CodecReference
 
 PROMPT = Path(__file__).parent / "prompt.npz"  # the first 3 s of model/pretrained/prompt.flac, 16-bit samples
 Module = TypeVar("Module", bound=nn.Module)
@@ -84,7 +85,7 @@ class Setting:
 
     def store(self, name: str, num_utterances: int, num_frames: int) -> TokenStore:
         """A token store of codes that can be learned: each repeats the last one of its codebook, or is drawn anew."""
-        info = CodecInfo.of(self.codec)
+        info = CodecReference.of(self.codec)
         folder, rng = self.scratch / name, np.random.default_rng(0)
         folder.mkdir(parents=True)
         entries = []

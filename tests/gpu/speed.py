@@ -8,6 +8,7 @@ import torch
 
 from codeclm.inference.engine import Request, generate
 from codeclm.model.cost import forward_flops_per_frame
+from codeclm.model.shapes import SHAPE_S
 from codeclm.train.config import BatchConfig, ModelConfig, TrainConfig
 from codeclm.train.loop import new_model
 from codeclm.train.trainer import Trainer
@@ -29,23 +30,30 @@ def seconds(setting: Setting, work: Callable[[], object], repeats: int) -> float
     return statistics.median(taken)
 
 
+SHAPES = {
+    "tiny": ModelConfig(preset="tiny"),
+    "S": ModelConfig(backbone=SHAPE_S[0], depth=SHAPE_S[1]),
+    "small": ModelConfig(preset="small"),
+}
+
+
 def training(setting: Setting) -> Iterator[Reading]:
-    for preset in ("S", "small") if setting.is_cuda else ("tiny",):
-        yield from steps(setting, preset, compile=False)
+    for shape in ("S", "small") if setting.is_cuda else ("tiny",):
+        yield from steps(setting, shape, compile=False)
 
 
 def training_compiled(setting: Setting) -> Iterator[Reading]:
     return steps(setting, "S" if setting.is_cuda else "tiny", compile=True)
 
 
-def steps(setting: Setting, preset: str, compile: bool) -> Iterator[Reading]:
+def steps(setting: Setting, shape: str, compile: bool) -> Iterator[Reading]:
     """Steps of the trainer in bfloat16, on codes of the embedded codec's shape."""
     known, frames, long = limits(setting), setting.amount("batch_frames", 16_384, 256), setting.amount("long", 512, 64)
-    name = f"preset {preset}" + ", compiled blocks" * compile
+    name = f"shape {shape}" + ", compiled blocks" * compile
     store = setting.store(f"speed {name}", setting.amount("utterances", 256, 16), long)
     config = TrainConfig(
         steps=20, batch=BatchConfig(frames_per_batch=frames, max_frames=long, heldout_share=0.05),
-        model=ModelConfig(preset=preset), device=setting.device.type, compile=compile,
+        model=SHAPES[shape], device=setting.device.type, compile=compile,
     )  # fmt: skip
     model = new_model(store, config)
     with Trainer(model, setting.codec, store, setting.scratch / name, config) as trainer:

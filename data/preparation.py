@@ -1,4 +1,4 @@
-"""Audio files -> a token store: `prepare(audio, out, codec)`.
+"""Audio files -> a token store: `prepare(audio, out, codec)`. In codeclm.data the name `prepare` is this function's.
 
 The sorted files are grouped into shards; a finished shard is never done again, so a run that was killed goes on where
 it was, and its bytes are those of an unbroken run with any number of workers. A transcript NAME.txt beside NAME.wav
@@ -13,17 +13,20 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..model.codecs import Codec
+from ..model.codecs import Codec, load_codec
+from ..model.device import resolve_device
 from ..model.files import readable, write_whole
+from ..model.shapes import CodecReference
 from .audio import AudioError, audio_header, find_audio
-from .config import PrepareConfig
+from .config import PrepareConfig, with_settings
 from .encode_files import encoder
 from .plan import Shard, plan_shards, utterance_names
 from .progress import progress_bar
-from .store_index import HEADER, CodecInfo, FutureFormat, Rejected, ShardIndex, StoreHeader
+from .store_index import HEADER, FutureFormat, Rejected, ShardIndex, StoreHeader, check_storable, require_codec
 from .token_store import TokenStore, Utterance, commit_store, name_hash, shard_name, write_shard
 
 REJECTED, LOCK = "rejected.jsonl", ".lock"
@@ -58,21 +61,30 @@ class PrepareSummary:
 
 
 def prepare(
-    audio: Path,
-    out: Path,
-    codec: Codec,
+    audio: str | Path,
+    out: str | Path,
+    codec: str | Path | Codec = "spectral",
     config: PrepareConfig = PrepareConfig(),
     only: Collection[Path] | None = None,
     progress: bool = True,
+    device: str = "auto",
+    **settings: Any,
 ) -> PrepareSummary:
-    """Encode every audio file below `audio` (or the one file) into the token store `out`, on the codec's device.
+    """Encode every audio file below `audio` (or the one file) into the token store `out`.
 
-    A store that is finished already is only read. only: of these files; names, and with them the store's order, are as
-    if all were there. progress: show a bar (TQDM_DISABLE=1 in the environment turns off all bars). Raises AudioError if
-    there is no audio file, ValueError if none can be used (then nothing is left) or if `out` holds tokens of another
-    codec, OSError if `out` cannot be written or another prepare is writing there.
+    A store that is finished already is only read; `TokenStore(out)` opens it.
+    codec: a name or folder, as `load_codec` takes it, which computes on `device` (as for `codeclm.load`), or a codec,
+    which computes where it is. settings: fields of `config`, such as max_utterance_s=20 (seconds) or num_workers=2
+    (processes on the CPU; a script then needs `if __name__ == "__main__"`). only: these of the files; names, and with
+    them the store's order, are as if all were there. progress: show a bar (TQDM_DISABLE=1 in the environment turns off
+    all bars). Raises AudioError if there is no audio file, ValueError for a setting or a codec that is unknown, if no
+    file can be used (then nothing is left) or if `out` holds tokens of another codec, OSError if `out` cannot be
+    written or another prepare is writing there.
     """
-    audio, out, info = Path(audio), Path(out), CodecInfo.of(codec)
+    config = with_settings(config, settings)
+    codec = _open_codec(codec, device, config) if isinstance(codec, str | Path) else codec
+    audio, out, info = Path(audio), Path(out), CodecReference.of(codec)
+    check_storable(info)
     shards = plan_shards(audio, _audio_files(audio), info, config, only)
     num_files = sum(len(shard.files) for shard in shards)
     stored = _stored_header(out, info)
@@ -93,6 +105,12 @@ def prepare(
         return _finish(audio, out, info, indices, num_files, sum(len(shard.files) for shard in todo))
 
 
+def _open_codec(name: str | Path, device: str, config: PrepareConfig) -> Codec:
+    # worker processes compute on the CPU, and what is made must not depend on their number
+    where = resolve_device("cpu" if device == "auto" and config.num_workers > 1 else device)
+    return load_codec(name).to(where)
+
+
 def _audio_files(audio: Path) -> list[Path]:
     try:
         return find_audio(audio)
@@ -106,7 +124,7 @@ def _audio_files(audio: Path) -> list[Path]:
         raise
 
 
-def _stored_header(out: Path, info: CodecInfo) -> StoreHeader | None:
+def _stored_header(out: Path, info: CodecReference) -> StoreHeader | None:
     """What `out` was finished with. Raises ValueError if that is another codec's, or a newer codeclm's."""
     try:
         header = StoreHeader.read(out)
@@ -117,7 +135,7 @@ def _stored_header(out: Path, info: CodecInfo) -> StoreHeader | None:
     except ValueError as error:
         logger.warning("%s", str(error).partition(";")[0])
         return None
-    header.codec.require(info, out)
+    require_codec(header.codec, info, out)
     return header
 
 
@@ -127,7 +145,7 @@ def _encode_shards(
     """Encode and write the shards in order, with a progress bar over all files."""
     waiting = sum(len(shard.files) for shard in todo)
     jobs = [(path, name) for shard in todo for path, name in shard.files]
-    info, seconds = CodecInfo.of(codec), 0.0
+    info, seconds = CodecReference.of(codec), 0.0
     with (
         encoder(codec, config, len(jobs)) as encode,
         progress_bar(
@@ -154,7 +172,7 @@ def _encode_shards(
 
 
 def _finish(
-    audio: Path, out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
+    audio: Path, out: Path, info: CodecReference, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
 ) -> PrepareSummary:
     """Write rejected.jsonl, remove what an earlier run left over, commit the store."""
     rejected = [entry for index in indices for entry in index.rejected]
@@ -182,7 +200,7 @@ def _reasons(rejected: Sequence[Rejected], most: int = 5) -> str:
 
 
 def _summary(
-    out: Path, info: CodecInfo, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
+    out: Path, info: CodecReference, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
 ) -> PrepareSummary:
     utterances = [entry for index in indices for entry in index.utterances]
     return PrepareSummary(
@@ -225,23 +243,24 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def open_or_prepare(
-    data: Path,
+    data: str | Path | TokenStore,
     out: Path,
     codec: Codec,
     config: PrepareConfig = PrepareConfig(),
     limit: int = 0,
     progress: bool = True,
 ) -> TokenStore:
-    """The token store in `data`, or, where `data` is audio, the one that `prepare` makes of it in `out`.
+    """`data` itself, or the token store in it, or, where `data` is audio, the one that `prepare` makes of it in `out`.
 
     limit: of audio, only the files that the first `limit` utterances by hash of their names come from; 0: all.
     Raises as `prepare` and `TokenStore` do, also for a store that is not finished.
     """
-    if (data / HEADER).is_file():
-        store = TokenStore(data)
+    if isinstance(data, TokenStore) or (Path(data) / HEADER).is_file():
+        store = data if isinstance(data, TokenStore) else TokenStore(Path(data))
         store.require_codec(codec)
         store.verify()
         return store
+    data = Path(data)
     if limit:
         summary = _prepare_some(data, out, codec, config, limit, progress)
     else:
