@@ -157,9 +157,9 @@ def operations_per_step(trainer: Trainer) -> float:
     """Forward operations of a batch, the mean over some."""
     total = 0.0
     for step in range(CALIBRATION_STEPS):
-        codes = trainer.batches.rows(step).codes
-        per_frame = forward_flops_per_frame(trainer.raw_model.config, codes.shape[2], trainer.config.depth_fraction)
-        total += per_frame * codes.shape[0] * codes.shape[2]
+        for length in trainer.batches.rows(step).lengths():  # attention costs what the pieces of a row cost alone
+            per_frame = forward_flops_per_frame(trainer.raw_model.config, length, trainer.config.depth_fraction)
+            total += per_frame * length
     return total / CALIBRATION_STEPS
 
 
