@@ -1,4 +1,4 @@
-"""Where the tokens of a text lie beside the codes of its audio: building the frame grid, and reading words back.
+"""Where the tokens of a text lie beside the codes of its audio: building the frame grid.
 
 A grid is a pair (text [L], codes [K, L]), int64; -1 where a column has no text or no audio.
 K codebooks, L columns, T frames.
@@ -7,13 +7,11 @@ K codebooks, L columns, T frames.
                    .  .  .    c  c  c  c
     audio_first    .  .  .  .  t  t  EOS        transcription; the audio's own end belongs to column T, the first text
                    c  c  c  c  .  .  .
-    aligned        PAD  EPAD  t  t  PAD  ...    Moshi's inner monologue; `spread` where the words' times are unknown
+    spread         PAD  EPAD  t  t  PAD  ...    aligned text (Moshi's inner monologue), where words' times are unknown
                    c    c     c  c  c    ...
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,13 +19,6 @@ from ..model.delay_pattern import ABSENT
 from .text_tokenizer import EOS, EPAD, PAD
 
 Grid = tuple[np.ndarray, np.ndarray]  # text [L], codes [K, L]
-
-
-class Word(NamedTuple):
-    """A word of an aligned text."""
-
-    tokens: list[int]
-    start_s: float
 
 
 def audio_only(codes: np.ndarray) -> Grid:
@@ -48,29 +39,12 @@ def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
     return _beside(text, codes.shape[1], 0), _beside(codes, 0, len(text))
 
 
-def aligned(words: Sequence[Word], codes: np.ndarray, frame_rate: float) -> Grid:
-    """Each word's tokens one per frame from frame floor(start_s * frame_rate) on, beside codes [K, T].
+def spread(words: Sequence[Sequence[int]], num_characters: Sequence[int], codes: np.ndarray) -> Grid:
+    """Words [their tokens] beside codes [K, T], a token for each frame; words have frames by their characters.
 
     EPAD stands in the frame before a word unless that holds a token of the word before or would be frame -1; PAD in
     all others. A word whose first frame is still taken is pushed later. A word that would run over the end of the audio
     begins earlier, and so do words before it where they are in its way: no token is ever dropped.
-    Raises ValueError for words out of order, outside the audio or empty, and for more tokens than frames.
-    """
-    codes = _checked_codes(codes)
-    num_frames, starts = codes.shape[1], [word.start_s for word in words]
-    for start, before in zip(starts, [0.0, *starts], strict=False):
-        if not before <= start < num_frames / frame_rate:
-            raise ValueError(
-                f"a word starts at {start} s; the word before it at {before} s and the audio ends at "
-                f"{num_frames / frame_rate:g} s: words must be in order and within the audio"
-            )
-    # 1e-6: frame / frame_rate * frame_rate can be a rounding error less than frame
-    frames = [math.floor(start * frame_rate + 1e-6) for start in starts]
-    return _place([word.tokens for word in words], frames, num_frames), codes
-
-
-def spread(words: Sequence[Sequence[int]], num_characters: Sequence[int], codes: np.ndarray) -> Grid:
-    """`aligned` for words [their tokens] whose times are unknown: each is given frames by its length in characters.
 
     An approximation that takes speech as even from the first frame to the last: pauses, silence at the ends and changes
     of pace put words off by up to about a second. It teaches which words are near, not when a word begins.
@@ -81,24 +55,6 @@ def spread(words: Sequence[Sequence[int]], num_characters: Sequence[int], codes:
     before = np.cumsum(lengths) - lengths
     frames = (before * codes.shape[1] // max(1, lengths.sum())).tolist()
     return _place(words, frames, codes.shape[1]), codes
-
-
-def read_words(text: np.ndarray, frame_rate: float, starts_word: Callable[[int], bool]) -> list[Word]:
-    """The words of an aligned text [T] with the times at which they stand there; reads what `aligned` wrote.
-
-    A word ends at PAD, EPAD or -1, or where the next begins (`TextTokenizer.starts_word`).
-    """
-    words: list[Word] = []
-    inside = False
-    for frame, token in enumerate(text.tolist()):
-        if token in (ABSENT, PAD, EPAD):
-            inside = False
-        elif inside and not starts_word(token):
-            words[-1].tokens.append(token)
-        else:
-            inside = True
-            words.append(Word([token], frame / frame_rate))
-    return words
 
 
 def _place(words: Sequence[Sequence[int]], frames: Sequence[int], num_frames: int) -> np.ndarray:

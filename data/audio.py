@@ -13,8 +13,6 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from ..model.files import readable
-from .audio_out import audio_writer as wav_writer  # noqa: F401
-from .audio_out import save_audio as save_wav  # noqa: F401
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 FOREIGN = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".wma", ".amr", ".3gp", ".mka", ".ac3", ".ape", ".wv")  # ffmpeg's

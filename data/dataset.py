@@ -1,35 +1,35 @@
-"""Batches of codes from a token store: for training a pure function of (seed, step), for evaluation in order.
+"""Training batches of codes from a token store: a pure function of (seed, step).
 
 Nothing here has a state that a checkpoint would need: step n is the same batch in every run and on every rank.
-N utterances, B rows of a batch, K codebooks, T frames. A *segment* is (utterance, start, stop) in frames. With text,
-T counts columns: frames and the columns that hold text only (grids.py).
+N utterances, M segments (utterance, start, stop) in frames, B rows of a batch, K codebooks, T frames. With text, T
+counts columns: frames and the columns that hold text only (grids.py).
 """
 
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..model.shapes import TextLayout
 from .grids import StoreGrids
+from .rows import Rows, pack, stack
 from .text_tokenizer import TextTokenizer
 from .token_store import TokenStore
 
-PAD = -1  # absent: embeds to zero and is never scored
-POOL_BATCHES = 50  # rows are sorted by length within so many batches: little padding, and still well mixed
+POOL_BATCHES = 50  # padded rows are sorted by length within this many batches: little padding, and still well mixed
 
 
 class TokenBatches:
-    """Training batches of at most `frames_per_batch` frames, padding included, in rows of at most `max_frames`.
+    """Training batches of at most `frames_per_batch` frames, padding included, in segments of at most `max_frames`.
 
     An epoch shows every frame of the chosen utterances exactly once. An utterance longer than `max_frames` is cut
-    into consecutive segments, at other places in every epoch. `batches[step]` counts on across epochs.
-    With a tokenizer rows have text where `StoreGrids` says, and both limits count columns.
+    into consecutive segments, at other places in every epoch. Steps count on across epochs.
+    Packed, all rows have one length, about `max_frames`, and are filled with several segments each; else a row is one
+    segment, padded to the longest of its batch (rows.py's `can_be_packed` says for which models).
+    With a tokenizer segments have text where `StoreGrids` says, and both limits count columns.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class TokenBatches:
         indices: Sequence[int] | None = None,
         tokenizer: TextTokenizer | None = None,
         layout: TextLayout = "first",
+        packed: bool = True,
     ):
         """indices: the utterances to use (default all). tokenizer: for their transcripts (default: no text).
 
@@ -53,41 +54,25 @@ class TokenBatches:
                 f"frames_per_batch {frames_per_batch} is less than max_frames {max_frames}: a full row would not fit"
             )
         self.store, self.frames_per_batch, self.max_frames, self.seed = store, frames_per_batch, max_frames, seed
+        self.packed = packed
         self.indices = _chosen(store, indices)
         self.grids = StoreGrids(store, tokenizer, layout, max_frames)
         self.num_frames = int(store.num_frames[self.indices].sum())  # of one epoch
+        total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
+        # of a packed row: what the division leaves over is shared among the rows
+        self.row_columns = min(frames_per_batch // (frames_per_batch // max_frames), total)
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far
-        self._newest: tuple[int, list[np.ndarray]] = (-1, [])
+        self._newest: tuple[int, list[list[np.ndarray]]] = (-1, [])
 
-    def __getitem__(self, step: int) -> Tensor:
-        return self.global_batch(step)
-
-    def global_batch(self, step: int) -> Tensor:
-        """Step -> codes [B, K, T] int64, padded at the end with -1."""
-        return self.rank_batch(step, 0, 1)
-
-    def rank_batch(self, step: int, rank: int, world_size: int) -> Tensor:
-        """Rows rank::world_size of the global batch, with the global batch's T; there may be none ([0, K, T])."""
-        return self.rank_grid(step, rank, world_size)[1]
-
-    def rank_grid(self, step: int, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
-        """The rows of `rank_batch` with their text -> (text [B, T], codes [B, K, T]), int64, -1 where absent."""
+    def rows(self, step: int, rank: int = 0, world_size: int = 1) -> Rows:
+        """Rows rank::world_size of a step's batch, as long as all of its rows; there may be none ([0, K, T])."""
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of 0..{world_size - 1}")
         epoch, index = self.locate(step)
-        segments = self.epoch_batches(epoch)[index]
-        return _stack(self.grids, segments[rank::world_size], int(self.grids.lengths(segments).max()))
-
-    def rank_ends(self, step: int, rank: int, world_size: int) -> Tensor:
-        """[B] bool for the rows of `rank_batch`: whether the row goes up to the end of its recording.
-
-        The audio then ends after the row's last frame; text columns may follow that. A piece of a recording that goes
-        on has no end.
-        """
-        epoch, index = self.locate(step)
-        segments = self.epoch_batches(epoch)[index][rank::world_size]
-        ends = [self.store.ends(i) and stop == self.store.num_frames[i] for i, _, stop in segments.tolist()]
-        return torch.tensor(ends, dtype=torch.bool)
+        batch = self.epoch_batches(epoch)[index]
+        longest = max(int(self.grids.lengths(segments).sum()) for segments in batch)
+        pieces = [[self.grids.piece(*segment) for segment in row.tolist()] for row in batch[rank::world_size]]
+        return stack(pieces, self.store.codec.num_codebooks, self.row_columns if self.packed else longest)
 
     def locate(self, step: int) -> tuple[int, int]:
         """Step -> (epoch, index of the batch in it). The first call in epoch n plans the epochs before it too."""
@@ -99,48 +84,29 @@ class TokenBatches:
         epoch = bisect_right(self._ends, step)
         return epoch, step - (self._ends[epoch - 1] if epoch else 0)
 
-    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        """The plan of an epoch: one array [B, 3] of segments for each batch."""
+    def epoch_batches(self, epoch: int) -> list[list[np.ndarray]]:
+        """The plan of an epoch: the rows of each batch, as segments [M, 3]."""
         if self._newest[0] != epoch:
             self._newest = (epoch, self._plan(np.random.default_rng([self.seed, epoch])))
         return self._newest[1]
 
-    def _plan(self, rng: np.random.Generator) -> list[np.ndarray]:
+    def _plan(self, rng: np.random.Generator) -> list[list[np.ndarray]]:
         room = self.max_frames - self.grids.num_columns  # [N] frames that the first segment may have
         segments = rng.permutation(_cut(self.indices, self.store.num_frames, self.max_frames, room, rng))
-        lengths = self.grids.lengths(segments)
-        pool_of = np.cumsum(lengths) // (POOL_BATCHES * self.frames_per_batch)
+        return self._packed(segments, rng) if self.packed else self._padded(segments, rng)
+
+    def _packed(self, segments: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
+        rows = [segments[row] for row in pack(self.grids.lengths(segments), self.row_columns)]
+        order = rng.permutation(len(rows))  # the first rows have the longest segments
+        count = -(-len(rows) // (self.frames_per_batch // self.row_columns))
+        # as evenly as can be: a last batch of few rows would weigh as much as the others
+        return [[rows[i] for i in part] for part in np.array_split(order, count)]
+
+    def _padded(self, segments: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
+        pool_of = np.cumsum(self.grids.lengths(segments)) // (POOL_BATCHES * self.frames_per_batch)
         pools = np.split(segments, np.flatnonzero(np.diff(pool_of)) + 1)
-        batches = [batch for pool in pools for batch in _pack(pool, self.grids, self.frames_per_batch)]
-        return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def evaluation_batches(
-    store: TokenStore, frames_per_batch: int, indices: Sequence[int] | None = None
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Every utterance whole, longest first -> (utterances [B], codes [B, K, T] int64 padded at the end with -1).
-
-    A batch holds at most `frames_per_batch` frames, padding included; a longer utterance has one of its own.
-    Raises ValueError if there is no utterance.
-    """
-    grids = evaluation_grids(store, frames_per_batch, indices)
-    return ((utterances, codes) for utterances, _, codes in grids)
-
-
-def evaluation_grids(
-    store: TokenStore,
-    frames_per_batch: int,
-    indices: Sequence[int] | None = None,
-    tokenizer: TextTokenizer | None = None,
-    layout: TextLayout = "first",
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """`evaluation_batches` with text -> (utterances [B], text [B, T], codes [B, K, T]); T counts columns."""
-    grids, chosen = StoreGrids(store, tokenizer, layout), _chosen(store, indices)
-    segments = np.stack([chosen, np.zeros_like(chosen), store.num_frames[chosen]], axis=1)
-    return (
-        (batch[:, 0].tolist(), *_stack(grids, batch, int(grids.lengths(batch).max())))
-        for batch in _pack(segments, grids, frames_per_batch)
-    )
+        batches = [batch for pool in pools for batch in _neighbours(pool, self.grids, self.frames_per_batch)]
+        return [[row[None] for row in batches[i]] for i in rng.permutation(len(batches))]
 
 
 def split_heldout(
@@ -220,7 +186,7 @@ def _cut(
     return np.stack([indices[owner], start, stop], axis=1)
 
 
-def _pack(segments: np.ndarray, grids: StoreGrids, frames_per_batch: int) -> list[np.ndarray]:
+def _neighbours(segments: np.ndarray, grids: StoreGrids, frames_per_batch: int) -> list[np.ndarray]:
     """Segments [M, 3] -> batches of neighbours in length: rows * longest <= frames_per_batch, or one row."""
     lengths = grids.lengths(segments)
     order = np.argsort(-lengths, kind="stable")
@@ -230,13 +196,3 @@ def _pack(segments: np.ndarray, grids: StoreGrids, frames_per_batch: int) -> lis
         batches.append(segments[order[i : i + rows]])
         i += rows
     return batches
-
-
-def _stack(grids: StoreGrids, segments: np.ndarray, longest: int) -> tuple[Tensor, Tensor]:
-    text = torch.full((len(segments), longest), PAD)
-    codes = torch.full((len(segments), grids.store.codec.num_codebooks, longest), PAD)
-    for row, segment in enumerate(segments.tolist()):
-        row_text, row_codes = map(torch.from_numpy, grids.grid(*segment))
-        text[row, : len(row_text)] = row_text
-        codes[row, :, : len(row_text)] = row_codes
-    return text, codes

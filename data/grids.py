@@ -5,8 +5,10 @@ N utterances, M segments (utterance, start, stop) in frames, K codebooks, L colu
 
 import numpy as np
 
+from ..model.delay_pattern import ABSENT
 from ..model.shapes import TEXT_LAYOUTS, TextLayout
 from .align import Grid, audio_first, audio_only, spread, text_first
+from .rows import Piece
 from .text_tokenizer import TextTokenizer, clean_text
 from .token_store import TokenStore
 
@@ -64,6 +66,12 @@ class StoreGrids:
             return text[start:stop], codes[:, start:stop]
         tokens = [token for word in words for token in word]
         return text_first(tokens, codes) if self.layout == "first" else audio_first(codes, tokens)
+
+    def piece(self, utterance: int, start: int, stop: int) -> Piece:
+        """One segment, with the end of its recording if it reaches that."""
+        text, codes = self.grid(utterance, start, stop)
+        ends = self.store.ends(utterance) and stop == self.store.num_frames[utterance]
+        return Piece(text, codes, int((codes[0] != ABSENT).nonzero()[0][-1]) if ends else None)
 
     def length(self, utterance: int) -> int:
         """Columns of the whole utterance."""

@@ -118,10 +118,6 @@ class TextTokenizer:
             raise ValueError(f"text token {max(pieces)} is unknown; this tokenizer has 0..{self.vocab_size - 1}")
         return self._pieces.decode(pieces)
 
-    def starts_word(self, token: int) -> bool:
-        """Whether a word begins with this token."""
-        return self._pieces.id_to_piece(token).startswith(WORD_START)
-
 
 def _in_one_line(error: str, vocab_size: int) -> str:
     """What sentencepiece says about a vocabulary size, for people."""

@@ -36,7 +36,6 @@ from .store_index import (
 if TYPE_CHECKING:
     from ..model.speech_lm_config import SpeechLMConfig
 
-atomic_file = whole_file
 CODE = np.dtype("<u2")
 
 

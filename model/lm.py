@@ -42,7 +42,7 @@ class SpeechLMOutput(ModelOutput):
 
     loss: Tensor | None = None  # mean nats per code, EOS and text token, weighted as asked
     nll: Tensor | None = None  # [B, K, T] nats, 0 where the code is absent; None with depth_fraction < 1
-    eos_nll: Tensor | None = None  # [B] nats of the end(s), 0 where none is expected
+    eos_nll: Tensor | None = None  # [B] nats of the end(s), 0 where none is expected; of packed rows [B, documents]
     text_nll: Tensor | None = None  # [B, T] nats, 0 where there is no text or it is not predicted
     logits: Tensor | None = None  # [B, K, T, C], EOS last, -inf for codebooks that have none; where asked for
     text_logits: Tensor | None = None  # [B, T, text vocabulary]; where asked for
@@ -186,7 +186,7 @@ class SpeechLM(StrictModel):
         output = SpeechLMOutput()
         if scored.nll is not None:
             is_eos = steps.targets[:, 0] == self.eos
-            output.eos_nll = (scored.nll[:, 0] * is_eos).sum(dim=1)
+            output.eos_nll = for_each_document(scored.nll[:, 0] * is_eos, steps.documents)
             nll = torch.cat([(scored.nll[:, 0] * ~is_eos)[:, None], scored.nll[:, 1:]], dim=1)
             output.nll = to_frames(nll, place, delays) + first_nats
         if scored.text_nll is not None and text is not None:
@@ -296,6 +296,14 @@ class Scored:
     total: Tensor  # the weighted sum
     nll: Tensor | None  # [B, K, S], EOS among codebook 0's; None where only a share of the frames was scored
     text_nll: Tensor | None  # [B, S]
+
+
+def for_each_document(values: Tensor, documents: Tensor | None) -> Tensor:
+    """The sum of values [B, S] -> [B], or [B, documents] where documents [B, S] are numbered."""
+    if documents is None:
+        return values.sum(dim=1)
+    sums = values.new_zeros(len(values), int(documents.max()) + 1)
+    return sums.scatter_add(1, documents, values)
 
 
 def drop_codes(steps: Steps, share: float, bos: int) -> Steps:

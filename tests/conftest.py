@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
 from codeclm.model.codec_shapes import SpectralConfig
@@ -17,6 +18,7 @@ from codeclm.model.codecs import Codec, SpectralCodec
 from codeclm.model.shapes import DepthConfig
 
 from . import rounding
+from .training import SIZE, SOURCE, draw
 
 # threads that wait for each other make the suite slower on a shared machine, and no faster on a quiet one: its tensors
 # are small, and pytest-xdist uses the other cores
@@ -60,7 +62,7 @@ def make_clips() -> Callable[[Path, Sequence[str]], list[Path]]:
     def make(folder: Path, names: Sequence[str]) -> list[Path]:
         for index, name in enumerate(names):
             buzz = np.sign(np.sin(2 * np.pi * (110 + 80 * index) * time + 3 * np.sin(6 * time)))
-            save_wav(folder / name, 0.3 * buzz * (np.sin(18 * time) > -0.3), 16_000)
+            save_audio(folder / name, 0.3 * buzz * (np.sin(18 * time) > -0.3), 16_000)
         return [folder / name for name in names]
 
     return make
@@ -120,3 +122,28 @@ def make_store() -> Callable[..., TokenStore]:
         return TokenStore(folder)
 
     return make
+
+
+# --- of tests that train ---
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, here and in subprocesses; and accelerate remembers nothing of an earlier test."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def codec(make_codec: Callable[..., SpectralCodec]) -> SpectralCodec:
+    """That of training.py's source; many files have another of their own."""
+    return make_codec(num_codebooks=2, codebook_size=SIZE)
+
+
+@pytest.fixture(scope="session")
+def store(make_store: Callable[..., TokenStore], codec: SpectralCodec, tmp_path_factory) -> TokenStore:
+    """Codes of training.py's source."""
+    return make_store(tmp_path_factory.mktemp("store"), draw(SOURCE, [20, 33, 7, 50, 12, 28, 41, 5] * 4, 0), codec)

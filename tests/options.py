@@ -1,6 +1,6 @@
 """The options of SpeechLM one by one, as arguments of the `make_model` fixture: 3 codebooks of 7 codes, 11 text tokens.
 
-What several of them do together is inference/verify.py's.
+What several of them do together is inference/verify's.
 """
 
 from typing import Any

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.align import Word, aligned, audio_first, audio_only, read_words, spread, text_first
+from codeclm.data.align import audio_first, audio_only, spread, text_first
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD
 
 P, E = PAD, EPAD
@@ -21,8 +21,15 @@ words_of_tokens = st.lists(
 )
 
 
-def starts_word(token: int) -> bool:
-    return token % 2 == 0
+def words_in(text: np.ndarray) -> list[tuple[int, list[int]]]:
+    """The words of an aligned text and the frames where they begin."""
+    words: list[tuple[int, list[int]]] = []
+    for frame, token in enumerate(text.tolist()):
+        if token not in (PAD, EPAD) and token % 2 == 0:
+            words.append((frame, [token]))
+        elif token not in (PAD, EPAD):
+            words[-1][1].append(token)
+    return words
 
 
 @given(tokens=st.lists(st.integers(4, 99), max_size=9), num_frames=st.integers(0, 9))
@@ -46,75 +53,49 @@ def test_audio_only_has_no_text():
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "num_characters", "expected"),
     [
-        ([], [P] * 10),
-        ([([10, 11], 0.5), ([12], 0.99)], [P, P, P, P, E, 10, 11, P, E, 12]),
-        ([([10], 0.0), ([12], 0.29)], [10, E, 12, P, P, P, P, P, P, P]),
-        ([([10], 0.2), ([12, 13], 0.4)], [P, E, 10, E, 12, 13, P, P, P, P]),
-        ([([10, 11, 11], 0.2), ([12], 0.3), ([14], 0.31)], [P, E, 10, 11, 11, 12, 14, P, P, P]),  # pushed later
-        ([([10, 11], 0.7), ([12, 13], 0.9)], [P, P, P, P, P, E, 10, 11, 12, 13]),  # pulled from beyond the end
+        ([], [], [P] * 10),
+        ([[10], [12], [14, 15]], [1, 1, 5], [10, E, 12, E, 14, 15, P, P, P, P]),  # 2, 2 and 6 of 10 with spaces
+        ([[10, 11, 11], [12], [14]], [0, 0, 7], [10, 11, 11, 12, 14, P, P, P, P, P]),  # pushed later
+        ([[10], [12, 13]], [8, 0], [10, P, P, P, P, P, P, E, 12, 13]),  # pulled from beyond the end
     ],
 )
-def test_words_stand_in_the_frame_where_they_begin(words, expected):
-    text, codes = aligned([Word(*word) for word in words], CODES, 10.0)
+def test_words_share_the_frames_by_their_characters(words, num_characters, expected):
+    text, codes = spread(words, num_characters, CODES)
     assert text.tolist() == expected
     np.testing.assert_array_equal(codes, CODES)
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    words=words_of_tokens,
-    rate=st.sampled_from([12.5, 25.0, 50.0, 75.0, 44100 / 512]),
-    data=st.data(),
-)
-def test_every_token_is_read_back_and_words_in_free_frames_keep_their_time(words, rate, data):
+@given(words=words_of_tokens, data=st.data())
+def test_no_token_is_lost_and_words_in_free_frames_keep_their_time(words, data):
     total = sum(map(len, words))
     num_frames = total + data.draw(st.integers(1, 30))
-    frames = sorted(data.draw(st.lists(st.integers(0, num_frames - 1), min_size=len(words), max_size=len(words))))
-    given_words = [Word(tokens, frame / rate) for tokens, frame in zip(words, frames, strict=True)]
-    text, _ = aligned(given_words, np.zeros((1, num_frames), int), rate)
-    found = read_words(text, rate, starts_word)
-    assert [word.tokens for word in found] == words
-    left, end = total, 0
-    for tokens, frame, word in zip(words, frames, found, strict=True):
-        start = round(word.start_s * rate)
+    characters = data.draw(st.lists(st.integers(0, 20), min_size=len(words), max_size=len(words)))
+    text, _ = spread(words, characters, np.zeros((1, num_frames), int))
+    assert [tokens for _, tokens in words_in(text)] == words
+    left, end, before = total, 0, 0
+    for (start, tokens), length in zip(words_in(text), characters, strict=True):
+        frame = before * num_frames // (sum(characters) + len(words))
         assert start == min(max(frame, end), num_frames - left)  # later if taken, earlier only where it must
         assert start == end or text[start - 1] == EPAD
-        left, end = left - len(tokens), start + len(tokens)
+        left, end, before = left - len(tokens), start + len(tokens), before + length + 1
     assert (text == EPAD).sum() + (text == PAD).sum() == num_frames - total
-
-
-def test_spread_words_share_the_frames_by_their_characters():
-    text, codes = spread([[10], [12], [14, 15]], [1, 1, 5], CODES)  # 2, 2 and 6 of 10 characters with spaces
-    assert text.tolist() == [10, E, 12, E, 14, 15, P, P, P, P]
-    np.testing.assert_array_equal(codes, CODES)
-
-
-@given(words=words_of_tokens, data=st.data())
-def test_spread_words_are_read_back_in_order(words, data):
-    num_characters = data.draw(st.lists(st.integers(1, 20), min_size=len(words), max_size=len(words)))
-    num_frames = sum(map(len, words)) + data.draw(st.integers(0, 20))
-    text, _ = spread(words, num_characters, np.zeros((3, num_frames), int))
-    assert [word.tokens for word in read_words(text, 1.0, starts_word)] == words
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([([10], -0.1)], "a word starts at -0.1 s"),
-        ([([10], float("nan"))], "a word starts at nan s"),
-        ([([10], 0.5), ([12], 0.4)], "starts at 0.4 s; the word before it at 0.5 s"),
-        ([([10], 300.0)], "starts at 300.0 s.*ends at 1 s"),  # milliseconds
-        ([([], 0.5)], r"tokens \[\]; it needs at least one"),
-        ([([10, PAD], 0.5)], "no PAD"),
-        ([([-1], 0.5)], "or -1"),
-        ([([10] * 11, 0.5)], "11 text tokens do not fit beside 10 frames"),
+        ([[]], r"tokens \[\]; it needs at least one"),
+        ([[10, PAD]], "no PAD"),
+        ([[-1]], "or -1"),
+        ([[10] * 11], "11 text tokens do not fit beside 10 frames"),
     ],
 )
 def test_words_that_cannot_be_placed_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
-        aligned([Word(*word) for word in words], CODES, 10.0)
+        spread(words, [3], CODES)
 
 
 def test_what_is_no_grid_of_codes_is_refused():

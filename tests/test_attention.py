@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
 from codeclm.model import SpeechLM, attention
-from codeclm.model.attention import AttentionChoice, Visibility, eager_attention, prepare_mask
+from codeclm.model.attention import AttentionChoice, EachDocument, Visibility, eager_attention, prepare, prepare_mask
 from codeclm.model.shapes import TransformerConfig
 from codeclm.model.transformer import KVCache, Transformer
 
@@ -97,6 +97,23 @@ def test_flash_attention_gives_the_same(case):
         run(name, **CASES[case], dtype=torch.bfloat16, device="cuda") for name in ("flash_attention_2", "sdpa")
     )
     torch.testing.assert_close(flash, sdpa, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_documents_one_by_one_give_what_a_mask_over_all_gives_and_its_gradient(window):
+    """The first is for a CPU, the second for a GPU."""
+    torch.manual_seed(0)
+    attention = make("sdpa", window).blocks[0].attention
+    seen = Visibility(9, 9, window, DOCUMENTS)
+    query, key, value = (torch.randn(2, heads, 9, 4, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+    one_by_one = prepare("sdpa", seen, query, 4)
+    assert isinstance(one_by_one, EachDocument)
+    alone, _ = one_by_one(attention, query, key, value)
+    masked, _ = eager_attention(attention, query, key, value, seen.mask(query.device), 0.5)
+    torch.testing.assert_close(alone, masked, rtol=0, atol=1e-12)
+    weights = torch.randn_like(alone)
+    gradients = [torch.autograd.grad((x * weights).sum(), (query, key, value)) for x in (alone, masked)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 
 @torch.no_grad()

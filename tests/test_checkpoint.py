@@ -33,7 +33,7 @@ def test_a_checkpoint_reads_back_as_it_was_written(tmp_path: Path):
         loaded = load_tensors(path, name)
         assert loaded.keys() == expected.keys()
         assert all(torch.equal(loaded[key], expected[key]) for key in expected)
-    assert not list(tmp_path.glob(".partial*"))
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000007"]
 
 
 def test_a_run_without_checkpoints_has_no_latest_one(tmp_path: Path):
@@ -95,7 +95,7 @@ def test_a_broken_later_checkpoint_does_not_push_out_good_ones(tmp_path: Path):
 
 def test_a_folder_left_by_a_killed_writer_is_ignored_and_later_replaced(tmp_path: Path):
     older = save_checkpoint(tmp_path, 1, {"model": tensors()}, {})
-    left = tmp_path / ".partial-00000002"
+    left = tmp_path / ".step-00000002.partial"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
     assert latest_checkpoint(tmp_path) == older

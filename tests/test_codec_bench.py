@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.inference.codec import memory as codec_memory
 from codeclm.inference.codec import speed as module
 from codeclm.inference.codec.cli import codec_bench
@@ -35,7 +35,7 @@ def small_matrices() -> Iterator[None]:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half a second: less than is measured."""
     path = tmp_path_factory.mktemp("clip") / "clip.wav"
-    save_wav(path, 0.3 * np.sin(np.arange(4_000) / 7), 8_000)
+    save_audio(path, 0.3 * np.sin(np.arange(4_000) / 7), 8_000)
     return path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.inference.codec import report as module
 from codeclm.inference.codec.report import CodecReport, TextErrors, codebook_use, codec_report
 from codeclm.inference.codec.table import NEEDS_EXTRA, table
@@ -30,7 +30,7 @@ def clips(make_clips, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def report(clips: list[Path], codecs: dict[str, Codec]) -> CodecReport:
     broken, silent = (clips[0].with_name(name) for name in ("broken.wav", "silent.wav"))
     broken.write_bytes(b"not audio")
-    save_wav(silent, np.zeros(RATE), RATE)
+    save_audio(silent, np.zeros(RATE), RATE)
     return codec_report([clips[0], broken, silent, clips[1]], codecs, anchors=False)
 
 

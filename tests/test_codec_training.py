@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoConfig, AutoModel
 
-from codeclm.data.audio import AudioError, save_wav
+from codeclm.data.audio import AudioError
+from codeclm.data.audio_out import save_audio
 from codeclm.inference.sound.measures import pitch_track
 from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import SpectralCodec, load_codec
@@ -63,7 +64,7 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("voices")
     for name, pitch in (("low", 110.0), ("high", 210.0)):
         for index in range(2):
-            save_wav(folder / name / f"{index}.wav", voice(pitch, 3.0, index), RATE)
+            save_audio(folder / name / f"{index}.wav", voice(pitch, 3.0, index), RATE)
     return folder
 
 
@@ -364,7 +365,7 @@ def test_the_learning_rate_warms_up_stays_and_decays():
 def test_an_unusable_file_or_voice_is_named_and_left_out_and_nothing_usable_is_an_error(tmp_path: Path, caplog):
     caplog.set_level("INFO", "codeclm")
     good, bad = tmp_path / "data" / "anna" / "good.wav", tmp_path / "data" / "anna" / "bad.wav"
-    save_wav(good, voice(150.0, 2.0, 0), RATE)
+    save_audio(good, voice(150.0, 2.0, 0), RATE)
     bad.write_bytes(b"not audio")
     crops = VoiceCrops(tmp_path / "data", tmp_path / "first", RATE, 1.0, 80)
     assert [len(samples) for samples in crops.voices] == [2 * RATE]
@@ -381,7 +382,7 @@ def test_an_unusable_file_or_voice_is_named_and_left_out_and_nothing_usable_is_a
 
 def test_a_folder_without_sub_folders_is_one_voice(tmp_path: Path):
     for number in range(3):
-        save_wav(tmp_path / "data" / f"{number}.wav", voice(150.0, 1.0, number), RATE)
+        save_audio(tmp_path / "data" / f"{number}.wav", voice(150.0, 1.0, number), RATE)
     assert [len(samples) for samples in VoiceCrops(tmp_path / "data", tmp_path / "c", RATE, 1.0, 80).voices] == [
         3 * RATE
     ]

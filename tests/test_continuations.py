@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.inference.evaluate import continuations as module
 from codeclm.inference.evaluate.continuations import check_continuation, continuation_report
 from codeclm.inference.sound.measures import measure_speech
@@ -47,7 +47,7 @@ class FakeModel:
 def prompts(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / "low.wav", tmp_path / "high.wav"]
     for path, pitch in zip(paths, (120, 240), strict=True):
-        save_wav(path, speech(pitch, 3.0), RATE)
+        save_audio(path, speech(pitch, 3.0), RATE)
     return paths
 
 
@@ -108,7 +108,7 @@ def test_transcripts_are_listed_and_their_words_counted(prompts: list[Path], mon
 
 
 def test_a_prompt_that_is_too_short_is_skipped_by_name_and_none_left_is_an_error(prompts: list[Path], tmp_path: Path):
-    save_wav(tmp_path / "short.wav", speech(120, 0.5), RATE)
+    save_audio(tmp_path / "short.wav", speech(120, 0.5), RATE)
     report = continuation_report(FakeModel(speech(120)), [*prompts, tmp_path / "short.wav"], 1.0, 2.0, 0, False)
     assert len(report.continuations) == 2
     assert "short.wav: 0.50 s long; the prompt needs 1 s" in report.skipped[0]

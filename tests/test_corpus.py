@@ -1,13 +1,15 @@
 """The recipe that builds the training speech: what it reads out of other people's packages."""
 
 import gzip
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.data.encode_files import read_transcript
 from codeclm.train.recipes import corpus
 
@@ -46,7 +48,7 @@ def test_a_text_lies_beside_the_prompt_of_its_own_language(tmp_path: Path, monke
 
     def convert(source: Path, target: Path, *options: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_wav(target.with_suffix(".wav"), np.zeros(160, np.float32), 16_000)
+        save_audio(target.with_suffix(".wav"), np.zeros(160, np.float32), 16_000)
 
     monkeypatch.setattr(corpus, "convert", convert)
     corpus.fetch_human(out)
@@ -67,3 +69,14 @@ def test_lines_of_actors_are_chosen_by_name_and_are_long_enough(tmp_path: Path, 
     monkeypatch.setattr(corpus, "ACTED_LINES", 1)
     corpus.fetch_acted(tmp_path / "out", tmp_path / "unpacked", "cs")
     assert made == both[:1]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_audio_is_converted_whole_or_not_at_all(tmp_path: Path):
+    save_audio(tmp_path / "a.wav", 0.3 * np.sin(np.arange(8000) / 9), 8000)
+    corpus.convert(tmp_path / "a.wav", tmp_path / "new/a.flac")
+    assert soundfile.info(tmp_path / "new/a.flac").frames == 8000
+    (tmp_path / "b.wav").write_text("no audio")
+    with pytest.raises(subprocess.CalledProcessError):
+        corpus.convert(tmp_path / "b.wav", tmp_path / "new/b.flac")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.flac"]

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.dataset import TokenBatches, balance_voices, evaluation_batches, evaluation_grids, split_heldout
+from codeclm.data.dataset import TokenBatches, balance_voices, split_heldout
 from codeclm.data.grids import StoreGrids
+from codeclm.data.rows import Rows
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
 from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
 from codeclm.model.shapes import CodecReference
@@ -41,11 +42,36 @@ def store(tmp_path_factory) -> TokenStore:
     return make_store(tmp_path_factory.mktemp("store"), LENGTHS)
 
 
-def epoch_of(batches: TokenBatches, epoch: int) -> list[torch.Tensor]:
+def epoch_of(batches: TokenBatches, epoch: int) -> list[Rows]:
     first = sum(len(batches.epoch_batches(earlier)) for earlier in range(epoch))
-    return [batches[first + i] for i in range(len(batches.epoch_batches(epoch)))]
+    return [batches.rows(first + i) for i in range(len(batches.epoch_batches(epoch)))]
 
 
+def pieces_of(rows: Rows) -> list[Rows]:
+    """The pieces of all rows, each a row of its own; the last one of a row with its padding."""
+    documents = torch.zeros_like(rows.text) if rows.documents is None else rows.documents
+    pieces = []
+    for row, numbers in enumerate(documents):
+        assert (numbers.diff() >= 0).all()
+        for number in range(int(numbers[-1]) + 1):
+            mine = numbers == number
+            pieces.append(Rows(*(x[row : row + 1, ..., mine] for x in (rows.codes, rows.ends, rows.text)), None))
+    return pieces
+
+
+def are_equal(one: Rows, other: Rows) -> bool:
+    both_packed = one.documents is not None and other.documents is not None
+    return (
+        all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("codes", "ends", "text"))
+        and (one.documents is None) == (other.documents is None)
+        and (not both_packed or torch.equal(one.documents, other.documents))  # pyright: ignore[reportArgumentType]
+    )
+
+
+PACKED = pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+
+
+@PACKED
 @settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30),
@@ -54,45 +80,50 @@ def epoch_of(batches: TokenBatches, epoch: int) -> list[torch.Tensor]:
     seed=st.integers(0, 1000),
     epoch=st.integers(0, 2),
 )
-def test_every_frame_is_seen_exactly_once_per_epoch(tmp_path_factory, lengths, max_frames, extra, seed, epoch):
+def test_every_frame_is_seen_exactly_once_per_epoch(tmp_path_factory, packed, lengths, max_frames, extra, seed, epoch):
     store = make_store(tmp_path_factory.mktemp("h"), lengths)
-    batches = TokenBatches(store, max_frames + extra, max_frames, seed)
+    batches = TokenBatches(store, max_frames + extra, max_frames, seed, packed=packed)
     seen = []
-    for batch in epoch_of(batches, epoch):
-        assert batch.shape[0] * batch.shape[2] <= max_frames + extra and batch.shape[2] <= max_frames
-        for row in batch:
-            valid = row[0] >= 0
+    for rows in epoch_of(batches, epoch):
+        assert rows.text.numel() <= max_frames + extra and (packed or rows.documents is None)
+        assert not packed or rows.text.shape[1] == batches.row_columns
+        for piece in pieces_of(rows):
+            codes = piece.codes[0]
+            valid = codes[0] >= 0
             length = int(valid.sum())
-            assert length and valid[:length].all() and (row[:, length:] == -1).all()  # padding only at the end
-            assert (row[0, :length].diff() == 1).all() and (
-                row[1, :length] == row[1, 0]
-            ).all()  # one utterance, in order
-            seen += row[0, :length].tolist()
+            assert 0 < length <= max_frames and valid[:length].all() and (codes[:, length:] == -1).all()
+            assert (codes[0, :length].diff() == 1).all() and (codes[1, :length] == codes[1, 0]).all()  # one utterance
+            seen += codes[0, :length].tolist()
     assert sorted(seen) == list(range(sum(lengths))) and batches.num_frames == sum(lengths)
 
 
-def test_a_batch_is_a_pure_function_of_seed_and_step(store):
-    one, other = TokenBatches(store, 200, 50, seed=3), TokenBatches(store, 200, 50, seed=3)
+@PACKED
+def test_a_batch_is_a_pure_function_of_seed_and_step(store, packed):
+    one, other, different = (TokenBatches(store, 200, 50, seed, packed=packed) for seed in (3, 3, 4))
     steps = list(range(2 * len(one.epoch_batches(0))))
-    forward = [one[step] for step in steps]
-    backward = [other[step] for step in reversed(steps)][::-1]
-    assert all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True))
-    different = TokenBatches(store, 200, 50, seed=4)
-    assert not all(torch.equal(different[step], batch) for step, batch in zip(steps, forward, strict=True))
+    forward = [one.rows(step) for step in steps]
+    backward = [other.rows(step) for step in reversed(steps)][::-1]
+    assert all(map(are_equal, forward, backward))
+    assert not all(are_equal(different.rows(step), rows) for step, rows in zip(steps, forward, strict=True))
 
 
-def test_ranks_together_are_the_global_batch(store):
-    batches = TokenBatches(store, 200, 50, seed=0)
+@PACKED
+def test_ranks_together_are_the_global_batch(store, packed):
+    batches = TokenBatches(store, 200, 50, seed=0, packed=packed)
     for step in range(10):
-        whole = batches.global_batch(step)
-        assert torch.equal(whole, batches[step]) and whole.dtype == torch.int64
+        whole = batches.rows(step)
+        assert whole.codes.dtype == whole.text.dtype == torch.int64 and whole.ends.dtype == torch.bool
         for world_size in (2, 3, 40):
-            parts = [batches.rank_batch(step, rank, world_size) for rank in range(world_size)]
-            joined = torch.full_like(whole, -7)
+            parts = [batches.rows(step, rank, world_size) for rank in range(world_size)]
+            assert sum(map(len, parts)) == len(whole)
             for rank, part in enumerate(parts):
-                assert part.shape[1:] == whole.shape[1:]
-                joined[rank::world_size] = part
-            assert torch.equal(joined, whole)
+                expected = whole.take(slice(rank, None, world_size))
+                assert part.codes.shape[1:] == whole.codes.shape[1:]
+                assert all(torch.equal(getattr(part, x), getattr(expected, x)) for x in ("codes", "ends", "text"))
+                if part.documents is not None and expected.documents is not None:
+                    assert torch.equal(part.documents, expected.documents)
+                else:  # a rank may have no row that is shared
+                    assert part.documents is None and (expected.documents is None or not expected.documents.any())
 
 
 def test_steps_count_on_across_epochs_and_cuts_move(store):
@@ -100,52 +131,50 @@ def test_steps_count_on_across_epochs_and_cuts_move(store):
     sizes = [len(batches.epoch_batches(epoch)) for epoch in range(3)]
     expected = [(epoch, i) for epoch, size in enumerate(sizes) for i in range(size)]
     assert [batches.locate(step) for step in range(sum(sizes))] == expected
-    cuts = [{start for batch in batches.epoch_batches(e) for u, start, _ in batch.tolist() if u == 5} for e in range(3)]
+    cuts = [
+        {start for batch in batches.epoch_batches(e) for row in batch for u, start, _ in row.tolist() if u == 5}
+        for e in range(3)
+    ]
     assert cuts[0] != cuts[1] != cuts[2]
     with pytest.raises(ValueError, match="step is -1"):
         batches.locate(-1)
 
 
-def test_rows_of_a_batch_have_similar_lengths(tmp_path):
+@pytest.mark.parametrize("packed, full", [(True, 0.95), (False, 0.93)], ids=["packed", "padded"])
+def test_hardly_anything_is_padding(tmp_path, packed, full):
     lengths = np.random.default_rng(0).integers(5, 100, 600).tolist()
-    batches = TokenBatches(make_store(tmp_path, lengths), 800, 100, seed=0)
-    total = sum(batch[:, 0].numel() for batch in epoch_of(batches, 0))
-    assert sum(lengths) / total > 0.93
+    batches = TokenBatches(make_store(tmp_path, lengths), 800, 100, seed=0, packed=packed)
+    assert sum(lengths) / sum(rows.text.numel() for rows in epoch_of(batches, 0)) > full
+
+
+def test_packed_batches_have_one_shape_and_use_all_of_their_frames(store):
+    batches = TokenBatches(store, 100, 40, seed=0)
+    shapes = [tuple(batches.rows(step).text.shape) for step in range(len(batches.epoch_batches(0)))]
+    assert set(shapes) <= {(2, 50), (1, 50)} and shapes.count((1, 50)) <= 1 and len(shapes) > 3
+    few = TokenBatches(store, 300, 60, seed=0)  # 12 rows or 11
+    sizes = [len(batch) for batch in few.epoch_batches(0)]
+    assert max(sizes) - min(sizes) <= 1 and max(sizes) <= 5  # no small batch that would weigh as much as the others
 
 
 def test_only_the_chosen_utterances_are_used(store):
     batches = TokenBatches(store, 200, 50, seed=0, indices=[1, 4])
-    assert {int(row[1, 0]) for batch in epoch_of(batches, 0) for row in batch} == {1, 4}
+    assert {int(piece.codes[0, 1, 0]) for rows in epoch_of(batches, 0) for piece in pieces_of(rows)} == {1, 4}
     assert batches.num_frames == LENGTHS[1] + LENGTHS[4]
-
-
-def test_evaluation_shows_every_utterance_whole_and_once(store):
-    seen = {}
-    for utterances, codes in evaluation_batches(store, 100):
-        assert codes[:, 0].numel() <= 100 or len(utterances) == 1
-        for utterance, row in zip(utterances, codes, strict=True):
-            length = LENGTHS[utterance]
-            np.testing.assert_array_equal(row[:, :length].T, store.codes(utterance))
-            assert (row[:, length:] == -1).all()
-            seen[utterance] = seen.get(utterance, 0) + 1
-    assert seen == dict.fromkeys(range(len(LENGTHS)), 1)
-    assert [utterances for utterances, _ in evaluation_batches(store, 100, [7])] == [[7]]
 
 
 def test_what_leaves_nothing_to_use_is_an_error(store):
     with pytest.raises(ValueError, match="no utterance"):
         TokenBatches(store, 200, 50, 0, indices=[])
-    with pytest.raises(ValueError, match="no utterance"):
-        evaluation_batches(store, 200, [])
     with pytest.raises(ValueError, match="0..11"):
         TokenBatches(store, 200, 50, 0, indices=[12])
     with pytest.raises(ValueError, match="would not fit"):
         TokenBatches(store, 40, 50, 0)
     with pytest.raises(ValueError, match="rank 2"):
-        TokenBatches(store, 200, 50, 0).rank_batch(0, 2, 2)
+        TokenBatches(store, 200, 50, 0).rows(0, 2, 2)
 
 
-def test_a_row_ends_where_its_recording_does(tmp_path: Path):
+@PACKED
+def test_a_piece_ends_where_its_recording_does(tmp_path: Path, packed):
     """Not where a row is full, nor where a piece of a longer recording stops."""
     goes_on = [False, True, True, False, True]
     entries = [
@@ -154,13 +183,9 @@ def test_a_row_ends_where_its_recording_does(tmp_path: Path):
     ]
     commit_store(tmp_path, INFO, [write_shard(tmp_path, 0, entries, INFO)])
     store = TokenStore(tmp_path)
-    batches, ended = TokenBatches(store, 60, 20, seed=0), []
-    for step in range(len(batches.epoch_batches(0))):
-        rows, ends = batches[step], batches.rank_ends(step, 0, 1)
-        assert ends.dtype == torch.bool and len(ends) == len(rows)
-        ended += [int(row[0].max()) for row in rows[ends]]
-    assert sorted(ended) == [29, 360]  # the last frames of u0 and u3
-    assert torch.equal(batches.rank_ends(0, 1, 2), batches.rank_ends(0, 0, 1)[1::2])
+    batches = TokenBatches(store, 60, 20, seed=0, packed=packed)
+    ended = [rows.codes[:, 0][rows.ends] for rows in epoch_of(batches, 0)]
+    assert sorted(torch.cat(ended).tolist()) == [29, 360]  # the last frames of u0 and u3
 
 
 def test_heldout_names_stay_held_out_when_files_are_added():
@@ -227,6 +252,7 @@ def tokenizer() -> TextTokenizer:
     return TextTokenizer.train(["the quick brown fox jumps over the lazy dog"], vocab_size=290)
 
 
+@PACKED
 @settings(max_examples=60, deadline=None)
 @given(
     utterances=st.lists(
@@ -238,37 +264,34 @@ def tokenizer() -> TextTokenizer:
     seed=st.integers(0, 1000),
     epoch=st.integers(0, 1),
 )
-def test_rows_have_their_text_where_it_is_right(
-    tmp_path_factory, tokenizer, utterances, layout, max_frames, extra, seed, epoch
+def test_pieces_have_their_text_where_it_is_right(
+    tmp_path_factory, tokenizer, packed, utterances, layout, max_frames, extra, seed, epoch
 ):
     lengths, texts = [length for length, _ in utterances], [text for _, text in utterances]
     store = make_store(tmp_path_factory.mktemp("h"), lengths, texts=texts)
     first_frame = np.cumsum(lengths) - lengths
-    batches = TokenBatches(store, max_frames + extra, max_frames, seed, tokenizer=tokenizer, layout=layout)
+    batches = TokenBatches(store, max_frames + extra, max_frames, seed, None, tokenizer, layout, packed)
     seen, aligned_text = [], {}
-    first = sum(len(batches.epoch_batches(earlier)) for earlier in range(epoch))
-    for step in range(first, first + len(batches.epoch_batches(epoch))):
-        text, codes = batches.rank_grid(step, 0, 1)
-        assert text.shape == codes[:, 0].shape and text.numel() <= max_frames + extra and text.shape[1] <= max_frames
-        for row, row_codes, ends in zip(text, codes, batches.rank_ends(step, 0, 1), strict=True):
-            audio = (row_codes[0] >= 0).nonzero().flatten()
-            frames, i = row_codes[0, audio], int(row_codes[1, audio[0]])
-            assert (audio.diff() == 1).all() and (frames.diff() == 1).all() and (row_codes[1, audio] == i).all()
-            seen += frames.tolist()
-            begin, stop = int(frames[0]) - first_frame[i], int(frames[-1]) + 1 - first_frame[i]
-            assert bool(ends) == (stop == lengths[i])
-            tokens = tokenizer.encode(texts[i] or "")
-            own = len(tokens) + 1
-            if layout == "aligned":
-                kept = bool(tokens) and len(tokens) <= lengths[i]
-                assert audio[0] == 0 and (row[: len(audio)] >= 0).all() == kept and (row[len(audio) :] == -1).all()
-                aligned_text.setdefault(i, {}).update(zip(range(begin, stop), row.tolist(), strict=False))
-                continue
-            room = begin == 0 and own < max_frames if layout == "first" else own + lengths[i] <= max_frames
-            expected = [*tokens, EOS] if tokens and room else []
-            start = 0 if layout == "first" else len(audio)
-            assert row[start : start + len(expected)].tolist() == expected and (row >= 0).sum() == len(expected)
-            assert audio[0] == (len(expected) if layout == "first" else 0)
+    for piece in (piece for rows in epoch_of(batches, epoch) for piece in pieces_of(rows)):
+        row, row_codes = piece.text[0], piece.codes[0]
+        audio = (row_codes[0] >= 0).nonzero().flatten()
+        frames, i = row_codes[0, audio], int(row_codes[1, audio[0]])
+        assert (audio.diff() == 1).all() and (frames.diff() == 1).all() and (row_codes[1, audio] == i).all()
+        seen += frames.tolist()
+        begin, stop = int(frames[0]) - first_frame[i], int(frames[-1]) + 1 - first_frame[i]
+        assert piece.ends[0].nonzero().flatten().tolist() == ([audio[-1]] if stop == lengths[i] else [])
+        tokens = tokenizer.encode(texts[i] or "")
+        own = len(tokens) + 1
+        if layout == "aligned":
+            kept = bool(tokens) and len(tokens) <= lengths[i]
+            assert audio[0] == 0 and (row[: len(audio)] >= 0).all() == kept and (row[len(audio) :] == -1).all()
+            aligned_text.setdefault(i, {}).update(zip(range(begin, stop), row.tolist(), strict=False))
+            continue
+        room = begin == 0 and own < max_frames if layout == "first" else own + lengths[i] <= max_frames
+        expected = [*tokens, EOS] if tokens and room else []
+        start = 0 if layout == "first" else len(audio)
+        assert row[start : start + len(expected)].tolist() == expected and (row >= 0).sum() == len(expected)
+        assert audio[0] == (len(expected) if layout == "first" else 0) and len(expected) + len(audio) <= max_frames
     assert sorted(seen) == list(range(sum(lengths)))
     for i, by_frame in aligned_text.items():  # the parts of an utterance together are its whole text
         whole = [by_frame[frame] for frame in range(lengths[i])]
@@ -277,42 +300,33 @@ def test_rows_have_their_text_where_it_is_right(
         assert [token for token in whole if token not in (PAD, EPAD, -1)] == (tokens if kept else [])
 
 
+@PACKED
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_text_too_is_a_pure_function_of_seed_and_step_on_any_number_of_ranks(tmp_path, tokenizer, layout):
+def test_text_too_is_a_pure_function_of_seed_and_step(tmp_path, tokenizer, layout, packed):
     texts = [None if i % 4 == 3 else "the lazy dog " * (1 + i % 3) for i in range(len(LENGTHS))]
     store = make_store(tmp_path, LENGTHS, texts=texts)
-    one, other = (TokenBatches(store, 200, 50, 3, tokenizer=tokenizer, layout=layout) for _ in range(2))
-    for step in reversed(range(8)):
-        other.rank_grid(step, 0, 1)
-    with_text = 0
-    for step in range(8):
-        whole_text, whole_codes = one.rank_grid(step, 0, 1)
-        assert torch.equal(one[step], whole_codes)
-        with_text += int((whole_text >= 0).any())
-        for rank in range(3):
-            text, codes = other.rank_grid(step, rank, 3)
-            assert torch.equal(text, whole_text[rank::3]) and torch.equal(codes, whole_codes[rank::3])
-    assert with_text >= 3
+    one, other = (TokenBatches(store, 200, 50, 3, None, tokenizer, layout, packed) for _ in range(2))
+    backward = [other.rows(step) for step in reversed(range(8))][::-1]
+    forward = [one.rows(step) for step in range(8)]
+    assert all(map(are_equal, forward, backward)) and sum(bool((rows.text >= 0).any()) for rows in forward) >= 3
 
 
 def test_without_a_tokenizer_there_is_no_text(store):
-    text, codes = TokenBatches(store, 200, 50, 0).rank_grid(0, 0, 1)
-    assert (text == -1).all() and text.shape == (codes.shape[0], codes.shape[2])
+    rows = TokenBatches(store, 200, 50, 0).rows(0)
+    assert (rows.text == -1).all() and rows.text.shape == rows.codes[:, 0].shape
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_evaluation_has_every_text_whole(tmp_path, tokenizer, layout):
+def test_the_columns_of_an_utterance_have_its_whole_text_beside_its_audio(tmp_path, tokenizer, layout):
     texts = ["the dog", None, "the quick brown fox", "over", "the lazy dog"]
-    lengths = [30, 9, 17, 3, 80]
-    store = make_store(tmp_path, lengths, texts=texts)
+    store = make_store(tmp_path, [30, 9, 17, 3, 80], texts=texts)
     grids = StoreGrids(store, tokenizer, layout)
-    seen = {}
-    for utterances, text, codes in evaluation_grids(store, 100, tokenizer=tokenizer, layout=layout):
-        assert text.shape == codes[:, 0].shape and (text.numel() <= 100 or len(utterances) == 1)
-        for i, row, row_codes in zip(utterances, text, codes, strict=True):
-            np.testing.assert_array_equal(row_codes[:, row_codes[0] >= 0].T, store.codes(i))
-            seen[i] = tokenizer.decode(row)
-    assert seen == {i: (text or "") if grids.has_text[i] else "" for i, text in enumerate(texts)}
+    for i, wanted in enumerate(texts):
+        text, codes = grids.columns(i, 0, grids.length(i))
+        assert len(text) == codes.shape[1] == grids.length(i)
+        np.testing.assert_array_equal(codes[:, codes[0] >= 0].T, store.codes(i))
+        assert (codes[0] >= 0).nonzero()[0][-1] == grids.last_audio_column(i)
+        assert tokenizer.decode(text) == ((wanted or "") if grids.has_text[i] else "")
     assert grids.has_text.tolist() == [
         True,
         False,

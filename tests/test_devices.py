@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from codeclm.data.audio import load_audio, save_wav
+from codeclm.data.audio import load_audio
+from codeclm.data.audio_out import save_audio
 from codeclm.data.preparation import open_or_prepare
 from codeclm.inference.codec.contract import PROPERTIES, probe, stream
 from codeclm.inference.codec.random_codecs import EVERY_KIND, load_tiny
@@ -27,7 +28,7 @@ from codeclm.train.loop import Trainer, new_model
 from .fake_device import ELSEWHERE, Elsewhere, Mixed, elsewhere
 from .options import OPTIONS, example
 from .test_codec_training import RATE, TINY, voice
-from .test_train import SHORT
+from .training import SHORT
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +110,7 @@ def test_continued_speech_and_coded_files_match_on_another_device(make_model, ma
     codec = make_codec()
     lm = SpeechGenerator(make_model(codec=codec), codec, "tiny")
     prompt = voice(110, 0.5, 0).astype(np.float32), RATE
-    save_wav(tmp_path / "in.wav", *prompt)
+    save_audio(tmp_path / "in.wav", *prompt)
 
     def outputs() -> list[np.ndarray]:
         spoken = lm.generate(prompt, duration_s=0.2)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.audio import AudioError, load_audio, save_wav
+from codeclm.data.audio import AudioError, load_audio
+from codeclm.data.audio_out import save_audio
 from codeclm.inference import SamplingConfig
 from codeclm.inference.engine import Request, State, generate
 from codeclm.inference.generator import SpeechGenerator
@@ -293,7 +294,7 @@ def test_audio_is_as_long_as_was_asked_for(generator, duration_s, frames):
 
 
 def test_a_path_and_its_samples_are_the_same_prompt(generator, tmp_path):
-    save_wav(tmp_path / "p.wav", tone(), RATE)
+    save_audio(tmp_path / "p.wav", tone(), RATE)
     from_path = generator.generate(tmp_path / "p.wav", 0.1, seed=3)
     from_text = generator.generate(str(tmp_path / "p.wav"), 0.1, seed=3)
     from_array = generator.generate((load_audio(tmp_path / "p.wav", RATE), RATE), 0.1, seed=3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.inference.compress.container import ClmFile
 from codeclm.inference.config import SamplingConfig
 from codeclm.inference.convert import import_folder
@@ -78,8 +78,8 @@ def test_another_codec_in_the_folder_is_refused_by_name(folders, tmp_path):
 
 def test_bits_that_evaluate_counts_of_a_converted_csm_are_the_size_of_its_compressed_file(folders, tmp_path):
     audio = 0.3 * np.random.default_rng(0).standard_normal(3200).astype(np.float32)
-    save_wav(tmp_path / "audio" / "noise.wav", audio, 8000)
-    save_wav(tmp_path / "audio" / "other.wav", audio[::-1], 8000)
+    save_audio(tmp_path / "audio" / "noise.wav", audio, 8000)
+    save_audio(tmp_path / "audio" / "other.wav", audio[::-1], 8000)
     model = str(folders["csm"])
     bits = 0.0
     for name in ("noise", "other"):

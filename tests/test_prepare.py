@@ -42,13 +42,13 @@ prepare(Path(sys.argv[1]), Path(sys.argv[2]), codec, PrepareConfig(files_per_sha
 DYING_RUN = """
 import os, sys
 from pathlib import Path
-from codeclm.data import encoding
+from codeclm.data import encode_files
 from codeclm.data.preparation import PrepareConfig, prepare
 
 def die(path, *rest):
     os._exit(9)
 
-encoding.encode_file = die  # a worker process runs this file, too
+encode_files.encode_file = die  # a worker process runs this file, too
 if __name__ == "__main__":
     import torch
     from codeclm.model.codecs import SpectralCodec, SpectralConfig

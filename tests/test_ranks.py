@@ -1,15 +1,12 @@
 """Two ranks take the step that one would: their losses are divided by what the whole batch scores, for every model."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
-from codeclm.train.loop import Trainer
+from codeclm.model.layout import num_scored
 
 from .options import OPTIONS, example
 
@@ -27,10 +24,9 @@ def padded_batch(model: SpeechLM) -> dict[str, Tensor]:
 
 def gradient(model: SpeechLM, batch: dict[str, Tensor], ranks: int) -> Tensor:
     """The mean over ranks, of losses scaled as the trainer scales them."""
-    trainer: Any = SimpleNamespace(raw_model=model)
 
     def count(rows: dict[str, Tensor]) -> int:
-        return Trainer.num_scored(trainer, rows["codes"], rows["ends"], rows.get("text"))
+        return int(num_scored(model.config, rows["codes"], rows["ends"], rows.get("text")))
 
     model.zero_grad()
     for rank in range(ranks):

@@ -30,8 +30,7 @@ def test_any_text_comes_back_with_its_white_space_normalised(tokenizer, text):
     assert all(PAD < token < tokenizer.vocab_size for token in tokens)  # text cannot write a special token
     words = tokenizer.encode_words(text)
     assert len(words) == len(clean_text(text).split()) and sum(words, []) == tokens
-    for word in words:
-        assert [tokenizer.starts_word(token) for token in word] == [True] + [False] * (len(word) - 1)
+    assert [tokenizer.decode(word) for word in words] == clean_text(text).split()
 
 
 def test_tokens_are_those_of_sentencepiece_for_the_whole_text(tokenizer):

@@ -1,131 +1,32 @@
-"""train/loop.py: it learns what is there to learn, resumes bit for bit, and gives the same on any number of ranks.
+"""train/loop.py: it learns what is there to learn, and resumes bit for bit.
 
-The codes come from a source of known entropy: codebook 0 is a Markov chain, codebook 1 a noisy function of codebook 0.
+The codes come from a source of known entropy (training.py).
 """
 
-import json
 import math
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from codeclm.data.dataset import split_heldout
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm
-from codeclm.model.shapes import TransformerConfig
-from codeclm.train.checkpoint import latest_checkpoint, load_tensors
-from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
+from codeclm.train.checkpoint import latest_checkpoint
+from codeclm.train.config import BatchConfig, OptimizerConfig
 from codeclm.train.loop import Trainer, new_model, train
 from codeclm.train.optim import learning_rate, make_optimizer
 
-SIZE = 4
-SHAPE = ModelConfig(
-    backbone=TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=32),
-    depth=TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=32),
-)
-SHORT = TrainConfig(
-    steps=12,
-    depth_fraction=0.5,
-    evaluate_every=6,
-    save_every=4,
-    bf16=False,
-    batch=BatchConfig(frames_per_batch=128, max_frames=32, heldout_share=0.2),
-    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=3),
-    model=SHAPE,
-)
+from .training import SHAPE, SHORT, SIZE, SOURCE, Source, assert_same_bits, draw, metrics, program, run
 
-
-@dataclass(frozen=True)
-class Source:
-    """Codebook 0 moves on by 0, 1, 2 or 3 (mod 4) with these probabilities; codebook 1 is codebook 0 plus 1 with
-    probability `faithful`, else any of the three others. Everything starts uniform, so it stays uniform."""
-
-    moves: tuple[float, ...] = (0.08, 0.8, 0.1, 0.02)
-    faithful: float = 0.9
-
-    @property
-    def bits_per_frame(self) -> float:
-        """The entropy rate."""
-        move = -sum(p * math.log2(p) for p in self.moves)
-        noise = 1 - self.faithful
-        return move - self.faithful * math.log2(self.faithful) - noise * math.log2(noise / 3)
-
-    def draw(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """Codes [T, 2]."""
-        moves = rng.choice(SIZE, num_frames, p=self.moves)
-        moves[0] = rng.integers(SIZE)
-        coarse = moves.cumsum() % SIZE
-        wrong = rng.random(num_frames) > self.faithful
-        return np.stack([coarse, (coarse + 1 + wrong * rng.integers(1, SIZE, num_frames)) % SIZE], axis=1)
-
-    def bits(self, codes: np.ndarray) -> float:
-        """What these codes cost whoever knows the source."""
-        moves = np.diff(codes[:, 0]) % SIZE
-        right = codes[:, 1] == (codes[:, 0] + 1) % SIZE
-        likelihood = np.where(right, self.faithful, (1 - self.faithful) / 3)
-        return 2 - np.log2(np.array(self.moves)[moves]).sum() - np.log2(likelihood).sum()
-
-
-SOURCE = Source()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order, here and in subprocesses; and accelerate remembers nothing of an earlier test."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def codec(make_codec):
-    return make_codec(num_codebooks=2, codebook_size=SIZE)
-
-
-def draw(source: Source, lengths: list[int], seed: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [source.draw(length, rng) for length in lengths]
-
-
-@pytest.fixture(scope="module")
-def store(make_store, codec, tmp_path_factory) -> TokenStore:
-    return make_store(tmp_path_factory.mktemp("store"), draw(SOURCE, [20, 33, 7, 50, 12, 28, 41, 5] * 4, 0), codec)
-
-
-def run(store: TokenStore, codec, out: Path, config: TrainConfig = SHORT) -> dict[str, torch.Tensor]:
-    """Train (or resume) -> the weights and optimizer state of the last checkpoint."""
-    train(new_model(store, config), codec, store, out, config)
-    return state_of(out, config.steps)
-
-
-def state_of(out: Path, steps: int) -> dict[str, torch.Tensor]:
-    checkpoint = latest_checkpoint(out)
-    assert checkpoint is not None and checkpoint.name == f"step-{steps:08d}"
-    optimizer = {f"optimizer.{key}": tensor for key, tensor in load_tensors(checkpoint, "optimizer").items()}
-    return load_tensors(checkpoint, "model") | optimizer
-
-
-def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    different = [key for key in one if not torch.equal(one[key], other[key])]
-    assert not different
-
-
-def metrics(out: Path, key: str) -> dict[int, float]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line[key] for line in lines if key in line}
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # --- learning ---
 
@@ -225,22 +126,6 @@ def test_codes_of_another_codec_are_refused(trained, store, make_codec, make_sto
 
 # --- resuming ---
 
-PROGRAM = """
-import os, signal
-from pathlib import Path
-import torch
-from codeclm.data.token_store import TokenStore
-from codeclm.model.codecs import load_codec
-from codeclm.model.shapes import *
-from codeclm.train.config import *
-from codeclm.train import loop
-
-torch.set_num_threads(1)
-config, store = {config!r}, TokenStore({store!r})
-model = loop.new_model(store, config)
-{before}
-loop.train(model, load_codec({codec!r}), store, Path({out!r}), config)
-"""
 KILL = """
 step = loop.Trainer.train_step
 def stop(self):
@@ -249,17 +134,6 @@ def stop(self):
     return step(self)
 loop.Trainer.train_step = stop
 """
-
-
-def program(store: TokenStore, codec, out: Path, config: TrainConfig, before: str) -> Path:
-    codec.save(out.parent / "codec")
-    path = out.parent / f"{out.name}.py"
-    path.write_text(
-        PROGRAM.format(
-            config=config, store=str(store.folder), codec=str(out.parent / "codec"), out=str(out), before=before
-        )
-    )
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -331,55 +205,6 @@ def test_broken_weights_stop_the_run_before_the_step(store, codec, resumable):
     for name, tensor in trainer.raw_model.state_dict().items():
         assert torch.equal(tensor.nan_to_num(7.0), before[name].nan_to_num(7.0)), name
     assert latest_checkpoint(resumable) == resumable / "step-00000004"
-
-
-# --- ranks ---
-
-CHECK_RANKS = """
-model = torch.nn.Module.double(model)
-init = loop.Trainer.__init__
-def counted(self, *arguments):
-    init(self, *arguments)
-    assert self.accelerator.num_processes == 2, "not two processes"
-loop.Trainer.__init__ = counted
-"""
-
-
-@pytest.mark.slow
-def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
-    """In float64. With 48 frames some batches have one row, which leaves a rank without any."""
-    config = replace(
-        SHORT,
-        depth_fraction=1.0,
-        steps=16,
-        evaluate_every=8,
-        save_every=16,
-        batch=replace(SHORT.batch, frames_per_batch=48, max_frames=40),
-    )
-    model = torch.nn.Module.double(new_model(store, config))
-    trainer = Trainer(model, codec, store, tmp_path, config)
-    rows = {len(trainer.batches[step]) for step in range(16)}
-    assert 1 in rows and len(rows) > 2
-    train(model, codec, store, tmp_path / "one", config)
-    script = program(store, codec, tmp_path / "two", config, CHECK_RANKS)
-    torchrun = Path(sys.executable).parent / "torchrun"
-    command = [torchrun, "--standalone", "--nproc_per_node", "2", script]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    workers = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
-    )
-    try:
-        output, _ = workers.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
-        os.killpg(workers.pid, signal.SIGKILL)
-        raise AssertionError("the ranks wait for each other for ever") from None
-    assert workers.returncode == 0, output[-3000:]
-    one, two = state_of(tmp_path / "one", 16), state_of(tmp_path / "two", 16)
-    assert one.keys() == two.keys()
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
-    one_loss, two_loss = (metrics(tmp_path / name, "loss") for name in ("one", "two"))
-    assert one_loss == pytest.approx(two_loss, abs=2e-6) and len(one_loss) == 2
 
 
 # --- optimizer ---

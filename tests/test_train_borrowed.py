@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from codeclm.data.token_store import TokenStore
@@ -20,28 +19,10 @@ from codeclm.train.loop import Trainer, new_model, train
 from codeclm.train.precision import has_fast_bf16
 
 from .options import DEPTHS, OPTIONS, example
-from .test_train import SHORT, SIZE, SOURCE, draw
+from .training import SHORT
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BRIEF = replace(SHORT, steps=2, evaluate_every=1, bf16=True, dropout=0.1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def codec(make_codec):
-    return make_codec(num_codebooks=2, codebook_size=SIZE)
-
-
-@pytest.fixture(scope="module")
-def store(make_store, codec, tmp_path_factory) -> TokenStore:
-    return make_store(tmp_path_factory.mktemp("store"), draw(SOURCE, [20, 33, 7, 50, 12, 28] * 3, 0), codec)
 
 
 def codes_of(model: SpeechLM) -> torch.Tensor:

@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from accelerate.state import AcceleratorState
 
-from codeclm.data.token_store import TokenStore
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm, save_model
-from codeclm.model.codecs import SpectralCodec
 from codeclm.train import codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.cli import main
@@ -28,25 +25,15 @@ from codeclm.train.config import FINETUNE, LossConfig, OptimizerConfig, RunConfi
 from codeclm.train.loop import Trainer, for_small_data, new_model, train
 
 from .test_codec_training import TINY
-from .test_train import SHAPE, SHORT, SIZE, SOURCE, draw, metrics, run
 from .test_train_interrupted import Killed, die_at
+from .training import SHAPE, SHORT, SOURCE, draw, metrics, run
 
 RATE = 16_000
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def few_batches_to_fit(one_thread, monkeypatch):
     monkeypatch.setattr(codec_trainer, "FITTING_BATCHES", 2)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def codec(make_codec) -> SpectralCodec:
-    return make_codec(num_codebooks=2, codebook_size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +41,6 @@ def codec_folder(codec, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("codec") / "codec"
     codec.save(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def store(make_store, codec, tmp_path_factory) -> TokenStore:
-    return make_store(tmp_path_factory.mktemp("store"), draw(SOURCE, [20, 33, 7, 50, 12, 28, 41, 5] * 4, 0), codec)
 
 
 @pytest.fixture(scope="module")

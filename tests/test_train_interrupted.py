@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
-from codeclm.data.audio import save_wav
-from codeclm.data.token_store import TokenStore
+from codeclm.data.audio_out import save_audio
 from codeclm.train import codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
 from codeclm.train.codec import train_codec
@@ -25,15 +23,13 @@ from codeclm.train.loop import Trainer, new_model, train
 
 from .test_codec_training import RATE, TINY, voice
 from .test_patterns import CONFIG as PATTERNS
-from .test_train import SHORT, SIZE, SOURCE, assert_same_bits, draw, metrics, run, state_of
+from .training import SHORT, SIZE, SOURCE, assert_same_bits, draw, metrics, run, state_of
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def a_shell_in_the_foreground(one_thread, monkeypatch):
     monkeypatch.setattr(codec_trainer, "FITTING_BATCHES", 2)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -41,18 +37,6 @@ def one_thread(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # training left none of its own
     assert signal.getsignal(signal.SIGTERM) == before[1]
     signal.signal(signal.SIGINT, before[0])
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def codec(make_codec):
-    return make_codec(num_codebooks=2, codebook_size=SIZE)
-
-
-@pytest.fixture(scope="module")
-def store(make_store, codec, tmp_path_factory) -> TokenStore:
-    return make_store(tmp_path_factory.mktemp("store"), draw(SOURCE, [20, 33, 7, 50, 12, 28, 41, 5] * 4, 0), codec)
 
 
 def raise_at(monkeypatch, step: int, number: int, trainer: type = Trainer) -> None:
@@ -122,7 +106,7 @@ def test_the_command_says_in_its_last_line_where_it_stopped(store, codec, tmp_pa
     assert last.startswith("codeclm: ") and last.endswith(says) and "Traceback" not in result.stderr
     found = latest_checkpoint(tmp_path / "run")
     assert (found and found.name) == saved
-    assert not list((tmp_path / "run").glob(".partial*"))
+    assert not list((tmp_path / "run").glob(".*.partial"))
 
 
 def test_a_thread_that_cannot_have_handlers_trains_all_the_same(store, codec, tmp_path):
@@ -217,7 +201,7 @@ def test_a_run_without_a_checkpoint_starts_its_record_anew(store, codec, tmp_pat
 def speech(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("voices")
     for index in range(2):
-        save_wav(folder / "low" / f"{index}.wav", voice(110.0, 2.0, index), RATE)
+        save_audio(folder / "low" / f"{index}.wav", voice(110.0, 2.0, index), RATE)
     return folder
 
 

@@ -20,19 +20,12 @@ from codeclm.train.checkpoint import latest_checkpoint, load_tensors
 from codeclm.train.loop import Trainer, new_model, train
 
 from .test_cli import SIZES, voice
-from .test_train import SHORT, SIZE, SOURCE, draw
+from .training import SHORT, SIZE, SOURCE, draw, metrics, program, state_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BIN = Path(sys.executable).parent
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def torchrun(*command: object, timeout: int = 150) -> tuple[int, str]:
@@ -47,6 +40,43 @@ def torchrun(*command: object, timeout: int = 150) -> tuple[int, str]:
         os.killpg(workers.pid, signal.SIGKILL)
         raise AssertionError("the ranks wait for each other for ever") from None
     return workers.returncode, output
+
+
+CHECK_RANKS = """
+model = torch.nn.Module.double(model)
+init = loop.Trainer.__init__
+def counted(self, *arguments):
+    init(self, *arguments)
+    assert self.accelerator.num_processes == 2, "not two processes"
+loop.Trainer.__init__ = counted
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
+    """In float64. One batch of an epoch has a single row, which leaves a rank without any."""
+    config = replace(
+        SHORT,
+        depth_fraction=1.0,
+        steps=16,
+        evaluate_every=8,
+        save_every=16,
+        batch=replace(SHORT.batch, frames_per_batch=96, max_frames=40),
+    )
+    model = torch.nn.Module.double(new_model(store, config))
+    trainer = Trainer(model, codec, store, tmp_path, config)
+    rows = {len(trainer.batches.rows(step)) for step in range(16)}
+    assert rows == {1, 2}
+    train(model, codec, store, tmp_path / "one", config)
+    script = program(store, codec, tmp_path / "two", config, CHECK_RANKS)
+    status, output = torchrun(script, timeout=240)
+    assert status == 0, output[-3000:]
+    one, two = state_of(tmp_path / "one", 16), state_of(tmp_path / "two", 16)
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+    one_loss, two_loss = (metrics(tmp_path / name, "loss") for name in ("one", "two"))
+    assert one_loss == pytest.approx(two_loss, abs=2e-6) and len(one_loss) == 2
 
 
 def one_codebook(make_store, codec, folder: Path) -> TokenStore:
@@ -137,8 +167,6 @@ loop.Trainer.train_step = ask
 
 @pytest.mark.slow
 def test_all_ranks_save_and_stop_at_the_step_at_which_one_is_asked_to(make_store, make_codec, tmp_path):
-    from .test_train import program
-
     codec = make_codec(num_codebooks=2, codebook_size=SIZE)
     store = make_store(tmp_path / "store", draw(SOURCE, [20, 33, 7, 50] * 4, 0), codec)
     script = program(store, codec, tmp_path / "run", SHORT, ASK_RANK_1)

@@ -1,13 +1,12 @@
-"""Checkpoints that are whole or absent: temporary folder, hashes, COMPLETE, rename. No pickle anywhere.
+"""Checkpoints that are whole or absent. No pickle anywhere.
 
-A checkpoint `step-00001200/` holds safetensors files, `state.json`, and `COMPLETE` with the sha256 of each file,
-written last. The newest folder whose hashes hold is the one that counts; a broken one is named and passed over.
+A checkpoint `step-00001200/` holds safetensors files, `state.json`, and `COMPLETE` with the sha256 of each file.
+The newest folder whose hashes hold is the one that counts; a broken one is named and passed over.
 """
 
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.token_store import file_sha256
+from ..model.files import file_sha256, whole_folder
 
 Tensors = dict[str, Tensor]
 log = logging.getLogger(__name__)
@@ -30,22 +29,14 @@ def save_checkpoint(run: Path, step: int, files: Mapping[str, Tensors], state: d
     Raises OSError (disk full, not writable); an earlier checkpoint is never touched before this one is complete.
     """
     target = run / f"step-{step:08d}"
-    partial = run / f".partial-{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        for name, tensors in files.items():
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial / f"{name}.safetensors")
-        (partial / "state.json").write_text(json.dumps({"step": step, **state}))
-        hashes = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
-        for path in partial.iterdir():
-            _fsync(path)
-        (partial / "COMPLETE").write_text(json.dumps(hashes))
-        _fsync(partial / "COMPLETE")
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        with whole_folder(target, replace=True) as folder:
+            for name, tensors in files.items():
+                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+            (folder / "state.json").write_text(json.dumps({"step": step, **state}))
+            hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+            (folder / "COMPLETE").write_text(json.dumps(hashes))
     except (SafetensorError, OSError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are intact") from None
     # one of a later step was broken, or the run would not be back here: it goes before any older one
     others = sorted(set(run.glob("step-*")) - {target}, key=lambda path: (path < target, path))
@@ -125,8 +116,3 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

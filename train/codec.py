@@ -7,7 +7,6 @@ batch. What a step is is codec_trainer.py.
 """
 
 import logging
-import shutil
 import time
 from contextlib import closing, nullcontext
 from dataclasses import asdict
@@ -18,6 +17,7 @@ import torch
 
 from ..data.progress import progress_bar
 from ..model.codecs.spectral import SpectralCodec
+from ..model.files import whole_folder
 from .checkpoint import difference, latest_checkpoint, load_state
 from .codec_heldout import HeldOut
 from .codec_log import CodecLog
@@ -122,7 +122,5 @@ def level_matched(codec: SpectralCodec, crops: VoiceCrops, config: CodecTrainCon
 
 def keep(codec: SpectralCodec, folder: Path) -> None:
     """Save the codec as `folder`, replacing what is there at once."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    codec.cpu().save(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole_folder(folder, replace=True) as partial:
+        codec.cpu().save(partial)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..data.dataset import split_heldout
-from ..data.token_store import TokenStore, atomic_file
+from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig, SamplingConfig
 from ..inference.engine import Request, generate
 from ..inference.evaluate.report import likelihood
@@ -23,6 +23,7 @@ from ..inference.loading import load_speech_lm
 from ..model.codecs import Codec
 from ..model.cost import forward_flops_per_frame
 from ..model.device import resolve_device
+from ..model.files import write_whole
 from ..model.lm import SpeechLM
 from .checkpoint import difference
 from .config import PatternsConfig
@@ -75,9 +76,8 @@ def compare_patterns(store: TokenStore, codec: Codec, out: Path, config: Pattern
                 else:
                     petaflops = 0.0 if first is None else first.petaflops
                     results.append(measure(store, codec, out, config, pattern, budget, petaflops))
-                with atomic_file(out / RESULTS) as file:
-                    content = {"identity": identity, "results": [asdict(row) for row in results]}
-                    file.write(json.dumps(content, indent=2).encode() + b"\n")
+                content = {"identity": identity, "results": [asdict(row) for row in results]}
+                write_whole(out / RESULTS, json.dumps(content, indent=2) + "\n")
                 interruption.check()
     return results
 
@@ -131,7 +131,7 @@ def measure(
     _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.seed, store.folder)
     scores = score_store(model, store, EvaluateConfig(), heldout)
     found = likelihood(scores.nll, scores.num_frames, store.codec.frame_rate, EvaluateConfig())
-    frames = sum(int((batch >= 0).sum()) for batch in (scratch.batches[i] for i in range(CALIBRATION_STEPS)))
+    frames = sum(int((scratch.batches.rows(step).codes >= 0).sum()) for step in range(CALIBRATION_STEPS))
     mean_frames = frames / store.codec.num_codebooks / CALIBRATION_STEPS
     return PatternResult(
         pattern=pattern,
@@ -157,7 +157,7 @@ def operations_per_step(trainer: Trainer) -> float:
     """Forward operations of a batch, the mean over some."""
     total = 0.0
     for step in range(CALIBRATION_STEPS):
-        codes = trainer.batches[step]
+        codes = trainer.batches.rows(step).codes
         per_frame = forward_flops_per_frame(trainer.raw_model.config, codes.shape[2], trainer.config.depth_fraction)
         total += per_frame * codes.shape[0] * codes.shape[2]
     return total / CALIBRATION_STEPS

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..model.files import write_whole
+
 CONFIG, METRICS, LOCK = "config.json", "metrics.jsonl", ".lock"
 LANGUAGE_MODEL, CODEC, PATTERNS = "the training of a language model", "the training of a codec", "a pattern comparison"
 
@@ -68,22 +70,16 @@ def check_kind(out: Path, kind: str) -> None:
 
 
 def write_config(out: Path, kind: str, settings: dict[str, Any]) -> None:
-    from ..data.token_store import atomic_file
-
-    with atomic_file(out / CONFIG) as file:
-        file.write(json.dumps({"run": kind, **settings}, indent=2).encode() + b"\n")
+    write_whole(out / CONFIG, json.dumps({"run": kind, **settings}, indent=2) + "\n")
 
 
 def cut_metrics(out: Path, step: int) -> None:
     """Forget what metrics.jsonl says of the steps after `step` (-1: of all): a resumed run takes them again."""
-    from ..data.token_store import atomic_file
-
     path = out / METRICS
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     kept = [line for line in lines if 0 <= step_of(line) <= step]
     if kept != lines:
-        with atomic_file(path) as file:
-            file.writelines(kept)
+        write_whole(path, b"".join(kept))
 
 
 def step_of(line: bytes) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import TokenBatches, balance_voices, split_heldout
+from ..data.rows import Rows, can_be_packed
 from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig
@@ -69,7 +70,10 @@ class Trainer:
         batch = config.batch
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
         max_frames = min(batch.max_frames, batch.frames_per_batch)
-        self.batches = TokenBatches(store, batch.frames_per_batch, max_frames, config.seed, training, *self._text())
+        packed = can_be_packed(model.config)
+        self.batches = TokenBatches(
+            store, batch.frames_per_batch, max_frames, config.seed, training, *self._text(), packed
+        )
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._saved = time.monotonic()
@@ -104,17 +108,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + rank)  # the frames the depth decoder sees
-        rows = self._rows(rank, world_size)
-        scored = self.num_scored(*rows)
-        num_global = self.num_scored(*self._rows(0, 1)) if world_size > 1 else scored
+        rows = self.batches.rows(self.step, rank, world_size)
+        scored = self.num_scored(rows)
+        num_global = self.num_scored(self.batches.rows(self.step)) if world_size > 1 else scored
         if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
-            rows = tuple(values if values is None else values[:1] for values in self._rows(0, 1))
-        codes, ends, text = (values if values is None else values.to(device) for values in rows)
+            rows = self.batches.rows(self.step).take(slice(1))
+        rows = rows.to(device)
         with self.autocast():
             output = self.model(
-                codes,
-                ends=ends,
-                text=text,
+                rows.codes,
+                ends=rows.ends,
+                text=self.text_of(rows),
+                documents=rows.documents,
                 weights=Weights(config.loss.codebooks or None, config.loss.text, config.loss.z_loss),
                 depth_fraction=config.depth_fraction,
                 depth_chunk=config.depth_chunk,
@@ -134,15 +139,12 @@ class Trainer:
         self.step += 1
         return {"loss": total, "learning_rate": rate, "gradient_norm": float(norm), "codes": num_global}
 
-    def _rows(self, rank: int, world_size: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Codes, ends and text of this step."""
-        batch = self.step, rank, world_size
-        text, codes = self.batches.rank_grid(*batch)
-        return codes, self.batches.rank_ends(*batch), text if self.raw_model.text_size else None
+    def text_of(self, rows: Rows) -> Tensor | None:
+        return rows.text if self.raw_model.text_size else None
 
-    def num_scored(self, codes: Tensor, ends: Tensor, text: Tensor | None) -> int:
+    def num_scored(self, rows: Rows) -> int:
         """Codes, EOS and text tokens that a batch scores."""
-        return int(num_scored(self.raw_model.config, codes, ends, text))
+        return int(num_scored(self.raw_model.config, rows.codes, rows.ends, self.text_of(rows)))
 
     def _text(self) -> tuple[TextTokenizer | None, Any]:
         return self.tokenizer, self.raw_model.config.text.layout
@@ -209,6 +211,7 @@ class Trainer:
             "optimizer": asdict(config.optimizer),
             "loss": asdict(config.loss),
             **{name: getattr(config, name) for name in ("seed", "depth_fraction", "dropout", "input_dropout")},
+            "rows": "packed" if self.batches.packed else "padded",
             "start": self.start,
         }
         # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers

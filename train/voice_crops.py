@@ -18,8 +18,8 @@ from torch import Tensor
 from ..data.audio import AudioError, find_audio, load_audio
 from ..data.plan import stamp
 from ..data.progress import progress_bar
-from ..data.token_store import atomic_file
 from ..inference.sound.measures import pitch_track
+from ..model.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class VoiceCrops:
         if not parts:
             log.info(f"voice {voice}: left out, no file of it can be used")
             return False
-        with atomic_file(stored) as file:
+        with whole_file(stored) as file:
             np.save(file, np.concatenate(parts), allow_pickle=False)
         return True
 
@@ -86,7 +86,7 @@ class VoiceCrops:
                 pitch_track(samples[start : start + minute].astype(np.float32) / 32768, self.sample_rate)
                 for start in progress_bar(range(0, len(samples), minute), desc=f"pitch of {voice}", unit="min")
             ]
-            with atomic_file(stored) as file:
+            with whole_file(stored) as file:
                 np.save(file, np.concatenate(tracks).astype(np.float32), allow_pickle=False)
         return np.load(stored, allow_pickle=False)
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,12 +16,10 @@ from ...data.audio_out import save_audio
 from ...data.progress import progress_bar
 from ...model.files import readable
 from ..argument_checks import check_recording
+from ..generator import Generation, SpeechGenerator
 from ..json_safe import json_safe
 from ..sound.measures import SpeechMeasures, measure_speech, semitones
 from ..sound.transcribe import Transcriber, normalised_words
-
-if TYPE_CHECKING:
-    from ...model.codecs import Codec
 
 MAX_SILENT_SHARE = 0.5
 MAX_CLIPPED_SHARE = 0.001
@@ -30,27 +27,6 @@ MAX_LOUDNESS_DIFFERENCE_DB = 6.0
 VOICED_SHARE = (0.3, 0.9)
 MAX_PITCH_DIFFERENCE = 4.0  # semitones
 ENOUGH_WORDS = 3
-
-
-class Generated(Protocol):
-    """What a continuation is made of; inference/engine.py's Generation is one."""
-
-    @property
-    def audio(self) -> np.ndarray: ...  # [S], the continuation only
-    @property
-    def sample_rate(self) -> int: ...
-    @property
-    def prompt_audio(self) -> np.ndarray: ...  # [S'], the prompt as the codec renders it
-    @property
-    def finish_reason(self) -> str: ...
-
-
-class ContinuesSpeech(Protocol):
-    """What can continue a prompt; inference/engine.py's model is one."""
-
-    @property
-    def codec(self) -> "Codec": ...
-    def generate(self, prompt: tuple[np.ndarray, int], /, *, duration_s: float, seed: int) -> Generated: ...
 
 
 @dataclass(frozen=True)
@@ -153,7 +129,7 @@ def usable_prompts(data: Path, count: int, prompt_s: float) -> tuple[list[Path],
 
 
 def continuation_report(
-    lm: ContinuesSpeech,
+    lm: SpeechGenerator,
     prompts: Sequence[Path],
     prompt_s: float,
     duration_s: float,
@@ -208,7 +184,7 @@ def _first_seconds(path: Path, prompt_s: float, sample_rate: int) -> np.ndarray:
     return audio[:num_samples]
 
 
-def _measured(name: str, generation: Generated, transcriber: Transcriber | None) -> Continuation:
+def _measured(name: str, generation: Generation, transcriber: Transcriber | None) -> Continuation:
     rate = generation.sample_rate
     prompt, continuation = (measure_speech(x, rate) for x in (generation.prompt_audio, generation.audio))
     transcript = None

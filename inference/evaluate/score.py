@@ -13,6 +13,7 @@ import torch
 
 from ...data.grids import StoreGrids
 from ...data.progress import progress_bar
+from ...data.rows import Piece, can_be_packed, pack, stack
 from ...data.text_tokenizer import TextTokenizer
 from ...data.token_store import TokenStore, name_hash
 from ...model.delay_pattern import ABSENT
@@ -22,6 +23,8 @@ from ..labelled import as_labelled
 from ..windows import Window, describe, windows
 from .baselines import CountBaselines
 from .report import DEFINITION, LikelihoodReport, likelihood, num_counted
+
+Stretch = tuple[int, Window]  # of an utterance
 
 
 @dataclass(frozen=True)
@@ -57,42 +60,47 @@ def score_store(
     grids = StoreGrids(store, tokenizer, model.config.text.layout)
     nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), model.num_codebooks)), np.zeros((3, len(chosen)))
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
-    batches = _batches(model, grids, chosen, config)
     with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
-        for batch in batches:
+        for batch in _batches(model, grids, chosen, config):
             with as_labelled(model, config.bf16):
-                output, text = score_batch(model, grids, batch)
+                output, text = score_rows(model, grids, batch)
             assert output.nll is not None and output.eos_nll is not None
-            for row, (i, window) in enumerate(batch):
-                new = slice(window.first - window.start, window.stop - window.start)
+            eos = output.eos_nll.view(len(batch), -1)
+            for row, number, new, i in predicted(batch):
                 nll[row_of[i]] += output.nll[row, :, new].double().sum(dim=-1).cpu().numpy()
-                eos_nll[row_of[i]] += output.eos_nll[row].item()
+                eos_nll[row_of[i]] += eos[row, number].item()
                 if output.text_nll is not None:
                     text_nll[row_of[i]] += output.text_nll[row, new].double().sum().item()
                     num_tokens[row_of[i]] += (text[row, new] != ABSENT).sum().item()
-                bar.update(window.stop - window.first)
+                bar.update(new.stop - new.start)
     return Scores(nll, store.num_frames[chosen], eos_nll, text_nll, num_tokens)
 
 
-def score_batch(
-    model: SpeechLM, grids: StoreGrids, batch: list[tuple[int, Window]]
-) -> tuple[SpeechLMOutput, torch.Tensor]:
-    """(utterance, window) of each row -> the model's output and the text [B, T]. Raises FloatingPointError for NaN."""
-    longest = max(window.stop - window.start for _, window in batch)
-    text = torch.full((len(batch), longest), ABSENT)
-    codes = torch.full((len(batch), model.num_codebooks, longest), ABSENT)
-    ends = torch.zeros_like(text, dtype=torch.bool)
-    for row, (i, window) in enumerate(batch):
-        row_text, row_codes = grids.columns(i, window.start, window.stop)
-        codes[row, :, : row_codes.shape[1]] = torch.from_numpy(row_codes)
-        text[row, : len(row_text)] = torch.from_numpy(row_text)
-        if window.ends:
-            ends[row, grids.last_audio_column(i) - window.start] = True
-    device = model.device
-    output = model(codes.to(device), ends.to(device), text=text.to(device) if model.text_size else None)
+def score_rows(model: SpeechLM, grids: StoreGrids, batch: list[list[Stretch]]) -> tuple[SpeechLMOutput, torch.Tensor]:
+    """The windows of each row -> the model's output and the text [B, T]. Raises FloatingPointError for NaN."""
+
+    def piece(i: int, window: Window) -> Piece:
+        end = grids.last_audio_column(i) - window.start if window.ends else None
+        return Piece(*grids.columns(i, window.start, window.stop), end)
+
+    pieces = [[piece(*stretch) for stretch in row] for row in batch]
+    rows = stack(pieces, model.num_codebooks, max(map(row_length, batch)))
+    inputs = rows.to(model.device)
+    text = inputs.text if model.text_size else None
+    output = model(inputs.codes, inputs.ends, text=text, documents=inputs.documents)
     if torch.isnan(output.nll).any():
         raise FloatingPointError("the model gave NaN: its weights are broken")
-    return output, text
+    return output, rows.text
+
+
+def predicted(batch: list[list[Stretch]]) -> Iterator[tuple[int, int, slice, int]]:
+    """(row, number in the row, columns of the row that are predicted, utterance) of each window."""
+    for row, stretches in enumerate(batch):
+        start = 0
+        for number, (i, window) in enumerate(stretches):
+            stop = start + window.stop - window.start
+            yield row, number, slice(start + window.first - window.start, stop), i
+            start = stop
 
 
 def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
@@ -101,22 +109,37 @@ def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
 
 def _batches(
     model: SpeechLM, grids: StoreGrids, chosen: Sequence[int], config: EvaluateConfig
-) -> Iterator[list[tuple[int, Window]]]:
-    """(utterance, window) in batches of similar length, padding included at most `frames_per_batch`, or one."""
-    context, has_end, pieces = context_frames(model, config), model.config.end == "eos", []
+) -> Iterator[list[list[Stretch]]]:
+    """Rows of windows in batches of at most `frames_per_batch` columns, padding included, or one row.
+
+    Rows are as long as the longest window, and filled up with shorter ones; where the model cannot have that
+    (rows.py's `can_be_packed`), each is one window, padded to the longest of its batch.
+    """
+    context, has_end, stretches = context_frames(model, config), model.config.end == "eos", []
     for i in chosen:
         last = grids.last_audio_column(i) if has_end and grids.store.ends(i) else None
-        pieces += [(i, window) for window in windows(grids.length(i), context, last)]
-    pieces.sort(key=lambda piece: piece[1].start - piece[1].stop)  # longest first
-    batch: list[tuple[int, Window]] = []
-    for piece in pieces:
-        longest = batch[0][1].stop - batch[0][1].start if batch else 0
-        if batch and (len(batch) + 1) * longest > config.frames_per_batch:
+        stretches += [(i, window) for window in windows(grids.length(i), context, last)]
+    lengths = [columns_of(stretch) for stretch in stretches]
+    row_columns = max((length for length in lengths if length <= config.frames_per_batch), default=0)
+    numbers = pack(lengths, row_columns if can_be_packed(model.config) else 0)  # 0: no window has room beside it
+    rows = [[stretches[number] for number in row] for row in numbers]
+    rows.sort(key=row_length, reverse=True)
+    batch: list[list[Stretch]] = []
+    for row in rows:
+        if batch and (len(batch) + 1) * row_length(batch[0]) > config.frames_per_batch:
             yield batch
             batch = []
-        batch.append(piece)
+        batch.append(row)
     if batch:
         yield batch
+
+
+def columns_of(stretch: Stretch) -> int:
+    return stretch[1].stop - stretch[1].start
+
+
+def row_length(row: list[Stretch]) -> int:
+    return sum(map(columns_of, row))
 
 
 def evaluate(

@@ -6,7 +6,6 @@ The packages carry one model in two halves; the first use joins them in `~/.cach
 import os
 import re
 import shutil
-import tempfile
 import unicodedata
 from collections.abc import Sequence
 from importlib import resources
@@ -14,6 +13,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
+
+from ...model.files import whole_folder
 
 SAMPLE_RATE = 16_000  # Hz, whisper's own
 MAX_COMPRESSION_RATIO = 2.4  # whisper's own sign of text that repeats itself, which is no transcript
@@ -86,7 +88,7 @@ def whisper_folder() -> Path:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeclm"
     folder = cache / "whisper-base"
-    if all((folder / name).is_file() for name in ("model.bin", *WHISPER_FILES)):
+    if is_whole(folder):
         return folder
     try:
         first, second = (resources.files(package) / "data" for package in WHISPER_PARTS)
@@ -94,20 +96,21 @@ def whisper_folder() -> Path:
         raise ImportError(NEEDS) from None
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".whisper-base-", dir=cache))
-        try:
-            _join([first / "model.bin.part1", second / "model.bin.part2"], partial / "model.bin")
-            for name in WHISPER_FILES:
-                _join([second / name], partial / name)
-            shutil.rmtree(folder, ignore_errors=True)  # one that lacks a file
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with FileLock(cache / ".whisper-base.lock"):
+            if not is_whole(folder):  # else another process was first
+                with whole_folder(folder, replace=True) as partial:
+                    _join([first / "model.bin.part1", second / "model.bin.part2"], partial / "model.bin")
+                    for name in WHISPER_FILES:
+                        _join([second / name], partial / name)
     except OSError as error:
-        if not (folder / "model.bin").is_file():  # else another process was first, with the same content
-            reason = error.strerror or error
-            raise OSError(f"{folder}: the model cannot be put there ({reason}); set XDG_CACHE_HOME") from None
+        reason = error.strerror or error
+        raise OSError(f"{folder}: the model cannot be put there ({reason}); set XDG_CACHE_HOME") from None
     return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether it holds every file of the model."""
+    return all((folder / name).is_file() for name in ("model.bin", *WHISPER_FILES))
 
 
 def normalised_words(text: str) -> list[str]:

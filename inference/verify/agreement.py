@@ -95,7 +95,7 @@ def packed(model: SpeechLM, rows: Rows) -> Iterator[Finding]:
         first += document.lengths[0]
     output = model(codes, ends=ends, text=text, user=user, documents=numbers[None])
     yield compare(output.nll, torch.cat([nats.codes for nats in alone], dim=2), CODE_AXES)
-    yield compare(output.eos_nll, torch.stack([nats.end for nats in alone]).sum(dim=0), END_AXES, "EOS of ")
+    yield compare(output.eos_nll, torch.stack([nats.end for nats in alone], dim=1), ("row", "document"), "EOS of ")
     if output.text_nll is not None:
         yield compare(output.text_nll, torch.cat([nats.text for nats in alone], dim=1), TEXT_AXES, "text of ")
 

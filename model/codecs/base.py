@@ -26,6 +26,17 @@ def write_codec(folder: Path, values: dict[str, Any], weights: dict[str, Tensor]
     write_checksums(folder)
 
 
+def fingerprint_of(
+    weights: dict[str, Tensor], sample_rate: int, hop_length: int, num_codebooks: int, codebook_size: int
+) -> str:
+    """sha256 of a codec, in hexadecimal."""
+    digest = hashlib.sha256(f"{sample_rate} {hop_length} {num_codebooks} {codebook_size}".encode())
+    for key, tensor in sorted(weights.items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class StreamingCoder(ABC):
     """One direction of a codec with its state: push chunks, then flush; the outputs joined equal the offline one."""
 
@@ -61,13 +72,8 @@ class Codec(nn.Module, ABC):
     def fingerprint(self) -> str:
         """sha256 over weights, sample rate, hop length, K and V: equal fingerprints mean interchangeable codes."""
         if not hasattr(self, "_fingerprint"):
-            digest = hashlib.sha256(
-                f"{self.sample_rate} {self.hop_length} {self.num_codebooks} {self.codebook_size}".encode()
-            )
-            for key, tensor in sorted(self.fingerprinted().items()):
-                digest.update(key.encode())
-                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()
+            numbers = self.sample_rate, self.hop_length, self.num_codebooks, self.codebook_size
+            self._fingerprint = fingerprint_of(self.fingerprinted(), *numbers)
         return self._fingerprint
 
     def fingerprinted(self) -> dict[str, Tensor]:

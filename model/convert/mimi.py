@@ -1,11 +1,11 @@
 """The codec inside CSM and Moshi checkpoints: its tensors apart, and what a SpeechLM says about it."""
 
-import hashlib
 from typing import Any
 
 from torch import Tensor
 from transformers import MimiConfig
 
+from ..codecs.base import fingerprint_of
 from ..codecs.hf_config import check_counts, read_settings
 from ..shapes import CodecReference
 from ..strict import shown
@@ -49,8 +49,5 @@ def codec_reference(
     if abs(hop - round(hop)) > 1e-6:
         raise ValueError(f"{name}: frame_rate {config.frame_rate} is no whole number of samples")
     hop_length, rate = round(hop), config.sampling_rate
-    digest = hashlib.sha256(f"{rate} {hop_length} {num_codebooks} {config.codebook_size}".encode())
-    for key, tensor in sorted(weights.items()):
-        digest.update(key.encode())
-        digest.update(tensor.float().contiguous().numpy().tobytes())
-    return CodecReference("mimi", digest.hexdigest(), rate, hop_length, num_codebooks, config.codebook_size)
+    fingerprint = fingerprint_of(weights, rate, hop_length, num_codebooks, config.codebook_size)
+    return CodecReference("mimi", fingerprint, rate, hop_length, num_codebooks, config.codebook_size)

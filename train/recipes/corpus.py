@@ -31,6 +31,7 @@ import tyro
 from tqdm import tqdm
 
 from ...data.progress import progress_bar
+from ...model.files import whole_file
 
 HUMAN_VOICES = {
     "en_US_f_Allison": "allison_en",
@@ -105,10 +106,8 @@ def group_words(sentences: list[str], num_words: int) -> Iterator[str]:
 def write_flac(path: Path, audio: np.ndarray, sample_rate: int) -> None:
     import soundfile
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    soundfile.write(partial, audio, sample_rate, format="FLAC", subtype="PCM_16")
-    partial.rename(path)
+    with whole_file(path) as file:
+        soundfile.write(file, audio, sample_rate, format="FLAC", subtype="PCM_16")
 
 
 def synthesise(
@@ -237,10 +236,9 @@ def convert(source: Path, target: Path, *input_options: str) -> None:
     """Any audio -> FLAC, unless it is there."""
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial.flac")
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *input_options, "-i", str(source), str(partial)], check=True)
-    partial.rename(target)
+    with whole_file(target) as file:  # by its name: a FLAC file that goes through a pipe does not know its length
+        command = ["ffmpeg", "-v", "error", "-y", *input_options, "-i", str(source), "-f", "flac", file.name]
+        subprocess.run(command, check=True)
 
 
 def build(out: Path, config: CorpusConfig, part: str = "all") -> None:
