@@ -6,13 +6,16 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check quick lint types tests rounding gpu
+.PHONY: help demo speedrun test check quick lint types tests rounding gpu
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
 
 demo: .venv/.installed-demo ## install what is missing, then continue a human voice into runs/demo/
 	$(BIN)/codeclm demo --out runs/demo
+
+speedrun: .venv/.installed-speedrun ## from nothing to a small model of your own that beats counting, into runs/speedrun/
+	$(BIN)/python -m codeclm.train.recipes.speedrun --out runs/speedrun
 
 test: .venv/.installed-test ## install what is missing, then lint, types and tests
 	@$(MAKE) --no-print-directory check
@@ -42,6 +45,11 @@ gpu: ## one run of everything that a GPU changes, under 4 minutes, into runs/gpu
 .venv/.installed-demo: pyproject.toml constraints.txt | .venv/.made
 	@echo "installing codeclm into .venv (a few minutes the first time)"
 	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+.venv/.installed-speedrun: pyproject.toml constraints.txt | .venv/.made
+	@echo "installing codeclm and a synthetic voice into .venv (a few minutes the first time)"
+	$(INSTALL) -e '.[speedrun]'
 	@touch $@
 
 # the test extra holds the demo's, too

@@ -21,7 +21,7 @@ FORMATS = {  # libsndfile's (format, subtype)
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-MAX_WAV_BYTES = 2**32 - 1 - 36  # of samples: the header's lengths have 32 bits
+MAX_WAV_BYTES = 2**32 - 1 - 36  # bytes of samples: the header's lengths have 32 bits
 UNKNOWN_LENGTH = 2**32 - 1  # what a pipe, which cannot be written a second time, is told
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ Config = TypeVar("Config")
 class PrepareConfig:
     """How audio is cut and grouped. All but `num_workers` decide what the store holds."""
 
-    files_per_shard: int = 256  # audio files that are finished, and kept, together
-    max_utterance_s: float = 600.0  # seconds; a longer file becomes pieces name#0, name#1, ...
-    # other codes for the same speech keep a small corpus from being learnt by heart; not for evaluation
-    copies: int = 1  # variants of every utterance, each a fraction of a frame later and a little louder or softer
-    num_workers: int = 1  # processes with one thread each
+    files_per_shard: int = 256  # audio files per shard; a finished shard is never encoded again
+    max_utterance_s: float = 600.0  # cut longer files into pieces of at most N seconds: name#0, name#1, ...
+    # other codes for the same speech keep a model from overfitting to a small corpus; not for evaluation
+    copies: int = 1  # variants of each utterance, shifted by a fraction of a frame and slightly louder or softer
+    num_workers: int = 1  # worker processes, one thread each
 
     def __post_init__(self) -> None:
         for name in ("files_per_shard", "copies", "num_workers"):

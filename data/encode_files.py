@@ -25,7 +25,7 @@ from .token_store import Rejected, Utterance
 
 PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
 COPY_LEVELS_DB = (0.0, 1.5, -1.5, 0.75, -0.75, 2.0, -2.0, 1.0)
-CUT_FROM = 0.8  # of the longest piece: from there on the quietest place is sought
+CUT_FROM = 0.8  # share of the longest piece after which the quietest place is sought
 CUT_WINDOW_S = 0.02
 FILES_AHEAD = 4  # per worker: files handed out before the oldest one is written
 
@@ -131,7 +131,7 @@ def quietest_cut(audio: np.ndarray, limit: int, hop_length: int, sample_rate: in
     cuts = hop_length * np.arange(-(-round(CUT_FROM * limit) // hop_length), limit // hop_length + 1)
     first = max(0, int(cuts[0]) - half)
     energy = np.cumsum(np.square(audio[first : limit + half], dtype=np.float64))
-    energy = np.concatenate([[0.0], energy])  # of the samples before each
+    energy = np.concatenate([[0.0], energy])  # energy of the samples before each
     starts, stops = cuts - half - first, np.minimum(cuts + half - first, len(energy) - 1)
     energies = energy[stops] - energy[np.maximum(starts, 0)]
     return int(cuts[len(cuts) - 1 - np.argmin(energies[::-1])])

@@ -14,7 +14,7 @@ from typing import Any
 from ..model.shapes import CodecReference
 from ..model.strict import read_object, strict
 
-FORMAT = 3  # of a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
+FORMAT = 3  # a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
 HEADER = "store.json"
 AGAIN = "run codeclm prepare again"
 
@@ -93,7 +93,7 @@ class ShardIndex:
     """The content of shard-NNNNN.json."""
 
     key: str  # what the shard was made from; equal keys mean equal content
-    sha256: str  # of the .bin
+    sha256: str  # hash of the .bin
     utterances: list[Entry]
     rejected: list[Rejected]
 
@@ -140,7 +140,7 @@ class ShardInfo:
     """What store.json says of one shard."""
 
     name: str
-    sha256: str  # of the .bin
+    sha256: str  # hash of the .bin
     index_sha256: str
     num_utterances: int
     num_frames: int
@@ -154,7 +154,7 @@ class StoreHeader:
     codec: CodecReference
     data_hash: str  # sha256 over the hashes of the shards
     shards: list[ShardInfo]
-    sha256: str = ""  # of all the rest; older stores have none
+    sha256: str = ""  # hash of all the rest; older stores have none
 
     @property
     def checksum(self) -> str:

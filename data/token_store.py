@@ -45,7 +45,7 @@ class Utterance:
     """One utterance on its way to disk."""
 
     name: str
-    num_samples: int  # of audio at the codec's sample rate
+    num_samples: int  # audio samples at the codec's sample rate
     codes: np.ndarray  # [T, K] integers, T >= 1
     text: str | None = None  # what is said
     goes_on: bool = False  # a piece of a longer recording, and not its last

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 class SamplingConfig:
     """How a code is drawn from its distribution."""
 
-    temperature: float = 0.8  # sampling temperature of codebook 0; 0 takes the likeliest code
-    depth_temperature: float = 0.8  # sampling temperature of the other codebooks
-    text_temperature: float = 0.7  # sampling temperature of text, for models that predict it
-    top_k: int = 100  # only the likeliest codes are drawn; 0: all of them
-    stop_at_end: bool = False  # stop where the model says that the utterance ends, before the duration is over
-    max_prompt_s: float = 10.0  # seconds of the prompt's end that are continued
+    temperature: float = 0.8  # sampling temperature of codebook 0 (0: greedy)
+    depth_temperature: float = 0.8  # sampling temperature of the other codebooks (0: greedy)
+    text_temperature: float = 0.7  # sampling temperature of text, for models that predict it (0: greedy)
+    top_k: int = 100  # draw from the K likeliest codes only (0: from all)
+    stop_at_end: bool = False  # stop when the model ends the utterance, even before the duration is over
+    max_prompt_s: float = 10.0  # use at most the last N seconds of the prompt
 
     def __post_init__(self) -> None:
         for name in ("temperature", "depth_temperature", "text_temperature"):
@@ -28,13 +28,13 @@ class SamplingConfig:
 class EvaluateConfig:
     """How likelihood is measured."""
 
-    frames_per_batch: int = 4096  # frames that are scored at once, padding included: memory
-    context_frames: int = 0  # frames that a frame may look back on (see inference/windows.py); 0: the model's own
-    scope: str = "all"  # which codebooks count in bits/s: all, coarse (codebook 0) or fine (the others)
-    bootstrap_samples: int = 1000  # draws behind the confidence interval
-    seed: int = 0  # random seed of the bootstrap, and of continuations
-    bf16: bool = False  # matrix products in bfloat16; log-probabilities stay in float32
-    limit: int = 0  # score only this many utterances (the first by hash of the name); 0: all
+    frames_per_batch: int = 4096  # frames scored at once, padding included; fewer need less memory
+    context_frames: int = 0  # frames that a frame may look back on (inference/windows.py); 0: as the model was trained
+    scope: str = "all"  # codebooks counted in bits/s: all, coarse (codebook 0) or fine (the others)
+    bootstrap_samples: int = 1000  # bootstrap draws behind the 95 % interval
+    seed: int = 0  # random seed of the bootstrap and of continuations
+    bf16: bool = False  # bfloat16 matrix products; log-probabilities stay in float32
+    limit: int = 0  # score only N utterances, the first by hash of their names (0: all)
 
     def __post_init__(self) -> None:
         for name, least in (("frames_per_batch", 1), ("bootstrap_samples", 1), ("limit", 0), ("seed", 0)):

@@ -17,7 +17,7 @@ from .evaluate.report import DEFINITION
 from .generator import Generation, SpeechGenerator
 from .loading import checkpoint_hash, load, model_folder
 from .sound.measures import measure_speech
-from .sound.surprise_plot import GenerationPlot, plot_generations
+from .sound.surprise_plot import GenerationPlot, plot_generation
 
 VOICE = "my_voice"  # the prompt in pieces: what a folder of recordings to tune on looks like
 PIECE_S, QUIET_S = 1.2, 0.02
@@ -26,8 +26,8 @@ PIECE_S, QUIET_S = 1.2, 0.02
 def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator | None = None) -> str:
     """Write the prompt, its continuations, a picture and metrics into `out` -> what to tell the user.
 
-    prompt.wav is the recording, prompt-as-codec.wav what the codec makes of it: what differs is the codec's doing, not
-    the model's. Without matplotlib there is no picture.
+    prompt.wav is the recording, prompt-as-codec.wav the same after the codec: differences between them are the codec's
+    doing, not the model's. The picture, demo.png, shows the first seed; it needs matplotlib.
     """
     lm = lm or load()
     out.mkdir(parents=True, exist_ok=True)
@@ -54,9 +54,7 @@ def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator 
     write_whole(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     look = "there is no picture (it needs: pip install 'codeclm[demo]')"
     if find_spec("matplotlib") is not None:
-        plot_generations(
-            [plot_of(result, seed, lm) for seed, result in zip(seeds, results, strict=True)], out / "demo.png"
-        )
+        plot_generation(plot_of(results[0], seeds[0], lm), out / "demo.png")
         look = "look at demo.png"
     lines = [
         f"seed {item['seed']}: {item['duration_s']:.1f} s, {item['bits_per_second']:.0f} bits/s, "
@@ -103,5 +101,5 @@ def plot_of(result: Generation, seed: int, lm: SpeechGenerator) -> GenerationPlo
         surprise_bits=result.surprise_bits,
         frame_rate=lm.codec.frame_rate,
         prompt_s=len(result.prompt_audio) / result.sample_rate,
-        title=f"seed {seed}",
+        label=f"continuation, seed {seed}",
     )

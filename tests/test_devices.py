@@ -48,7 +48,7 @@ SLOW = {"mimi", "encodec 24 kHz", "encodec 48 kHz", "encodec 32 kHz"}  # many sm
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in EVERY_KIND])
-def test_a_codec_keeps_its_contract_elsewhere(name):
+def test_a_codec_keeps_its_contract_on_another_device(name):
     codec = load_tiny(name)
     # autocast is of the devices that have it; files are read and written on the CPU; memory is the same anywhere
     here = {"float32", "fingerprint", "long file"}
@@ -59,7 +59,7 @@ def test_a_codec_keeps_its_contract_elsewhere(name):
 
 
 @pytest.mark.parametrize("name", EVERY_KIND)
-def test_streams_that_end_on_a_whole_frame_end_elsewhere(name):
+def test_streams_that_end_on_a_whole_frame_end_on_another_device(name):
     codec = load_tiny(name)
     with elsewhere():
         audio = probe(codec.to(ELSEWHERE), 30 * codec.hop_length)
@@ -75,7 +75,7 @@ def there(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_a_model_scores_and_learns_elsewhere_as_it_does_here(make_model, options):
+def test_scoring_and_learning_match_on_another_device(make_model, options):
     model = make_model(**options)
     inputs = example(model)
     expected = model(**inputs)
@@ -92,7 +92,7 @@ def test_a_model_scores_and_learns_elsewhere_as_it_does_here(make_model, options
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_a_model_generates_elsewhere_what_it_does_here(make_model, options):
+def test_generation_matches_on_another_device(make_model, options):
     model = make_model(**options)
     given = {name: value[0] for name, value in example(model).items()}
     if "user" in given:
@@ -105,7 +105,7 @@ def test_a_model_generates_elsewhere_what_it_does_here(make_model, options):
         torch.testing.assert_close(found.nll.cpu(), expected.nll)
 
 
-def test_speech_is_continued_and_files_are_coded_elsewhere_as_here(make_model, make_codec, tmp_path):
+def test_continued_speech_and_coded_files_match_on_another_device(make_model, make_codec, tmp_path):
     codec = make_codec()
     lm = SpeechGenerator(make_model(codec=codec), codec, "tiny")
     prompt = voice(110, 0.5, 0).astype(np.float32), RATE
@@ -126,7 +126,7 @@ def test_speech_is_continued_and_files_are_coded_elsewhere_as_here(make_model, m
 
 
 @pytest.mark.slow
-def test_a_store_is_scored_and_coded_elsewhere_as_it_is_here(make_model, make_codec, make_store, tmp_path):
+def test_scored_and_coded_stores_match_on_another_device(make_model, make_codec, make_store, tmp_path):
     codec = make_codec()
     model = make_model(codec=codec)
     codes = [np.random.default_rng(seed).integers(0, 8, (20 + seed, 3), dtype=np.uint16) for seed in range(3)]
@@ -141,7 +141,7 @@ def test_a_store_is_scored_and_coded_elsewhere_as_it_is_here(make_model, make_co
     assert len(payloads) == 3 and all(torch.equal(found, row) for found, row in zip(again, rows, strict=True))
 
 
-def test_a_model_is_trained_and_looked_at_elsewhere_as_here(make_codec, make_store, tmp_path, monkeypatch):
+def test_training_matches_on_another_device(make_codec, make_store, tmp_path, monkeypatch):
     codec = make_codec(num_codebooks=2, codebook_size=4)
     rng = np.random.default_rng(0)
     store = make_store(tmp_path, [rng.integers(0, 4, (30, 2), dtype=np.uint16) for _ in range(12)], codec)
@@ -157,7 +157,7 @@ def test_a_model_is_trained_and_looked_at_elsewhere_as_here(make_codec, make_sto
 
 
 @torch.no_grad()
-def test_the_losses_of_a_codec_are_elsewhere_what_they_are_here():
+def test_codec_losses_match_on_another_device():
     """Without gradients: those of a spectrum lose their shape in a tensor that Python made."""
     torch.manual_seed(0)
     codec, judges = SpectralCodec(TINY.codec).train(), Discriminators(TINY.discriminator_windows, (2, 3))

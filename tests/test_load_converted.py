@@ -53,7 +53,7 @@ def test_a_converted_model_loads_with_its_codec_and_continues_audio(kind, num_co
     assert (made[0].codes[:, 100:] != made[1].codes[:, 100:]).any()
 
 
-def test_codes_that_the_codec_has_not_are_drawn_by_the_model_alone_and_never_with_its_codec(folders):
+def test_codes_outside_the_codec_are_never_drawn_with_it(folders):
     model, size = load_speech_lm(folders["csm"]), 16
     assert model.codebook_size == CSM["vocab_size"] == 19
     prompt = torch.randint(0, size, (model.num_codebooks, 3), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""What the README says is true: its commands parse, its Python runs, its tree is the tree, its targets exist."""
+"""The READMEs tell the truth: commands parse, Python runs, the tree is the tree, links and targets exist."""
 
 import inspect
 import re
@@ -19,10 +19,19 @@ from codeclm.train import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-SHELL = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+ROOMS = sorted(path for house in ("model", "data", "inference", "train") for path in (ROOT / house).rglob("README.md"))
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOMS)}
+EVERY = "\n".join(PAGES.values())
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", EVERY, re.MULTILINE | re.DOTALL)
+SHELL = [
+    line.split("#")[0].strip()
+    for kind, text in BLOCKS
+    if kind == "sh"
+    for line in text.replace("\\\n", " ").splitlines()
+]
 COMMANDS = sorted(
-    {line for line in SHELL if line.startswith("codeclm ")} | set(re.findall(r"`(codeclm (?:\w+ )+[^`]*)`", README))
+    {line.split("--no-python ")[-1] for line in SHELL if re.match(r"codeclm |torchrun .*--no-python codeclm ", line)}
+    | set(re.findall(r"`(codeclm (?:\w+ )+[^`]*)`", EVERY))
 )
 TREE = next(text for kind, text in BLOCKS if not kind and text.startswith("model/"))
 
@@ -121,12 +130,25 @@ def test_every_folder_of_modules_is_in_the_tree():
 
 def test_every_make_target_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {line.split()[1] for line in SHELL if line.startswith("make ")} | set(re.findall(r"`make (\w+)", README))
+    named = {line.split()[1] for line in SHELL if line.startswith("make ")} | set(re.findall(r"`make (\w+)", EVERY))
     assert named and named <= targets
 
 
 def test_every_extra_and_module_that_is_named_exists():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(re.findall(r"'\.\[(\w+)\]'", README) + re.findall(r"extra `(\w+)`", README)) <= set(extras)
-    for module in re.findall(r"python -m (codeclm[\w.]+)", README):
+    assert set(re.findall(r"'\.\[(\w+)\]'", EVERY) + re.findall(r"extra `(\w+)`", EVERY)) <= set(extras)
+    for module in re.findall(r"python -m (codeclm[\w.]+)", EVERY):
         assert (ROOT / (module.removeprefix("codeclm.").replace(".", "/") + ".py")).is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere_and_files_that_are_named_exist(page):
+    linked = [link.split("#")[0] for link in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page])]
+    assert [link for link in linked if not (page.parent / link).exists()] == []
+    named = re.findall(r"`([\w.]*/[\w/]+\.(?:py|toml|md|ipynb|flac))`", PAGES[page])
+    assert [path for path in named if not (ROOT / path).exists() and not (page.parent / path).exists()] == []
+
+
+def test_every_room_readme_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\(([\w/]+README\.md)\)", README))
+    assert linked == {path.relative_to(ROOT).as_posix() for path in ROOMS}

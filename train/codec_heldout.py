@@ -1,4 +1,4 @@
-"""Speech that a codec run does not train on: what the averaged weights make of it, in numbers and to listen to."""
+"""Held-out evaluation during codec training: the averaged weights, in numbers and to listen to."""
 
 import logging
 import math

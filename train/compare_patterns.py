@@ -41,12 +41,12 @@ class PatternResult:
 
     pattern: str
     budget: str  # "time" or "flops"
-    bits_per_second: float  # of the held-out speech
+    bits_per_second: float  # on the held-out speech
     interval: tuple[float, float]  # 95 %, bootstrap over utterances
     training_frames_per_second: float
     generated_frames_per_second: float  # one row at a time
     steps: int
-    minutes: float  # of training, without evaluation
+    minutes: float  # spent in training, evaluation left out
     petaflops: float  # 1e15 operations in training
     million_parameters: float
     threads: int

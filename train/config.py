@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+from ..model.codec_shapes import SpectralConfig
 from ..model.shapes import (
     BACKBONE,
     DEPTH,
@@ -12,7 +13,6 @@ from ..model.shapes import (
     DepthConfig,
     Pattern,
     Preset,
-    SpectralConfig,
     TextLayout,
     TransformerConfig,
 )
@@ -35,12 +35,12 @@ def check_steps(**numbers: int) -> None:
 class OptimizerConfig:
     """AdamW with a linear warm-up and a cosine to `final_share` of the learning rate."""
 
-    learning_rate: float = 1e-3  # the highest, after the warm-up
-    final_share: float = 0.05  # share of the learning rate that is left at the last step
-    warmup_steps: int = 100  # steps over which the learning rate rises
-    weight_decay: float = 0.1  # decay of matrices; embeddings and norms have none
-    betas: tuple[float, float] = (0.9, 0.95)  # decay of AdamW's two averages, of the gradient and of its square
-    clip_norm: float = 1.0  # longer gradients are scaled down to this norm
+    learning_rate: float = 1e-3  # peak learning rate, after the warm-up
+    final_share: float = 0.05  # learning rate of the last step, as a share of the peak
+    warmup_steps: int = 100  # steps of linear warm-up
+    weight_decay: float = 0.1  # weight decay of matrices; embeddings and norms have none
+    betas: tuple[float, float] = (0.9, 0.95)  # AdamW's decay rates, for the averages of the gradient and of its square
+    clip_norm: float = 1.0  # the gradient is clipped to this norm
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < float("inf"):
@@ -51,12 +51,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """What one step sees; a batch is a pure function of (seed, step)."""
+    """The data of one step; a batch is a pure function of (seed, step)."""
 
     frames_per_batch: int = 4096  # frames of a step, over all processes, padding included
-    max_frames: int = 512  # frames of a row; longer utterances are cut
-    voice_power: float = 1.0  # below 1, voices (first folder of the names) with little speech are seen more often
-    heldout_share: float = 0.02  # share of the utterances that chooses the best weights instead of being trained on
+    max_frames: int = 512  # longest row, in frames; longer utterances are cut
+    voice_power: float = 1.0  # below 1, voices with little speech are drawn more often (voice: first folder of a name)
+    heldout_share: float = 0.02  # share of the utterances held out to choose the best weights
 
     def __post_init__(self) -> None:
         if min(self.frames_per_batch, self.max_frames) < 1:
@@ -68,20 +68,20 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Whether a new model has a text stream; its transcripts are the .txt files beside the audio."""
+    """The text stream of a new model, if it has one; transcripts are the .txt files beside the audio."""
 
-    layout: Literal["none", TextLayout] = "none"  # columns before the audio, after it, or beside it
-    vocab_size: int = 2000  # tokens of the sentencepiece tokenizer, which is trained on the training transcripts
+    layout: Literal["none", TextLayout] = "none"  # text before the audio, after it, or beside it
+    vocab_size: int = 2000  # size of the sentencepiece tokenizer, which is trained on the training transcripts
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a new SpeechLM; K and V come from the data's codec."""
+    """Shape of a new SpeechLM; K and V come from the codec of the data."""
 
-    preset: Preset = "default"  # sizes of both parts, from model/shapes.py
+    preset: Preset = "default"  # sizes of backbone and depth decoder, from model/shapes.py
     pattern: Pattern = "depth"  # how the codebooks of a frame are predicted
-    backbone: TransformerConfig = BACKBONE  # counts for the preset "default"
-    depth: DepthConfig = DEPTH  # depth decoder of the pattern "depth"; counts for the preset "default"
+    backbone: TransformerConfig = BACKBONE  # shape of the temporal backbone, with the preset "default"
+    depth: DepthConfig = DEPTH  # shape of the depth decoder (pattern "depth"), with the preset "default"
     text: TextOptions = TextOptions()
     delays: tuple[int, ...] = ()  # frames each codebook lags; empty: none, or 0, 1, 2, ... for the pattern "delay"
 
@@ -93,24 +93,24 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What weighs the parts of the loss in training; no reported number knows of it."""
+    """Weights of the parts of the training loss; reported numbers are unweighted."""
 
-    codebooks: tuple[float, ...] = ()  # one weight for each codebook; empty: 1 for all
+    codebooks: tuple[float, ...] = ()  # weight of each codebook; empty: 1 for all
     text: float = 1.0  # weight of the text tokens
-    z_loss: float = 0.0  # weight of the squared log-normaliser: keeps logits from drifting in long runs
+    z_loss: float = 0.0  # weight of the squared log-normaliser, which keeps logits from drifting in long runs
 
 
 @dataclass(frozen=True)
 class LearningConfig:
-    """How weights are learned, whatever the length of the run and the shape of the model."""
+    """How weights are learned, for a run of any length and a model of any shape."""
 
     device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
-    depth_fraction: float = 1.0  # share of the frames on which the depth decoder is trained (unbiased)
-    depth_chunk: int = 256  # frames whose depth activations are held at a time: memory against number of kernels
-    input_dropout: float = 0.0  # share of the codes that the model does not see as input: against learning by heart
-    dropout: float = 0.0  # dropout on what each block adds to the residual stream
-    bf16: bool = True  # matrix products in bfloat16 where that is fast
-    compile: bool = False  # fuse the blocks' operations: needs a C++ compiler and a minute or two at the start
+    depth_fraction: float = 1.0  # share of the frames that train the depth decoder (unbiased; less is faster)
+    depth_chunk: int = 256  # frames of depth activations in memory at a time; fewer need less memory, and more kernels
+    input_dropout: float = 0.0  # share of the input codes hidden from the model, against overfitting
+    dropout: float = 0.0  # dropout on the output of each attention and feed-forward part
+    bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
+    compile: bool = False  # fuse the blocks' operations; needs a C++ compiler, and a minute or two at the start
     seed: int = 0  # random seed of weights, batches and dropout; same seed, same machine: same weights
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -131,10 +131,10 @@ class LearningConfig:
 
 @dataclass(frozen=True)
 class RunConfig(LearningConfig):
-    """One training run of a model that is there."""
+    """One training run of an existing model."""
 
     steps: int = 2000  # optimizer steps of the whole run
-    evaluate_every: int = 250  # steps between looks at the held-out utterances
+    evaluate_every: int = 250  # steps between evaluations on the held-out utterances
     save_every: int = 250  # steps between checkpoints
     save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
 
@@ -156,9 +156,9 @@ class TrainConfig(RunConfig):
 class PatternsConfig(LearningConfig):
     """How the patterns are compared."""
 
-    minutes: float = 3.0  # minutes of training for each pattern
-    patterns: tuple[str, ...] = PATTERNS  # the first one's run sets the budget of operations
-    generated_frames: int = 50  # frames whose generation is timed
+    minutes: float = 3.0  # minutes of training per pattern
+    patterns: tuple[str, ...] = PATTERNS  # patterns to compare; the first one's run sets the FLOP budget
+    generated_frames: int = 50  # frames generated to time each pattern
     model: ModelConfig = ModelConfig(preset="tiny")
     batch: BatchConfig = BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1)
     optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=50)
@@ -197,35 +197,35 @@ class CodecTrainConfig:
 
     steps: int = 8_000  # optimizer steps of the whole run
     device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
-    batch_size: int = 10  # crops, over all processes
-    crop_frames: int = 32  # codec frames a crop is long
-    learning_rate: float = 1e-3  # the highest, after the warm-up
-    warmup_steps: int = 100  # steps over which the learning rate rises
-    decay_from: float = 0.5  # share of the steps after which the learning rate falls, along a cosine, to a twentieth
-    weight_decay: float = 0.01  # decay of AdamW
-    quantize_from: float = 0.06  # share of the steps after which the codebooks are filled by k-means and used
-    quantizer_dropout: float = 0.25  # share of rows that use a random number of codebooks
+    batch_size: int = 10  # crops per step, over all processes
+    crop_frames: int = 32  # length of a crop, in codec frames
+    learning_rate: float = 1e-3  # peak learning rate, after the warm-up
+    warmup_steps: int = 100  # steps of linear warm-up
+    decay_from: float = 0.5  # share of the steps after which the learning rate decays, along a cosine, to a twentieth
+    weight_decay: float = 0.01  # weight decay of AdamW
+    quantize_from: float = 0.06  # share of the steps after which the codebooks are initialised by k-means and used
+    quantizer_dropout: float = 0.25  # share of rows trained with a random number of codebooks
     adversarial_from: float = 0.8  # share of the steps after which the discriminators join
-    adversarial_rows: int = 4  # rows of the batch that the discriminators see
-    discriminator_windows: tuple[int, ...] = (240, 512, 1024)  # samples of their STFTs
-    discriminator_periods: tuple[int, ...] = ()  # samples; 2 3 5 7 11 is usual, and too slow for a CPU
+    adversarial_rows: int = 4  # rows of the batch given to the discriminators
+    discriminator_windows: tuple[int, ...] = (240, 512, 1024)  # STFT windows of the discriminators, in samples
+    discriminator_periods: tuple[int, ...] = ()  # samples per period: 2 3 5 7 11 is usual, and too slow for a CPU
     mel_weight: float = 45.0  # weight of the distance between log-mel spectrograms
-    difference_weight: float = 3.0  # weight of loudness that differs
-    added_weight: float = 3.0  # weight of loudness that was added
+    difference_weight: float = 3.0  # weight of the difference in loudness
+    added_weight: float = 3.0  # weight of loudness that the codec adds
     envelope_weight: float = 15.0  # weight of the distance between spectral envelopes
     pitch_weight: float = 60.0  # weight of the distance between pitches
-    commitment_weight: float = 1.0  # weight of the distance between latents and the codes they become
-    adversarial_weight: float = 1.0  # weight of what the discriminators say
+    commitment_weight: float = 1.0  # weight of the distance between latents and their quantized values
+    adversarial_weight: float = 1.0  # weight of the discriminators' verdict
     matching_weight: float = 2.0  # weight of the distance between the discriminators' features
     teacher: str = ""  # HuBERT or WavLM (hub id or folder) whose features codebook 0 learns; empty: none
     teacher_weight: float = 5.0  # weight of the teacher's features
-    balance: bool = False  # weights of what is heard are shares of the gradient, not factors of the losses
-    balanced_norm: float = 10.0  # norm of the gradient that is shared out with --balance
-    ema_decay: float = 0.999  # decay of the running average of the weights, which is what is kept
-    max_hours_per_voice: float = 2.0  # more speech of a voice is left out
-    bf16: bool = True  # matrix products in bfloat16 where the processor has instructions for them
-    heldout: str = ""  # folder of audio to measure and to listen to; empty: none
-    evaluate_every: int = 500  # steps between looks at --heldout
+    balance: bool = False  # treat the weights of the audio losses as shares of the gradient instead of factors
+    balanced_norm: float = 10.0  # norm of the gradient that --balance shares out
+    ema_decay: float = 0.999  # decay of the running average of the weights, which is the result
+    max_hours_per_voice: float = 2.0  # hours of speech used per voice at most
+    bf16: bool = True  # bfloat16 matrix products where the processor has instructions for them
+    heldout: str = ""  # folder of held-out audio to measure and to render; empty: none
+    evaluate_every: int = 500  # steps between evaluations on --heldout
     log_every: int = 50  # steps between lines of metrics.jsonl
     save_every: int = 500  # steps between checkpoints
     save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner

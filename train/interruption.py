@@ -26,7 +26,7 @@ class Interruption:
     """
 
     def __init__(self) -> None:
-        self.number = 0  # of the signal; 0: none came
+        self.number = 0  # number of the signal; 0: none came
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":

@@ -21,7 +21,7 @@ from ...model.codecs.base import Codec, StreamingCoder
 from ...model.codecs.blocks import BlockCodec
 from ...model.codecs.float32 import CPU_OPERATIONS, OPERATIONS
 
-TOLERANCE = 1e-4  # of streamed audio, as a part of its peak
+TOLERANCE = 1e-4  # largest error of streamed audio, relative to its peak
 LONG_S = 12.0  # seconds after which what a stream holds must not grow any more: longer than any attention window
 
 

@@ -9,7 +9,7 @@ from ...model.codecs import Codec
 from ...model.codecs.encodec import EncodecCodec
 from ...model.codecs.transformers_codec import PretrainedCodec
 
-Calls = tuple[Callable[[Tensor], Any], Callable[[Any], Any]]  # of audio [B, 1, S], and of what encode gives
+Calls = tuple[Callable[[Tensor], Any], Callable[[Any], Any]]  # encode(audio [B, 1, S]), and decode of its result
 
 
 def library_calls(codec: Codec) -> Calls | None:

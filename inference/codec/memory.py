@@ -46,7 +46,7 @@ class StreamMemory:
     """MB are 10^6 bytes of the process's resident memory (RSS), Python and torch with it; NaN: the system is silent."""
 
     codec: str
-    minutes: int  # of audio
+    minutes: int  # minutes of audio
     loaded_mb: float  # when the codec was loaded
     peak_mb: float  # at most, from the start of the process
     added_mb: float  # at most, by the stream, over the loaded codec
@@ -74,7 +74,7 @@ def stream_memory(
             f"{source.label}: the process that streamed {hours:g} h ended early; out of memory, probably"
         ) from None
     finally:
-        process.kill()  # of use only where this was interrupted: it must not go on alone
+        process.kill()  # where this was interrupted, it must not go on alone
     if isinstance(found, Exception):
         raise found
     return found

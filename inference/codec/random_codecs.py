@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from ...model.codec_shapes import SpectralConfig
 from ...model.codecs.base import Codec
-from ...model.shapes import SpectralConfig
 
 SEED = 0
 PUBLISHED: dict[str, dict[str, Any]] = {  # what differs from the defaults of transformers' own configs
@@ -58,7 +58,7 @@ EVERY_KIND = ["spectral", "mulaw", "mdct", *TINY]
 def published(kind: str, num_codebooks: int | None = None) -> Codec:
     """EnCodec (24 kHz), Mimi or DAC (16 kHz) in the shape in which it was published, with random weights.
 
-    kind: "encodec", "mimi" or "dac"; num_codebooks: use only so many leading codebooks; KIND:K does the same.
+    kind: "encodec", "mimi" or "dac"; num_codebooks: use only this many leading codebooks; KIND:K does the same.
     Every call gives the same weights, and the global random numbers are left as they were. Raises ValueError for
     another kind, or a number of codebooks that it does not have.
     """

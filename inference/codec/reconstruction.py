@@ -53,7 +53,7 @@ def through(codec: Codec, audio: np.ndarray) -> Passage:
 
 
 def mean_cost(costs: list[Cost]) -> Cost:
-    """Of several clips: the median speeds, and the largest memory."""
+    """One for several clips: the median speeds, and the largest memory."""
     if not costs:
         return Cost()
     return Cost(

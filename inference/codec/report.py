@@ -24,25 +24,25 @@ from .classical_codecs import SAMPLE_RATE as ANCHOR_RATE
 from .classical_codecs import Anchor, nearest_anchors
 from .reconstruction import Cost, Passage, mean_cost, through
 
-SAMPLE_S = 10.0  # of a clip are kept to be heard and seen
+SAMPLE_S = 10.0  # seconds of a clip that are kept, to listen to and to draw
 
 
 @dataclass(frozen=True)
 class Clip:
     name: str
     duration_s: float
-    transcript: str = ""  # what whisper heard in the original; from here on: "" where nothing was transcribed
+    transcript: str = ""  # whisper's, for the original; from here on: "" where nothing was transcribed
     text: str = ""  # what is said, from NAME.txt beside NAME.wav; "" without one
     language: str = ""  # such as "en", as whisper heard it
-    text_error_rate: float = NAN  # of `transcript` against `text`
+    text_error_rate: float = NAN  # word errors of `transcript` against `text`
 
 
 @dataclass(frozen=True)
 class TextErrors:
-    """What whisper makes wrong on the originals themselves, against their true texts."""
+    """Whisper's own error rate on the originals, against their true texts."""
 
     num_clips: int  # that have a text
-    num_words: int  # of these texts
+    num_words: int  # words in these texts
     word_error_rate: float  # pooled over all words
 
 
@@ -50,7 +50,7 @@ class TextErrors:
 class CodebookUse:
     """How evenly one codebook's entries are used over all clips."""
 
-    used_share: float  # of the V entries; at most num_frames / V
+    used_share: float  # share of the V entries that occur; at most num_frames / V
     perplexity: float  # exp of the entropy of the entries' shares, 1..V
 
 
@@ -115,7 +115,7 @@ def codec_report(
 
     codecs: by the names they are shown under. asr: also compare transcripts (slow) with the original's, and with the
     true text where NAME.txt lies beside NAME.wav. anchors: also classical codecs at the nearest rates. num_samples:
-    keep so many clips, spread evenly, to be heard. language: of all clips, as a code such as "fr"; None lets whisper
+    keep this many clips, spread evenly, to listen to. language: of all clips, as a code such as "fr"; None lets whisper
     detect that of each, which goes wrong on clips of a word or two. A clip that cannot be read (or for asr, its text),
     or rated with one of the codecs, is left out for all and named in `skipped`. Raises ValueError if that leaves none,
     no codec is given, or a language without asr or unknown to whisper; ImportError for asr without the packages of
@@ -152,7 +152,7 @@ def codec_report(
 
 
 def text_errors(clips: Sequence[Clip]) -> TextErrors | None:
-    """Of whisper on the originals, over the clips that have a text; None if none has."""
+    """Whisper's own error rate on the originals, over the clips that have a text; None if none has."""
     spoken = [(clip, words) for clip in clips if (words := spoken_words(clip.text, clip.language))]
     rate = text_error_rate([Words(clip.transcript, text=clip.text, language=clip.language) for clip, _ in spoken])
     return TextErrors(len(spoken), sum(len(words) for _, words in spoken), rate) if spoken else None

@@ -1,11 +1,11 @@
-"""What a computation takes of this machine: the memory of this process. Threads are threads.py's."""
+"""The memory that a computation takes. Threads are threads.py's."""
 
 import ctypes
 from pathlib import Path
 
 import numpy as np
 
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # where Linux has them
 RESET_PEAK = "5"  # written into clear_refs: the highest memory so far is forgotten
 NAN = float("nan")
 

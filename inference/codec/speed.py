@@ -28,15 +28,15 @@ from .library_calls import library_calls
 from .resources import NAN
 
 MAX_DURATION_S = 600.0
-MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product that shows the peak rate
-WARM_PUSHES, PUSHES = 10, 50  # of a stream, in each round: not measured, measured
+MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product shows the peak rate
+WARM_PUSHES, PUSHES = 10, 50  # chunks of a stream in each round: before measuring, and measured
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    duration_s: float = 10.0  # of the clip, repeated or cut
+    duration_s: float = 10.0  # length of the clip, repeated or cut
     rounds: int = 5
-    threads: int | None = None  # of torch; None: as many as it takes by itself
+    threads: int | None = None  # torch threads; None: torch's own choice
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -80,8 +80,8 @@ class Direction:
     seconds: list[float]  # wall clock of each round
     speed: float  # times real time, by the median of the rounds
     spread: float  # (slowest - fastest) / median
-    gflop: float  # of one second of audio: matrix products, convolutions, LSTMs
-    peak_share: float  # of the machine's peak rate that `speed` amounts to
+    gflop: float  # GFLOP per second of audio: matrix products, convolutions, LSTMs
+    peak_share: float  # `speed` as a share of the machine's peak rate
     limit: float  # times real time at the peak rate; infinite where nothing was counted
     stream: Stream | None  # None: it works in blocks
 
@@ -109,7 +109,7 @@ class CodecSpeed:
     both: float  # times real time, one after the other
     both_limit: float
     times_slower: float  # than the first codec, by `both`
-    library: "LibrarySpeed | None"  # of transformers' own calls for the same network; None: it is not one of theirs
+    library: "LibrarySpeed | None"  # transformers' own calls for the same network; None: it is not one of theirs
     streams: str  # how its streams are cut, in words
 
 

@@ -27,7 +27,7 @@ WEIGHT_BITS = 30  # times TOTAL still fits into an int64
 # trusted or not: saying "not" costs 20 bits, about once in 65,000 distributions over 1024 classes
 TRUST = np.array([TOTAL - (1 << 12), 1 << 12])
 
-LEAST_BITS = -math.log2(TRUST[0] / TOTAL)  # of any code, however likely
+LEAST_BITS = -math.log2(TRUST[0] / TOTAL)  # least price of a code, however likely
 
 TOP = 1 << 64  # the coder's interval is at most this wide
 BOTTOM = 1 << 56  # and at least this: a byte leaves when it gets narrower
@@ -127,7 +127,7 @@ class Decoder:
 
     def __init__(self, data: bytes):
         self._data, self._position, self._width = data, 8, TOP
-        self._offset = int.from_bytes(data[:8].ljust(8, b"\0"))  # of the coded point in the interval
+        self._offset = int.from_bytes(data[:8].ljust(8, b"\0"))  # where the coded point lies in the interval
 
     def decode(self, frequencies: np.ndarray) -> int:
         """The next class of a distribution [C]. Raises ValueError if the data are damaged or used up."""

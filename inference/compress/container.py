@@ -20,7 +20,7 @@ from ...model.files import write_whole
 from .arithmetic import LEAST_BITS
 
 MAGIC = b"clm\0"
-VERSION = 1  # of this header, and of every rule that the payload depends on: arithmetic.py, the order of the codes
+VERSION = 1  # this header, and every rule that the payload depends on: arithmetic.py, the order of the codes
 HEADER = struct.Struct("<4sHHIIQ16s16sIII")
 HASH_DIGITS = 32  # hexadecimal, of a sha256
 
@@ -29,12 +29,12 @@ HASH_DIGITS = 32  # hexadecimal, of a sha256
 class ClmFile:
     """The content of a .clm file. Hashes are hexadecimal; only their first 32 digits are kept and compared."""
 
-    model_hash: str  # of the settings and weights
+    model_hash: str  # sha256 over settings and weights
     codec_fingerprint: str
     num_codebooks: int
     codebook_size: int
     num_frames: int
-    num_samples: int  # of audio at the codec's rate; the last frame may be longer
+    num_samples: int  # audio at the codec's rate; the last frame may be longer
     codes_crc: int
     payload: bytes
 

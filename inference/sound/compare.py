@@ -13,7 +13,7 @@ import numpy as np
 from . import measures
 from .transcribe import normalised_words, spoken_words, word_error_rate
 
-COLUMNS = {  # of a table: measure -> heading, format
+COLUMNS = {  # columns of a table: measure -> heading, format
     "pesq_wb": ("PESQ-WB", ".2f"),
     "stoi": ("STOI", ".3f"),
     "si_sdr_db": ("SI-SDR dB", ".1f"),
@@ -25,7 +25,7 @@ COLUMNS = {  # of a table: measure -> heading, format
     "word_error_rate": ("WER", ".1%"),
     "text_error_rate": ("WER text", ".1%"),
 }
-EXTRA_PACKAGES = {"pesq_wb": "pesq", "stoi": "pystoi"}  # of codeclm[eval]: measure -> package
+EXTRA_PACKAGES = {"pesq_wb": "pesq", "stoi": "pystoi"}  # measure -> the package of codeclm[eval] that it needs
 MEL_WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples at 16 kHz; 5 mel bands for each 64
 NAN = float("nan")
 
@@ -48,11 +48,11 @@ class ClipMeasures:
     stoi: float
     si_sdr_db: float
     mel_distance: float  # over six resolutions
-    log_mel_distance: float  # of one resolution, at the codec's own rate
+    log_mel_distance: float  # at one resolution, at the codec's own rate
     pitch_correlation: float
     voiced_difference: float  # voiced share of the reconstruction less that of the original
     loudness_difference_db: float  # the same, of the active parts
-    word_error_rate: float  # of the reconstruction's transcript against the original's
+    word_error_rate: float  # the reconstruction's transcript against the original's
     text_error_rate: float  # the same against the true text, in `spoken_words`
 
 
@@ -110,13 +110,13 @@ def mean_measures(clips: Sequence[ClipMeasures], words: Sequence[Words]) -> Clip
 
 
 def heard_error_rate(clips: Sequence[Words]) -> float:
-    """Of what was heard in reconstructions against what was heard in their originals; NaN where that is nothing."""
+    """Word error rate of reconstructions against their originals' transcripts; NaN where those are empty."""
     spoken = [(clip.original, clip.heard) for clip in clips if normalised_words(clip.original)]
     return word_error_rate(*zip(*spoken, strict=True)) if spoken else NAN
 
 
 def text_error_rate(clips: Sequence[Words]) -> float:
-    """Of what was heard in reconstructions against the true texts, over the clips that have one; else NaN."""
+    """Word error rate of reconstructions against the true texts, over the clips that have one; else NaN."""
     spoken = [
         tuple(" ".join(spoken_words(text, clip.language)) for text in (clip.text, clip.heard))
         for clip in clips

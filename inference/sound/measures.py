@@ -12,7 +12,7 @@ import numpy as np
 
 from ...data.audio import SILENCE_DBFS, loudness_dbfs
 
-HOP_S = 0.01  # of pitch and level
+HOP_S = 0.01  # seconds between measures of pitch and level
 WINDOW_S = 0.025
 MIN_PITCH_HZ, MAX_PITCH_HZ = 60.0, 500.0
 MIN_TRACKING_RATE = 16_000  # Hz; coarser lags would hide the peaks of high voices
@@ -32,11 +32,11 @@ class SpeechMeasures:
     """What one clip sounds like in numbers. Shares are 0..1."""
 
     duration_s: float
-    loudness_dbfs: float  # of the active frames; -inf if there are none
+    loudness_dbfs: float  # mean over the active frames; -inf if there are none
     peak: float  # largest absolute sample
-    clipped_share: float  # of samples at full scale
-    silent_share: float  # of frames below -60 dBFS or 35 dB under the loudest frame
-    voiced_share: float  # of all frames
+    clipped_share: float  # share of samples at full scale
+    silent_share: float  # share of frames below -60 dBFS or 35 dB under the loudest frame
+    voiced_share: float  # share of all frames
     median_pitch_hz: float  # over voiced frames; 0 if there are none
 
 

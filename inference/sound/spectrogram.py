@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HZ_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)
-FEW_HZ_TICKS = (500, *HZ_TICKS[3:])  # of a small picture
-INK = "#7b7b7b"  # of a small picture: can be read on white and on black
-RANGE_DB = 70  # of the colours, from the loudest point down
+FEW_HZ_TICKS = (500, *HZ_TICKS[3:])  # for a small picture
+INK = "#7b7b7b"  # for a small picture: can be read on white and on black
+RANGE_DB = 70  # range of the colours, from the loudest point down
 
 
 def draw_spectrogram(

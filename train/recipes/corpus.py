@@ -39,16 +39,16 @@ HUMAN_VOICES = {
     "it_IT_m_Carlo": "carlo",
     "ru_RU_f_IvrvoiceRU": "ivrvoice_ru",
 }
-LANGUAGES = ("en", "es", "fr", "it", "ru")  # of these voices; their folders' names begin with them
+LANGUAGES = ("en", "es", "fr", "it", "ru")  # the voices' languages; their folders' names begin with them
 UNSEEN_VOICE = "june"
 READERS = "pocketsphinx-testdata"
 ACTORS = {"cs": "fillets-ng-data-cs", "nl": "fillets-ng-data-nl"}
-ACTED_LINES = 100  # of each language
+ACTED_LINES = 100  # for each language
 MIN_LINE_S = 2.0
 SPOKEN = {"goforward": "go forward ten meters", "something": "go somewhere and do something"}  # READERS' raw files
 NOT_SPEECH = re.compile(r"/silence/|beep|tone|monkeys|dundun|screams", re.IGNORECASE)
 REMARK = re.compile(r"\[.*?\]|\(.*?\)|<.*?>")  # in a prompt's text: what is not said
-JOE_TEXT_SHARE = 0.09434  # of the texts; "heart" reads the others
+JOE_TEXT_SHARE = 0.09434  # share of the texts that "joe" reads; "heart" reads the others
 FORTUNE_FILES = ("literature", "wisdom", "science", "people", "work", "education", "travel", "food", "pets", "law")
 
 
