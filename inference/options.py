@@ -1,4 +1,4 @@
-"""The options that verbs share, and what opens the thing that one of them names. Imports nothing heavy by itself."""
+"""The options that verbs share, and the two steps that go with them. Nothing heavy is imported before it is needed."""
 
 import json
 from pathlib import Path
