@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.check_inputs import check_inputs
 from ..model.delay_pattern import ABSENT, delay
 from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
@@ -75,14 +76,14 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
     user = None if request.user is None else expand(request.user, batch, 3).to(device)
     if request.codes is not None:
         prompt = expand(request.codes, batch, 3).to(device)
-        model.check_inputs(prompt)
+        check_inputs(model.config, prompt)
         codes[:, :, :given] = prompt
     for words, columns in ((request.text, slice(0, given)), (request.new_text, slice(given, total))):
         if words is not None:
             if text is None:
                 raise ValueError("text was given to a model that has no text stream")
             text[:, columns] = expand(words, batch, 2).to(device)
-    model.check_inputs(codes, text, user)
+    check_inputs(model.config, codes, text, user)
     wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
     state = State(
         codes, text, user, torch.zeros(codes.shape, device=device, dtype=wide),

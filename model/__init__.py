@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .shapes import CodecReference, SpectralConfig, TransformerConfig
+from .codec_shapes import SpectralConfig
+from .shapes import CodecReference, TransformerConfig
 
 if TYPE_CHECKING:
     from .codecs import Codec, load_codec

@@ -1,8 +1,24 @@
-"""Tensors of tokens that are not a model's are refused in one line."""
+"""Tokens that are not a model's are refused in one line. B batch, K codebooks, U of another speaker, T frames."""
 
 from torch import Tensor
 
 from .delay_pattern import ABSENT
+from .speech_lm_config import SpeechLMConfig
+
+
+def check_inputs(config: SpeechLMConfig, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
+    """Raise ValueError unless codes are integers [B, K, T >= 1] in -1..V-1, and text [B, T] and user [B, U, T] fit."""
+    check_range(codes, "codes", (None, config.num_codebooks, None), config.codebook_size)
+    if codes.shape[0] == 0 or codes.shape[2] == 0:
+        raise ValueError("codes hold no frame: there is nothing to score")
+    if text is not None:
+        if not config.text.vocab_size:
+            raise ValueError("text was given to a model that has no text stream")
+        check_range(text, "text", (codes.shape[0], codes.shape[2]), config.text.vocab_size)
+    if user is not None:
+        if not config.user_codebooks:
+            raise ValueError("user codes were given to a model that hears no other speaker")
+        check_range(user, "user codes", (len(codes), config.user_codebooks, codes.shape[2]), config.codebook_size)
 
 
 def check_range(values: Tensor, name: str, shape: tuple[int | None, ...], size: int) -> None:

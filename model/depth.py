@@ -54,20 +54,33 @@ class DepthDecoder(nn.Module):
         self.head_0 = nn.Linear(depth.dim, num_classes, bias=False) if self.first == 0 else None
         self.heads = nn.Parameter(torch.empty(others, depth.dim, size))
 
+    def condition(self, context: Tensor) -> Tensor:
+        """context [N, D] -> what positions are told of it [N, J, d], or [N, 1, d] where it is the same for all.
+
+        With conditioning "prefix" it is told to position 0 only.
+        """
+        sets = self.config.weight_sets
+        if self.config.conditioning == "prefix":
+            return self.project(context[:, None], sets[:1])
+        if sets:
+            return self.project(context[:, None].expand(-1, self.num_positions, -1), sets)
+        return self.project(context[:, None])
+
     def forward(
         self,
-        context: Tensor,
+        condition: Tensor,
         codes: Tensor,
         frame_embedding: nn.Embedding,
         text: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> "DepthLogits":
-        """context [N, D] and the code that each position takes [N, J], ABSENT for none -> the logits they predict.
+        """The code that each position takes [N, J], ABSENT for none -> the logits that the positions predict.
 
-        text: [N] the token of the step, ABSENT allowed. cache: of this step; the positions are those that follow it.
+        condition: as the method gives it. text: [N] the token of the step, ABSENT allowed. cache: of this step; the
+        positions are those that follow it.
         """
         first = 0 if cache is None else cache.length
-        hidden = self.transformer(self.inputs(context, codes, frame_embedding, text, first), cache)
+        hidden = self.transformer(self.inputs(condition, codes, frame_embedding, text, first), cache)
         zero = None
         if self.codeless and first == 0:
             zero = None if self.head_0 is None else self.head_0(hidden[:, 0])
@@ -79,21 +92,17 @@ class DepthDecoder(nn.Module):
         return DepthLogits(zero, torch.bmm(hidden.transpose(0, 1), heads))
 
     def inputs(
-        self, context: Tensor, codes: Tensor, frame_embedding: nn.Embedding, text: Tensor | None, first: int = 0
+        self, condition: Tensor, codes: Tensor, frame_embedding: nn.Embedding, text: Tensor | None, first: int = 0
     ) -> Tensor:
-        """What positions first.. of the transformer take [N, J, d]; arguments as in `forward`."""
+        """The transformer's input at positions first.. [N, J, d]; arguments as in `forward`."""
         count = codes.shape[1]
-        sets = self.config.weight_sets[first : first + count]
         x = self.embed(codes, frame_embedding if self.embedding is None else self.embedding, first)
         if self.config.embeddings != "own":
-            x = self.project(x, sets)
+            x = self.project(x, self.config.weight_sets[first : first + count])
         if self.config.conditioning == "prefix":
-            if first == 0:
-                x = x + F.pad(self.project(context[:, None], sets[:1]), (0, 0, 0, count - 1))
-        elif sets:
-            x = x + self.project(context[:, None].expand(-1, count, -1), sets)
+            x = x + F.pad(condition, (0, 0, 0, count - 1)) if first == 0 else x
         else:
-            x = x + self.project(context)[:, None]
+            x = x + (condition if condition.shape[1] == 1 else condition[:, first : first + count])
         if self.text_embedding is not None and first == 0 and text is not None:
             token = F.embedding(text.clamp_min(0), self.text_embedding.weight) * (text != ABSENT)[:, None]
             x = x + F.pad(token[:, None], (0, 0, 0, count - 1))
@@ -201,7 +210,7 @@ def depth_nats(
     decoder: DepthDecoder, frame_embedding: nn.Embedding, context: Tensor, rows: DepthRows, z_loss: float
 ) -> tuple[Tensor, Tensor]:
     """context [N, D] and its rows -> (nats [N, K'], z-loss)."""
-    zero, others = decoder(context, rows.codes_in, frame_embedding, rows.text)
+    zero, others = decoder(decoder.condition(context), rows.codes_in, frame_embedding, rows.text)
     targets, parts, penalty = rows.targets.t(), [], context.new_zeros(())
     if zero is not None:
         nll, z = cross_entropy(zero, targets[0], z_loss)
@@ -220,7 +229,8 @@ def depth_logits(decoder: DepthDecoder, frame_embedding: nn.Embedding, contexts:
     classes = decoder.codebook_size if decoder.head_0 is None else decoder.head_0.out_features
     if not rows.targets.shape[1]:
         return contexts.new_zeros(contexts.shape[0], 0, contexts.shape[1], classes)
-    zero, others = decoder(contexts.flatten(0, 1), rows.codes_in, frame_embedding, rows.text)
+    condition = decoder.condition(contexts.flatten(0, 1))
+    zero, others = decoder(condition, rows.codes_in, frame_embedding, rows.text)
     parts = [] if zero is None else [zero[None]]
     if others is not None:
         parts.append(F.pad(others, (0, classes - others.shape[-1]), value=float("-inf")))

@@ -38,6 +38,12 @@ def arrange(
 ) -> Steps:
     """Frames -> steps. Everything is shifted by one step, and delayed codebooks further, in one place: here.
 
+        delays (0, 1), frames a b c, EOS after c           step 0    1    2    3
+                                 targets of codebook 0          a0   b0   c0   EOS
+                                 targets of codebook 1          .    a1   b1   c1
+                                 inputs of codebook 0           BOS  a0   b0   c0
+                                 inputs of codebook 1           BOS  .    a1   b1
+
     ends: [B] bool, rows after whose last frame of audio EOS is expected; or [B, T] bool, the frames that are last.
     documents: [B, T] numbers, rising along a row: what belongs together in a packed row.
     """
@@ -54,6 +60,7 @@ def arrange(
         place = place + extra * numbers
     num_steps = max(int(place.max()) + 1 + extra, 2 - config.bos)  # a lone frame that is given has a step after it
 
+    # where each code goes: its frame's place, later by its codebook's delay
     everything = codes if user is None else torch.cat([codes, user], dim=1)
     lags = delays if user is None else torch.cat([delays, delays[: user.shape[1]]])
     where = place[:, None] + lags[:, None]  # [B, K + U, T]
@@ -68,6 +75,7 @@ def arrange(
         document_steps = torch.zeros_like(starts, dtype=torch.long).scatter_(1, place, numbers).cummax(dim=1).values
         starts[:, 1:] = document_steps[:, 1:] != document_steps[:, :-1]
 
+    # a step's targets are its codes and the ends; its inputs are the step before, BOS at a start
     targets = steps[:, :num_codebooks].clone()
     row, frame = scored_ends(config, codes, ends).nonzero(as_tuple=True)
     targets[row, 0, place[row, frame] + 1 + config.delays[0]] = config.codebook_size

@@ -14,7 +14,7 @@ the depth decoder.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils.generic import ModelOutput
 
-from .check_inputs import check_range
+from .check_inputs import check_inputs
 from .delay_pattern import ABSENT
 from .depth import DepthDecoder, DepthRows, depth_logits, depth_loss
 from .flatten import SlotEmbedding, embed, slot_contexts
@@ -70,8 +70,10 @@ class SpeechLM(StrictModel):
     def __init__(self, config: SpeechLMConfig):
         super().__init__(config)
         width, text = config.backbone.dim, config.text
-        self.num_codebooks, self.codebook_size = config.num_codebooks, config.codebook_size
-        self.pattern, self.text_size = config.pattern, text.vocab_size
+        self.pattern = config.pattern
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
+        self.text_size = text.vocab_size
         self.bos = self.eos = config.codebook_size  # one past the codes: a row of the embeddings, a class of head 0
         self.num_classes = config.codebook_size + (config.end == "eos")  # of codebook 0
         rows = config.codebook_size + 1
@@ -114,22 +116,6 @@ class SpeechLM(StrictModel):
         self.frame_embedding = value
 
     # --- in ---
-
-    def check_inputs(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
-        """Raise ValueError unless codes are integers [B, K, T >= 1] in -1..V-1, and text and user codes fit them."""
-        check_range(codes, "codes", (None, self.num_codebooks, None), self.codebook_size)
-        if codes.shape[0] == 0 or codes.shape[2] == 0:
-            raise ValueError("codes hold no frame: there is nothing to score")
-        if text is not None:
-            if not self.text_size:
-                raise ValueError("text was given to a model that has no text stream")
-            check_range(text, "text", (codes.shape[0], codes.shape[2]), self.text_size)
-        if user is not None:
-            if not self.config.user_codebooks:
-                raise ValueError("user codes were given to a model that hears no other speaker")
-            check_range(
-                user, "user codes", (len(codes), self.config.user_codebooks, codes.shape[2]), self.codebook_size
-            )
 
     def embed_frames(self, steps: Tensor, text: Tensor | None = None) -> Tensor:
         """Steps [B, K + U, S] and text [B, S], BOS and ABSENT allowed -> [B, S, D], the sum over codebooks and text."""
@@ -183,24 +169,20 @@ class SpeechLM(StrictModel):
         return_dict: False gives a tuple of what there is, in the order of SpeechLMOutput's fields.
         Raises ValueError for input that is not this model's.
         """
-        self.check_inputs(codes, text, user)
+        check_inputs(self.config, codes, text, user)
         if self.text_size and text is None:
             text = torch.full_like(codes[:, 0], ABSENT)
         if self.config.user_codebooks and user is None:
             user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
         steps = arrange(self.config, codes, ends, text, user, documents)
-        inputs, given = steps.inputs, steps.targets
-        if input_dropout > 0:
-            inputs = drop_codes(inputs, input_dropout, keep=self.bos)
-            given = drop_codes(given, input_dropout)
-        contexts = self.contexts(
-            Steps(inputs, given, steps.text_inputs, steps.text_targets, steps.documents, steps.place)
-        )
-        scored = self.score(contexts, steps, given, weights, depth_fraction, depth_chunk)
+        heard = drop_codes(steps, input_dropout, self.bos) if input_dropout > 0 else steps
+        contexts = self.contexts(heard)
+        scored = self.score(contexts, steps, heard.targets, weights, depth_fraction, depth_chunk)
+        # a model without BOS has nothing before its first step: equal probabilities there
         delays, place, dtype = self.config.delays, steps.place, scored.total.dtype
-        # nats of what stands before the first step that is predicted
         first_nats = given_first(place, delays, codes != ABSENT).to(dtype) * math.log(self.codebook_size)
         total = scored.total + (first_nats.sum(dim=(0, 2)) * weights.of(self.num_codebooks, first_nats)).sum()
+        # from steps back to frames; EOS is reported apart
         output = SpeechLMOutput()
         if scored.nll is not None:
             is_eos = steps.targets[:, 0] == self.eos
@@ -232,9 +214,9 @@ class SpeechLM(StrictModel):
         return Contexts(x, x, x[:, :, None])
 
     def score(
-        self, contexts: "Contexts", steps: Steps, given: Tensor, weights: Weights, fraction: float, chunk: int
+        self, contexts: "Contexts", steps: Steps, known: Tensor, weights: Weights, fraction: float, chunk: int
     ) -> "Scored":
-        """The weighted sum of all nats, and the nats of each step."""
+        """The weighted sum of all nats, and the nats of each step. known: [B, K, S] what the depth decoder is told."""
         targets = steps.targets
         codebook_weights = weights.of(self.num_codebooks, contexts.first)
         total = codebook_weights.new_zeros(())
@@ -249,7 +231,7 @@ class SpeechLM(StrictModel):
             total = total + codebook_weights[0] * nll.sum() + penalty
             parts.append(nll[:, None])
         if self.pattern == "depth":
-            rows = DepthRows.of(self.depth_decoder, steps, given)
+            rows = DepthRows.of(self.depth_decoder, steps, known)
             modules = self.depth_decoder, self.frame_embedding
             depth_total, depth_nll = depth_loss(
                 *modules, contexts.first, rows, codebook_weights, weights.z_loss, fraction, chunk
@@ -316,10 +298,14 @@ class Scored:
     text_nll: Tensor | None  # [B, S]
 
 
-def drop_codes(codes: Tensor, share: float, keep: int | None = None) -> Tensor:
-    """A random `share` of codes becomes ABSENT, but not those that are `keep`."""
-    dropped = torch.rand(codes.shape, device=codes.device) < share
-    return codes.masked_fill(dropped if keep is None else dropped & (codes != keep), ABSENT)
+def drop_codes(steps: Steps, share: float, bos: int) -> Steps:
+    """A random `share` of the codes that the model hears becomes ABSENT, each time anew; BOS stays."""
+
+    def dropped(codes: Tensor) -> Tensor:
+        return torch.rand(codes.shape, device=codes.device) < share
+
+    inputs = steps.inputs.masked_fill(dropped(steps.inputs) & (steps.inputs != bos), ABSENT)
+    return replace(steps, inputs=inputs, targets=steps.targets.masked_fill(dropped(steps.targets), ABSENT))
 
 
 AutoConfig.register("codeclm", SpeechLMConfig)

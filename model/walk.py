@@ -38,6 +38,7 @@ class Walk:
         self.position = 0  # steps taken so far
         self.values: dict[int, Tensor] = {}  # of the step that is being taken
         self._depth_cache: KVCache | None = None
+        self._condition: Tensor | None = None
 
     def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
         """Take the steps in codes [B, K, S] (delayed as the model's are, ABSENT allowed), text [B, S], user [B, U, S].
@@ -57,7 +58,7 @@ class Walk:
         if not self.position and not self.model.config.bos:
             raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
         self.values = {}
-        self._depth_cache = None  # the depth decoder's starts afresh every step
+        self._depth_cache = self._condition = None  # the depth decoder starts afresh every step
         for slot in self.slots:
             value = known[slot] if known and slot in known else choose(slot, self._logits(slot))
             if slot == 0:
@@ -79,14 +80,15 @@ class Walk:
     def _depth_logits(self, context: Tensor, slot: int) -> Tensor:
         """Run the depth decoder up to the position that predicts codebook `slot`."""
         decoder = self.model.depth_decoder
-        if self._depth_cache is None:
+        if self._depth_cache is None or self._condition is None:
             self._depth_cache = KVCache(decoder.config, self.batch, decoder.num_positions, context)
+            self._condition = decoder.condition(context)
         absent = torch.full((self.batch,), ABSENT, device=context.device)
         # position p takes codebook p - codeless, and the last one predicts the codebook after its own
         books = range(self._depth_cache.length - decoder.codeless, slot)
         codes = torch.stack([self.values.get(k, absent) if k >= 0 else absent for k in books], dim=1)
         text = self.values.get(TEXT)
-        logits = decoder(context, codes, self.model.frame_embedding, text, self._depth_cache)
+        logits = decoder(self._condition, codes, self.model.frame_embedding, text, self._depth_cache)
         return logits.zero if logits.others is None else logits.others[-1]
 
 

@@ -12,8 +12,9 @@ import torch
 from codeclm.data.audio import save_wav
 from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
+from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import Codec, SpectralCodec
-from codeclm.model.shapes import DepthConfig, SpectralConfig
+from codeclm.model.shapes import DepthConfig
 
 from . import rounding
 

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModel
 
 from codeclm.data.audio import AudioError, save_wav
 from codeclm.inference.sound.measures import pitch_track
+from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import SpectralCodec, load_codec
-from codeclm.model.shapes import SpectralConfig
 from codeclm.train import codec_trainer
 from codeclm.train.balancer import Balancer
 from codeclm.train.checkpoint import latest_checkpoint

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codeclm.inference.codec.random_codecs import TINY_SPECTRAL as TINY
+from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import Codec, SpectralCodec, load_codec
-from codeclm.model.shapes import SpectralConfig
 
 CONFIGS = {
     "tiny": TINY,

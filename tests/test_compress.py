@@ -18,6 +18,7 @@ from codeclm.inference.compress.container import HEADER, ClmFile
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import EMBEDDED_MODEL, load, save_model
 from codeclm.model import SpeechLM
+from codeclm.model.check_inputs import check_inputs
 from codeclm.model.shapes import DepthConfig, TextConfig
 from codeclm.model.walk import Walk
 from codeclm.train.cli import main
@@ -156,7 +157,7 @@ def test_damaged_bytes_are_refused_or_give_other_codes(make_model, share):
             assert "the coded data are" in str(error)
         else:
             assert decoded.shape == codes.shape and not torch.equal(decoded, codes)
-            model.check_inputs(decoded[None])
+            check_inputs(model.config, decoded[None])
 
 
 def test_bytes_that_say_that_a_row_ends_early_are_damaged(make_model):

@@ -114,10 +114,10 @@ def test_each_position_is_given_what_its_style_says(make_model, gaps):
                 table = model.frame_embedding if embeddings == "shared" else decoder.embedding
                 row = table.weight[codebook * (SIZE + 1) + code]
                 expected[n, j] += row if embeddings == "own" else project(row, j)
-        x = decoder.inputs(context, fed, model.frame_embedding, text)
+        x = decoder.inputs(decoder.condition(context), fed, model.frame_embedding, text)
         torch.testing.assert_close(x, expected, rtol=0, atol=1e-12)
         for start in range(1, fed.shape[1]):  # and a part of the positions, as step by step
-            part = decoder.inputs(context, fed[:, start:], model.frame_embedding, text, start)
+            part = decoder.inputs(decoder.condition(context), fed[:, start:], model.frame_embedding, text, start)
             torch.testing.assert_close(part, expected[:, start:], rtol=0, atol=1e-12)
 
 
@@ -143,7 +143,7 @@ def test_position_j_predicts_its_own_codebook_with_that_codebooks_head(make_mode
         decoder = model.depth_decoder
         decoder.transformer = Gives(out)  # pyright: ignore
         context, codes = torch.zeros(4, model.config.backbone.dim).double(), torch.zeros(4, positions, dtype=torch.long)
-        zero, others = decoder(context, codes, model.frame_embedding)
+        zero, others = decoder(decoder.condition(context), codes, model.frame_embedding)
         if first == "depth":
             torch.testing.assert_close(zero, out[:, 0] @ decoder.head_0.weight.t(), rtol=0, atol=1e-12)
         else:
@@ -152,7 +152,9 @@ def test_position_j_predicts_its_own_codebook_with_that_codebooks_head(make_mode
         torch.testing.assert_close(others, expected, rtol=0, atol=1e-12)
         cache = KVCache(decoder.config, 4, positions, context)
         cache.length = positions - 1
-        zero, others = decoder(context, codes[:, :1], model.frame_embedding, None, cache)  # the last position alone
+        zero, others = decoder(
+            decoder.condition(context), codes[:, :1], model.frame_embedding, None, cache
+        )  # the last position alone
         assert zero is None
         torch.testing.assert_close(others, expected[1:], rtol=0, atol=1e-12)
 

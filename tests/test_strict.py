@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codeclm.model.shapes import DepthConfig, SpectralConfig, TransformerConfig
+from codeclm.model.codec_shapes import SpectralConfig
+from codeclm.model.shapes import DepthConfig, TransformerConfig
 from codeclm.model.strict import check_value, read_object, strict
 from codeclm.train.config import CodecTrainConfig, TrainConfig
 

@@ -227,6 +227,7 @@ def keep_depth_cache(patch: pytest.MonkeyPatch) -> None:
     def logits(self: Walk, context: Tensor, slot: int) -> Tensor:
         if self._depth_cache is None:
             self._depth_cache = getattr(self, "kept", None)
+            self._condition = self.model.depth_decoder.condition(context)
         found = real(self, context, slot)
         self.kept = self._depth_cache  # type: ignore[attr-defined]
         return found

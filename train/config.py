@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+from ..model.codec_shapes import SpectralConfig
 from ..model.shapes import (
     BACKBONE,
     DEPTH,
@@ -12,7 +13,6 @@ from ..model.shapes import (
     DepthConfig,
     Pattern,
     Preset,
-    SpectralConfig,
     TextLayout,
     TransformerConfig,
 )

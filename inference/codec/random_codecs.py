@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from ...model.codec_shapes import SpectralConfig
 from ...model.codecs.base import Codec
-from ...model.shapes import SpectralConfig
 
 SEED = 0
 PUBLISHED: dict[str, dict[str, Any]] = {  # what differs from the defaults of transformers' own configs

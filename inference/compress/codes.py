@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...data.progress import progress_bar
+from ...model.check_inputs import check_inputs
 from ...model.delay_pattern import ABSENT, delay
 from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
@@ -37,7 +38,7 @@ def compress_codes(
     """
     require_float64(model)
     for codes in utterances:
-        model.check_inputs(codes[None])
+        check_inputs(model.config, codes[None])
         if int(codes.min()) == ABSENT:
             raise ValueError("codes hold -1 (absent), which cannot be compressed")
     payloads = []

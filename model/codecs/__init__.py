@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checksums import check_files
+from ..codec_shapes import SpectralConfig
 from ..hub import fetch, is_hub_id
-from ..shapes import SpectralConfig
 from ..strict import read_object, shown
 from ..weights import WEIGHTS
 from .base import LEADING, Codec, StreamingCoder

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..shapes import SpectralConfig
+from ..codec_shapes import SpectralConfig
 from .convnext import CausalConv, State, Trunk
 from .excitation import NOISE_PERIOD, noise_table, pitch_curve, pulses
 

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..shapes import MAX_LAYERS, MAX_WIDTH, SpectralConfig
+from ..codec_shapes import SpectralConfig
+from ..shapes import MAX_LAYERS, MAX_WIDTH
 from ..strict import strict
 from ..weights import check_fit, pack_int8, read_weights
 from .base import Codec, StreamingCoder, write_codec

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..shapes import SpectralConfig
+from ..codec_shapes import SpectralConfig
 from .convnext import State, Trunk
 
 
