@@ -60,7 +60,7 @@ def prepare(
     device: Device = "auto",
     config: Annotated[PrepareConfig, Options] = PrepareConfig(),
 ) -> None:
-    """Turn a folder of AUDIO into a token store in OUT (resumable; what cannot be used is named and skipped)."""
+    """Encode AUDIO into a token store in OUT; resumable; files that cannot be used are named and skipped."""
     check_device(device)
     if device not in ("auto", "cpu") and config.num_workers > 1:
         raise ValueError(f"--num-workers {config.num_workers}: workers compute on the CPU; --device {device} needs 1")
@@ -78,7 +78,7 @@ def generate(
     out: Annotated[Path, arg(help="the file to write: .wav, .flac, .ogg, .opus or .mp3")] = Path("continuation.wav"),
     model: Model = "default",
     duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
-    text: Annotated[str | None, arg(help="what to say, for a model that was trained with text")] = None,
+    text: Annotated[str | None, arg(help="text to say, for a model that was trained with text")] = None,
     seed: Seed = 0,
     with_prompt: Annotated[
         bool, arg(help="write the prompt, as the codec renders it, before the continuation")
@@ -110,11 +110,11 @@ def generate(
 def transcribe(
     audio: Positional[AudioFile],
     model: Annotated[str, arg(help="a model folder or a training run, trained with --model.text.layout last")],
-    seconds: Annotated[float, arg(help="how much of the end of AUDIO is heard")] = 20.0,
+    seconds: Annotated[float, arg(help="transcribe at most the last N seconds of AUDIO")] = 20.0,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Write what is said in AUDIO, by a model that was trained with its text after the audio."""
+    """Transcribe AUDIO with a model that was trained with text after the audio."""
     check_number("--seconds", seconds, 0.1, unit=" s")
     check_device(device)
     check_threads(threads)
@@ -129,18 +129,18 @@ def evaluate(
     json_file: Numbers = None,
     baseline_data: Annotated[
         Path | None,
-        arg(metavar="DATA", help="audio or tokens that the baselines are counted on, normally the training data"),
+        arg(metavar="DATA", help="audio or tokens to count the baselines on, normally the training data"),
     ] = None,
-    continuations: Annotated[int, arg(help="instead: continue this many of the files and measure the results")] = 0,
-    prompt_s: Annotated[float, arg(help="continuations: seconds of each file that are continued")] = PROMPT_S,
-    duration: Annotated[float, arg(help="continuations: seconds of each")] = CONTINUATION_S,
-    asr: Annotated[bool, arg(help="continuations: transcribe them with whisper-base (extra 'asr')")] = False,
-    out: Annotated[Path | None, arg(metavar="FOLDER", help="continuations: where to keep them")] = None,
+    continuations: Annotated[int, arg(help="continue this many files and measure the results, instead of scoring")] = 0,
+    prompt_s: Annotated[float, arg(help="with --continuations: seconds of each file that are the prompt")] = PROMPT_S,
+    duration: Annotated[float, arg(help="with --continuations: seconds to generate")] = CONTINUATION_S,
+    asr: Annotated[bool, arg(help="with --continuations: transcribe them with whisper-base (extra 'asr')")] = False,
+    out: Annotated[Path | None, arg(metavar="FOLDER", help="with --continuations: folder to keep them in")] = None,
     device: Device = "auto",
     threads: Threads = None,
     config: Annotated[EvaluateConfig, Options] = EvaluateConfig(),
 ) -> None:
-    """Measure speech in DATA (audio or a token store): bits/s, perplexities and baselines, or continuations."""
+    """Score DATA (audio or a token store): bits/s, perplexities and baselines; or measure continuations of it."""
     check_writable(json_file)
     check_folder(out)
     check_device(device)
@@ -196,19 +196,19 @@ def check_idle(
 
 
 def convert(
-    kind: Positional[Annotated[Literal["csm", "moshi", "text"], arg(help="what SRC is: CSM, Moshi, or a text LM")]],
+    kind: Positional[Annotated[Literal["csm", "moshi", "text"], arg(help="kind of SRC: CSM, Moshi, or a text LM")]],
     src: Positional[
-        Annotated[Path, arg(metavar="SRC", help="a checkpoint folder of transformers' or a hub id; text: or a .gguf")]
+        Annotated[Path, arg(metavar="SRC", help="a folder in transformers' format, or a hub id; text: or a .gguf file")]
     ],
     dst: Positional[Annotated[Path, arg(metavar="DST", help="the new model folder")]],
-    back: Annotated[bool, arg(help="the other way: SRC is a model folder of ours, DST one for transformers")] = False,
+    back: Annotated[bool, arg(help="convert back, from a codeclm model folder to one for transformers")] = False,
     codec: CodecName = "spectral",
-    depth: Annotated[str, arg(help=f"text: shape of the fresh depth decoder, one of {', '.join(PRESETS)}")] = "default",
+    depth: Annotated[str, arg(help=f"text: preset of the new depth decoder, one of {', '.join(PRESETS)}")] = "default",
     pattern: Annotated[str, arg(help=f"text: one of {', '.join(PATTERNS)}")] = "depth",
-    bos_token: Annotated[int | None, arg(help="text: the token that begins a text; default: the checkpoint's")] = None,
+    bos_token: Annotated[int | None, arg(help="text: BOS token; default: the checkpoint's")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Convert a CSM or Moshi checkpoint into a model folder or --back, or grow a new model from a text LM."""
+    """Convert a CSM or Moshi checkpoint to a model folder, or --back; or start a new model from a text LM."""
     check_conversion(kind, src, dst, back, codec, depth, pattern, seed)
     say_loading(src.name or str(src))
     from .convert import export_folder, import_folder, warm_start
@@ -222,9 +222,9 @@ def convert(
 
 
 def demo(
-    out: Annotated[Path, arg(help="folder for what there is to hear, see and count")] = Path("runs/demo"),
+    out: Annotated[Path, arg(help="folder for the sounds, the picture and the metrics")] = Path("runs/demo"),
     duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
-    seeds: Annotated[tuple[int, ...], arg(help="a continuation for each")] = (0, 1, 2),
+    seeds: Annotated[tuple[int, ...], arg(help="seeds, one continuation each")] = (0, 1, 2),
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The options that verbs share, and what opens the thing that one of them names. Imports nothing heavy by itself."""
+"""The options that verbs share, and the two steps that go with them. Nothing heavy is imported before it is needed."""
 
 import json
 from pathlib import Path
@@ -22,12 +22,12 @@ Audio = Annotated[Path, arg(metavar="AUDIO", help="an audio file, or a folder of
 AudioFile = Annotated[Path, arg(metavar="AUDIO", help="an audio file")]
 AudioOut = Annotated[Path, arg(metavar="OUT", help="the file to write: .wav, .flac, .ogg, .opus or .mp3")]
 Data = Annotated[Path, arg(metavar="DATA", help="a token store, an audio file, or a folder of them")]
-Seed = Annotated[int, arg(help="same seed, same machine: same bytes")]
+Seed = Annotated[int, arg(help="random seed; same seed, same machine: same bytes")]
 Device = Annotated[str, arg(help="where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N or mps")]
 Threads = Annotated[
-    int | None, arg(metavar="N", help="threads of torch; default: OMP_NUM_THREADS, else one while decoding")
+    int | None, arg(metavar="N", help="torch threads; default: OMP_NUM_THREADS, else one while decoding")
 ]
-Numbers = Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here")]
+Numbers = Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here, as JSON")]
 
 
 def open_model(name: str, device: str = "auto", threads: int | None = None) -> "SpeechGenerator":

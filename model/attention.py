@@ -4,18 +4,21 @@ B batch, S query positions, P positions of keys and values (the last S of them a
 G key/value heads, E head width.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-# (module, query [B, H, S, E], key [B, G, P, E], value [B, G, P, E]) -> ([B, S, H, E], weights or None)
-Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+class Attend(Protocol):
+    """(module, query [B, H, S, E], key [B, G, P, E], value [B, G, P, E]) -> ([B, S, H, E], weights or None)."""
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, /
+    ) -> tuple[Tensor, Tensor | None]: ...
 
 
 @dataclass
@@ -52,6 +55,14 @@ class Visibility:
             own = self.documents[:, -self.num_queries :, None]
             seen = seen & (own == self.documents[:, None])
         return seen[:, None]
+
+    def lengths(self) -> list[int]:
+        """The lengths of all documents, row by row."""
+        assert self.documents is not None
+        starts = torch.ones_like(self.documents, dtype=torch.bool)
+        starts[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
+        edges = starts.flatten().nonzero().flatten().tolist()
+        return [stop - start for start, stop in zip(edges, [*edges[1:], starts.numel()], strict=True)]
 
     def flex_mask(self, batch: int, device: torch.device) -> Any:
         """The same as a BlockMask of torch's flex_attention."""
@@ -91,7 +102,7 @@ def prepare_mask(implementation: str, seen: Visibility, like: Tensor) -> Any:
 def prepare(implementation: str, seen: Visibility, x: Tensor, head_size: int) -> Attend:
     """The attention of all layers over x [B, S, D]: `implementation` with its mask. Raises as `prepare_mask` does."""
     if implementation == "sdpa" and seen.documents is not None and x.device.type == "cpu":
-        return OneByOne.prepare(implementation, seen, x, head_size)  # pyright: ignore[reportReturnType]
+        return EachDocument(seen, x, head_size)  # pyright: ignore[reportReturnType]
     return partial(
         ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention),
         attention_mask=prepare_mask(implementation, seen, x),
@@ -101,35 +112,25 @@ def prepare(implementation: str, seen: Visibility, x: Tensor, head_size: int) ->
     )
 
 
-@dataclass(frozen=True)
-class OneByOne:
-    """The attention of packed rows, each document by itself: nothing is computed and then masked.
+class EachDocument:
+    """Attention of packed rows, a document at a time: nothing is computed and then masked.
 
     For a CPU, where this takes a third of a mask's time; a GPU would wait for many small calls.
     """
 
-    lengths: list[int]  # of all documents, row by row
-    attend: dict[int, Attend]  # for a document of each length
-
-    @classmethod
-    def prepare(cls, implementation: str, seen: Visibility, x: Tensor, head_size: int) -> "OneByOne":
-        documents = seen.documents
-        assert documents is not None
-        starts = torch.ones_like(documents, dtype=torch.bool)
-        starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-        edges = [*starts.flatten().nonzero().flatten().tolist(), starts.numel()]
-        lengths = [stop - start for start, stop in pairwise(edges)]
-        return cls(lengths, {n: prepare(implementation, Visibility(n, n, seen.window), x, head_size) for n in lengths})
+    def __init__(self, seen: Visibility, x: Tensor, head_size: int):
+        self.lengths = seen.lengths()
+        self.attend = {n: prepare("sdpa", Visibility(n, n, seen.window), x, head_size) for n in set(self.lengths)}
 
     @torch.compiler.disable  # the lengths change with every batch
-    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None]:
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, /) -> tuple[Tensor, None]:
         # split, not slices: the gradient of a slice is as large as the whole
-        parts = (x.transpose(1, 2).flatten(0, 1).split(self.lengths) for x in (query, key, value))  # [L, H or G, E]
+        parts = (x.transpose(1, 2).flatten(0, 1).split(self.lengths) for x in (query, key, value))  # [L, H, E] each
         mixed = []
-        for length, q, k, v in zip(self.lengths, *parts, strict=True):
-            q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-            mixed.append(self.attend[length](module, q, k, v)[0])  # [1, L, H, E]
-        return torch.cat(mixed, dim=1).unflatten(1, (len(query), -1))[0], None
+        for length, *document in zip(self.lengths, *parts, strict=True):
+            q, k, v = (x.transpose(0, 1)[None] for x in document)  # [1, H, L, E]
+            mixed.append(self.attend[length](module, q, k, v)[0])
+        return torch.cat(mixed, dim=1).view(len(query), query.shape[2], *mixed[0].shape[2:]), None
 
 
 def eager_attention(

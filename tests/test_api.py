@@ -102,6 +102,7 @@ def test_finetune_takes_a_name_a_store_and_goes_on_where_it_stood(lm, audio, tmp
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == written
 
 
+@pytest.mark.slow
 def test_train_is_the_verb(audio, tmp_path):
     codeclm.data.prepare(audio, tmp_path / "tokens", max_utterance_s=20)
     shape = {"model": {"preset": "tiny"}, "batch": {"heldout_share": 0.3, "frames_per_batch": 64}}

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from sysconfig import get_path
@@ -11,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from codeclm.model import SpeechLM, attention
-from codeclm.model.attention import AttentionChoice, OneByOne, Visibility, eager_attention, prepare, prepare_mask
+from codeclm.model.attention import AttentionChoice, EachDocument, Visibility, eager_attention, prepare, prepare_mask
 from codeclm.model.shapes import TransformerConfig
 from codeclm.model.transformer import KVCache, Transformer
 
@@ -105,16 +103,16 @@ def test_flash_attention_gives_the_same(case):
 def test_documents_one_by_one_give_what_a_mask_over_all_gives_and_its_gradient(window):
     """The first is for a CPU, the second for a GPU."""
     torch.manual_seed(0)
-    module = make("sdpa", window).blocks[0].attention
-    seen, x = Visibility(9, 9, window, DOCUMENTS), torch.zeros(2, 9, 16, dtype=torch.float64)
+    attention = make("sdpa", window).blocks[0].attention
+    seen = Visibility(9, 9, window, DOCUMENTS)
     query, key, value = (torch.randn(2, heads, 9, 4, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
-    one_by_one = prepare("sdpa", seen, x, 4)
-    assert isinstance(one_by_one, OneByOne)
-    masked = partial(ALL_ATTENTION_FUNCTIONS["sdpa"], attention_mask=seen.mask(x.device), scaling=0.5)
-    results = [attend(module, query, key, value)[0] for attend in (one_by_one, masked)]
-    torch.testing.assert_close(*results, rtol=0, atol=1e-12)
-    weights = torch.randn_like(results[0])
-    gradients = [torch.autograd.grad((result * weights).sum(), (query, key, value)) for result in results]
+    one_by_one = prepare("sdpa", seen, query, 4)
+    assert isinstance(one_by_one, EachDocument)
+    alone, _ = one_by_one(attention, query, key, value)
+    masked, _ = eager_attention(attention, query, key, value, seen.mask(query.device), 0.5)
+    torch.testing.assert_close(alone, masked, rtol=0, atol=1e-12)
+    weights = torch.randn_like(alone)
+    gradients = [torch.autograd.grad((x * weights).sum(), (query, key, value)) for x in (alone, masked)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 

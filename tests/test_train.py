@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.dataset import split_heldout
+from codeclm.data.split import split_heldout
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm

@@ -32,7 +32,7 @@ from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, Train
 from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
 
 ABOUT = "A speech language model on neural codec tokens."
-Run = Annotated[Path, arg(help="folder of the run; the same command again goes on where it stood")]
+Run = Annotated[Path, arg(help="folder of the run; the same command resumes it")]
 
 
 def train(
@@ -44,7 +44,7 @@ def train(
     ] = None,
     config: Annotated[TrainConfig, Options] = TrainConfig(),
 ) -> None:
-    """Train a new speech LM on DATA (a token store, or audio) into the run folder --out; resumes what is there."""
+    """Train a new speech LM on DATA (a token store, or audio) into the run folder --out, or resume that run."""
     check_folder(out)
     check_codec(codec)
     check_text_model(init_from)
@@ -63,7 +63,7 @@ def finetune(
     model: Annotated[Model, arg(name="from")] = "default",
     config: Annotated[RunConfig, Options] = FINETUNE,
 ) -> None:
-    """Go on training a model (--from) on DATA (audio, or a token store) into the run folder --out; resumable."""
+    """Fine-tune a model (--from) on DATA (audio, or a token store) into the run folder --out, or resume that run."""
     check_folder(out)
     check_data(data, check_model(model, "--from"))
     say_loading(f"the model '{model}'")
@@ -80,7 +80,7 @@ def patterns(
     codec: CodecName = "spectral",
     config: Annotated[PatternsConfig, Options] = PatternsConfig(),
 ) -> None:
-    """Train every pattern on DATA, for the same time and for the same operations, and compare what they reach."""
+    """Train every pattern on DATA under an equal time budget, then an equal FLOP budget, and compare bits/s."""
     check_folder(out)
     check_codec(codec)
     check_data(data)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..data.dataset import split_heldout
+from ..data.split import split_heldout
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig, SamplingConfig
 from ..inference.engine import Request, generate

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from ..data.dataset import recordings, split_heldout
 from ..data.progress import progress_bar
+from ..data.split import recordings, split_heldout
 from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec

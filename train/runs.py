@@ -33,9 +33,9 @@ def train(
 ) -> Path:
     """Train a new speech LM on `data` -> the folder of its best weights, which `codeclm.load` reads.
 
-    data, out, settings, and what is raised: as for `finetune`. codec: a name or folder as `load_codec` takes it, or a
-    codec; the store must be of this codec. init_from: a Llama or Qwen text model (a folder, a hub id or a .gguf file)
-    that becomes the backbone; without it the weights are random, a matter of `seed`.
+    data, out, settings and errors: as for `finetune`. codec: a name or folder as `load_codec` takes it, or a codec; a
+    token store must be of this codec. init_from: a Llama or Qwen text model (a folder, a hub id or a .gguf file) that
+    becomes the backbone; without it the weights are random, a matter of `seed`.
     """
     out, config = Path(out), with_settings(config, settings)
     with claim(out, LANGUAGE_MODEL):
@@ -58,9 +58,9 @@ def finetune(
 ) -> Path:
     """Go on training a model on speech of your own -> the folder of the best weights, which `codeclm.load` reads.
 
-    lm: what `codeclm.load` gave, which is left as it is, or a name that `load` takes. data: an audio file, a folder of
-    them, or a token store; a folder of a few minutes is enough. out: the folder of the run; the same call again goes on
-    where it stood, and a run that is finished is only read. settings: fields of `config`, such as steps=20, or
+    lm: a loaded model, which stays as it is, or a name that `codeclm.load` takes. data: an audio file, a folder of them
+    (a few minutes are enough), or a token store. out: the folder of the run; the same call again goes on where it
+    stood, and a run that is finished is only read. settings: fields of `config`, such as steps=20, or
     optimizer={"learning_rate": 1e-4} for a part of it.
     Raises ValueError or OSError in one line: nothing usable in `data`, tokens of another codec, a setting that is
     unknown or out of range, `out` holds another run or another process writes there. Ctrl-C saves first and raises

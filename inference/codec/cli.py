@@ -41,7 +41,7 @@ def codec_roundtrip(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Encode AUDIO, decode the codes into the audio file OUT, and say what was lost. Audio of any length."""
+    """Encode AUDIO, decode the codes into the audio file OUT, and print the losses. Audio of any length."""
     check_device(device)
     check_threads(threads)
     check_audio_out(out)
@@ -66,21 +66,21 @@ def codec_report(
         tuple[str, ...],
         arg(metavar="CODEC ...", help="names of codecs, or folders that hold one; NAME:K: K codebooks; each is a row"),
     ] = ("spectral",),
-    limit: Annotated[int, arg(help="measure only this many of the files, spread evenly; 0: all")] = 0,
+    limit: Annotated[int, arg(help="measure only N of the files, spread evenly (0: all)")] = 0,
     asr: Annotated[
         bool, arg(help="compare whisper-base's transcripts, also with NAME.txt beside NAME.wav (extra 'asr')")
     ] = False,
     language: Annotated[
-        str | None, arg(help="language of the speech, for --asr, such as fr; default: guessed for each clip")
+        str | None, arg(help="with --asr: language of the speech, such as fr; default: guessed for each clip")
     ] = None,
-    anchors: Annotated[bool, arg(help="also classical codecs at the nearest rates, by the installed ffmpeg")] = True,
+    anchors: Annotated[bool, arg(help="also classical codecs at the nearest rates, with the installed ffmpeg")] = True,
     json_file: Numbers = None,
     html_file: Annotated[
         Path | None, arg(name="html", metavar="FILE", help="also write a page with players and spectrograms")
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Measure what codecs do to the speech in AUDIO: quality, word errors, codebook use, speed and memory."""
+    """Compare codecs on the speech in AUDIO: quality, word errors, codebook use, speed and memory."""
     check_writable(json_file, html_file)
     check_number("--limit", limit, 0)
     check_device(device)
@@ -117,7 +117,7 @@ def codec_contract(
             ),
         ]
     ] = ("spectral", "mulaw", "mdct"),
-    every_codec: Annotated[bool, arg(help="also tiny codecs of every kind, with random weights")] = False,
+    every_codec: Annotated[bool, arg(help="also check tiny random codecs of every kind")] = False,
     device: Device = "auto",
 ) -> None:
     """Check that every CODEC keeps the contract, property by property; exit status 1 if one does not."""
@@ -154,19 +154,17 @@ def codec_bench(
     ] = ("spectral",),
     random: Annotated[
         tuple[str, ...],
-        arg(metavar="KIND ...", help="also encodec, mimi, dac in their published shapes with random weights; KIND:K"),
+        arg(metavar="KIND ...", help="also encodec, mimi or dac in their published shapes with random weights; KIND:K"),
     ] = (),
     audio: Annotated[Path | None, arg(metavar="AUDIO", help="an audio file; default: the bundled recording")] = None,
     duration: Annotated[float, arg(help="seconds of the clip, repeated or cut")] = 10.0,
-    rounds: Annotated[int, arg(help="how often each codec is measured, in turn")] = 5,
-    threads: Annotated[
-        int | None, arg(metavar="N", help="threads of torch; default: as many as it takes by itself")
-    ] = None,
+    rounds: Annotated[int, arg(help="rounds in which the codecs are measured in turn")] = 5,
+    threads: Annotated[int | None, arg(metavar="N", help="torch threads; default: torch's own choice")] = None,
     device: Annotated[Literal["cpu", "cuda"], arg(help="where codecs compute")] = "cpu",
-    hours: Annotated[float, arg(help="also the memory while this many hours stream through each codec; 0: not")] = 0.0,
+    hours: Annotated[float, arg(help="also measure memory over this many hours of streaming (0: off)")] = 0.0,
     json_file: Numbers = None,
 ) -> None:
-    """Measure how fast codecs encode and decode the same clip, and how fast this machine could at most."""
+    """Measure how fast codecs encode and decode the same clip, beside the limit of this machine."""
     check_writable(json_file)
     check_number("--duration", duration, 0.1, 600, " s")
     check_number("--rounds", rounds, 1)

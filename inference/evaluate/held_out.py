@@ -34,7 +34,7 @@ def evaluate_speech(
         if baselines is None and len(store) < 2:
             name = data.folder if isinstance(data, TokenStore) else data
             raise ValueError(
-                f"{name}: one utterance is not enough for the baselines; add files or give --baseline-data"
+                f"{name}: one utterance is not enough for the baselines; add files, or baseline data (--baseline-data)"
             )
         weights = checkpoint_hash(model_folder(lm.name))
         report = evaluate(lm.model, store, weights, baselines, config, lm.tokenizer, progress)

@@ -23,10 +23,10 @@ def verify(
     model: Positional[
         Annotated[str, arg(metavar="[MODEL]", help="a model folder or a training run; 'default' is the embedded model")]
     ] = "default",
-    every_option: Annotated[
-        bool, arg(help="also tiny models with random weights, in which every two options meet")
-    ] = False,
-    json_file: Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the results here")] = None,
+    every_option: Annotated[bool, arg(help="also check tiny random models that cover every pair of options")] = False,
+    json_file: Annotated[
+        Path | None, arg(name="json", metavar="FILE", help="also write the results here, as JSON")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:

@@ -25,11 +25,12 @@ from tyro.conf import arg
 
 from ...inference.screen import log_lines
 from ...model.files import write_whole
+from ...model.shapes import DepthConfig, TransformerConfig
 from ..config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
 from .corpus import heart_voice, synthesise
 
 if TYPE_CHECKING:
-    from ...data.preparation import PrepareSummary
+    from ...data import PrepareSummary
     from ...inference.evaluate.report import LikelihoodReport
     from ...inference.generator import SpeechGenerator
 
@@ -37,19 +38,20 @@ VOICE, PROMPT_S, SAMPLE_S = "heart", 3.0, 6.0
 SENTENCE = re.compile(r"[A-Z][A-Za-z ,;:'-]+[.:]")  # prose: no code, no numbers, no quotes
 CARD, SAMPLE, SECONDS = "card.md", "sample.wav", "seconds.json"
 TRAINING = TrainConfig(
-    steps=600,
-    evaluate_every=200,
+    steps=500,
+    evaluate_every=100,
     depth_fraction=0.3,
-    model=ModelConfig(preset="tiny"),
-    batch=BatchConfig(frames_per_batch=1024, max_frames=256),
-    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
+    model=ModelConfig(
+        backbone=TransformerConfig(dim=192, num_layers=4, num_heads=4, num_kv_heads=4, ff_dim=512),
+        depth=DepthConfig(dim=128, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=384),
+    ),
+    batch=BatchConfig(frames_per_batch=2048, max_frames=256),
+    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50),
 )
 
 
 def main(
-    out: Annotated[Path, arg(help="folder of the run; the same command again goes on where it stood")] = Path(
-        "runs/speedrun"
-    ),
+    out: Annotated[Path, arg(help="folder of the run; the same command resumes it")] = Path("runs/speedrun"),
     minutes: Annotated[float, arg(help="minutes of speech to make; Python's docstrings last about 240")] = 120.0,
     training: TrainConfig = TRAINING,
 ) -> None:
@@ -65,27 +67,20 @@ def run(out: Path, minutes: float, training: TrainConfig) -> None:
     with timed(out, "speech"):
         synthesise(VOICE, heart_voice(), iter(sentences()), minutes / 60, out / "speech")
 
+    from ...data import prepare
     from ...data.audio import load_audio
-    from ...data.preparation import prepare
-    from ...data.token_store import TokenStore
-    from ...inference.evaluate.score import evaluate
-    from ...inference.loading import checkpoint_hash, load
-    from ...model.codecs import load_codec
-    from ..loop import new_model, train
+    from ...inference import load
+    from .. import train
 
-    codec = load_codec()
     with timed(out, "tokens"):
-        data = prepare(out / "speech/train", out / "tokens/train", codec)
-        prepare(out / "speech/heldout", out / "tokens/heldout", codec)
-    store, heldout = TokenStore(out / "tokens/train"), TokenStore(out / "tokens/heldout")
+        data = prepare(out / "speech/train", out / "tokens")
     with timed(out, "training"):
-        train(new_model(store, training), codec, store, out / "lm", training, start="random")
-    lm = load(out / "lm")
+        lm = load(train(out / "tokens", out / "lm", config=training))
     with timed(out, "evaluation"):
-        report = evaluate(lm.model, heldout, checkpoint_hash(out / "lm/model"), store)
-    sentence = load_audio(min((out / "speech/heldout").rglob("*.flac")), codec.sample_rate)
-    prompt = sentence[: round(PROMPT_S * codec.sample_rate)]
-    lm.generate((prompt, codec.sample_rate), SAMPLE_S).save(out / SAMPLE, with_prompt=True)
+        report = lm.evaluate(out / "speech/heldout", baseline_data=out / "tokens")
+    rate = lm.codec.sample_rate
+    sentence = load_audio(min((out / "speech/heldout").rglob("*.flac")), rate)
+    lm.generate((sentence[: round(PROMPT_S * rate)], rate), SAMPLE_S).save(out / SAMPLE, with_prompt=True)
     write_whole(out / CARD, report_card(out, lm, training, data, report))
 
 
