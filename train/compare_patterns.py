@@ -28,7 +28,8 @@ from ..model.lm import SpeechLM
 from .checkpoint import difference
 from .config import PatternsConfig
 from .interruption import Interruption
-from .loop import new_model, train
+from .loop import train
+from .new_model import new_model
 from .run_folder import CONFIG, PATTERNS, claim, write_config
 from .trainer import Trainer
 
