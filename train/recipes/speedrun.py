@@ -3,7 +3,7 @@
     python -m codeclm.train.recipes.speedrun --out runs/speedrun
 
 A synthetic voice ("heart", hibari-tts, Apache-2.0) reads the docstrings of Python's own library. The embedded codec
-turns that into tokens, and a new model learns them. It is compared with the baselines on sentences that it never heard.
+turns that into tokens, and a new model learns them. It is compared with the baselines on speech that it never heard.
 OUT/card.md tells how it went. Nothing is downloaded, and the same command goes on where it was stopped.
 """
 
@@ -27,14 +27,15 @@ from ...inference.screen import log_lines
 from ...model.files import write_whole
 from ...model.shapes import DepthConfig, TransformerConfig
 from ..config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
-from .corpus import heart_voice, synthesise
+from .corpus import group_words, heart_voice, synthesise
 
 if TYPE_CHECKING:
     from ...data import PrepareSummary
     from ...inference.evaluate.report import LikelihoodReport
     from ...inference.generator import SpeechGenerator
 
-VOICE, PROMPT_S, SAMPLE_S = "heart", 3.0, 6.0
+VOICE, WORDS_PER_UTTERANCE = "heart", 20
+PROMPT_S, SAMPLE_S = 3.0, 6.0
 SENTENCE = re.compile(r"[A-Z][A-Za-z ,;:'-]+[.:]")  # prose: no code, no numbers, no quotes
 CARD, SAMPLE, SECONDS = "card.md", "sample.wav", "seconds.json"
 TRAINING = TrainConfig(
@@ -65,10 +66,11 @@ def main(
 def run(out: Path, minutes: float, training: TrainConfig) -> None:
     """The recipe, step by step; every step keeps what it finds in `out`."""
     with timed(out, "speech"):
-        synthesise(VOICE, heart_voice(), iter(sentences()), minutes / 60, out / "speech")
+        texts = group_words(sentences(), WORDS_PER_UTTERANCE)
+        synthesise(VOICE, heart_voice(), texts, minutes / 60, out / "speech")
 
     from ...data import prepare
-    from ...data.audio import load_audio
+    from ...data.audio import audio_header, find_audio, load_audio
     from ...inference import load
     from .. import train
 
@@ -79,8 +81,9 @@ def run(out: Path, minutes: float, training: TrainConfig) -> None:
     with timed(out, "evaluation"):
         report = lm.evaluate(out / "speech/heldout", baseline_data=out / "tokens")
     rate = lm.codec.sample_rate
-    sentence = load_audio(min((out / "speech/heldout").rglob("*.flac")), rate)
-    lm.generate((sentence[: round(PROMPT_S * rate)], rate), SAMPLE_S).save(out / SAMPLE, with_prompt=True)
+    longest = max(find_audio(out / "speech/heldout"), key=lambda file: audio_header(file)[1])
+    prompt = load_audio(longest, rate)[: round(PROMPT_S * rate)]
+    lm.generate((prompt, rate), SAMPLE_S).save(out / SAMPLE, with_prompt=True)
     write_whole(out / CARD, report_card(out, lm, training, data, report))
 
 
@@ -144,7 +147,7 @@ def report_card(
         f"- training: {training.steps} steps of at most {training.batch.frames_per_batch} frames, seed {training.seed}",
         f"- time: {', '.join(f'{step} {value:.0f} s' for step, value in spent.items())}",
         f"- machine: {platform.machine()}, {os.cpu_count()} cores, {lm.device.type}, torch {torch.__version__}",
-        f"- listen: {out / SAMPLE}, {PROMPT_S:g} s of a held-out sentence and {SAMPLE_S:g} s that the model adds",
+        f"- listen: {out / SAMPLE}, {PROMPT_S:g} s of held-out speech and {SAMPLE_S:g} s that the model adds",
         f"- definition: {report.definition}",
         "",
     ]
