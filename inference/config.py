@@ -11,6 +11,8 @@ class SamplingConfig:
     depth_temperature: float = 0.8  # sampling temperature of the other codebooks (0: greedy)
     text_temperature: float = 0.7  # sampling temperature of text, for models that predict it (0: greedy)
     top_k: int = 100  # draw from the K likeliest codes only (0: from all)
+    top_p: float = 1.0  # draw from as few of the likeliest codes as have this probability together (1: from all)
+    min_p: float = 0.0  # draw from codes at least this share as likely as the likeliest (0: from all)
     stop_at_end: bool = False  # stop when the model ends the utterance, even before the duration is over
     max_prompt_s: float = 10.0  # use at most the last N seconds of the prompt
 
@@ -22,6 +24,10 @@ class SamplingConfig:
             raise ValueError(f"max_prompt_s is {self.max_prompt_s}; it must be more than 0")
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}; it must be 0 (all codes) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be more than 0, and at most 1 (all codes)")
+        if not 0 <= self.min_p < 1:
+            raise ValueError(f"min_p is {self.min_p}; it must be at least 0 (all codes), and less than 1")
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,13 @@ from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
 from ..model.walk import Walk
 from .config import SamplingConfig
+from .frame_step import FrameStep, is_supported
 from .labelled import as_labelled
-from .sampling import draw
+from .noise import Noise
+from .sampling import sample
 from .windows import Window, windows
+
+POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,10 @@ class State:
     text_nll: Tensor | None  # [B, T] nats
     num_prompt_frames: int
     end: Tensor  # [B] the frame at which a row ended; T where it did not
-    generators: list[torch.Generator]
+    noise: Noise  # of codes
+    text_noise: Noise | None
     request: Request
-    walk: Walk | None = field(default=None, repr=False)
+    walk: Walk | FrameStep | None = field(default=None, repr=False)
     frame: int = 0  # frames that are complete
 
     @property
@@ -89,7 +94,8 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         codes, text, user, torch.zeros(codes.shape, device=device, dtype=wide),
         None if text is None else torch.zeros(text.shape, device=device, dtype=wide),
         given, torch.full((batch,), total, device=device),
-        [torch.Generator().manual_seed(seed) for seed in seeds], request, frame=given,
+        Noise(seeds, [model.num_classes] + [model.codebook_size] * (model.num_codebooks - 1), device),
+        Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None, request, frame=given,
     )  # fmt: skip
     with as_labelled(model):
         for window in windows(given, model.config.context_frames) if given else []:
@@ -131,13 +137,32 @@ def score_window(model: SpeechLM, state: State, window: Window) -> None:
 
 @torch.inference_mode()
 def generate(
-    model: SpeechLM, request: Request, seeds: Sequence[int], sampling: SamplingConfig = SamplingConfig()
+    model: SpeechLM,
+    request: Request,
+    seeds: Sequence[int],
+    sampling: SamplingConfig = SamplingConfig(),
+    fused: bool = True,
 ) -> Iterator[State]:
-    """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended."""
+    """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended.
+
+    fused: take the frame step (frame_step.py) where it knows the model; else the walk, which draws the same codes.
+    Raises FloatingPointError if the model gives NaN.
+    """
     state = start(model, request, seeds)
+    longest = max(model.config.delays)
+    capacity = min(state.num_frames, model.config.context_frames) + longest + 1
     for window in windows(state.num_frames, model.config.context_frames):
         if window.stop > state.num_prompt_frames:
+            if not fused or not is_supported(model):
+                state.walk = Walk(model, len(seeds), capacity)
+            elif isinstance(state.walk, FrameStep):
+                state.walk.restart()
+            else:
+                ends = can_end(model, sampling) or request.text_end is not None
+                state.walk = FrameStep(model, len(seeds), capacity, ends)
             yield from walk_window(model, state, window, sampling)
+            if state.nll.isnan().any():
+                raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
             if has_ended(state, sampling):
                 return
 
@@ -146,8 +171,9 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
     """Draw the frames of one window that are not given."""
     longest, begin = max(model.config.delays), max(window.first, state.num_prompt_frames)
     num_steps = window.stop - window.start + longest
-    walk = state.walk = Walk(model, len(state.generators), num_steps + 1)
-    known = begin - window.start  # columns, and so many steps hold given codes only
+    walk = state.walk
+    assert walk is not None
+    known = begin - window.start  # columns, and as many steps hold given codes only
     if known:
         seen = slice(window.start, begin)
         delayed = delay(state.codes[:, :, seen], model.config.delays)[:, :, :known]
@@ -164,12 +190,17 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
         if done > state.frame:
             state.frame = done
             yield state
-            if has_ended(state, sampling):
+            if done % POLL == 0 and has_ended(state, sampling):
                 return
 
 
+def can_end(model: SpeechLM, sampling: SamplingConfig) -> bool:
+    """Whether a row may end before the others, after which its codes are ABSENT."""
+    return sampling.stop_at_end and model.config.end != "never"
+
+
 def has_ended(state: State, sampling: SamplingConfig) -> bool:
-    """Whether every row has. Where none can, the device is not asked: that would make the host wait at each frame."""
+    """Whether every row has. Where none can, the device is not asked: that would make the host wait."""
     can_end = sampling.stop_at_end or state.request.text_end is not None
     return can_end and state.frame >= int(state.end.max())
 
@@ -183,11 +214,14 @@ class Step:
     window: Window
     sampling: SamplingConfig
     column: int  # that text and undelayed codebooks are at
+    scored: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # codebook -> logits and code
 
     def take(self) -> None:
         """Let the walk take the step; what is drawn, and the nats of all that is scored, go into the state."""
         assert self.state.walk is not None
         self.state.walk.step(self.choose, self.known(), self.user())
+        if self.scored:
+            self.record()
 
     def known(self) -> dict[int, Tensor]:
         """Slots that need no logits, [B] each: what lies before the window's first frame, nothing beyond its edge."""
@@ -229,49 +263,70 @@ class Step:
         heard = [state.user[:, k, t] if window.start <= t < window.stop else absent for k, t in enumerate(frames)]
         return torch.stack(heard, dim=1)
 
+    @cached_property
+    def can_end(self) -> bool:
+        return can_end(self.model, self.sampling)
+
     def choose(self, slot: int, logits: Tensor) -> Tensor:
         """[B] the value of a slot that is scored: given, or drawn from logits [B, C]."""
         if slot == TEXT:
             return self.draw_text(logits)
         frame = self.column - self.model.config.delays[slot]
-        if frame < self.num_given:  # more of its surroundings is known than when the given columns alone were scored
-            given = self.state.codes[:, slot, frame]
-            self.state.nll[:, slot, frame] = nats(logits, given, self.state)
-            return given
-        return self.draw_code(slot, frame, logits)
+        # given: more of its surroundings is known than when the given columns alone were scored
+        is_given = frame < self.num_given
+        code = self.state.codes[:, slot, frame] if is_given else self.draw_code(slot, frame, logits)
+        self.scored[slot] = logits, code
+        return code
 
     def draw_code(self, k: int, frame: int, logits: Tensor) -> Tensor:
-        """[B] codes drawn from logits [B, C] into the state; ABSENT, once a row has ended."""
+        """[B] codes drawn from logits [B, C]; ABSENT, once a row has ended."""
         model, state, sampling = self.model, self.state, self.sampling
         temperature = sampling.depth_temperature if k else sampling.temperature
         choices = self.allowed(k, logits)
-        drawn = draw(choices, temperature, sampling.top_k, state.generators, model.num_classes)
-        drawn = torch.where(frame < state.end, drawn, ABSENT)
-        cost = nats(logits, drawn, state)
-        if k == 0:
-            ends = drawn == model.eos
-            state.end = torch.where(ends, frame, state.end)
-            cost = cost.masked_fill(ends, 0.0)
-            drawn = drawn.masked_fill(ends, ABSENT)
-        state.nll[:, k, frame] = cost
-        state.codes[:, k, frame] = drawn
-        if model.config.end == "zeros" and sampling.stop_at_end and k == model.num_codebooks - 1:
-            is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
-            state.end = torch.where(is_zero, frame, state.end)
+        noise = state.noise.at(self.column)[k]
+        noise = noise if choices is logits else noise[:, : choices.shape[1]]
+        drawn = sample(choices, noise, temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+        if self.can_end:
+            if k == 0 and model.config.end == "eos":
+                ends = (drawn == model.eos) & (frame < state.end)
+                state.end = torch.where(ends, frame, state.end)
+            drawn = torch.where(frame < state.end, drawn, ABSENT)
         return drawn
 
     def allowed(self, k: int, logits: Tensor) -> Tensor:
-        """logits [B, C] with -inf for an unwanted end, and for codes that the codec does not have."""
-        model, num_codes = self.model, self.state.request.num_codes
-        no_end = k == 0 and model.config.end == "eos" and not self.sampling.stop_at_end
-        if not no_end and num_codes is None:
+        """logits [B, C] without an unwanted end, and without codes that the codec does not have."""
+        size = self.model.codebook_size
+        num_codes = min(size, self.state.request.num_codes or size)
+        has_end = k == 0 and self.model.config.end == "eos"
+        if has_end and self.can_end and num_codes < size:
+            choices = logits.clone()
+            choices[:, num_codes:size] = float("-inf")
+            return choices
+        if num_codes == size and (self.can_end or not has_end):
             return logits
-        choices = logits.clone()
-        if no_end:
-            choices[:, model.eos] = float("-inf")
-        if num_codes is not None:
-            choices[:, num_codes : model.codebook_size] = float("-inf")
-        return choices
+        return logits[:, :num_codes]
+
+    def record(self) -> None:
+        """The codes of the step and their nats, into the state."""
+        state, delays = self.state, self.model.config.delays
+        first, *others = self.scored
+        codes = {k: code for k, (_, code) in self.scored.items()}
+        costs = {first: nats(*self.scored[first], state)}
+        if others:  # all in one call: they have equally many classes
+            logits = torch.stack([self.scored[k][0] for k in others], dim=1).flatten(0, 1)
+            cost = nats(logits, torch.stack([codes[k] for k in others], dim=1).flatten(), state)
+            costs |= zip(others, cost.view(-1, len(others)).unbind(1), strict=True)
+        if len(costs) == state.codes.shape[1] and not any(delays):  # the usual case, with fewer calls
+            state.codes[:, :, self.column] = torch.stack(list(codes.values()), dim=1)
+            state.nll[:, :, self.column] = torch.stack(list(costs.values()), dim=1)
+            costs = {}
+        for k, cost in costs.items():
+            state.codes[:, k, self.column - delays[k]] = codes[k]
+            state.nll[:, k, self.column - delays[k]] = cost
+        frame = self.column - delays[-1]
+        if self.can_end and self.model.config.end == "zeros" and frame >= self.num_given:
+            is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
+            state.end = torch.where(is_zero, frame, state.end)
 
     def draw_text(self, logits: Tensor) -> Tensor:
         """[B] the text of a new column, drawn if it is not known."""
@@ -279,7 +334,9 @@ class Step:
         assert state.text is not None and state.text_nll is not None
         if request.draw_text:
             sampling = self.sampling
-            token = draw(logits, sampling.text_temperature, sampling.top_k, state.generators, self.model.text_size)
+            assert state.text_noise is not None
+            (noise,) = state.text_noise.at(column)
+            token = sample(logits, noise, sampling.text_temperature, sampling.top_k, sampling.top_p, sampling.min_p)
             state.text[:, column] = torch.where(column < state.end, token, ABSENT)
         token = state.text[:, column]
         state.text_nll[:, column] = nats(logits, token, state)

@@ -1,34 +1,30 @@
-"""Drawing codes from logits: pure functions. B batch, V classes."""
+"""Drawing codes from logits: pure functions, without a host synchronisation. B batch, V classes."""
 
 import torch
 from torch import Tensor
 
 
-def draw(logits: Tensor, temperature: float, top_k: int, generators: list[torch.Generator], num_classes: int) -> Tensor:
-    """logits [B, V] -> indices [B], each row by its own generator, which moves on by `num_classes` >= V numbers."""
-    noise = exponential_noise(generators, num_classes)[:, : logits.shape[1]].to(logits.device)
-    return sample(logits, temperature, top_k, noise)
+def sample(
+    logits: Tensor, noise: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Tensor:
+    """logits [B, V] -> indices [B], drawn from softmax(logits / temperature) over the classes that the limits leave.
 
-
-def sample(logits: Tensor, temperature: float, top_k: int, noise: Tensor) -> Tensor:
-    """logits [B, V] -> indices [B]: softmax(logits / temperature) restricted to the `top_k` largest (0: all).
-
-    noise: [B, V] exponentially distributed, the only source of randomness (the largest p / noise wins, which draws from
-    p without a cumulative sum or a host synchronisation). temperature 0 takes the largest logit.
-    Raises FloatingPointError if a logit is NaN.
+    noise: [B, V] Gumbel noise (noise.py), the only source of randomness. temperature 0 takes the largest logit.
+    top_k: the likeliest classes (0: all). top_p: as few of the likeliest as have this probability together.
+    min_p: those at least this share as likely as the likeliest. A class as likely as one that is left is left, too.
     """
-    if torch.isnan(logits).any():
-        raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    scaled = logits.float() / temperature
-    if 0 < top_k < scaled.shape[-1]:
-        threshold = scaled.topk(top_k, dim=-1).values[:, -1:]
-        scaled = scaled.masked_fill(scaled < threshold, float("-inf"))
-    return (scaled.softmax(dim=-1) / noise).argmax(dim=-1)
-
-
-def exponential_noise(generators: list[torch.Generator], num_classes: int) -> Tensor:
-    """[B, V] with one generator for each row, so that a row's draws do not depend on its neighbours."""
-    rows = [torch.empty(num_classes).exponential_(generator=generator) for generator in generators]
-    return torch.stack(rows).clamp_min(torch.finfo(torch.float32).tiny)
+    scores = torch.add(noise, logits, alpha=1 / temperature)
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[:, -1:]
+        scores.masked_fill_(logits < least, float("-inf"))
+    if min_p > 0:
+        p = (logits / temperature).softmax(dim=-1)
+        scores.masked_fill_(p < min_p * p.amax(dim=-1, keepdim=True), float("-inf"))
+    if top_p < 1:
+        p = (logits / temperature).softmax(dim=-1)
+        falling = p.sort(dim=-1, descending=True).values
+        needed = (falling.cumsum(dim=-1) - falling < top_p).sum(dim=-1, keepdim=True)  # classes, at least 1
+        scores.masked_fill_(p < falling.gather(-1, needed - 1), float("-inf"))
+    return scores.argmax(dim=-1)

@@ -12,6 +12,7 @@ B rows at the same step, K codebooks, U of another speaker, S steps, D width, V 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ class Walk:
         if model.pattern == "flatten":
             self.feed = SlotFeed(model.backbone, model.slot_embedding, batch, capacity)
         else:
-            self.feed = FrameFeed(model, batch, capacity)
+            cache = KVCache(model.config.backbone, batch, capacity, model.frame_embedding.weight)
+            self.feed = FrameFeed(model, batch, partial(model.backbone, cache=cache))
         self.position = 0  # steps taken so far
         self.values: dict[int, Tensor] = {}  # of the step that is being taken
         self._depth_cache: KVCache | None = None
@@ -95,9 +97,9 @@ class Walk:
 class FrameFeed:
     """The backbone's side of a walk in which a step is one position, and takes all tokens of the step before."""
 
-    def __init__(self, model: SpeechLM, batch: int, capacity: int):
-        self.model, self.num_users = model, model.config.user_codebooks
-        self.cache = KVCache(model.config.backbone, batch, capacity, model.frame_embedding.weight)
+    def __init__(self, model: SpeechLM, batch: int, backbone: Callable[[Tensor], Tensor]):
+        """backbone: [B, S, D] -> [B, S, D], with a cache of its own."""
+        self.model, self.backbone, self.num_users = model, backbone, model.config.user_codebooks
         self.is_first = True
         # the step before: BOS of every stream, [B, K + U] and [B]
         self.codes = torch.full((batch, model.num_codebooks + self.num_users), model.bos, device=model.device)
@@ -120,7 +122,7 @@ class FrameFeed:
 
     def run(self, codes: Tensor, text: Tensor) -> Tensor:
         """Steps [B, K + U, S] and text [B, S] through the backbone -> [B, S, D]."""
-        return self.model.backbone(self.model.embed_frames(codes, text if self.model.text_size else None), self.cache)
+        return self.backbone(self.model.embed_frames(codes, text if self.model.text_size else None))
 
     def context(self, values: Mapping[int, Tensor]) -> Tensor:
         """[B, D], the same for every slot of a step; its values so far go to the depth decoder only."""

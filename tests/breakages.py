@@ -10,6 +10,7 @@ from torch import Tensor
 
 import codeclm.inference.engine as engine
 import codeclm.inference.evaluate.score as score
+import codeclm.inference.frame_step as frame_step
 import codeclm.model.attention as attention
 import codeclm.model.depth as depth
 import codeclm.model.layout as steps
@@ -156,6 +157,20 @@ def keep_depth_cache(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Walk, "_depth_logits", logits)
 
 
+def swap_gate_and_up(patch: pytest.MonkeyPatch) -> None:
+    def fused(*args: Any) -> frame_step.Layer:
+        layer = real(*args)
+        return layer._replace(gate_up=layer.gate_up.roll(layer.gate_up.shape[1] // 2, dims=1))
+
+    real = frame_step.fused_layer
+    patch.setattr(frame_step, "fused_layer", fused)
+
+
+def read_other_rows(patch: pytest.MonkeyPatch) -> None:
+    real = frame_step.code_rows
+    patch.setattr(frame_step, "code_rows", lambda weight, k, model: real(weight, max(k - 1, 0), model))
+
+
 def scale_single_steps(patch: pytest.MonkeyPatch) -> None:
     real = SpeechLM.embed_frames
 
@@ -294,15 +309,21 @@ BROKEN: dict[str, tuple[Break, dict[str, Any], set[str], set[str]]] = {
     "cached positions off by one": (
         turn_cached_positions_too_little, PLAIN, COMPUTED, {"causality", "padding", "packing", "every code"},
     ),
-    "depth cache not reset": (keep_depth_cache, PLAIN, {"steps", "windows"}, {"causality", "every code", "padding"}),
+    "depth cache not reset": (keep_depth_cache, PLAIN, {"steps"}, {"causality", "every code", "padding"}),
     "embeddings scaled when stepping": (
         scale_single_steps, PLAIN, {"steps", "windows"}, {"causality", "every code", "padding", "packing"},
+    ),
+    "a weight of the frame step is another's": (
+        swap_gate_and_up, PLAIN, {"steps", "windows"}, {"causality", "every code", "padding", "chunks"},
+    ),
+    "the frame step's rows of codes are another codebook's": (
+        read_other_rows, PLAIN, {"steps", "windows"}, {"causality", "every code", "padding", "chunks"},
     ),
     "user not heard when stepping": (
         ignore_user_when_stepping, DELAYED | {"user_codebooks": 2}, {"steps", "windows"}, {"causality", "every code"},
     ),
     "gaps not filled when stepping": (
-        ignore_gaps_when_stepping, DELAYED | {"gaps": "bos"}, {"steps", "windows"}, {"causality", "every code"},
+        ignore_gaps_when_stepping, DELAYED | {"gaps": "bos"}, {"steps"}, {"causality", "every code"},
     ),
     "depth loss does not back-propagate": (
         detach_depth_loss, PLAIN, {"gradients", "slope"}, {"loss", "steps", "every code"},

@@ -12,6 +12,8 @@ from ...model.delay_pattern import ABSENT
 from ...model.layout import arrange
 from ...model.lm import SpeechLM
 from ...model.transformer import KVCache
+from ...model.walk import Walk
+from ..frame_step import FrameStep, is_supported
 from .findings import Finding, NotApplicable, compare, worst
 from .sequences import Nats, Rows, Walked, rows_of, score_whole, walk_through
 
@@ -19,8 +21,11 @@ CODE_AXES, TEXT_AXES, END_AXES = ("row", "codebook", "frame"), ("row", "column")
 
 
 def check_steps(model: SpeechLM) -> Finding:
-    """Step by step with caches == all at once."""
-    return worst(compare_walk(model, rows, walk_through(model, rows)) for rows in rows_of(model))
+    """Step by step with caches == all at once, by the walk and by the frame step."""
+    kinds = (Walk, FrameStep) if is_supported(model) else (Walk,)
+    return worst(
+        compare_walk(model, rows, walk_through(model, rows, kind=kind)) for rows in rows_of(model) for kind in kinds
+    )
 
 
 def check_chunks(model: SpeechLM) -> Finding:

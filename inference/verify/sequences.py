@@ -17,6 +17,7 @@ from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
 from ...model.shapes import TEXT_LAYOUTS
 from ...model.walk import Walk
+from ..frame_step import FrameStep
 
 LAYOUTS = ("audio", *TEXT_LAYOUTS)  # no text, or a text stream
 
@@ -174,7 +175,9 @@ def lay_out(model: SpeechLM, rows: Rows) -> Laid:
     return Laid(codes, text, user)
 
 
-def walk_through(model: SpeechLM, rows: Rows, prefilled: Mapping[int, int] | None = None) -> Walked:
+def walk_through(
+    model: SpeechLM, rows: Rows, prefilled: Mapping[int, int] | None = None, kind: type[Walk] | type[FrameStep] = Walk
+) -> Walked:
     """Score rows as they are generated: one step after the other, with caches.
 
     prefilled: start -> stop of steps that are given in one piece. A model without BOS is always given its first.
@@ -184,7 +187,7 @@ def walk_through(model: SpeechLM, rows: Rows, prefilled: Mapping[int, int] | Non
         pieces.setdefault(0, 1)
     laid = lay_out(model, rows)
     batch, num_codebooks, num_steps = laid.codes.shape
-    walk = Walk(model, batch, num_steps)
+    walk = kind(model, batch, num_steps)
     nll = torch.zeros(laid.codes.shape, dtype=model.dtype, device=model.device)
     text_nll, seen = torch.zeros_like(nll[:, 0]), torch.ones(num_steps, dtype=torch.bool, device=model.device)
     s = 0
@@ -232,7 +235,7 @@ def walked_end(model: SpeechLM, row: Rows) -> Tensor:
     return nats[0]
 
 
-def prefill(walk: Walk, laid: Laid, piece: slice) -> None:
+def prefill(walk: Walk | FrameStep, laid: Laid, piece: slice) -> None:
     codes = laid.codes[:, :, piece]
     text, user = (None if x is None else x[..., piece] for x in (laid.text, laid.user))
     walk.prefill(codes.masked_fill(codes == walk.model.eos, ABSENT), text, user)
@@ -246,7 +249,7 @@ def first_step(model: SpeechLM, laid: Laid) -> tuple[Tensor, Tensor]:
     return code_nats, (laid.text[:, 0] != ABSENT).to(model.dtype) * math.log(model.text_size)
 
 
-def walk_step(walk: Walk, laid: Laid, s: int) -> tuple[Tensor, Tensor]:
+def walk_step(walk: Walk | FrameStep, laid: Laid, s: int) -> tuple[Tensor, Tensor]:
     """-> nats of the codes [B, K] and of the text [B]."""
     model, codes = walk.model, laid.codes[:, :, s]
     nll = torch.zeros(codes.shape, dtype=model.dtype, device=model.device)

@@ -1,0 +1,382 @@
+"""One frame = one call: the step of generation with static shapes, fused weights and no host synchronisation.
+
+    h = backbone.step(sum of the embeddings of the step before)      # [B, K] -> [B, D]
+    codebook 0 <- heads[0](h);  condition = project(h)
+    codebook k <- heads[k](depth.step_at(k - 1: condition + tables[k - 1][code k - 1]))
+
+It computes what walk.py, the readable reference, computes (tests hold them together in float64). All buffers, views and
+caches are made once for a batch; weights are fused once for a model: queries, keys and values one matrix, gate and up
+another, the gains of norms folded into what follows them, embedding tables already projected to the depth width.
+B rows, K codebooks, D backbone width, d depth width, V codebook size, H heads, G key/value heads, E head width.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..model.delay_pattern import ABSENT
+from ..model.flatten import TEXT
+from ..model.lm import SpeechLM
+from ..model.shapes import TransformerConfig
+from ..model.transformer import Transformer, rotary_tables
+from ..model.walk import Choose, FrameFeed
+
+PAD = 16  # columns beside x, so that its rows stay aligned
+BUCKET = 128  # positions by which the part of a cache that is looked at grows
+
+
+def is_supported(model: SpeechLM) -> bool:
+    """Whether the frame step knows this model; others are walked (walk.py)."""
+    config, depth = model.config, model.config.depth
+    plain = config.pattern != "flatten" and not config.user_codebooks and model.dtype in (torch.float32, torch.float64)
+    fused = not config.backbone.qk_norm and not (config.pattern == "depth" and (depth.qk_norm or depth.weight_sets))
+    return plain and fused and not config.backbone.sliding_window
+
+
+class Layer(NamedTuple):
+    """Weights of a block, [in, out] each."""
+
+    qkv: Tensor  # [D, (H + 2 G) E]
+    qkv_bias: Tensor | None
+    out: Tensor  # [H E, D]
+    gate_up: Tensor  # [D, 2 F]
+    down: Tensor  # [F, D]
+
+
+class Stack:
+    """A transformer that takes one position at a time, in place: `x` [B, D] holds its input, then its output.
+
+    The output is x / |x|: the last norm's gain and sqrt(D) are in the weights that come after (`gain`).
+    """
+
+    def __init__(self, transformer: Transformer, batch: int, capacity: int):
+        config = self.config = transformer.config
+        first: Any = transformer.blocks[0]
+        weight: Tensor = first.down.weight
+        self.batch, self.capacity = batch, capacity
+        self.layers = [fused_layer(block, config) for block in transformer.blocks]
+        scale = weight.new_full((config.dim,), math.sqrt(config.dim))
+        self.gain = scale * transformer.norm.weight if config.final_norm else None  # pyright: ignore[reportOperatorIssue]
+        self.floor = weight.new_tensor(math.sqrt(config.dim * config.norm_eps))  # of a norm: its epsilon
+        self.make_buffers(weight)
+        self.make_cache(weight)
+        self.rotations = None
+        if config.rope:
+            cos, sin = rotary_tables(torch.arange(capacity, device=weight.device), config, weight.dtype)
+            self.rotations = torch.complex(cos, sin)  # [capacity, E / 2]
+        self.turns = () if self.rotations is None else self.rotations.unbind()
+
+    def make_buffers(self, like: Tensor) -> None:
+        """Buffers of a step, and every view of them that a step needs."""
+        config, batch = self.config, self.batch
+        heads, groups, size = config.num_heads, config.num_kv_heads, config.size_of_head
+        # x, and a column that makes |x| what it is with the norm's epsilon: sqrt(|x|^2 + D eps)
+        self.wide = like.new_zeros(batch, config.dim + PAD)
+        self.wide[:, -1] = math.sqrt(config.dim * config.norm_eps)
+        self.x = self.wide[:, : config.dim]
+        self.h = like.new_zeros(batch, config.dim)  # a norm's output
+        self.length = like.new_zeros(batch, 1)  # |x|
+        self.qkv = like.new_zeros(batch, (heads + 2 * groups) * size)
+        split = self.qkv.view(batch, heads + 2 * groups, size)
+        self.rotating = torch.view_as_complex(split[:, : heads + groups].unflatten(-1, (-1, 2)))  # [B, H + G, E / 2]
+        self.query = split[:, :heads].unflatten(1, (groups, -1))  # [B, G, H / G, E]: queries of a group, like positions
+        self.value = self.qkv[:, (heads + groups) * size :]  # [B, G E]
+        self.new = split[:, heads:].unflatten(1, (2, groups)).transpose(0, 1)[:, :, :, None]  # [2, B, G, 1, E]
+        self.ff = like.new_zeros(batch, 2 * config.ff_dim)
+        self.gate, self.up = self.ff.chunk(2, dim=-1)
+
+    def make_cache(self, like: Tensor) -> None:
+        """Keys and values of each layer, their buckets, and the mask that says which positions are filled."""
+        config = self.config
+        shape = (2, self.batch, config.num_kv_heads, self.capacity, config.size_of_head)
+        self.caches = [like.new_zeros(shape) for _ in self.layers]
+        self.mask = like.new_full((1, 1, 1, self.capacity), float("-inf"))
+        self.seen = 0  # positions that the bucket holds
+        self.slot = torch.zeros(1, dtype=torch.long, device=like.device)
+        self.position = 0
+
+    def clear(self) -> None:
+        self.position = 0
+        self.slot.zero_()
+        self.mask.fill_(float("-inf"))
+
+    def use_bucket(self, num_positions: int) -> None:
+        """Look at as many positions as are needed, in steps of BUCKET: views are made when the step changes."""
+        seen = min(self.capacity, -(-num_positions // BUCKET) * BUCKET)
+        if seen != self.seen:
+            self.seen = seen
+            self.views = [(cache[0, :, :, :seen], cache[1, :, :, :seen]) for cache in self.caches]
+            self.seen_mask = self.mask[..., :seen]
+
+    def step(self) -> None:
+        """The next position of every row."""
+        self.use_bucket(self.position + 1)
+        self.mask.index_fill_(3, self.slot, 0.0)
+        for layer, cache, (keys, values) in zip(self.layers, self.caches, self.views, strict=True):
+            self.project(layer, self.position)
+            cache.index_copy_(3, self.slot, self.new)
+            mixed = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=self.seen_mask)
+            self.x.addmm_(mixed.view(self.batch, -1), layer.out)
+            self.feed_forward(layer)
+        self.finish()
+        self.slot.add_(1)
+        self.position += 1
+
+    def project(self, layer: Layer, position: int) -> None:
+        """Query, key and value of x, rotated."""
+        self.norm()
+        if layer.qkv_bias is None:
+            torch.mm(self.h, layer.qkv, out=self.qkv)
+        else:
+            torch.addmm(layer.qkv_bias, self.h, layer.qkv, out=self.qkv)
+        if self.turns:
+            torch.mul(self.rotating, self.turns[position], out=self.rotating)
+
+    def feed_forward(self, layer: Layer) -> None:
+        self.norm()
+        torch.mm(self.h, layer.gate_up, out=self.ff)
+        F.silu(self.gate, inplace=True)
+        self.gate.mul_(self.up)
+        self.x.addmm_(self.gate, layer.down)
+
+    def norm(self) -> None:
+        """h = x / |x|, with the norm's epsilon; sqrt(D) and the gain are in the weights."""
+        torch.linalg.vector_norm(self.wide, dim=-1, keepdim=True, out=self.length)
+        torch.div(self.x, self.length, out=self.h)
+
+    def finish(self) -> None:
+        if self.config.final_norm:
+            self.norm()
+        else:
+            self.h.copy_(self.x)
+
+    def prefill(self, x: Tensor) -> Tensor:
+        """Positions [B, S, D] from an empty cache, at once -> h of the last one [B, D]."""
+        config, num_positions = self.config, x.shape[1]
+        heads, groups, size = config.num_heads, config.num_kv_heads, config.size_of_head
+        for layer, cache in zip(self.layers, self.caches, strict=True):
+            qkv = self.norm_of(x) @ layer.qkv
+            qkv = qkv if layer.qkv_bias is None else qkv + layer.qkv_bias
+            split = qkv.unflatten(-1, (heads + 2 * groups, size)).transpose(1, 2)  # [B, H + 2 G, S, E]
+            turned = split[:, : heads + groups]
+            if self.rotations is not None:
+                pairs = torch.view_as_complex(turned.unflatten(-1, (-1, 2)).contiguous())
+                turned = torch.view_as_real(pairs * self.rotations[:num_positions]).flatten(-2)
+            key, value = turned[:, heads:], split[:, heads + groups :]
+            cache[0, :, :, :num_positions] = key
+            cache[1, :, :, :num_positions] = value
+            mixed = F.scaled_dot_product_attention(
+                turned[:, :heads], key, value, is_causal=num_positions > 1, enable_gqa=heads != groups
+            )
+            x = x + mixed.transpose(1, 2).flatten(2) @ layer.out
+            gate, up = (self.norm_of(x) @ layer.gate_up).chunk(2, dim=-1)
+            x = x + (F.silu(gate) * up) @ layer.down
+        self.position = num_positions
+        self.slot.fill_(num_positions)
+        self.mask[..., :num_positions] = 0.0
+        return self.norm_of(x[:, -1]) if config.final_norm else x[:, -1]
+
+    def norm_of(self, x: Tensor) -> Tensor:
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+
+
+class ShortStack(Stack):
+    """A transformer over the few positions of a step: every view of its cache is made beforehand."""
+
+    def make_cache(self, like: Tensor) -> None:
+        super().make_cache(like)
+        places = range(self.capacity)
+        self.places = [[cache[:, :, :, p : p + 1] for cache in self.caches] for p in places]
+        self.before = [[(cache[0, :, :, : p + 1], cache[1, :, :, : p + 1]) for cache in self.caches] for p in places]
+
+    def step_at(self, position: int) -> None:
+        """One position of every row; the ones before it are filled."""
+        for number, layer in enumerate(self.layers):
+            self.project(layer, position)
+            self.places[position][number].copy_(self.new)
+            if position or self.config.num_heads != self.config.num_kv_heads:
+                mixed = F.scaled_dot_product_attention(self.query, *self.before[position][number])
+                self.x.addmm_(mixed.view(self.batch, -1), layer.out)
+            else:  # attention to itself alone
+                self.x.addmm_(self.value, layer.out)
+            self.feed_forward(layer)
+        self.finish()
+
+
+def fused_layer(block: Any, config: TransformerConfig) -> Layer:
+    """A Block's weights. The gain of a norm and its sqrt(D) go into the matrix that follows it."""
+    attention, root = block.attention, math.sqrt(config.dim)
+    query, key, value = attention.query, attention.key, attention.value
+    heads, groups = config.num_heads, config.num_kv_heads
+    qkv = torch.cat([interleaved(query.weight, heads), interleaved(key.weight, groups), value.weight])
+    bias = None
+    if config.qkv_bias:
+        bias = torch.cat([interleaved(query.bias, heads), interleaved(key.bias, groups), value.bias])
+    gate_up = torch.cat([block.gate.weight, block.up.weight])
+    return Layer(
+        (qkv * root * block.attention_norm.weight).t().contiguous(),
+        bias,
+        attention.output.weight.t().contiguous(),
+        (gate_up * root * block.ff_norm.weight).t().contiguous(),
+        block.down.weight.t().contiguous(),
+    )
+
+
+def interleaved(rows: Tensor, heads: int) -> Tensor:
+    """Rows [heads * E, ..] of a rotated projection, its halves (x1, x2) as pairs: what a complex number turns."""
+    size = len(rows) // heads
+    return rows.unflatten(0, (heads, 2, size // 2)).transpose(1, 2).flatten(0, 2)
+
+
+class DepthStep:
+    """The depth decoder of one step of every row, position by position."""
+
+    def __init__(self, model: SpeechLM, batch: int, gain: Tensor | None):
+        """gain: of the backbone's last norm."""
+        decoder = self.decoder = model.depth_decoder
+        self.stack = ShortStack(decoder.transformer, batch, decoder.num_positions)
+        linear: Any = decoder.project
+        project: Tensor = linear.weight.t()  # [D, d]
+        self.project = after(gain, project)
+        weight = model.frame_embedding.weight if decoder.embedding is None else decoder.embedding.weight
+        weight = weight if decoder.config.embeddings == "own" else weight @ project
+        self.tables = [code_rows(weight, k, model) for k in range(model.num_codebooks - 1)]
+        self.text_table = None if decoder.text_embedding is None else padded(decoder.text_embedding.weight)
+        self.heads = [after(self.stack.gain, head) for head in decoder.heads]
+        if decoder.head_0 is not None:
+            self.heads.insert(0, after(self.stack.gain, decoder.head_0.weight.t()))
+        self.condition = weight.new_zeros(batch, decoder.config.dim)
+        self.num_run = 0
+
+    def begin(self, h: Tensor) -> None:
+        """A new step, of which the backbone says h [B, D]."""
+        torch.mm(h, self.project, out=self.condition)
+        self.num_run = 0
+
+    def logits(self, k: int, values: Mapping[int, Tensor], out: Tensor) -> Tensor:
+        """Of codebook k, into `out`. values: rows of the tables [B], for the slots before it."""
+        for position in range(self.num_run, k + self.decoder.codeless):
+            self.take(position, values)
+        self.num_run = k + self.decoder.codeless
+        return torch.mm(self.stack.h, self.heads[k - self.decoder.first], out=out)
+
+    def take(self, position: int, values: Mapping[int, Tensor]) -> None:
+        """One position: the code before, the backbone's word, and the text at the first one."""
+        x, codebook = self.stack.x, position - self.decoder.codeless
+        told = self.decoder.config.conditioning == "add" or position == 0
+        if codebook < 0:
+            x.copy_(self.condition)
+        else:
+            code = F.embedding(values[codebook], self.tables[codebook])
+            torch.add(code, self.condition, out=x) if told else x.copy_(code)
+        if position == 0 and self.text_table is not None and TEXT in values:
+            x.add_(F.embedding(values[TEXT], self.text_table))
+        self.stack.step_at(position)
+
+
+class FrameStep:
+    """The walk of a batch through one window, in place of walk.py's `Walk` and with its methods."""
+
+    def __init__(self, model: SpeechLM, batch: int, capacity: int, ends: bool = True):
+        """ends: whether `choose` may give EOS or ABSENT; where it does not, this need not be looked at."""
+        config, like = model.config, model.frame_embedding.weight
+        self.model, self.batch, self.ends = model, batch, ends
+        self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
+        self.backbone = Stack(model.backbone, batch, capacity)
+        self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
+        self.tables = torch.cat([code_rows(like, k, model) for k in range(model.num_codebooks)])
+        self.offsets = torch.arange(model.num_codebooks, device=like.device) * (model.codebook_size + 2)
+        self.text_table = padded(model.text_embedding.weight) if model.text_size else None
+        gain = self.backbone.gain
+        self.depth = DepthStep(model, batch, gain) if model.pattern == "depth" else None
+        self.heads: dict[int, Tensor] = {}  # of the backbone, by slot
+        if model.predicts_text:
+            head = model.text_embedding.weight[:-1] if config.text.tied else model.text_head.weight
+            self.heads[TEXT] = after(gain, head.t())
+        if not model.depth_is_first:
+            self.heads[0] = after(gain, model.head_0.weight.t())
+        if self.depth is None:
+            self.heads |= {k: after(gain, head) for k, head in enumerate(model.heads, 1)}
+        sizes = {TEXT: model.text_size, 0: model.num_classes}
+        self.restart()
+        self.outputs = {slot: like.new_zeros(batch, sizes.get(slot, model.codebook_size)) for slot in self.slots}
+
+    def restart(self) -> None:
+        """To the start of a window."""
+        self.backbone.clear()
+        self.position = 0
+        self.rows = torch.full_like(self.offsets, self.model.bos).expand(self.batch, -1)  # of the step before
+        self.text_row = self.offsets.new_full((self.batch,), self.model.text_size)
+
+    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
+        """Known steps, at the start of the window; as `Walk.prefill`."""
+        if codes.shape[2]:
+            assert self.position == 0
+            feed = FrameFeed(self.model, self.batch, self.backbone.prefill)
+            feed.prefill(codes, text, user)
+            self.rows = torch.remainder(feed.codes, self.model.codebook_size + 2)
+            self.text_row = torch.remainder(feed.text, self.model.text_size + 2)
+            self.position = codes.shape[2]
+
+    def step(self, choose: Choose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
+        """The next step; as `Walk.step`."""
+        if not self.position and not self.model.config.bos:
+            raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
+        self.run_backbone()
+        self.values, known = {}, known or {}
+        if self.depth is not None:
+            self.depth.begin(self.backbone.h)
+        for slot in self.slots:
+            if slot in known:
+                value = self.row_of(known[slot], slot)
+            else:
+                value = choose(slot, self.logits(slot))
+                value = self.row_of(value, slot) if self.ends else value
+            self.values[slot] = value
+        self.rows = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
+        if self.text_table is not None:
+            self.text_row = self.values[TEXT]
+        self.position += 1
+
+    def run_backbone(self) -> None:
+        """The step before through the backbone."""
+        torch.sum(F.embedding(self.rows + self.offsets, self.tables), dim=1, out=self.backbone.x)
+        if self.text_table is not None:
+            self.backbone.x.add_(F.embedding(self.text_row, self.text_table))
+        self.backbone.step()
+
+    def row_of(self, tokens: Tensor, slot: int) -> Tensor:
+        """Tokens [B], ABSENT and EOS allowed -> rows of the tables, whose last one is that of ABSENT."""
+        if slot == TEXT:
+            return torch.remainder(tokens, self.model.text_size + 2)
+        if slot == 0:
+            tokens = torch.where(tokens == self.model.eos, ABSENT, tokens)
+        return torch.remainder(tokens, self.model.codebook_size + 2)
+
+    def logits(self, slot: int) -> Tensor:
+        out = self.outputs[slot]
+        if slot in self.heads:
+            return torch.mm(self.backbone.h, self.heads[slot], out=out)
+        assert self.depth is not None
+        return self.depth.logits(slot, self.values, out)
+
+
+def after(gain: Tensor | None, weight: Tensor) -> Tensor:
+    """A weight [in, out] that follows a norm, with the norm's gain in it."""
+    return (weight if gain is None else gain[:, None] * weight).contiguous()
+
+
+def padded(table: Tensor) -> Tensor:
+    """A table with a row of zeros for ABSENT."""
+    return F.pad(table, (0, 0, 0, 1))
+
+
+def code_rows(weight: Tensor, k: int, model: SpeechLM) -> Tensor:
+    """Codebook k's rows [V + 2, ..] of a table for all: its codes, BOS, and ABSENT as the model is given it."""
+    size = model.codebook_size
+    own = weight[k * (size + 1) : (k + 1) * (size + 1)]
+    return torch.cat([own, own[-1:]]) if model.config.gaps == "bos" else padded(own)

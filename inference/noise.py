@@ -1,0 +1,61 @@
+"""Random numbers that belong to a row: a function of (seed, column, slot, class) and of nothing else.
+
+So a row draws the same codes alone, in any batch, streamed or not, and whatever other rows do. Counter-based: a hash of
+32 bits (the mixing steps of Ettinger's "lowbias32"), keyed by seed and column, computed where the model is.
+B rows, J slots of a column, C classes.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MASK = (1 << 32) - 1
+COLUMNS = 16  # computed at once: fewer calls than one for each column
+BITS = 23  # of a uniform number: as many as float32 tells apart between 0 and 1
+
+
+class Noise:
+    """Gumbel noise for the slots of each column: the largest of logits + noise is a draw from their softmax."""
+
+    def __init__(self, seeds: Sequence[int], sizes: Sequence[int], device: torch.device, stream: int = 0):
+        """sizes: the classes of each slot. stream: another number gives other noise."""
+        self.sizes = sizes
+        self.keys = torch.tensor([[key_of(seed, stream, half) for half in (0, 1)] for seed in seeds], device=device)
+        self.counter = torch.arange(sum(sizes), device=device)
+        self.first = -COLUMNS
+        self.columns: list[Sequence[Tensor]] = []
+
+    def at(self, column: int) -> Sequence[Tensor]:
+        """Of each slot [B, C], float32."""
+        if not self.first <= column < self.first + COLUMNS:
+            self.first = column
+            self.columns = [part.split(list(self.sizes), dim=-1) for part in self._columns(column).unbind()]
+        return self.columns[column - self.first]
+
+    def _columns(self, first: int) -> Tensor:
+        """[COLUMNS, B, all classes of all slots]."""
+        column = torch.arange(first, first + COLUMNS, device=self.counter.device)[:, None]
+        keys = [mix(mix(half + column) ^ half)[..., None] for half in self.keys.unbind(1)]  # [COLUMNS, B, 1] each
+        bits = mix((mix(self.counter ^ keys[0]) + keys[1]) & MASK) >> (32 - BITS)
+        uniform = (bits.float() + 0.5) * 2.0**-BITS  # never 0 or 1, and exact in float32
+        return -(-uniform.log()).log()
+
+
+def mix(x: Tensor) -> Tensor:
+    """32-bit integers in int64 -> others, each bit of which depends on every bit of x."""
+    x = ((x >> 16) ^ x) * 0x21F0AAAD & MASK
+    x = ((x >> 15) ^ x) * 0xD35A2D97 & MASK
+    return (x >> 15) ^ x
+
+
+def key_of(seed: int, stream: int, half: int) -> int:
+    """A 32-bit key; all bits of a seed count, however large it is."""
+    words = [half + 2 * stream]
+    seed = abs(seed) * 2 + (seed < 0)
+    words += [seed >> shift & MASK for shift in range(0, max(64, math.ceil(seed.bit_length() / 32) * 32), 32)]
+    key = torch.tensor(0)
+    for word in words:
+        key = mix((key + word + 0x9E3779B9) & MASK)
+    return int(key)

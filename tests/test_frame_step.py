@@ -1,0 +1,62 @@
+"""inference/frame_step.py: the fused step draws what the readable walk draws, for every model it knows."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from codeclm.inference import SamplingConfig
+from codeclm.inference.engine import Request, generate
+from codeclm.inference.frame_step import FrameStep, is_supported
+from codeclm.model import SpeechLM
+
+from .options import OPTIONS, backbone
+
+CASES: dict[str, dict[str, Any]] = OPTIONS | {
+    "windows": dict(context_frames=6),
+    "late": dict(delays=(0, 2, 1), context_frames=8),
+    "biases": dict(backbone=backbone(qkv_bias=True, head_dim=6, final_norm=False)),
+    "no rope": dict(backbone=backbone(rope=False)),
+}
+
+SAMPLING = SamplingConfig(temperature=1.1, depth_temperature=0.9, top_k=5)
+
+
+def last(model: SpeechLM, request: Request, fused: bool, sampling: SamplingConfig = SAMPLING, seeds=(3, 4, 5)):
+    *_, state = generate(model, request, list(seeds), sampling, fused=fused)
+    assert isinstance(state.walk, FrameStep) == (fused and is_supported(model))
+    return state
+
+
+def requests(model: SpeechLM) -> dict[str, Request]:
+    """Something to go on from, in every way that the model takes."""
+    draw = torch.Generator().manual_seed(2)
+    codes = torch.randint(0, model.codebook_size, (model.num_codebooks, 4), generator=draw)
+    found = {"prompt": Request(9, codes), "few codes": Request(5, codes, num_codes=model.codebook_size - 1)}
+    if model.config.bos:
+        found["from nothing"] = Request(7)
+    if model.text_size:
+        text = torch.randint(0, model.text_size, (4,), generator=draw)
+        new = torch.randint(0, model.text_size, (6,), generator=draw)
+        found["with text"] = Request(6, codes, text, new_text=new)
+        if model.predicts_text:
+            found["own text"] = Request(6, codes, text, draw_text=True)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_the_step_draws_what_the_walk_draws(make_model, name):
+    model: SpeechLM = make_model(**CASES[name])
+    known = 0
+    for request in requests(model).values():
+        for sampling in (SAMPLING, SamplingConfig(stop_at_end=True, temperature=1.5, top_k=0, min_p=0.05, top_p=0.9)):
+            fused, walked = (last(model, request, fused, sampling) for fused in (True, False))
+            known += isinstance(fused.walk, FrameStep)
+            for field in ("codes", "text", "end"):
+                ours, theirs = getattr(fused, field), getattr(walked, field)
+                assert ours is theirs is None or torch.equal(ours, theirs), field
+            torch.testing.assert_close(fused.nll, walked.nll, rtol=0, atol=1e-9)
+            if walked.text_nll is not None:
+                torch.testing.assert_close(fused.text_nll, walked.text_nll, rtol=0, atol=1e-9)
+    assert known == (2 * len(requests(model)) if is_supported(model) else 0)
