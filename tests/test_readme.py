@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import codeclm
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.inference import demo
 from codeclm.train import cli
 
@@ -104,7 +104,7 @@ def test_the_python_runs_where_the_demo_was(tmp_path):
 def write_scribe(out: Path, data: Path) -> None:
     """A model that was trained, for a step, with its text last."""
     for number in range(6):
-        save_wav(data / f"{number}.wav", 0.1 * np.random.default_rng(number).standard_normal(16_000), 16_000)
+        save_audio(data / f"{number}.wav", 0.1 * np.random.default_rng(number).standard_normal(16_000), 16_000)
         (data / f"{number}.txt").write_text("a text of several words to learn a few tokens from")
     text = {"layout": "last", "vocab_size": 280}
     codeclm.train.train(data, out, steps=1, model={"preset": "tiny", "text": text}, batch={"heldout_share": 0.2})
