@@ -5,11 +5,8 @@ N utterances, M segments (utterance, start, stop) in frames, B rows of a batch, 
 counts columns: frames and the columns that hold text only (grids.py).
 """
 
-import hashlib
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -107,58 +104,6 @@ class TokenBatches:
         pools = np.split(segments, np.flatnonzero(np.diff(pool_of)) + 1)
         batches = [batch for pool in pools for batch in _neighbours(pool, self.grids, self.frames_per_batch)]
         return [[row[None] for row in batches[i]] for i in rng.permutation(len(batches))]
-
-
-def split_heldout(
-    names: Sequence[str], share: float, seed: int, where: str | Path = "the data"
-) -> tuple[list[int], list[int]]:
-    """Utterance names -> (indices for training, indices held out), `share` of the names held out.
-
-    A name's side depends on the name and the seed only, so that it stays when files are added; pieces of one file
-    (`name#0`, `name#1`) and copies (`name~0`, `name~1`) go together. With few utterances at least one is held out and
-    one is not. Raises ValueError, naming `where` they are, if there is only one, however many copies of it.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
-    files = recordings(names)
-    fractions = [_fraction(file, seed) for file in files]
-    if len(set(files)) < 2:
-        raise ValueError(
-            f"{where}: one utterance ('{files[0]}') is not enough to train on and to hold out; add more audio"
-        )
-    # however few there are, the first by hash is held out and the last is not
-    limit = min(max(share, min(fractions) + 1e-12), max(fractions))
-    heldout = [fraction < limit for fraction in fractions]
-    return [i for i, held in enumerate(heldout) if not held], [i for i, held in enumerate(heldout) if held]
-
-
-def recordings(names: Sequence[str]) -> list[str]:
-    """What of each utterance's name is kept together: its file; with a single file, which piece of it."""
-    files = [re.sub(r"(#\d+)?(~\d+)?$", "", name) for name in names]
-    return files if len(set(files)) > 1 else [re.sub(r"~\d+$", "", name) for name in names]
-
-
-def balance_voices(store: TokenStore, indices: Sequence[int], power: float) -> list[int]:
-    """Repeat utterances so that each voice's share of the frames goes with about its length to the `power`.
-
-    A voice is the first folder of the names. power 1 changes nothing; at 0 all voices weigh the same. Whole numbers of
-    repetitions only, so that an epoch still shows every frame equally often within a voice.
-    """
-    if not 0 <= power <= 1:
-        raise ValueError(f"the power of voices is {power}; it must lie between 0 and 1")
-    voices: dict[str, list[int]] = {}
-    for i in indices:
-        voices.setdefault(store.names[i].rpartition("/")[0].split("/")[0], []).append(i)
-    frames = {voice: int(store.num_frames[members].sum()) for voice, members in voices.items()}
-    most = max(frames.values(), default=1)
-    return [
-        i for voice, members in voices.items() for i in members * round((most / max(frames[voice], 1)) ** (1 - power))
-    ]
-
-
-def _fraction(name: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _chosen(store: TokenStore, indices: Sequence[int] | None) -> np.ndarray:

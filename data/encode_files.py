@@ -20,8 +20,9 @@ from ..model.codecs import Codec, load_codec
 from ..model.files import readable
 from .audio import MIN_DURATION_S, AudioError, audio_blocks, check_usable
 from .config import PrepareConfig
+from .store_index import Rejected
+from .store_writer import Utterance
 from .text_tokenizer import clean_text
-from .token_store import Rejected, Utterance
 
 PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
 COPY_LEVELS_DB = (0.0, 1.5, -1.5, 0.75, -0.75, 2.0, -2.0, 1.0)

@@ -13,7 +13,7 @@ from ..model.shapes import CodecReference
 from .config import PrepareConfig
 from .encode_files import transcript_path
 from .store_index import ShardIndex
-from .token_store import finished_shard
+from .store_writer import finished_shard
 
 QUIET_CUTS = "cut where it is quiet"  # part of the key
 

@@ -26,8 +26,18 @@ from .config import PrepareConfig, with_settings
 from .encode_files import encoder
 from .plan import Shard, plan_shards, utterance_names
 from .progress import progress_bar
-from .store_index import HEADER, FutureFormat, Rejected, ShardIndex, StoreHeader, check_storable, require_codec
-from .token_store import TokenStore, Utterance, commit_store, name_hash, shard_name, write_shard
+from .store_index import (
+    HEADER,
+    FutureFormat,
+    Rejected,
+    ShardIndex,
+    StoreHeader,
+    check_storable,
+    require_codec,
+    shard_name,
+)
+from .store_writer import Utterance, commit_store, write_shard
+from .token_store import TokenStore, name_hash
 
 REJECTED, LOCK = "rejected.jsonl", ".lock"
 

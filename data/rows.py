@@ -39,6 +39,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def lengths(self) -> list[int]:
+        """Columns of every piece; of the last in a row with its padding."""
+        if self.documents is None:
+            return [self.text.shape[1]] * len(self)
+        return [n for row in self.documents for n in row.unique_consecutive(return_counts=True)[1].tolist()]
+
     def take(self, rows: slice) -> "Rows":
         documents = None if self.documents is None else self.documents[rows]
         return Rows(self.codes[rows], self.ends[rows], self.text[rows], documents)

@@ -11,12 +11,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..model.shapes import CodecReference
 from ..model.strict import read_object, strict
 
 FORMAT = 3  # a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
 HEADER = "store.json"
 AGAIN = "run codeclm prepare again"
+CODE = np.dtype("<u2")  # of a code on disk
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}"
 
 
 def check_storable(codec: CodecReference) -> None:

@@ -11,43 +11,26 @@ N utterances, T frames, K codebooks.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..model.codecs import Codec
-from ..model.files import file_sha256, whole_file, write_whole
+from ..model.files import file_sha256
 from ..model.shapes import CodecReference
 from .store_index import (
     AGAIN,
-    HEADER,
-    Entry,
-    Rejected,
     ShardIndex,
-    ShardInfo,
     StoreHeader,
-    check_storable,
     require_codec,
+    shard_name,
 )
 
 if TYPE_CHECKING:
     from ..model.speech_lm_config import SpeechLMConfig
 
 CODE = np.dtype("<u2")
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One utterance on its way to disk."""
-
-    name: str
-    num_samples: int  # audio samples at the codec's sample rate
-    codes: np.ndarray  # [T, K] integers, T >= 1
-    text: str | None = None  # what is said
-    goes_on: bool = False  # a piece of a longer recording, and not its last
 
 
 class TokenStore:
@@ -158,66 +141,3 @@ class TokenStore:
 def name_hash(name: str) -> bytes:
     """Puts utterances in an order that has nothing to do with their names, and is always the same."""
     return hashlib.sha256(name.encode()).digest()
-
-
-def shard_name(number: int) -> str:
-    return f"shard-{number:05d}"
-
-
-def write_shard(
-    folder: Path, number: int, entries: Iterable[Utterance | Rejected], codec: CodecReference, key: str = ""
-) -> ShardIndex:
-    """Write shard-NNNNN.bin as `entries` come, then its .json: the shard is finished when the .json is there.
-
-    Raises ValueError for codes of the wrong shape or range, OSError if the disk does not take them.
-    """
-    path = folder / f"{shard_name(number)}.bin"
-    digest, utterances, rejected = hashlib.sha256(), [], []
-    with whole_file(path) as file:
-        for entry in entries:
-            if isinstance(entry, Rejected):
-                rejected.append(entry)
-                continue
-            data = _packed(entry, codec)
-            digest.update(data)
-            file.write(data)
-            utterances.append(Entry(entry.name, len(entry.codes), entry.num_samples, entry.text, entry.goes_on))
-    index = ShardIndex(key, digest.hexdigest(), utterances, rejected)
-    write_whole(path.with_suffix(".json"), index.to_json())
-    return index
-
-
-def finished_shard(folder: Path, number: int, key: str) -> ShardIndex | None:
-    """The index of a shard that was made from `key` and is whole, or None."""
-    path = folder / f"{shard_name(number)}.bin"
-    try:
-        index = ShardIndex.read(path.with_suffix(".json"))
-        return index if index.key == key and index.sha256 == file_sha256(path) else None
-    except (OSError, ValueError):
-        return None
-
-
-def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardIndex]) -> None:
-    """Write store.json over the shards 0..len(shards)-1, which must be finished: from now on `folder` is a store."""
-    infos = [
-        ShardInfo(shard_name(number), shard.sha256, shard.index_sha256, len(shard.utterances), shard.num_frames)
-        for number, shard in enumerate(shards)
-    ]
-    entries = [entry for shard in shards for entry in shard.utterances]
-    has_text = any(entry.text is not None for entry in entries)
-    check_storable(codec)
-    header = StoreHeader.of(codec, infos, has_text, has_cuts=any(entry.goes_on for entry in entries))
-    write_whole(folder / HEADER, header.to_json())
-
-
-def _packed(utterance: Utterance, codec: CodecReference) -> bytes:
-    codes = np.asarray(utterance.codes)
-    if codes.ndim != 2 or codes.shape[1] != codec.num_codebooks or len(codes) == 0 or codes.dtype.kind not in "iu":
-        raise ValueError(
-            f"{utterance.name}: codes must be integers [T >= 1, K = {codec.num_codebooks}], "
-            f"not {codes.dtype} {list(codes.shape)}"
-        )
-    low, high = int(codes.min()), int(codes.max())
-    if low < 0 or high >= codec.codebook_size:
-        raise ValueError(f"{utterance.name}: codes span {low}..{high}; allowed are 0..{codec.codebook_size - 1}")
-    return codes.astype(CODE).tobytes()

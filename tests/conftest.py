@@ -11,7 +11,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from codeclm.data.audio_out import save_audio
-from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.store_writer import Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore
 from codeclm.model import CodecReference, SpeechLM, SpeechLMConfig, TransformerConfig
 from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import Codec, SpectralCodec

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import codeclm
 from codeclm.data import PrepareConfig, TokenStore
-from codeclm.data.audio import save_wav
+from codeclm.data.audio_out import save_audio
 from codeclm.data.config import with_settings
 from codeclm.inference.loading import save_model
 from codeclm.train.cli import main
@@ -25,7 +25,7 @@ def audio(tmp_path_factory) -> Path:
     """Four recordings of noise, 0.3 to 0.6 s."""
     folder, rng = tmp_path_factory.mktemp("audio"), np.random.default_rng(0)
     for number in range(4):
-        save_wav(folder / f"{number}.wav", 0.1 * rng.standard_normal(2400 + 800 * number), 8000)
+        save_audio(folder / f"{number}.wav", 0.1 * rng.standard_normal(2400 + 800 * number), 8000)
     return folder
 
 

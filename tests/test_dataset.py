@@ -10,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.dataset import TokenBatches, balance_voices, split_heldout
+from codeclm.data.dataset import TokenBatches
 from codeclm.data.grids import StoreGrids
 from codeclm.data.rows import Rows
+from codeclm.data.split import balance_voices, split_heldout
+from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
-from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore
 from codeclm.model.shapes import CodecReference
 
 INFO = CodecReference("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)

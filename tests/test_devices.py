@@ -23,7 +23,8 @@ from codeclm.model.codecs import SpectralCodec
 from codeclm.train.codec_losses import envelope_loss, loudness_losses, mel_loss
 from codeclm.train.codec_trainer import pitch_error
 from codeclm.train.discriminators import Discriminators, adversarial_losses, discriminator_loss
-from codeclm.train.loop import Trainer, new_model
+from codeclm.train.loop import Trainer
+from codeclm.train.new_model import new_model
 
 from .fake_device import ELSEWHERE, Elsewhere, Mixed, elsewhere
 from .options import OPTIONS, example

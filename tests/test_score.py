@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.store_writer import Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore
 from codeclm.inference import EvaluateConfig
 from codeclm.inference.compress.codes import compress_codes
 from codeclm.inference.evaluate.report import DEFINITION, likelihood

@@ -25,7 +25,8 @@ from codeclm.model.convert.text_lm import from_text_lm, grow, read_text_lm
 from codeclm.model.shapes import DepthConfig
 from codeclm.train.cli import main
 from codeclm.train.config import BatchConfig, ModelConfig, TextOptions, TrainConfig
-from codeclm.train.loop import new_model, new_tokenizer, train
+from codeclm.train.loop import train
+from codeclm.train.new_model import new_model, new_tokenizer
 
 from .checkpoints import edit, saved
 

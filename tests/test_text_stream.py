@@ -18,7 +18,8 @@ from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.model.shapes import TransformerConfig
 from codeclm.train.config import BatchConfig, LossConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
-from codeclm.train.loop import new_model, new_tokenizer, train
+from codeclm.train.loop import train
+from codeclm.train.new_model import new_model, new_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.token_store import (
-    HEADER,
-    Rejected,
-    ShardIndex,
-    TokenStore,
-    Utterance,
-    commit_store,
-    write_shard,
-)
+from codeclm.data.store_index import HEADER, Rejected, ShardIndex
+from codeclm.data.store_writer import Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore
 from codeclm.model.shapes import CodecReference
 
 INFO = CodecReference("tiny", "f" * 64, 16_000, 640, num_codebooks=3, codebook_size=1024)

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.data.dataset import split_heldout
+from codeclm.data.split import split_heldout
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm
 from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.config import BatchConfig, OptimizerConfig
-from codeclm.train.loop import Trainer, new_model, train
+from codeclm.train.loop import Trainer, train
+from codeclm.train.new_model import new_model
 from codeclm.train.optim import learning_rate, make_optimizer
 
 from .training import SHAPE, SHORT, SIZE, SOURCE, Source, assert_same_bits, draw, metrics, program, run

@@ -15,7 +15,8 @@ from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.verify.training import is_idle
 from codeclm.model.lm import SpeechLM
 from codeclm.model.transformer import Block
-from codeclm.train.loop import Trainer, new_model, train
+from codeclm.train.loop import Trainer, train
+from codeclm.train.new_model import new_model
 from codeclm.train.precision import has_fast_bf16
 
 from .options import DEPTHS, OPTIONS, example

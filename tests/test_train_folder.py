@@ -22,7 +22,8 @@ from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.cli import main
 from codeclm.train.codec import train_codec
 from codeclm.train.config import FINETUNE, LossConfig, OptimizerConfig, RunConfig, TrainConfig
-from codeclm.train.loop import Trainer, for_small_data, new_model, train
+from codeclm.train.loop import Trainer, for_small_data, train
+from codeclm.train.new_model import new_model
 
 from .test_codec_training import TINY
 from .test_train_interrupted import Killed, die_at

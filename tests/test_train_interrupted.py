@@ -19,7 +19,8 @@ from codeclm.train.codec import train_codec
 from codeclm.train.codec_trainer import CodecTrainer
 from codeclm.train.compare_patterns import compare_patterns
 from codeclm.train.interruption import Interrupted, Interruption
-from codeclm.train.loop import Trainer, new_model, train
+from codeclm.train.loop import Trainer, train
+from codeclm.train.new_model import new_model
 
 from .test_codec_training import RATE, TINY, voice
 from .test_patterns import CONFIG as PATTERNS

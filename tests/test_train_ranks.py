@@ -17,7 +17,8 @@ from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 from codeclm.model.shapes import PATTERNS
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
-from codeclm.train.loop import Trainer, new_model, train
+from codeclm.train.loop import Trainer, train
+from codeclm.train.new_model import new_model
 
 from .test_cli import SIZES, voice
 from .training import SHORT, SIZE, SOURCE, draw, metrics, program, state_of
@@ -95,7 +96,8 @@ from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import load_codec
 from codeclm.model.shapes import *
 from codeclm.train.config import *
-from codeclm.train.loop import Trainer, new_model, train
+from codeclm.train.new_model import new_model
+from codeclm.train.loop import Trainer, train
 
 torch.set_num_threads(1)
 store, codec, out = TokenStore({store!r}), load_codec({codec!r}), Path({out!r})

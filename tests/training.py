@@ -16,7 +16,8 @@ from codeclm.data.token_store import TokenStore
 from codeclm.model.shapes import TransformerConfig
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
 from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
-from codeclm.train.loop import new_model, train
+from codeclm.train.loop import train
+from codeclm.train.new_model import new_model
 
 SIZE = 4
 SHAPE = ModelConfig(
@@ -109,10 +110,11 @@ from codeclm.model.codecs import load_codec
 from codeclm.model.shapes import *
 from codeclm.train.config import *
 from codeclm.train import loop
+from codeclm.train.new_model import new_model
 
 torch.set_num_threads(1)
 config, store = {config!r}, TokenStore({store!r})
-model = loop.new_model(store, config)
+model = new_model(store, config)
 {before}
 loop.train(model, load_codec({codec!r}), store, Path({out!r}), config)
 """

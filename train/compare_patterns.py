@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..data.dataset import split_heldout
+from ..data.split import split_heldout
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig, SamplingConfig
 from ..inference.engine import Request, generate
@@ -28,7 +28,8 @@ from ..model.lm import SpeechLM
 from .checkpoint import difference
 from .config import PatternsConfig
 from .interruption import Interruption
-from .loop import new_model, train
+from .loop import train
+from .new_model import new_model
 from .run_folder import CONFIG, PATTERNS, claim, write_config
 from .trainer import Trainer
 
@@ -157,9 +158,9 @@ def operations_per_step(trainer: Trainer) -> float:
     """Forward operations of a batch, the mean over some."""
     total = 0.0
     for step in range(CALIBRATION_STEPS):
-        codes = trainer.batches.rows(step).codes
-        per_frame = forward_flops_per_frame(trainer.raw_model.config, codes.shape[2], trainer.config.depth_fraction)
-        total += per_frame * codes.shape[0] * codes.shape[2]
+        for length in trainer.batches.rows(step).lengths():  # attention costs what the pieces of a row cost alone
+            per_frame = forward_flops_per_frame(trainer.raw_model.config, length, trainer.config.depth_fraction)
+            total += per_frame * length
     return total / CALIBRATION_STEPS
 
 

@@ -54,7 +54,7 @@ class BatchConfig:
     """The data of one step; a batch is a pure function of (seed, step)."""
 
     frames_per_batch: int = 4096  # frames of a step, over all processes, padding included
-    max_frames: int = 512  # longest row, in frames; longer utterances are cut
+    max_frames: int = 512  # longest piece of an utterance, in frames; a row holds several shorter ones
     voice_power: float = 1.0  # below 1, voices with little speech are drawn more often (voice: first folder of a name)
     heldout_share: float = 0.02  # share of the utterances held out to choose the best weights
 

@@ -12,66 +12,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..data.dataset import recordings, split_heldout
 from ..data.progress import progress_bar
+from ..data.split import recordings
 from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
-from ..model.convert.text_lm import from_text_lm
 from ..model.lm import SpeechLM
-from ..model.shapes import DepthConfig, TextConfig
-from ..model.speech_lm_config import SpeechLMConfig
-from ..model.strict import strict
-from .config import RunConfig, TrainConfig
+from .config import RunConfig
 from .interruption import Interrupted, Interruption
 from .processes import agree
 from .run_folder import LANGUAGE_MODEL, METRICS, claim, cut_metrics, write_config
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-
-def new_tokenizer(store: TokenStore, config: TrainConfig) -> TextTokenizer | None:
-    """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream."""
-    if config.model.text.layout == "none":
-        return None
-    training, _ = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
-    return TextTokenizer.train((store.text(i) or "" for i in training), config.model.text.vocab_size)
-
-
-def new_model(
-    store: TokenStore, config: TrainConfig, tokenizer: TextTokenizer | None = None, init_from: Path | None = None
-) -> SpeechLM:
-    """A SpeechLM with random weights (config.seed) for the codes of a store, and for text with a tokenizer.
-
-    init_from: a Llama- or Qwen-family text model (a transformers folder, or a .gguf file) that becomes the backbone.
-    """
-    torch.manual_seed(config.seed)
-    codec, (backbone, depth) = store.codec, config.model.parts
-    layout = config.model.text.layout
-    if layout == "aligned":  # else a frame's codes would not see the text of that very frame
-        depth = replace(strict(DepthConfig, depth, name="depth"), first_codebook="depth", sees_text=True)
-    settings: dict[str, Any] = {
-        "num_codebooks": codec.num_codebooks,
-        "codebook_size": codec.codebook_size,
-        "depth": depth,
-        "delays": list(config.model.delays) or None,
-        "pattern": config.model.pattern,
-        "context_frames": config.batch.max_frames,
-        "codec": codec,
-    }
-    if init_from is not None:
-        if tokenizer is not None:
-            raise ValueError("a text model brings text tokens of its own: leave --model.text.layout out")
-        return from_text_lm(init_from, **settings)
-    text = None
-    if tokenizer is not None and layout != "none":
-        text = TextConfig(tokenizer.vocab_size, layout=layout, tokenizer=tokenizer.fingerprint)
-    return SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
 
 
 def train(

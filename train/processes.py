@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..data.config import PrepareConfig
 from ..data.preparation import open_or_prepare
-from ..data.token_store import HEADER, TokenStore
+from ..data.store_index import HEADER
+from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.device import resolve_device
 

@@ -15,8 +15,9 @@ from ..inference.loading import load
 from ..model.codecs import Codec, load_codec
 from .checkpoint import tensors_sha256
 from .config import FINETUNE, RunConfig, TrainConfig
-from .loop import for_small_data, new_model, new_tokenizer
+from .loop import for_small_data
 from .loop import train as run
+from .new_model import new_model, new_tokenizer
 from .processes import open_store
 from .run_folder import LANGUAGE_MODEL, claim
 

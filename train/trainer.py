@@ -16,8 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..data.dataset import TokenBatches, balance_voices, split_heldout
+from ..data.dataset import TokenBatches
 from ..data.rows import Rows, can_be_packed
+from ..data.split import balance_voices, split_heldout
 from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.token_store import TokenStore, Utterance, commit_store, write_shard
+from ...data.store_writer import Utterance, commit_store, write_shard
+from ...data.token_store import TokenStore
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
 from ..config import EvaluateConfig, SamplingConfig

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codeclm.data.token_store import TokenStore, Utterance, commit_store, write_shard
+from codeclm.data.store_writer import Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.model.codecs import Codec

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from codeclm.model.lm import SpeechLM
 from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
-from codeclm.train.loop import new_model
+from codeclm.train.new_model import new_model
 from codeclm.train.trainer import Trainer
 
 from .harness import Reading, difference
