@@ -146,7 +146,7 @@ def report_card(
         f"- model: {parameters:.1f} M parameters, pattern {lm.model.pattern}, on the codec {report.codec}",
         f"- training: {training.steps} steps of at most {training.batch.frames_per_batch} frames, seed {training.seed}",
         f"- time: {', '.join(f'{step} {value:.0f} s' for step, value in spent.items())}",
-        f"- machine: {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} of torch's threads, "
+        f"- machine: {platform.machine()}, {os.cpu_count()} cores, of which torch used {torch.get_num_threads()}, "
         f"{lm.device.type}, torch {torch.__version__}",
         f"- listen: {out / SAMPLE}, {PROMPT_S:g} s of held-out speech and {SAMPLE_S:g} s that the model adds",
         f"- definition: {report.definition}",
