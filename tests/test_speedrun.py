@@ -38,7 +38,7 @@ def test_a_run_in_pieces_counts_all_of_its_seconds(tmp_path: Path):
 def test_the_speedrun_makes_speech_tokens_a_model_a_sample_and_a_card_and_is_then_done(tmp_path: Path, capsys):
     pytest.importorskip("hibari")
     training = replace(speedrun.TRAINING, steps=2, evaluate_every=2, model=SMALL)
-    speedrun.main(tmp_path, minutes=3.0, training=training)
+    speedrun.main(tmp_path, minutes=4.0, training=training)
     card = (tmp_path / speedrun.CARD).read_text()
     assert capsys.readouterr().out.endswith(card)
     bits = dict(re.findall(r"^\| ([a-z ]+) \| ([\d.]+) \|", card, re.MULTILINE))
