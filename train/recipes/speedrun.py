@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import sys
 import sysconfig
 import time
 import zlib
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import arg
 
-from ...inference.screen import log_lines
+from ...inference.screen import log_lines, say_error, terminable
 from ...model.files import write_whole
 from ...model.shapes import DepthConfig, TransformerConfig
 from ..config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -58,8 +59,12 @@ def main(
 ) -> None:
     """Make speech, train a small model on it, and print a report card."""
     if not (out / CARD).is_file():
-        with log_lines():
-            run(out, minutes, training)
+        try:
+            with log_lines(), terminable():
+                run(out, minutes, training)
+        except KeyboardInterrupt as interrupt:
+            say_error(f"{out}: stopped; the same command goes on from there")
+            sys.exit(getattr(interrupt, "status", 130))
     print((out / CARD).read_text(), end="")
 
 
