@@ -34,11 +34,23 @@ def test_a_run_in_pieces_counts_all_of_its_seconds(tmp_path: Path):
     assert list(spent) == ["speech", "tokens"] and spent["speech"] > 5.0
 
 
+def test_a_stopped_speedrun_says_in_one_line_that_it_goes_on(tmp_path: Path, monkeypatch, capsys):
+    def stopped() -> list[str]:
+        raise KeyboardInterrupt
+
+    pytest.importorskip("hibari")
+    monkeypatch.setattr(speedrun, "sentences", stopped)
+    with pytest.raises(SystemExit) as ended:
+        speedrun.main(tmp_path)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == f"codeclm: {tmp_path}: stopped; the same command goes on from there\n"
+
+
 @pytest.mark.slow
 def test_the_speedrun_makes_speech_tokens_a_model_a_sample_and_a_card_and_is_then_done(tmp_path: Path, capsys):
     pytest.importorskip("hibari")
     training = replace(speedrun.TRAINING, steps=2, evaluate_every=2, model=SMALL)
-    speedrun.main(tmp_path, minutes=3.0, training=training)
+    speedrun.main(tmp_path, minutes=4.0, training=training)
     card = (tmp_path / speedrun.CARD).read_text()
     assert capsys.readouterr().out.endswith(card)
     bits = dict(re.findall(r"^\| ([a-z ]+) \| ([\d.]+) \|", card, re.MULTILINE))

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import sys
 import sysconfig
 import time
 import zlib
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import arg
 
-from ...inference.screen import log_lines
+from ...inference.screen import log_lines, say_error, terminable
 from ...model.files import write_whole
 from ...model.shapes import DepthConfig, TransformerConfig
 from ..config import BatchConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -58,8 +59,12 @@ def main(
 ) -> None:
     """Make speech, train a small model on it, and print a report card."""
     if not (out / CARD).is_file():
-        with log_lines():
-            run(out, minutes, training)
+        try:
+            with log_lines(), terminable():
+                run(out, minutes, training)
+        except KeyboardInterrupt as interrupt:
+            say_error(f"{out}: stopped; the same command goes on from there")
+            sys.exit(getattr(interrupt, "status", 130))
     print((out / CARD).read_text(), end="")
 
 
@@ -131,7 +136,7 @@ def report_card(
         "# Speedrun",
         "",
         f"{abs(saved):.1%} {'fewer' if saved > 0 else 'more'} bits than the bigram, "
-        f"{sum(spent.values()) / 60:.1f} minutes after nothing.",
+        f"after {sum(spent.values()) / 60:.1f} minutes.",
         "",
         "| held-out speech | bits/s | 95 % interval |",
         "|---|---|---|",
@@ -146,7 +151,8 @@ def report_card(
         f"- model: {parameters:.1f} M parameters, pattern {lm.model.pattern}, on the codec {report.codec}",
         f"- training: {training.steps} steps of at most {training.batch.frames_per_batch} frames, seed {training.seed}",
         f"- time: {', '.join(f'{step} {value:.0f} s' for step, value in spent.items())}",
-        f"- machine: {platform.machine()}, {os.cpu_count()} cores, {lm.device.type}, torch {torch.__version__}",
+        f"- machine: {platform.machine()}, {os.cpu_count()} cores, of which torch used {torch.get_num_threads()}, "
+        f"{lm.device.type}, torch {torch.__version__}",
         f"- listen: {out / SAMPLE}, {PROMPT_S:g} s of held-out speech and {SAMPLE_S:g} s that the model adds",
         f"- definition: {report.definition}",
         "",
