@@ -158,8 +158,9 @@ def generate(
             elif isinstance(state.walk, FrameStep):
                 state.walk.restart()
             else:
-                ends = can_end(model, sampling) or request.text_end is not None
-                state.walk = FrameStep(model, len(seeds), capacity, ends)
+                # given codes are asked for only where some lag
+                absent = can_end(model, sampling) or request.text_end is not None or longest > 0
+                state.walk = FrameStep(model, len(seeds), capacity, absent)
             yield from walk_window(model, state, window, sampling)
             if state.nll.isnan().any():
                 raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")

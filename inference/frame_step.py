@@ -281,10 +281,10 @@ class DepthStep:
 class FrameStep:
     """The walk of a batch through one window, in place of walk.py's `Walk` and with its methods."""
 
-    def __init__(self, model: SpeechLM, batch: int, capacity: int, ends: bool = True):
-        """ends: whether `choose` may give EOS or ABSENT; where it does not, this need not be looked at."""
+    def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True):
+        """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at."""
         config, like = model.config, model.frame_embedding.weight
-        self.model, self.batch, self.ends = model, batch, ends
+        self.model, self.batch, self.may_be_absent = model, batch, absent
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
         self.backbone = Stack(model.backbone, batch, capacity)
         self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
@@ -335,7 +335,7 @@ class FrameStep:
                 value = self.row_of(known[slot], slot)
             else:
                 value = choose(slot, self.logits(slot))
-                value = self.row_of(value, slot) if self.ends else value
+                value = self.row_of(value, slot) if self.may_be_absent else value
             self.values[slot] = value
         self.rows = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
         if self.text_table is not None:

@@ -9,13 +9,15 @@ from codeclm.inference import SamplingConfig
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.frame_step import FrameStep, is_supported
 from codeclm.model import SpeechLM
+from codeclm.model.shapes import TextConfig
 
-from .options import OPTIONS, backbone
+from .options import OPTIONS, WORDS, backbone
 
 CASES: dict[str, dict[str, Any]] = OPTIONS | {
     "windows": dict(context_frames=6),
     "late": dict(delays=(0, 2, 1), context_frames=8),
     "biases": dict(backbone=backbone(qkv_bias=True, head_dim=6, final_norm=False)),
+    "text given, late": dict(text=TextConfig(WORDS, predicted=False), delays=(0, 1, 2)),
     "no rope": dict(backbone=backbone(rope=False)),
 }
 
@@ -39,6 +41,7 @@ def requests(model: SpeechLM) -> dict[str, Request]:
         text = torch.randint(0, model.text_size, (4,), generator=draw)
         new = torch.randint(0, model.text_size, (6,), generator=draw)
         found["with text"] = Request(6, codes, text, new_text=new)
+        found["text before a silent prompt"] = Request(6, torch.full_like(codes, -1), text)
         if model.predicts_text:
             found["own text"] = Request(6, codes, text, draw_text=True)
     return found
