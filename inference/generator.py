@@ -3,7 +3,7 @@
 K codebooks, T frames, S samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,12 +128,32 @@ class SpeechGenerator:
         text writes its own where none is given. Raises AudioError for an unusable prompt, ValueError for a duration
         that is not positive, or a text that the model cannot take.
         """
+        return self._run(self._asked(prompt, duration_s, sampling, text), seeds, sampling, progress)
+
+    def stream(
+        self,
+        prompt: Prompt = None,
+        duration_s: float = 8.0,
+        seed: int = 0,
+        sampling: SamplingConfig = SamplingConfig(),
+        text: str | None = None,
+    ) -> Iterator[np.ndarray]:
+        """`generate` while it is made: chunks [S] float32 of the continuation, at the codec's sample rate.
+
+        Joined they are the audio that `generate` gives, the same codes and equal to 1e-4. Nothing comes if the model
+        ends at once. Raises as `generate_many` does, before the first chunk is asked for.
+        """
+        from .streaming import stream
+
+        request, extra = self._complete(self._asked(prompt, duration_s, sampling, text))
+        given = 0 if request.codes is None else request.codes.shape[-1]
+        return stream(self, request, seed, sampling, given + request.num_frames - extra)
+
+    def _asked(self, prompt: Prompt, duration_s: float, sampling: SamplingConfig, text: str | None) -> Request:
         if not 0 < duration_s < 24 * 3600:
             raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
         codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
-        num_frames = max(1, round(duration_s * self.codec.frame_rate))
-        request = self._request(num_frames, codes, text)
-        return self._run(request, seeds, sampling, progress)
+        return self._request(max(1, round(duration_s * self.codec.frame_rate)), codes, text)
 
     def transcribe(
         self,
@@ -192,10 +212,7 @@ class SpeechGenerator:
     def _run(
         self, request: Request, seeds: Sequence[int], sampling: SamplingConfig, progress: bool
     ) -> list[Generation]:
-        extra = self._frames_beyond(request)
-        request = replace(request, num_codes=self.codec.codebook_size, num_frames=request.num_frames + extra)
-        if request.new_text is not None:
-            request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
+        request, extra = self._complete(request)
         states = generate(self.model, request, seeds, sampling)
         if progress:
             states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")
@@ -206,13 +223,17 @@ class SpeechGenerator:
             assert state is not None
             return [self._finish(state, row, state.num_frames - extra) for row in range(len(seeds))]
 
-    def _frames_beyond(self, request: Request) -> int:
-        """Frames drawn beyond what is asked for, and dropped.
+    def _complete(self, request: Request) -> tuple[Request, int]:
+        """The request for this codec, and the frames that are drawn beyond what is asked for, and dropped.
 
         A model without EOS has not learned what its lagging codebooks are where the others stop.
         """
         config = self.model.config
-        return max(config.delays) if request.draw_codes and config.end != "eos" else 0
+        extra = max(config.delays) if request.draw_codes and config.end != "eos" else 0
+        request = replace(request, num_codes=self.codec.codebook_size, num_frames=request.num_frames + extra)
+        if request.new_text is not None:
+            request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
+        return request, extra
 
     def encode(self, prompt: str | Path | tuple[np.ndarray, int], max_s: float = 10.0) -> Tensor:
         """The last `max_s` seconds of audio -> codes [K, T].
