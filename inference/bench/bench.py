@@ -81,7 +81,6 @@ class Trial:
     rates: Rates
     limit_ms: float
     engines: list[Speed]
-    heard: Heard | None  # None: without a codec
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ class BenchReport:
     machine: Machine
     missing: dict[str, str]  # peers that are left out -> the package that each needs
     trials: list[Trial]
+    heard: list[Heard]  # of checkpoints, with their codecs
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: what is not a finite number is None."""
@@ -112,11 +112,15 @@ def bench(subjects: Sequence[Subject], config: BenchConfig = BenchConfig()) -> B
                         runner.run()
                         bar.update()
                     trials.append(runner.trial(max(peaks)))
+        heard = []
+        for subject in subjects:
+            if config.with_codec and not subject.is_shape:
+                heard.append(first_sound(load(subject.name, config.device), config.frames, config.rounds))
     machine = Machine(
         processor_name(config.device), os.cpu_count() or 1, config.threads, torch.__version__, config.device, busy,
         max(peaks) / 1e9,
     )  # fmt: skip
-    return BenchReport(config, machine, missing_peers() if config.peers else {}, trials)
+    return BenchReport(config, machine, missing_peers() if config.peers else {}, trials, heard)
 
 
 class _Runner:
@@ -148,18 +152,14 @@ class _Runner:
 
     def trial(self, peak: float) -> Trial:
         """peak: FLOP/s."""
-        config, device, parameters = self.config, torch.device(self.config.device), self.model.num_parameters()
+        device, parameters = torch.device(self.config.device), self.model.num_parameters()
         everything = BYTES * (self.cost.backbone_weights + self.cost.distinct_depth_weights)
         depth = BYTES * self.cost.distinct_depth_weights
         memory = read_rate(device, everything)
         rates = Rates(peak, memory, read_rate(device, depth) if depth else memory)
         limit = limit_s(self.cost, rates, BYTES)
-        heard = None
-        if config.with_codec and self.subject.frame_rate:
-            lm = load(self.subject.name, config.device)
-            heard = first_sound(lm, self.batch, config.frames, config.rounds)
         speeds = [self.speed(engine.name, limit) for engine in self.engines]
-        return Trial(self.subject.title, parameters, self.batch, self.cost, rates, 1000 * limit, speeds, heard)
+        return Trial(self.subject.title, parameters, self.batch, self.cost, rates, 1000 * limit, speeds)
 
     def speed(self, name: str, limit: float) -> Speed:
         counts, config, rate = self.counts[name], self.config, self.subject.frame_rate

@@ -35,7 +35,9 @@ def bench(
     prompt_frames: Annotated[int, arg(help="frames of the prompt")] = 25,
     frames: Annotated[int, arg(help="frames to draw in each round")] = 100,
     rounds: Annotated[int, arg(help="rounds in which the engines are measured in turn")] = 3,
-    peers: Annotated[bool, arg(help="also transformers' CSM and Moshi at the same shape")] = False,
+    peers: Annotated[
+        bool, arg(help="also transformers' CSM and Moshi and the moshi package, at the same shape")
+    ] = False,
     with_codec: Annotated[bool, arg(help="also wait for the first sound; needs --model")] = False,
     memory: Annotated[bool, arg(help="also measure memory, each engine in a process of its own")] = True,
     threads: Annotated[int | None, arg(metavar="N", help="torch threads; default: OMP_NUM_THREADS, else one")] = None,

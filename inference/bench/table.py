@@ -6,7 +6,7 @@ from ..machine import MATRIX_SIZE
 from ..text_table import markdown_table, number, text_table
 from .bench import BenchReport, Speed, Trial
 from .engines import FRAME_STEP, LINEARS, WALK
-from .first_sound import PROMPT_S, STARTS
+from .first_sound import PROMPT_S, STARTS, Heard
 
 Rows = Sequence[Sequence[str]]
 HEADING = (
@@ -26,15 +26,15 @@ def markdown(report: BenchReport) -> str:
 
 
 def parts(report: BenchReport, columns: Callable[[Rows], list[str]]) -> list[list[str]]:
-    """Speeds and limits of each model, and what is heard of those with a codec."""
+    """Speeds and limits of each model, and the sound of those with a codec."""
     found: list[list[str]] = []
     for subject in dict.fromkeys(trial.subject for trial in report.trials):
         trials = [trial for trial in report.trials if trial.subject == subject]
         title = f"{subject}, {trials[0].parameters / 1e6:.1f} M parameters"
         rows = [HEADING, *(cells(trial, speed) for trial in trials for speed in trial.engines)]
         found += [[title, "", *columns(without_empty(rows))], columns(limits(trials))]
-        if any(trial.heard for trial in trials):
-            found.append(columns(sounds(trials)))
+    if report.heard:
+        found.append(columns(sounds(report.heard)))
     return found
 
 
@@ -68,13 +68,11 @@ def limits(trials: Sequence[Trial]) -> list[list[str]]:
     return rows
 
 
-def sounds(trials: Sequence[Trial]) -> list[list[str]]:
-    """With the codec."""
-    rows = [["batch", "first sample ms", "audible ms", "p95", "times real"]]
-    for trial in trials:
-        if heard := trial.heard:
-            times = [f"{heard.first_ms:.3g}", number(heard.audible_ms, ".3g"), number(heard.audible_p95_ms, ".3g")]
-            rows.append([str(trial.batch), *times, f"{heard.real_time:.3g}"])
+def sounds(found: Sequence[Heard]) -> list[list[str]]:
+    rows = [["model", "first sample ms", "audible ms", "p95", "times real"]]
+    for heard in found:
+        times = [f"{heard.first_ms:.3g}", number(heard.audible_ms, ".3g"), number(heard.audible_p95_ms, ".3g")]
+        rows.append([heard.model, *times, f"{heard.real_time:.3g}"])
     return rows
 
 
@@ -98,10 +96,11 @@ def notes(report: BenchReport) -> list[str]:
         "keys and values, at the fastest rate at which this machine reads as much memory; multiplied: at "
         f"{machine.peak_gflops:.1f} GFLOP/s, the fastest float32 product of two {size} x {size} matrices.",
     ]
-    if any(trial.heard for trial in report.trials):
+    if report.heard:
         found.append(
-            f"With the codec: from the call with {PROMPT_S:g} s of encoded speech to samples on the host, decoded "
-            f"frame by frame; audible: above -50 dBFS in every row; medians of {STARTS} starts with other seeds."
+            f"With the codec, batch 1: from the call with {PROMPT_S:g} s of encoded speech to samples on the host, "
+            f"streamed; audible: above -50 dBFS; medians of {STARTS} starts with other seeds; times real: all "
+            f"{config.frames} frames and their audio."
         )
     if any(speed.engine not in (FRAME_STEP, WALK, LINEARS) for trial in report.trials for speed in trial.engines):
         found.append("Other libraries: the same widths and layers with random weights; they keep no nats of codes.")
