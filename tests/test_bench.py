@@ -1,6 +1,7 @@
 """`codeclm bench`: its counts and costs, which repeat exactly, and its table and JSON. No time is asserted."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from codeclm.inference.bench.cli import bench as command
 from codeclm.inference.bench.counts import count
 from codeclm.inference.bench.engines import FRAME_STEP, LINEARS, WALK, Linears, Ours, make_engine
 from codeclm.inference.bench.first_sound import listen
+from codeclm.inference.bench.launches import count_launches
 from codeclm.inference.bench.limits import Rates, frame_cost, limit_s
 from codeclm.inference.bench.memory import peak_mb
 from codeclm.inference.bench.peers import PEERS, missing_peers
@@ -277,6 +279,23 @@ def test_a_gpu_is_timed_by_its_own_clock(monkeypatch):
     assert events == ["wait"] and watch.laps() == [0.005, 0.005] and events == 2 * ["wait"]
 
 
+def test_the_processors_clock_does_not_run_while_the_process_sleeps():
+    watch = Stopwatch(torch.device("cpu"), "cpu")
+    time.sleep(0.2)
+    watch.mark()
+    assert watch.laps()[0] < 0.1
+
+
+def test_launches_are_those_of_a_frame_without_its_prompt(monkeypatch):
+    def run(engine, num_frames):
+        return 50 + 7 * num_frames
+
+    monkeypatch.setattr("codeclm.inference.bench.launches.launches", run)
+    assert count_launches(Scripted(lambda: None)) == 7
+    monkeypatch.undo()
+    assert count_launches(Scripted(lambda: torch.ones(2))) == 0  # the profiler runs, a CPU launches nothing
+
+
 # --- what cannot be done ---
 
 
@@ -298,6 +317,11 @@ def test_what_cannot_be_measured_is_refused_in_one_line(message: str, arguments:
     with pytest.raises((ValueError, OSError), match=message) as caught:
         command(**arguments)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_gpu_is_not_timed_by_the_processors_clock():
+    with pytest.raises(ValueError, match="leave out --clock cpu"):
+        command(device="cuda", clock="cpu")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch, tmp_path: Path):

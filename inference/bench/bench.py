@@ -23,6 +23,7 @@ from ..threads import torch_threads
 from .counts import Counts, count
 from .engines import FRAME_STEP, LINEARS, WALK, Engine, Linears, Ours
 from .first_sound import Heard, first_sound
+from .launches import count_launches
 from .limits import FrameCost, Rates, frame_cost, limit_s
 from .memory import peak_mb
 from .peers import PEERS, make_peer, missing_peers
@@ -40,6 +41,7 @@ class BenchConfig:
     rounds: int = 3
     threads: int = 1  # torch threads
     device: str = "cpu"
+    clock: str = "wall"  # or "cpu", see Stopwatch
     peers: bool = False  # other libraries, too
     memory: bool = True  # also measure memory, in processes of their own
     with_codec: bool = False  # also measure when the codec's first sound is there; for checkpoints
@@ -47,6 +49,8 @@ class BenchConfig:
     def __post_init__(self) -> None:
         if self.device not in MATRIX_SIZE:
             raise ValueError(f"device '{self.device}' is unknown; choose one of {', '.join(MATRIX_SIZE)}")
+        if self.device != "cpu" and self.clock == "cpu":
+            raise ValueError("the processor's clock knows nothing of a GPU; leave out --clock cpu")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device 'cuda' is not there: torch sees no CUDA GPU; choose cpu")
 
@@ -67,6 +71,7 @@ class Speed:
     operations: float  # a frame
     products: float  # a frame
     syncs: float  # a frame
+    launches: float  # a frame; NaN on a CPU
     peak_mb: float  # NaN: not measured
 
 
@@ -134,6 +139,9 @@ class _Runner:
             self.engines.insert(0, Ours(model, prompt, fused=True))
         self.engines += [make_peer(name, model.config, prompt) for name in peers]
         self.counts = {engine.name: count(engine) for engine in self.engines}  # warms them up, too
+        self.launches: dict[str, float] = {}
+        if config.device == "cuda":
+            self.launches = {engine.name: count_launches(engine) for engine in self.engines}
         floor = Linears(self.counts[self.engines[0].name].calls)
         self.engines.append(floor)
         self.counts[floor.name] = Counts(len(floor.calls), len(floor.calls), 0, [])
@@ -144,7 +152,7 @@ class _Runner:
     def run(self) -> None:
         """One round."""
         for engine in self.engines:
-            watch = Stopwatch(torch.device(self.config.device))
+            watch = Stopwatch(torch.device(self.config.device), self.config.clock)
             engine.run(self.config.frames, watch.mark)
             first, *later = watch.laps()
             self.first[engine.name].append(first)
@@ -178,6 +186,7 @@ class _Runner:
             operations=counts.operations,
             products=counts.products,
             syncs=counts.syncs,
+            launches=self.launches.get(name, NAN),
             peak_mb=self.peak_mb(name) if config.memory and name != LINEARS else NAN,
         )
 

@@ -42,6 +42,9 @@ def bench(
     memory: Annotated[bool, arg(help="also measure memory, each engine in a process of its own")] = True,
     threads: Annotated[int | None, arg(metavar="N", help="torch threads; default: OMP_NUM_THREADS, else one")] = None,
     device: Annotated[Literal["cpu", "cuda"], arg(help="where models compute")] = "cpu",
+    clock: Annotated[
+        Literal["wall", "cpu"], arg(help="cpu: time of the processor, which a busy machine changes less")
+    ] = "wall",
     json_file: Numbers = None,
     markdown_file: Annotated[
         Path | None, arg(name="markdown", metavar="FILE", help="also write the tables here, as Markdown")
@@ -75,7 +78,7 @@ def bench(
 
     with decoding_threads(threads):
         num_threads = torch.get_num_threads()
-    config = BenchConfig(batch, prompt_frames, frames, rounds, num_threads, device, peers, memory, with_codec)
+    config = BenchConfig(batch, prompt_frames, frames, rounds, num_threads, device, clock, peers, memory, with_codec)
     subjects = [Subject(name, True) for name in shapes] + [Subject(name, False) for name in model]
     report = run(subjects, config)
     write_json(json_file, report.to_dict() | {"notes": notes(report)})

@@ -11,8 +11,9 @@ from .first_sound import PROMPT_S, STARTS, Heard
 Rows = Sequence[Sequence[str]]
 HEADING = (
     *("engine", "batch", "ms a frame", "p95", "frames/s", "times real", "slower", "x floor", "of limit"),
-    *("prefill ms", "ops", "products", "syncs", "MB"),
+    *("prefill ms", "ops", "products", "syncs", "launches", "MB"),
 )
+CLOCK_NOTES = {"wall": "", "cpu": ", in time of the processor"}
 
 
 def table(report: BenchReport) -> str:
@@ -50,7 +51,7 @@ def cells(trial: Trial, speed: Speed) -> list[str]:
         speed.engine, str(trial.batch), f"{speed.median_ms:.3g}", f"{speed.p95_ms:.3g}",
         f"{speed.frames_per_second:.3g}", number(speed.real_time, ".3g"), f"{speed.times_slower:.3g}x",
         f"{speed.times_floor:.3g}x", share, number(speed.prefill_ms, ".3g"), f"{speed.operations:.5g}",
-        f"{speed.products:.5g}", f"{speed.syncs:.3g}", number(speed.peak_mb, ".0f"),
+        f"{speed.products:.5g}", f"{speed.syncs:.3g}", number(speed.launches, ".4g"), number(speed.peak_mb, ".0f"),
     ]  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def notes(report: BenchReport) -> list[str]:
         f"{machine.torch}; load average at the start {number(machine.load_average, '.1f')}: what else runs slows this.",
         f"{config.prompt_frames} frames of random codes as the prompt, {config.frames} frames drawn, float32, "
         f"{config.rounds} rounds in which engines take turns; ms a frame: median of all frames but each round's first, "
-        "of all rows together; slower: how many times, than the first engine.",
+        f"of all rows together{CLOCK_NOTES[config.clock]}; slower: how many times, than the first engine.",
         f"{FRAME_STEP}: what generation does by itself; {WALK}: its readable reference; {LINEARS}: the same matrix "
         "products in the same order, with the same weights, and nothing else (the floor).",
         "prefill: from the call to the first frame, less a frame. MB: what model and generation add at most in a "
