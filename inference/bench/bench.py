@@ -147,10 +147,12 @@ class _Runner:
         self.counts[floor.name] = Counts(len(floor.calls), len(floor.calls), 0, [])
         self.first: dict[str, list[float]] = {engine.name: [] for engine in self.engines}
         self.later: dict[str, list[float]] = {engine.name: [] for engine in self.engines}
+        self.memory_rate = self.depth_rate = 0.0  # bytes/s, of all that a frame reads, and of the depth decoder
         self.cost = frame_cost(model.config, batch, config.prompt_frames + config.frames / 2)
 
     def run(self) -> None:
         """One round."""
+        self.measure_rates()
         for engine in self.engines:
             watch = Stopwatch(torch.device(self.config.device), self.config.clock)
             engine.run(self.config.frames, watch.mark)
@@ -158,13 +160,16 @@ class _Runner:
             self.first[engine.name].append(first)
             self.later[engine.name].extend(later)
 
+    def measure_rates(self) -> None:
+        """The fastest of all rounds."""
+        device, depth = torch.device(self.config.device), self.cost.distinct_depth_weights
+        everything = read_rate(device, BYTES * (self.cost.backbone_weights + depth))
+        self.memory_rate = max(self.memory_rate, everything)
+        self.depth_rate = max(self.depth_rate, read_rate(device, BYTES * depth) if depth else everything)
+
     def trial(self, peak: float) -> Trial:
         """peak: FLOP/s."""
-        device, parameters = torch.device(self.config.device), self.model.num_parameters()
-        everything = BYTES * (self.cost.backbone_weights + self.cost.distinct_depth_weights)
-        depth = BYTES * self.cost.distinct_depth_weights
-        memory = read_rate(device, everything)
-        rates = Rates(peak, memory, read_rate(device, depth) if depth else memory)
+        rates, parameters = Rates(peak, self.memory_rate, self.depth_rate), self.model.num_parameters()
         limit = limit_s(self.cost, rates, BYTES)
         speeds = [self.speed(engine.name, limit) for engine in self.engines]
         return Trial(self.subject.title, parameters, self.batch, self.cost, rates, 1000 * limit, speeds)
