@@ -17,7 +17,7 @@ Pattern = Literal["depth", "delay", "parallel", "flatten"]  # how the codebooks 
 Preset = Literal["default", "tiny", "small", "base"]
 TEXT_LAYOUTS: tuple[str, ...] = get_args(TextLayout)
 PATTERNS: tuple[str, ...] = get_args(Pattern)
-# more than any network has: what lies beyond is a slip of the pen, and would fill the memory
+# more than any network has: a larger number is a slip of the pen, and would fill the memory
 MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 
 
@@ -48,7 +48,7 @@ class TransformerConfig:
     num_kv_heads: int = 4  # key and value heads, each shared by num_heads / num_kv_heads queries
     ff_dim: int = 768  # width of the feed-forward part, between gate and down
     head_dim: int = 0  # width of a head; 0: dim / num_heads
-    rope: bool = True  # rotary positions; without them there are none at all (Moshi's depth decoder)
+    rope: bool = True  # rotary positions; False: no positions at all (Moshi's depth decoder)
     rope_theta: float = 10_000.0  # base of the rotary wavelengths
     rope_scaling: RopeScaling = RopeScaling()
     norm_eps: float = 1e-6  # added to the variance in RMSNorm
@@ -85,7 +85,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class DepthConfig(TransformerConfig):
-    """The depth decoder: a transformer over the codebooks of one step, and how the backbone speaks to it.
+    """The depth decoder: a transformer over the codebooks of one step, and how it is conditioned on the backbone.
 
     Moshi is conditioning "add", first_codebook "depth", weight_sets one for each codebook, no RoPE, no final norm.
     CSM is conditioning "prefix", embeddings "shared". The default is the cheapest: K - 1 positions, shared weights.
@@ -98,8 +98,8 @@ class DepthConfig(TransformerConfig):
     conditioning: str = "add"
     # who predicts codebook 0: the "backbone" (CSM) or the "depth" decoder, which then knows the step's text (Moshi)
     first_codebook: str = "backbone"
-    # embeddings of the codes it is given: "own" of its width, "wide" own of the backbone's width and projected as the
-    # context is, "shared": the backbone's, projected as the context is
+    # embeddings of the codes that it reads: "own", of its width; "wide", its own, of the backbone's width and projected
+    # like the context; "shared", the backbone's, projected like the context
     embeddings: str = "own"
     sees_text: bool = False  # the step's text token is added at the first position (Moshi)
     # which set of weights each position uses, such as (0, 1, 2, 3, 3, 3, 3, 3); empty: one set for all positions
@@ -135,7 +135,7 @@ class TextConfig:
     vocab_size: int = 0  # 0: no text
     predicted: bool = True  # False: text is only ever given (CSM)
     tied: bool = False  # the head is the embedding table
-    layout: TextLayout = "first"  # what the model was trained on
+    layout: TextLayout = "first"  # the layout that the model was trained on
     tokenizer: str = ""  # sha256 of tokenizer.model
 
     def __post_init__(self) -> None:
@@ -153,12 +153,12 @@ class CodecReference:
     fingerprint: str = ""
     sample_rate: int = 0  # Hz
     hop_length: int = 0  # samples per frame
-    num_codebooks: int = 0  # K; 0: as many as the model has
-    codebook_size: int = 0  # V; 0: as the model has
+    num_codebooks: int = 0  # K; 0: the model's number
+    codebook_size: int = 0  # V; 0: the model's size
 
     @classmethod
     def of(cls, codec: "Codec") -> "CodecReference":
-        """What identifies `codec`."""
+        """The reference to `codec`."""
         return cls(
             codec.name,
             codec.fingerprint,
@@ -194,7 +194,7 @@ PRESETS: dict[str, tuple[TransformerConfig, DepthConfig]] = {
     ),
 }
 
-# the shape S of published comparisons between speech LMs' speeds, which no one trains
+# shape S of published speed comparisons between speech LMs; a shape to measure, not to train
 SHAPE_S = (
     TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=8, ff_dim=2048),
     DepthConfig(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, ff_dim=1024),
