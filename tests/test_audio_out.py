@@ -1,4 +1,4 @@
-"""data/audio_out.py: the format that the name promises, no audible clipping in silence, whole or not at all. S samples."""
+"""data/audio_out.py: the format that the name promises, clipping told, whole files or nothing. S samples."""
 
 import os
 import subprocess
