@@ -5,19 +5,16 @@ D width, K codebooks, V codebook size.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from .rope_scaling import RopeScaling
 from .strict import strict
-
-if TYPE_CHECKING:
-    pass
 
 TextLayout = Literal["first", "last", "aligned"]  # text columns before the audio, after it, or beside it
 Pattern = Literal["depth", "delay", "parallel", "flatten"]  # how the codebooks of a frame are predicted
 TEXT_LAYOUTS: tuple[str, ...] = get_args(TextLayout)
 PATTERNS: tuple[str, ...] = get_args(Pattern)
-# more than any network has: what lies beyond is a slip of the pen, and would fill the memory
+# more than any network has: a larger number is a slip of the pen, and would fill the memory
 MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 
 
@@ -31,7 +28,7 @@ class TransformerConfig:
     num_kv_heads: int = 4  # key and value heads, each shared by num_heads / num_kv_heads queries
     ff_dim: int = 768  # width of the feed-forward part, between gate and down
     head_dim: int = 0  # width of a head; 0: dim / num_heads
-    rope: bool = True  # rotary positions; without them there are none at all (Moshi's depth decoder)
+    rope: bool = True  # rotary positions; False: no positions at all (Moshi's depth decoder)
     rope_theta: float = 10_000.0  # base of the rotary wavelengths
     rope_scaling: RopeScaling = RopeScaling()
     norm_eps: float = 1e-6  # added to the variance in RMSNorm
@@ -68,7 +65,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class DepthConfig(TransformerConfig):
-    """The depth decoder: a transformer over the codebooks of one step, and how the backbone speaks to it.
+    """The depth decoder: a transformer over the codebooks of one step, and how it is conditioned on the backbone.
 
     Moshi is conditioning "add", first_codebook "depth", weight_sets one for each codebook, no RoPE, no final norm.
     CSM is conditioning "prefix", embeddings "shared". The default is the cheapest: K - 1 positions, shared weights.
@@ -81,8 +78,8 @@ class DepthConfig(TransformerConfig):
     conditioning: str = "add"
     # who predicts codebook 0: the "backbone" (CSM) or the "depth" decoder, which then knows the step's text (Moshi)
     first_codebook: str = "backbone"
-    # embeddings of the codes it is given: "own" of its width, "wide" own of the backbone's width and projected as the
-    # context is, "shared": the backbone's, projected as the context is
+    # embeddings of the codes that it reads: "own", of its width; "wide", its own, of the backbone's width and projected
+    # like the context; "shared", the backbone's, projected like the context
     embeddings: str = "own"
     sees_text: bool = False  # the step's text token is added at the first position (Moshi)
     # which set of weights each position uses, such as (0, 1, 2, 3, 3, 3, 3, 3); empty: one set for all positions
@@ -118,7 +115,7 @@ class TextConfig:
     vocab_size: int = 0  # 0: no text
     predicted: bool = True  # False: text is only ever given (CSM)
     tied: bool = False  # the head is the embedding table
-    layout: TextLayout = "first"  # what the model was trained on
+    layout: TextLayout = "first"  # the layout that the model was trained on
     tokenizer: str = ""  # sha256 of tokenizer.model
 
     def __post_init__(self) -> None:
