@@ -1,6 +1,6 @@
 """Audio out: mono WAV, FLAC, Ogg, Opus or MP3, as the name's suffix says, whole or not at all. S samples.
 
-Samples beyond full scale are clipped, and that is told in one line. WAV files need no library.
+Samples beyond full scale are clipped; where that can be heard, it is told in one line. WAV files need no library.
 """
 
 import logging
@@ -22,6 +22,7 @@ FORMATS = {  # libsndfile's (format, subtype)
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
 MAX_WAV_BYTES = 2**32 - 1 - 36  # bytes of samples: the header's lengths have 32 bits
+HEARD_SHARE = 0.001  # share of clipped samples from which on a warning is due
 UNKNOWN_LENGTH = 2**32 - 1  # what a pipe, which cannot be written a second time, is told
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def audio_writer(path: str | Path, sample_rate: int) -> Iterator[Write]:
         writer = _wav if suffix == ".wav" else _encoded
         with writer(file, path, suffix, sample_rate) as write:
             yield lambda audio: write(clipping.clipped(audio))
-    if clipping.count:
+    if clipping.count > HEARD_SHARE * clipping.num_samples:
         logger.warning(
             "%s: %d samples beyond full scale were clipped (peak %.2f)", readable(path), clipping.count, clipping.peak
         )
@@ -76,10 +77,11 @@ def check_audio_file(path: Path) -> str:
 
 class _Clipping:
     def __init__(self) -> None:
-        self.count, self.peak = 0, 0.0
+        self.num_samples, self.count, self.peak = 0, 0, 0.0
 
     def clipped(self, audio: np.ndarray) -> np.ndarray:
         levels = np.abs(audio)
+        self.num_samples += len(levels)
         self.count += int((levels > 1).sum())
         self.peak = max(self.peak, float(levels.max(initial=0.0)))
         return np.clip(audio, -1.0, 1.0)

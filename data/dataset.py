@@ -1,6 +1,6 @@
 """Training batches of codes from a token store: a pure function of (seed, step).
 
-Nothing here has a state that a checkpoint would need: step n is the same batch in every run and on every rank.
+A checkpoint needs no state from here: step n is the same batch in every run and on every rank.
 N utterances, M segments (utterance, start, stop) in frames, B rows of a batch, K codebooks, T frames. With text, T
 counts columns: frames and the columns that hold text only (grids.py).
 """
@@ -24,8 +24,8 @@ class TokenBatches:
 
     An epoch shows every frame of the chosen utterances exactly once. An utterance longer than `max_frames` is cut
     into consecutive segments, at other places in every epoch. Steps count on across epochs.
-    Packed, all rows have one length, about `max_frames`, and are filled with several segments each; else a row is one
-    segment, padded to the longest of its batch (rows.py's `can_be_packed` says for which models).
+    Packed, all rows have one length, about `max_frames`, and hold several segments each; otherwise a row is one
+    segment, padded to the longest of its batch (rows.py's `can_be_packed` decides which models take packed rows).
     With a tokenizer segments have text where `StoreGrids` says, and both limits count columns.
     """
 
@@ -54,9 +54,9 @@ class TokenBatches:
         self.packed = packed
         self.indices = _chosen(store, indices)
         self.grids = StoreGrids(store, tokenizer, layout, max_frames)
-        self.num_frames = int(store.num_frames[self.indices].sum())  # of one epoch
+        self.num_frames = int(store.num_frames[self.indices].sum())  # in one epoch
         total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
-        # of a packed row: what the division leaves over is shared among the rows
+        # columns of a packed row: the remainder of the division is shared among the rows
         self.row_columns = min(frames_per_batch // (frames_per_batch // max_frames), total)
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far
         self._newest: tuple[int, list[list[np.ndarray]]] = (-1, [])

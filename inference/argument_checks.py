@@ -15,7 +15,8 @@ from typing import Any
 
 from ..model.files import check_file, readable
 from ..model.hub import is_hub_id
-from ..model.shapes import PATTERNS, PRESETS
+from ..model.presets import PRESETS
+from ..model.shapes import PATTERNS
 
 CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of load_codec
 MAX_DURATION_S = 24 * 3600.0

@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ..data.config import PrepareConfig
-from ..model.shapes import PATTERNS, PRESETS
+from ..model.presets import PRESETS
+from ..model.shapes import PATTERNS
 from .argument_checks import (
     check_audio,
     check_audio_out,
@@ -174,9 +175,11 @@ def evaluate(
     settings = check_model(model)
     if continuations:
         check_audio(data)
-        from .evaluate.continuations import continuation_report, usable_prompts
+        from .evaluate.prompts import usable_prompts
 
         files, skipped = usable_prompts(data, continuations, prompt_s)
+        from .evaluate.continuations import continuation_report
+
         lm = open_model(model, device, threads)
         report = continuation_report(lm, files, prompt_s, duration, config.seed, asr, out, skipped)
         write_json(json_file, report.to_dict())

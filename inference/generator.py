@@ -4,7 +4,7 @@ K codebooks, T frames, S samples.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.align import spread, text_first
-from ..data.audio import check_usable, load_audio
-from ..data.audio_out import save_audio
 from ..data.config import with_settings
 from ..data.progress import progress_bar
 from ..data.text_tokenizer import EOS, TextTokenizer, clean_text
@@ -25,42 +23,13 @@ from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .config import EvaluateConfig, SamplingConfig
 from .engine import Request, State, generate
+from .generation import Generation
+from .prompt import Audio, Prompt, encode_end
 from .threads import decoding_threads
 
 if TYPE_CHECKING:
     from .evaluate.held_out import Speech
     from .evaluate.report import LikelihoodReport
-
-Prompt = str | Path | tuple[np.ndarray, int] | None
-
-
-@dataclass
-class Generation:
-    """A continuation, the prompt it continues, and how surprising each code was to the model."""
-
-    audio: np.ndarray  # [S] float32, the continuation only
-    prompt_audio: np.ndarray  # [S'] float32, the prompt as the codec renders it; empty without a prompt
-    sample_rate: int  # Hz
-    codes: np.ndarray  # [K, T], prompt and continuation
-    nll: np.ndarray  # [K, T] nats under the model at temperature 1
-    num_prompt_frames: int
-    finish_reason: str  # "length" or "eos"
-    text: str = ""  # what the model wrote beside the audio, or after it
-
-    @property
-    def surprise_bits(self) -> np.ndarray:
-        """Bits per frame, summed over codebooks [T]."""
-        return self.nll.sum(axis=0) / np.log(2)
-
-    def save(self, path: str | Path, with_prompt: bool = False) -> None:
-        """Write the continuation, or the prompt followed by it, as .wav, .flac, .ogg, .opus or .mp3.
-
-        Raises ValueError if there is no continuation: the model ended at once.
-        """
-        if not len(self.audio):
-            raise ValueError(f"{path}: nothing to write, the model ended at once; give another seed, or let it not end")
-        audio = np.concatenate([self.prompt_audio, self.audio]) if with_prompt else self.audio
-        save_audio(path, audio, self.sample_rate)
 
 
 class SpeechGenerator:
@@ -69,7 +38,7 @@ class SpeechGenerator:
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
         self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
-        check_codec(model, codec, name)
+        model.config.codec.require(codec, name)
 
     @property
     def device(self) -> torch.device:
@@ -157,7 +126,7 @@ class SpeechGenerator:
 
     def transcribe(
         self,
-        audio: str | Path | tuple[np.ndarray, int],
+        audio: Audio,
         max_tokens: int = 200,
         sampling: SamplingConfig = SamplingConfig(text_temperature=0.0),
         max_s: float = 20.0,
@@ -235,26 +204,9 @@ class SpeechGenerator:
             request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
         return request, extra
 
-    def encode(self, prompt: str | Path | tuple[np.ndarray, int], max_s: float = 10.0) -> Tensor:
-        """The last `max_s` seconds of audio -> codes [K, T].
-
-        A last frame that the audio does not fill is left out: it would tell of an end.
-        """
-        if isinstance(prompt, tuple):
-            audio, rate = prompt
-            if rate != self.codec.sample_rate:
-                import soxr
-
-                audio = soxr.resample(np.asarray(audio, np.float32), rate, self.codec.sample_rate, "HQ")
-            audio = np.asarray(audio, np.float32)
-            check_usable(audio, self.codec.sample_rate, "the prompt")
-        else:
-            audio = load_audio(prompt, self.codec.sample_rate)
-        hop = self.codec.hop_length
-        whole = len(audio) // hop * hop or len(audio)
-        first = max(0, whole - round(max_s * self.codec.frame_rate) * hop)
-        with decoding_threads(self.threads):
-            return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(self.codec.device))[0]
+    def encode(self, audio: Audio, max_s: float = 10.0) -> Tensor:
+        """The last `max_s` seconds of audio -> codes [K, T]; see prompt.py."""
+        return encode_end(self.codec, audio, max_s, self.threads)
 
     def _finish(self, state: State, row: int, num_frames: int) -> Generation:
         """One row, up to frame `num_frames` at most."""
@@ -276,14 +228,4 @@ class SpeechGenerator:
             num_prompt_frames=cut,
             finish_reason="eos" if end < num_frames else "length",
             text=words,
-        )
-
-
-def check_codec(model: SpeechLM, codec: Codec, name: str) -> None:
-    """Raise ValueError if `model` was trained on the codes of another codec."""
-    reference = model.config.codec
-    if reference.fingerprint != codec.fingerprint:
-        raise ValueError(
-            f"{name}: the model was trained on codec '{reference.name}' ({reference.fingerprint[:12]}), "
-            f"not on this '{codec.name}' ({codec.fingerprint[:12]}); give the codec it was trained with"
         )

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from .chunked_backward import chunked_sum
 from .delay_pattern import ABSENT
 from .layout import Steps
+from .linear import make_linear
 from .losses import cross_entropy
 from .speech_lm_config import SpeechLMConfig
-from .transformer import KVCache, Transformer, make_linear
+from .transformer import KVCache, Transformer
 
 
 class DepthDecoder(nn.Module):
@@ -43,7 +44,7 @@ class DepthDecoder(nn.Module):
         self.codeless = self.num_positions - others  # positions at the start that take no code: 1 or 0
         self.first = 0 if depth.first_codebook == "depth" else 1  # the first codebook that is predicted here
         self.project = make_linear(width, depth.dim, max(depth.weight_sets, default=-1) + 1)
-        # a table as the frame embedding's, or None: the frame embedding itself
+        # a table of its own, with rows like the frame embedding's; None: the frame embedding itself
         rows = others * (size + 1) + 1
         shared = depth.embeddings == "shared"
         self.embedding = None if shared else nn.Embedding(rows, depth.dim if depth.embeddings == "own" else width)
@@ -55,9 +56,9 @@ class DepthDecoder(nn.Module):
         self.heads = nn.Parameter(torch.empty(others, depth.dim, size))
 
     def condition(self, context: Tensor) -> Tensor:
-        """context [N, D] -> what positions are told of it [N, J, d], or [N, 1, d] where it is the same for all.
+        """context [N, D] -> its projection for each position [N, J, d], or [N, 1, d] where all positions share it.
 
-        With conditioning "prefix" it is told to position 0 only.
+        With conditioning "prefix" only position 0 takes it.
         """
         sets = self.config.weight_sets
         if self.config.conditioning == "prefix":
@@ -76,8 +77,8 @@ class DepthDecoder(nn.Module):
     ) -> "DepthLogits":
         """The code that each position takes [N, J], ABSENT for none -> the logits that the positions predict.
 
-        condition: as the method gives it. text: [N] the token of the step, ABSENT allowed. cache: of this step; the
-        positions are those that follow it.
+        condition: the result of `condition`. text: [N] the token of the step, ABSENT allowed. cache: positions of this
+        step that are done; those given here follow them.
         """
         first = 0 if cache is None else cache.length
         hidden = self.transformer(self.inputs(condition, codes, frame_embedding, text, first), cache)
@@ -124,8 +125,8 @@ class DepthDecoder(nn.Module):
 class DepthLogits(NamedTuple):
     """Logits of the codebooks that some positions predict."""
 
-    zero: Tensor | None  # [N, C] of codebook 0, if it is predicted here
-    others: Tensor | None  # [.., N, V] of the codebooks after it
+    zero: Tensor | None  # [N, C] for codebook 0, if it is predicted here
+    others: Tensor | None  # [.., N, V] for the codebooks after it
 
 
 class ShortAttention:
@@ -144,7 +145,7 @@ class ShortAttention:
 
 @dataclass(frozen=True)
 class DepthRows:
-    """Steps [B, S] as rows of one batch: what each one is told, and what it should predict."""
+    """Steps [B, S] as rows of one batch: the inputs of each, and its targets."""
 
     targets: Tensor  # [B * S, K']
     codes_in: Tensor  # [B * S, J]
@@ -152,7 +153,7 @@ class DepthRows:
 
     @classmethod
     def of(cls, decoder: DepthDecoder, steps: Steps, known: Tensor) -> "DepthRows":
-        """known: [B, K, S] the codes that positions are told; EOS is none."""
+        """known: [B, K, S] the codes that positions read; EOS is read as ABSENT."""
         codes = known.masked_fill(known == decoder.codebook_size, ABSENT).transpose(1, 2).flatten(0, 1)
         targets = steps.targets[:, decoder.first :].transpose(1, 2).flatten(0, 1)
         text = None if steps.text_targets is None else steps.text_targets.flatten()
@@ -179,7 +180,8 @@ def depth_loss(
     shape = *contexts.shape[:2], rows.targets.shape[1]
     chosen, scale = draw_rows(rows.targets, fraction)
     if not len(chosen) and len(rows.targets):
-        chosen = chosen.new_zeros(1)  # nothing is scored there either: zero, and all parameters have that as gradient
+        # a row in which nothing is scored: the loss is 0, and every parameter gets a gradient of 0
+        chosen = chosen.new_zeros(1)
     if not shape[2] or not len(chosen):  # a single codebook leaves the depth decoder nothing to do
         return contexts.new_zeros(()), contexts.new_zeros(shape).transpose(1, 2)
 
@@ -222,16 +224,3 @@ def depth_nats(
         parts.append(nll)
         penalty = penalty + z
     return torch.cat(parts).t(), penalty
-
-
-def depth_logits(decoder: DepthDecoder, frame_embedding: nn.Embedding, contexts: Tensor, rows: DepthRows) -> Tensor:
-    """contexts [B, S, D] -> logits [B, K', S, C]; -inf where a codebook has no EOS."""
-    classes = decoder.codebook_size if decoder.head_0 is None else decoder.head_0.out_features
-    if not rows.targets.shape[1]:
-        return contexts.new_zeros(contexts.shape[0], 0, contexts.shape[1], classes)
-    condition = decoder.condition(contexts.flatten(0, 1))
-    zero, others = decoder(condition, rows.codes_in, frame_embedding, rows.text)
-    parts = [] if zero is None else [zero[None]]
-    if others is not None:
-        parts.append(F.pad(others, (0, classes - others.shape[-1]), value=float("-inf")))
-    return torch.cat(parts).unflatten(1, contexts.shape[:2]).transpose(0, 1)

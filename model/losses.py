@@ -1,4 +1,4 @@
-"""Cross entropy in nats, and what weighs its parts in training. No weight ever reaches a reported number."""
+"""Cross entropy in nats, and the weights of its parts in training, which never reach a reported number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from .delay_pattern import ABSENT
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the parts of a training loss."""
+    """Weights of the parts of a training loss."""
 
     codebooks: Sequence[float] | None = None  # one for each codebook; None: 1 for all
     text: float = 1.0
-    z_loss: float = 0.0  # of the squared log-normaliser (arXiv:2204.02311): keeps logits from drifting
+    z_loss: float = 0.0  # weight of the squared log-normaliser (arXiv:2204.02311), which keeps logits from drifting
 
     def of(self, num_codebooks: int, like: Tensor) -> Tensor:
         """[K] on the device of `like`. Raises ValueError unless there is a weight for each codebook."""

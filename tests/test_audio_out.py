@@ -1,4 +1,4 @@
-"""data/audio_out.py: the format that the name promises, nothing clipped in silence, whole or not at all. S samples."""
+"""data/audio_out.py: the format that the name promises, clipping told, whole files or nothing. S samples."""
 
 import os
 import subprocess
@@ -56,17 +56,26 @@ def test_a_rate_that_a_format_does_not_have_is_told_and_leaves_nothing(tmp_path:
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
-def test_clipping_is_told_once_with_its_peak_and_number(tmp_path: Path, caplog):
+def test_audible_clipping_is_told_once_with_its_peak_and_number(tmp_path: Path, caplog):
     save_audio(tmp_path / "a.wav", tone(1.0), RATE)
     assert not caplog.records
     loud = tone(0.5)
     loud[[10, 500, 9000]] = 1.5, -1.25, 1.1
+    loud[600:630] = 1.2
     with audio_writer(tmp_path / "a.wav", RATE) as write:
         for block in np.array_split(loud, 5):
             write(block)
     (record,) = caplog.records
-    assert record.getMessage() == f"{tmp_path}/a.wav: 3 samples beyond full scale were clipped (peak 1.50)"
+    assert record.getMessage() == f"{tmp_path}/a.wav: 33 samples beyond full scale were clipped (peak 1.50)"
     np.testing.assert_allclose(load_audio(tmp_path / "a.wav", RATE), loud.clip(-1, 1), atol=1e-4)  # not wrapped
+
+
+def test_a_few_clipped_samples_are_not_worth_a_warning(tmp_path: Path, caplog):
+    loud = tone(0.5)
+    loud[[10, 500, 9000]] = 1.5, -1.25, 1.1
+    save_audio(tmp_path / "a.wav", loud, RATE)
+    assert not caplog.records
+    np.testing.assert_allclose(load_audio(tmp_path / "a.wav", RATE), loud.clip(-1, 1), atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])

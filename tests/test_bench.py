@@ -27,7 +27,7 @@ from codeclm.inference.bench.table import markdown, table
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.frame_step import is_supported
 from codeclm.model import SpeechLM, SpeechLMConfig
-from codeclm.model.shapes import SHAPE_S
+from codeclm.model.presets import SHAPE_S
 
 from .options import OPTIONS
 

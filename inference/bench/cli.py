@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ...model.files import write_whole
-from ...model.shapes import PRESETS
+from ...model.presets import PRESETS
 from ..argument_checks import check_model, check_number, check_writable
 from ..options import Numbers, write_json
 from ..screen import say_loading

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...model.lm import SpeechLM
-from ...model.shapes import PRESETS, SHAPE_S
+from ...model.presets import PRESETS, SHAPE_S
 from ...model.speech_lm_config import SpeechLMConfig
 from ..loading import load, model_folder, read_config
 

@@ -99,7 +99,7 @@ def _clip(report: CodecReport, sample: Sample) -> str:
 
 def _about(report: CodecReport, row: CodecRow, clip: int) -> str:
     values = row.measures[clip]
-    shown = zip(SHOWN.values(), measured(report, values, list(SHOWN)), strict=True)
+    shown = zip(SHOWN.values(), measured(values, list(SHOWN)), strict=True)
     parts = [f"{row.bitrate / 1000:.2f} kb/s", *(f"{name} {value}" for name, value in shown)]
     return ", ".join(parts + _defined(values, SHOWN_WORDS))
 

@@ -8,7 +8,6 @@ from ..sound.compare import COLUMNS, ClipMeasures
 from ..text_table import number, text_table
 from .report import CodecReport, CodecRow
 
-NEEDS_EXTRA = "needs the extra 'eval'"
 MOST_CODEBOOKS = 32  # on a terminal
 
 
@@ -34,7 +33,7 @@ def summary(report: CodecReport) -> list[list[str]]:
         codes = f"{len(row.codebooks)} x {row.codebook_size}" if row.codebooks else "-"
         rates = [f"{row.bitrate:.0f}", f"{row.frame_rate:g}", codes, str(row.sample_rate)]
         cost = [times(row.cost.encode_speed), times(row.cost.decode_speed), number(row.cost.peak_memory_mb, ".0f")]
-        found.append([row.codec, *rates, *measured(report, row.mean, keys), *cost])
+        found.append([row.codec, *rates, *measured(row.mean, keys), *cost])
     return found
 
 
@@ -43,7 +42,7 @@ def clip_values(report: CodecReport, row: CodecRow) -> list[list[str]]:
     keys = _shown(report)
     found = [["clip", *(COLUMNS[key][0] for key in keys)]]
     for clip, values in zip(report.clips, row.measures, strict=True):
-        found.append([clip.name, *measured(report, values, keys)])
+        found.append([clip.name, *measured(values, keys)])
     if report.originals:
         rates = [number(clip.text_error_rate, COLUMNS["text_error_rate"][1]) for clip in report.clips]
         found = [[*cells, last] for cells, last in zip(found, ["(original)", *rates], strict=True)]
@@ -79,6 +78,10 @@ def notes(report: CodecReport) -> list[str]:
     ]
     if report.anchors:
         found.append("Bits/s of neural codecs: raw rate of the codes; of anchors: what their packets took.")
+    if report.unavailable:
+        missing = [COLUMNS[key][0] for key in report.unavailable]
+        are = "are left out: they need" if len(missing) > 1 else "is left out: it needs"
+        found.append(f"{' and '.join(missing)} {are} the extra 'eval'.")
     return found + report.left_out
 
 
@@ -97,8 +100,8 @@ def _word_notes(report: CodecReport) -> list[str]:
     return found
 
 
-def measured(report: CodecReport, values: ClipMeasures, keys: Sequence[str]) -> list[str]:
-    return [NEEDS_EXTRA if key in report.unavailable else number(getattr(values, key), COLUMNS[key][1]) for key in keys]
+def measured(values: ClipMeasures, keys: Sequence[str]) -> list[str]:
+    return [number(getattr(values, key), COLUMNS[key][1]) for key in keys]
 
 
 def _count(number: int, noun: str) -> str:
@@ -111,9 +114,5 @@ def times(speed: float) -> str:
 
 
 def _shown(report: CodecReport) -> list[str]:
-    """The measures that one of the rows has, or would have with the extra installed."""
-    return [
-        key
-        for key in COLUMNS
-        if key in report.unavailable or any(np.isfinite(getattr(row.mean, key)) for row in report.rows)
-    ]
+    """The measures that one of the rows has."""
+    return [key for key in COLUMNS if any(np.isfinite(getattr(row.mean, key)) for row in report.rows)]

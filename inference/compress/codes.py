@@ -1,9 +1,9 @@
 """Codes <-> bytes with a speech LM's own probabilities: the size of the bytes proves the bits that the model claims.
 
 Every code is arithmetic-coded with the distribution that the model gives it, step by step, when everything before it is
-known. Nothing is left out of a distribution (EOS keeps its class), so the size is what `codeclm evaluate` counts. How
-far a frame looks back is windows.py's rule. The first step of a model without BOS has equal probabilities, as
-SpeechLM.forward has it. There is no text and no other speaker. B rows, K codebooks, T frames.
+known. A distribution keeps all its classes, EOS too, so the size is the number of bits that `codeclm evaluate` counts.
+windows.py decides how far a frame looks back. The first step of a model without BOS has equal probabilities, as in
+SpeechLM.forward. Codes alone are compressed: no text, no other speaker. B rows, K codebooks, T frames.
 """
 
 import math
@@ -24,7 +24,7 @@ from ..labelled import as_labelled
 from ..windows import Window, each_window, num_windows, windows
 from .arithmetic import Decoder, Distributions, Encoder, distributions
 
-# (row, codebook, frame, distributions, which of these) -> the code there
+# (row, codebook, frame, distributions, index into these) -> the code there
 Coder = Callable[[int, int, int, Distributions, int], int]
 
 
@@ -69,7 +69,7 @@ def decompress_codes(
 
         def decode(row: int, k: int, frame: int, source: Distributions, index: int, decoders=decoders) -> int:
             code = decoders[row].decode_from(source, index)
-            if code >= model.codebook_size:  # EOS, which no encoder is given
+            if code >= model.codebook_size:  # EOS, which is never encoded
                 raise ValueError("the coded data are damaged")
             return code
 
@@ -80,7 +80,7 @@ def decompress_codes(
 
 @torch.inference_mode()
 def predicted_bits(model: SpeechLM, codes: Tensor) -> float:
-    """What `codeclm evaluate` counts for codes [K, T]."""
+    """The bits that `codeclm evaluate` counts for codes [K, T]."""
     nats = 0.0
     for window in windows(codes.shape[1], model.config.context_frames):
         with as_labelled(model):
@@ -96,10 +96,10 @@ def require_float64(model: SpeechLM) -> None:
 
 @torch.inference_mode()
 def code_rows(model: SpeechLM, num_frames: list[int], coder: Coder, title: str = "") -> list[Tensor]:
-    """Walk through rows of so many frames and ask `coder` for every code -> the codes [K, T] of each row.
+    """Walk through rows of `num_frames` frames, asking `coder` for every code -> the codes [K, T] of each row.
 
     The codes take memory as they come: a damaged file may claim any number of frames.
-    title: of a progress bar, if there is to be one.
+    title: the progress bar's; "": no bar.
     """
     longest, context = max(num_frames), model.config.context_frames
     rows = _Rows(model, num_frames, torch.full((len(num_frames), model.num_codebooks, 0), ABSENT), coder)
@@ -157,7 +157,7 @@ class _Rows:
         return known
 
     def code(self, rows: list[int], window: Window, k: int, step: int, logits: Tensor) -> Tensor:
-        """[rows] the codes of codebook k at a step of a window, for which the coder is asked."""
+        """Ask the coder for codebook k at a step of a window -> its codes [rows]."""
         frame = window.start + step - self.model.config.delays[k]
         asked = [place for place, row in enumerate(rows) if frame < self.num_frames[row]]
         source = distributions(logits.double().cpu()[asked].numpy())

@@ -1,6 +1,6 @@
 """Checks that the likelihood is a probability: nothing is seen too early, everything sums to 1, every code is scored.
 
-B rows, K codebooks, U of another speaker (user), T columns (frames), V codebook size.
+B rows, K codebooks, U codebooks of another speaker (user), T columns (frames), V codebook size.
 """
 
 import itertools
@@ -20,10 +20,10 @@ from .findings import Finding, compare, worst
 from .sequences import Nats, Rows, make_rows, rows_of, score_whole, walked_end
 
 MAX_CHANGES = 60  # tokens that the causality check changes in a layout
-LEAST_MOVE = 1e-12  # nats in float64, by which a token that is seen moves another
-MAX_SEQUENCES = 1000  # that the distribution check goes through
-MAX_TEXTS = 4096  # values of a text token that it goes through
-MAX_ROWS = 512  # that are scored at a time
+LEAST_MOVE = 1e-12  # nats in float64: a token that is seen moves another by more
+MAX_SEQUENCES = 1000  # sequences that the distribution check adds up
+MAX_TEXTS = 4096  # values of a text token that it adds up
+MAX_ROWS = 512  # rows scored at a time
 
 
 # --- causality ---
@@ -33,7 +33,7 @@ class Token(NamedTuple):
     """One token of a row, or its EOS."""
 
     slot: int  # TEXT, codebook 0..K-1, then those of the user
-    column: int  # of EOS: the one after the last
+    column: int  # for EOS: the one after the last
     is_end: bool = False
 
     def describe(self, config: SpeechLMConfig) -> str:
@@ -47,7 +47,7 @@ class Token(NamedTuple):
 
 
 def rank(config: SpeechLMConfig, token: Token) -> tuple[int, int]:
-    """Where a token stands in the model's factorisation, as (step, place in the step).
+    """A token's place in the model's factorisation, as (step, place in the step).
 
     A token may depend on those of lower rank and on no others; tokens of one rank do not see each other.
     """
@@ -70,9 +70,9 @@ def causality_of(model: SpeechLM, row: Rows) -> Finding:
     scored, values = scored_values(model, variants)  # [1 + n, tokens]
     moved = torch.nan_to_num((values[1:] - values[0]).abs().double(), nan=float("inf"))
     ranks = torch.tensor([rank(config, token) for token in scored], device=moved.device)  # [tokens, 2]
-    costs = values[0] != 0  # what is not scored is another check's
+    costs = values[0] != 0  # another check finds tokens that are not scored
     if not config.bos:
-        costs &= ranks[:, 0] > 0  # nothing moves what has equal probabilities
+        costs &= ranks[:, 0] > 0  # the first step has equal probabilities: nothing moves them
     findings = []
     for token, distances in zip(changes, moved, strict=True):
         step, place = rank(config, token)
@@ -91,7 +91,7 @@ def causality_of(model: SpeechLM, row: Rows) -> Finding:
 
 
 def never_seen(config: SpeechLMConfig, token: Token, ranks: Tensor, distances: Tensor) -> str:
-    """What is wrong if a token moves nothing of what it should."""
+    """The problem if a token moves nothing that it should move; "" if there is none."""
     step, place = rank(config, token)
     name, later = token.describe(config), distances[ranks[:, 0] > step]
     if len(later) and not later.max() > LEAST_MOVE:
@@ -130,7 +130,7 @@ def changed(model: SpeechLM, row: Rows) -> tuple[list[Token], Rows]:
 
 
 def scored_values(model: SpeechLM, rows: Rows) -> tuple[list[Token], Tensor]:
-    """The tokens that are scored in every row (all alike but for values), and what they cost [B, tokens]."""
+    """The tokens that are scored in every row (rows differ in values only), and their nats [B, tokens]."""
     nats = score_whole(model, rows)
     tokens = [Token(k, t) for k, t in rows.scored_codes(model)[0].nonzero().tolist()]
     texts = [Token(TEXT, t) for t in rows.scored_text(model)[0].nonzero().flatten().tolist()]
@@ -155,7 +155,7 @@ def check_distribution(model: SpeechLM) -> Finding:
 
 
 def totals_of_codes(model: SpeechLM) -> Iterator[tuple[str, Tensor]]:
-    """For codes (k, t): the sum over their values, found by putting each in; EOS counts as a value of codebook 0."""
+    """For codes (k, t): the sum over their values, each put in and scored; EOS counts as a value of codebook 0."""
     for row in example_rows(model, "audio", "first"):
         tokens = [Token(k, t) for k, t in row.scored_codes(model)[0].nonzero().tolist()]
         for slot, column, _ in tokens if is_tiny(model) else spread(tokens):
@@ -180,7 +180,7 @@ def totals_of_texts(model: SpeechLM) -> Iterator[tuple[str, Tensor]]:
 
 
 def totals_of_sequences(model: SpeechLM) -> Iterator[tuple[str, Tensor]]:
-    """All sequences of up to so many frames that have ended, and all that go on."""
+    """The sum over all sequences of up to `longest` frames: those that have ended, and those that go on."""
     size, num_codebooks = model.codebook_size, model.num_codebooks
     longest = max((t for t in (1, 2) if size ** (num_codebooks * t) <= MAX_SEQUENCES), default=0)
     row = make_rows(model, "audio").row(0)
@@ -236,14 +236,14 @@ def score_parts(model: SpeechLM, rows: Rows) -> Nats:
 
 
 def may_end(model: SpeechLM, columns: int) -> bool:
-    """Whether EOS may come after this many columns: not in a step before which there is nothing."""
+    """Whether EOS may come after this many columns: something must come before it."""
     return model.config.end == "eos" and (model.config.bos or columns + model.config.delays[0] > 0)
 
 
 def end_probability(model: SpeechLM, row: Rows, columns: int) -> Tensor:
-    """Of EOS after so many columns."""
+    """The probability of EOS after this many columns."""
     short = replace(shorten(row, columns), ends=torch.ones_like(row.ends))
     if columns and (short.codes != ABSENT).any():
         return score_whole(model, short).end[0].double().neg().exp()
-    # nothing has been said yet that could end: SpeechLM is not asked there, a walk is
+    # no audio yet that could end: SpeechLM does not score EOS there, so a walk does
     return walked_end(model, replace(short, codes=short.codes[:, :, :columns]))[0].double().neg().exp()

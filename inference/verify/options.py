@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ...model.codec_shapes import CodecReference
 from ...model.lm import SpeechLM
-from ...model.shapes import PATTERNS, CodecReference, DepthConfig, TextConfig, TransformerConfig
+from ...model.shapes import PATTERNS, DepthConfig, TextConfig, TransformerConfig
 from ...model.speech_lm_config import SpeechLMConfig
 
 Choice = dict[str, Any]  # option -> value
@@ -31,12 +32,12 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "qkv_bias": (False, True),
     "sliding_window": (0, 3),
     "num_kv_heads": (4, 2),
-    "rope": (True, False),  # of the depth decoder
+    "rope": (True, False),  # the depth decoder's
     "final_norm": (True, False),
 }
 PLAIN = {option: values[0] for option, values in OPTIONS.items()}
 DEPTH_OPTIONS = ("weight_sets", "conditioning", "first_codebook", "embeddings", "sees_text", "rope", "final_norm")
-# with fewer codebooks than the others
+# models with fewer codebooks
 SMALL: tuple[Choice, ...] = (
     {"delays": (0,)},
     {"delays": (1,), "pattern": "delay"},
@@ -52,7 +53,7 @@ class TinyModel:
     config: SpeechLMConfig
 
     def make(self, seed: int = 0) -> SpeechLM:
-        """With weights far from zero, so that every part of it matters."""
+        """The model with weights far from zero, so that every part of it matters."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             model = SpeechLM(self.config)
@@ -62,7 +63,7 @@ class TinyModel:
 
 
 def tiny_models() -> list[TinyModel]:
-    """Always the same ones."""
+    """The models of `codeclm verify --every-option`: the same ones in every run."""
     return [tiny_model(PLAIN | choice) for choice in [*pairwise(), *SMALL]]
 
 
@@ -107,7 +108,7 @@ def is_legal(choice: Choice) -> bool:
     if choice.get("pattern", "depth") != "depth" and any(
         value != PLAIN[option] for option, value in choice.items() if option in DEPTH_OPTIONS
     ):
-        return False  # it has no depth decoder
+        return False  # options of the depth decoder, which other patterns do not have
     try:
         config_of(PLAIN | {"text": "predicted"} | choice)  # some options need a text
     except ValueError:

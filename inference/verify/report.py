@@ -1,4 +1,4 @@
-"""What the checks found, for a terminal."""
+"""The findings of the checks as text for a terminal."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,11 @@ from .checks import EXACT, ROOTS, SHIFTS, Result
 
 WIDTH = 100  # characters
 INDENT = 14
-EXPLAINED = ("steps", "chunks", "windows")  # by a failure of one of ROOTS
+EXPLAINED = ("steps", "chunks", "windows")  # a failure of one of ROOTS explains theirs
 
 
 def table(results: Sequence[Result]) -> str:
-    """A line for each check; below it where and why it failed, was skipped, or what else is worth knowing."""
+    """A line for each check; below it where and why it failed or was skipped, and other details."""
     header = [
         f"{'':{INDENT}}{'':50}{'largest difference':>24}",
         f"{'check':{INDENT}}{'what must hold':50}{'float64':>12}{'float32':>12}",
@@ -38,7 +38,7 @@ def rows(results: Sequence[Result], only_failed: bool = False) -> list[str]:
 
 
 def line(name: str, results: Sequence[Result]) -> str:
-    """A model in a line: the largest differences where it should be exact, and which checks failed."""
+    """One line for a model: its largest differences in checks of exactness, and the names of failed checks."""
     worst = [
         max((r.difference for r in results if (r.dtype, r.bound) == exact), default=0.0)
         for exact in zip(("float64", "float32"), EXACT, strict=True)
@@ -50,7 +50,7 @@ def line(name: str, results: Sequence[Result]) -> str:
 
 
 def verdict(models: Mapping[str, Sequence[Result]]) -> str:
-    """The last line: whether all is well."""
+    """The last line: whether all checks passed."""
     results = [result for found in models.values() for result in found]
     failed = failures(results)
     if not failed:
@@ -62,7 +62,7 @@ def verdict(models: Mapping[str, Sequence[Result]]) -> str:
 
 
 def names(results: Iterable[Result]) -> list[str]:
-    """Of the checks, each once."""
+    """The names of the checks, each once."""
     return list(dict.fromkeys(result.check for result in results))
 
 
@@ -71,7 +71,7 @@ def failures(results: Iterable[Result]) -> list[str]:
 
 
 def outcome_of(results: Sequence[Result]) -> str:
-    """Of several together: failed if one is, skipped if all are."""
+    """The outcome of several results together: failed if one is, skipped if all are."""
     outcomes = [result.outcome for result in results]
     return "failed" if "failed" in outcomes else "ok" if "ok" in outcomes else "skipped"
 
