@@ -13,12 +13,13 @@ from ...model.pretrained import PROMPT
 from ..config import SamplingConfig
 from ..engine import Request
 from ..generator import SpeechGenerator
-from ..resources import NAN
 from ..streaming import stream
 
 PROMPT_S = 3.0  # of the bundled recording, encoded before the clock starts
 AUDIBLE = 10 ** (-50 / 20)  # -50 dBFS
 STARTS = 10  # how often the first sound is waited for, each time with another seed
+LONGEST_S = 5.0  # of audio in which it is waited for
+NEVER = float("inf")
 WARM = 10  # frames before anything is measured
 
 
@@ -28,7 +29,7 @@ class Heard:
 
     model: str
     first_ms: float  # the first sample, median
-    audible_ms: float  # the first one above -50 dBFS, median; NaN: silence in one of the starts
+    audible_ms: float  # the first one above -50 dBFS, median; infinite: half of the starts were silent
     audible_p95_ms: float
     real_time: float  # times real time, codes and audio, by the median of the rounds
 
@@ -43,7 +44,8 @@ def first_sound(lm: SpeechGenerator, num_frames: int, rounds: int) -> Heard:
 
     for _ in chunks(WARM, 0):
         pass
-    starts = [listen(chunks(num_frames, seed)) for seed in range(STARTS)]
+    longest = round(LONGEST_S * lm.codec.frame_rate)
+    starts = [listen(chunks(longest, seed)) for seed in range(STARTS)]
     first, audible = (1000 * np.array(values) for values in zip(*starts, strict=True))
     taken = []
     for seed in range(rounds):
@@ -55,17 +57,17 @@ def first_sound(lm: SpeechGenerator, num_frames: int, rounds: int) -> Heard:
         model=lm.name,
         first_ms=float(np.median(first)),
         audible_ms=float(np.median(audible)),
-        audible_p95_ms=float(np.percentile(audible, 95)),
+        audible_p95_ms=float(np.percentile(audible, 95, method="higher")),
         real_time=num_frames / lm.codec.frame_rate / float(np.median(taken)),
     )
 
 
 def listen(chunks: Iterable[np.ndarray]) -> tuple[float, float]:
-    """chunks: [S] each. -> seconds until the first sample, and until the first that is heard; NaN: none is."""
-    start, first = time.perf_counter(), NAN
+    """chunks: [S] each. -> seconds until the first sample, and until the first that is heard, or NEVER."""
+    start, first = time.perf_counter(), NEVER
     for audio in chunks:
         now = time.perf_counter() - start
-        first = now if np.isnan(first) and len(audio) else first
+        first = min(first, now) if len(audio) else first
         if (np.abs(audio) > AUDIBLE).any():
             return first, now
-    return first, NAN
+    return first, NEVER

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .counts import COUNTED, WARM
@@ -17,7 +18,8 @@ def count_launches(engine: Engine) -> float:
 
 def launches(engine: Engine, num_frames: int) -> int:
     """Of a whole run."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+    gpu = [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *gpu]) as found:
         engine.run(num_frames, lambda: None)
     events: Any = found.events() or []
     return sum(event.name.startswith(LAUNCHES) for event in events)
