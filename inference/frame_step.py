@@ -5,26 +5,24 @@
     codebook k <- heads[k](depth.step_at(k - 1: condition + tables[k - 1][code k - 1]))
 
 It computes what walk.py, the readable reference, computes (tests hold them together in float64). All buffers, views and
-caches are made once for a batch; weights are fused once for a model: queries, keys and values one matrix, gate and up
-another, the gains of norms folded into what follows them, embedding tables already projected to the depth width.
+caches are made once for a batch; the weights are those of fused_weights.py.
 B rows, K codebooks, D backbone width, d depth width, V codebook size, H heads, G key/value heads, E head width.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.delay_pattern import ABSENT
+from ..model.depth import DepthDecoder
 from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
 from ..model.rope import rotary_tables
-from ..model.shapes import TransformerConfig
-from ..model.transformer import Transformer
 from ..model.walk import Choose, FrameFeed
+from .fused_weights import FusedDepth, FusedStack, Layer, fused_weights
 
 PAD = 16  # columns beside x, so that its rows stay aligned
 BUCKET = 128  # positions by which the part of a cache that is looked at grows
@@ -38,30 +36,16 @@ def is_supported(model: SpeechLM) -> bool:
     return plain and fused and not config.backbone.sliding_window
 
 
-class Layer(NamedTuple):
-    """Weights of a block, [in, out] each."""
-
-    qkv: Tensor  # [D, (H + 2 G) E]
-    qkv_bias: Tensor | None
-    out: Tensor  # [H E, D]
-    gate_up: Tensor  # [D, 2 F]
-    down: Tensor  # [F, D]
-
-
 class Stack:
     """A transformer that takes one position at a time, in place: `x` [B, D] holds its input, then its output.
 
     The output is x / |x|: the last norm's gain and sqrt(D) are in the weights that come after (`gain`).
     """
 
-    def __init__(self, transformer: Transformer, batch: int, capacity: int):
-        config = self.config = transformer.config
-        first: Any = transformer.blocks[0]
-        weight: Tensor = first.down.weight
+    def __init__(self, weights: FusedStack, batch: int, capacity: int):
+        config, weight = weights.config, weights.layers[0].down
+        self.config, self.layers = config, weights.layers
         self.batch, self.capacity = batch, capacity
-        self.layers = [fused_layer(block, config) for block in transformer.blocks]
-        scale = weight.new_full((config.dim,), math.sqrt(config.dim))
-        self.gain = scale * transformer.norm.weight if config.final_norm else None  # pyright: ignore[reportOperatorIssue]
         self.floor = weight.new_tensor(math.sqrt(config.dim * config.norm_eps))  # of a norm: its epsilon
         self.make_buffers(weight)
         self.make_cache(weight)
@@ -208,54 +192,18 @@ class ShortStack(Stack):
         self.finish()
 
 
-def fused_layer(block: Any, config: TransformerConfig) -> Layer:
-    """A Block's weights. The gain of a norm and its sqrt(D) go into the matrix that follows it."""
-    attention, root = block.attention, math.sqrt(config.dim)
-    query, key, value = attention.query, attention.key, attention.value
-    heads, groups = config.num_heads, config.num_kv_heads
-    qkv = torch.cat([interleaved(query.weight, heads), interleaved(key.weight, groups), value.weight])
-    bias = None
-    if config.qkv_bias:
-        bias = torch.cat([interleaved(query.bias, heads), interleaved(key.bias, groups), value.bias])
-    gate_up = torch.cat([block.gate.weight, block.up.weight])
-    return Layer(
-        (qkv * root * block.attention_norm.weight).t().contiguous(),
-        bias,
-        attention.output.weight.t().contiguous(),
-        (gate_up * root * block.ff_norm.weight).t().contiguous(),
-        block.down.weight.t().contiguous(),
-    )
-
-
-def interleaved(rows: Tensor, heads: int) -> Tensor:
-    """Rows [heads * E, ..] of a rotated projection, its halves (x1, x2) as pairs: what a complex number turns."""
-    size = len(rows) // heads
-    return rows.unflatten(0, (heads, 2, size // 2)).transpose(1, 2).flatten(0, 2)
-
-
 class DepthStep:
     """The depth decoder of one step of every row, position by position."""
 
-    def __init__(self, model: SpeechLM, batch: int, gain: Tensor | None):
-        """gain: of the backbone's last norm."""
-        decoder = self.decoder = model.depth_decoder
-        self.stack = ShortStack(decoder.transformer, batch, decoder.num_positions)
-        linear: Any = decoder.project
-        project: Tensor = linear.weight.t()  # [D, d]
-        self.project = after(gain, project)
-        weight = model.frame_embedding.weight if decoder.embedding is None else decoder.embedding.weight
-        weight = weight if decoder.config.embeddings == "own" else weight @ project
-        self.tables = [code_rows(weight, k, model) for k in range(model.num_codebooks - 1)]
-        self.text_table = None if decoder.text_embedding is None else padded(decoder.text_embedding.weight)
-        self.heads = [after(self.stack.gain, head) for head in decoder.heads]
-        if decoder.head_0 is not None:
-            self.heads.insert(0, after(self.stack.gain, decoder.head_0.weight.t()))
-        self.condition = weight.new_zeros(batch, decoder.config.dim)
+    def __init__(self, decoder: DepthDecoder, weights: FusedDepth, batch: int):
+        self.decoder, self.weights = decoder, weights
+        self.stack = ShortStack(weights.stack, batch, decoder.num_positions)
+        self.condition = weights.project.new_zeros(batch, decoder.config.dim)
         self.num_run = 0
 
     def begin(self, h: Tensor) -> None:
         """A new step, of which the backbone says h [B, D]."""
-        torch.mm(h, self.project, out=self.condition)
+        torch.mm(h, self.weights.project, out=self.condition)
         self.num_run = 0
 
     def logits(self, k: int, values: Mapping[int, Tensor], out: Tensor) -> Tensor:
@@ -263,7 +211,7 @@ class DepthStep:
         for position in range(self.num_run, k + self.decoder.codeless):
             self.take(position, values)
         self.num_run = k + self.decoder.codeless
-        return torch.mm(self.stack.h, self.heads[k - self.decoder.first], out=out)
+        return torch.mm(self.stack.h, self.weights.heads[k - self.decoder.first], out=out)
 
     def take(self, position: int, values: Mapping[int, Tensor]) -> None:
         """One position: the code before, the backbone's word, and the text at the first one."""
@@ -272,10 +220,10 @@ class DepthStep:
         if codebook < 0:
             x.copy_(self.condition)
         else:
-            code = F.embedding(values[codebook], self.tables[codebook])
+            code = F.embedding(values[codebook], self.weights.tables[codebook])
             torch.add(code, self.condition, out=x) if told else x.copy_(code)
-        if position == 0 and self.text_table is not None and TEXT in values:
-            x.add_(F.embedding(values[TEXT], self.text_table))
+        if position == 0 and self.weights.text_table is not None and TEXT in values:
+            x.add_(F.embedding(values[TEXT], self.weights.text_table))
         self.stack.step_at(position)
 
 
@@ -284,27 +232,17 @@ class FrameStep:
 
     def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True):
         """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at."""
-        config, like = model.config, model.frame_embedding.weight
+        weights = self.weights = fused_weights(model)
         self.model, self.batch, self.may_be_absent = model, batch, absent
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
-        self.backbone = Stack(model.backbone, batch, capacity)
+        self.backbone = Stack(weights.stack, batch, capacity)
+        self.depth = None if weights.depth is None else DepthStep(model.depth_decoder, weights.depth, batch)
         self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
-        self.tables = torch.cat([code_rows(like, k, model) for k in range(model.num_codebooks)])
-        self.offsets = torch.arange(model.num_codebooks, device=like.device) * (model.codebook_size + 2)
-        self.text_table = padded(model.text_embedding.weight) if model.text_size else None
-        gain = self.backbone.gain
-        self.depth = DepthStep(model, batch, gain) if model.pattern == "depth" else None
-        self.heads: dict[int, Tensor] = {}  # of the backbone, by slot
-        if model.predicts_text:
-            head = model.text_embedding.weight[:-1] if config.text.tied else model.text_head.weight
-            self.heads[TEXT] = after(gain, head.t())
-        if not model.depth_is_first:
-            self.heads[0] = after(gain, model.head_0.weight.t())
-        if self.depth is None:
-            self.heads |= {k: after(gain, head) for k, head in enumerate(model.heads, 1)}
+        self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 2)
         sizes = {TEXT: model.text_size, 0: model.num_classes}
+        zeros = weights.tables.new_zeros
+        self.outputs = {slot: zeros(batch, sizes.get(slot, model.codebook_size)) for slot in self.slots}
         self.restart()
-        self.outputs = {slot: like.new_zeros(batch, sizes.get(slot, model.codebook_size)) for slot in self.slots}
 
     def restart(self) -> None:
         """To the start of a window."""
@@ -339,15 +277,15 @@ class FrameStep:
                 value = self.row_of(value, slot) if self.may_be_absent else value
             self.values[slot] = value
         self.rows = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
-        if self.text_table is not None:
+        if self.weights.text_table is not None:
             self.text_row = self.values[TEXT]
         self.position += 1
 
     def run_backbone(self) -> None:
         """The step before through the backbone."""
-        torch.sum(F.embedding(self.rows + self.offsets, self.tables), dim=1, out=self.backbone.x)
-        if self.text_table is not None:
-            self.backbone.x.add_(F.embedding(self.text_row, self.text_table))
+        torch.sum(F.embedding(self.rows + self.offsets, self.weights.tables), dim=1, out=self.backbone.x)
+        if self.weights.text_table is not None:
+            self.backbone.x.add_(F.embedding(self.text_row, self.weights.text_table))
         self.backbone.step()
 
     def row_of(self, tokens: Tensor, slot: int) -> Tensor:
@@ -360,24 +298,7 @@ class FrameStep:
 
     def logits(self, slot: int) -> Tensor:
         out = self.outputs[slot]
-        if slot in self.heads:
-            return torch.mm(self.backbone.h, self.heads[slot], out=out)
+        if slot in self.weights.heads:
+            return torch.mm(self.backbone.h, self.weights.heads[slot], out=out)
         assert self.depth is not None
         return self.depth.logits(slot, self.values, out)
-
-
-def after(gain: Tensor | None, weight: Tensor) -> Tensor:
-    """A weight [in, out] that follows a norm, with the norm's gain in it."""
-    return (weight if gain is None else gain[:, None] * weight).contiguous()
-
-
-def padded(table: Tensor) -> Tensor:
-    """A table with a row of zeros for ABSENT."""
-    return F.pad(table, (0, 0, 0, 1))
-
-
-def code_rows(weight: Tensor, k: int, model: SpeechLM) -> Tensor:
-    """Codebook k's rows [V + 2, ..] of a table for all: its codes, BOS, and ABSENT as the model is given it."""
-    size = model.codebook_size
-    own = weight[k * (size + 1) : (k + 1) * (size + 1)]
-    return torch.cat([own, own[-1:]]) if model.config.gaps == "bos" else padded(own)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import codeclm.inference.engine as engine
 import codeclm.inference.evaluate.score as score
-import codeclm.inference.frame_step as frame_step
+import codeclm.inference.fused_weights as frame_step
 import codeclm.model.attention as attention
 import codeclm.model.depth as depth
 import codeclm.model.layout as steps

@@ -8,6 +8,7 @@ import torch
 from codeclm.inference import SamplingConfig
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.frame_step import FrameStep, is_supported
+from codeclm.inference.fused_weights import fused_weights
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
 
@@ -63,3 +64,18 @@ def test_the_step_draws_what_the_walk_draws(make_model, name):
             if walked.text_nll is not None:
                 torch.testing.assert_close(fused.text_nll, walked.text_nll, rtol=0, atol=1e-9)
     assert known == (2 * len(requests(model)) if is_supported(model) else 0)
+
+
+@torch.no_grad()
+def test_fused_weights_are_kept_until_a_weight_changes(make_model):
+    model: SpeechLM = make_model()
+    first = fused_weights(model)
+    assert fused_weights(model) is first
+    before = last(model, Request(9), fused=True).codes
+    model.backbone.blocks[0].down.weight.add_(0.5)  # as an optimizer does
+    assert fused_weights(model) is not first
+    fused, walked = (last(model, Request(9), fused) for fused in (True, False))
+    assert torch.equal(fused.codes, walked.codes) and not torch.equal(fused.codes, before)
+    model.load_state_dict({name: 0.5 * tensor for name, tensor in model.state_dict().items()})
+    fused, walked = (last(model, Request(9), fused) for fused in (True, False))
+    torch.testing.assert_close(fused.nll, walked.nll, rtol=0, atol=1e-9)
