@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..data.preparation import duration
 from ..data.progress import progress_bar
 from ..data.split import recordings
 from ..data.text_tokenizer import TextTokenizer
@@ -102,8 +103,8 @@ def describe(trainer: Trainer) -> str:
     hours = batches.num_frames / trainer.store.codec.frame_rate / 3600
     machine, precision = trainer.accelerator, str(model.dtype).removeprefix("torch.")
     return (
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); {hours:.2f} h to train on, "
-        f"{len(trainer.heldout)} utterances held out; {trainer.config.steps} steps on "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); "
+        f"{duration(hours)} to train on, {len(trainer.heldout)} utterances held out; {trainer.config.steps} steps on "
         f"{machine.num_processes} x {machine.device.type}, precision {precision}"
         f"{' with products in bfloat16' if trainer.bf16 else ''}"
     )
