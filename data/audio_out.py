@@ -5,7 +5,7 @@ Samples beyond full scale are clipped; where that can be heard, it is told in on
 
 import logging
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,6 +53,17 @@ def audio_writer(path: str | Path, sample_rate: int) -> Iterator[Write]:
         logger.warning(
             "%s: %d samples beyond full scale were clipped (peak %.2f)", readable(path), clipping.count, clipping.peak
         )
+
+
+def audio_to(file: BinaryIO, chunks: Iterable[np.ndarray], sample_rate: int, with_header: bool = True) -> None:
+    """Write chunks of samples [S] into a pipe as they come: 16 bits, after a WAV header of unknown length, or bare."""
+    clipping = _Clipping()
+    if with_header:
+        file.write(_wav_header(UNKNOWN_LENGTH, sample_rate))
+        file.flush()
+    for audio in chunks:
+        file.write(_int16(clipping.clipped(audio)).tobytes())
+        file.flush()  # whoever plays it must not wait for a full buffer
 
 
 def check_audio_file(path: Path) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..model.codec_shapes import CodecReference
 from ..model.files import readable
-from ..model.shapes import CodecReference
 from .config import PrepareConfig
 from .encode_files import transcript_path
 from .store_index import ShardIndex

@@ -17,15 +17,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..model.codec_shapes import CodecReference
 from ..model.codecs import Codec, load_codec
 from ..model.device import resolve_device
 from ..model.files import readable, write_whole
-from ..model.shapes import CodecReference
 from .audio import AudioError, audio_header, find_audio
 from .config import PrepareConfig, with_settings
 from .encode_files import encoder
 from .plan import Shard, plan_shards, utterance_names
 from .progress import progress_bar
+from .split import name_hash
 from .store_index import (
     HEADER,
     FutureFormat,
@@ -37,7 +38,7 @@ from .store_index import (
     shard_name,
 )
 from .store_writer import Utterance, commit_store, write_shard
-from .token_store import TokenStore, name_hash
+from .token_store import TokenStore
 
 REJECTED, LOCK = "rejected.jsonl", ".lock"
 

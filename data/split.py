@@ -58,3 +58,8 @@ def balance_voices(store: TokenStore, indices: Sequence[int], power: float) -> l
 def _fraction(name: str, seed: int) -> float:
     digest = hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def name_hash(name: str) -> bytes:
+    """Puts utterances in an order that has nothing to do with their names, and is always the same."""
+    return hashlib.sha256(name.encode()).digest()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..model.codec_shapes import CodecReference
 from ..model.files import file_sha256, whole_file, write_whole
-from ..model.shapes import CodecReference
 from .store_index import CODE, HEADER, Entry, Rejected, ShardIndex, ShardInfo, StoreHeader, check_storable, shard_name
 
 

@@ -10,15 +10,14 @@ What the JSON files say is store_index.py, how audio becomes codes preparation.p
 N utterances, T frames, K codebooks.
 """
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..model.codec_shapes import CodecReference
 from ..model.codecs import Codec
 from ..model.files import file_sha256
-from ..model.shapes import CodecReference
 from .store_index import (
     AGAIN,
     ShardIndex,
@@ -136,8 +135,3 @@ class TokenStore:
         if size != expected:
             raise ValueError(f"{path}: is cut off or changed ({size} of {expected} bytes); {AGAIN}")
         return index
-
-
-def name_hash(name: str) -> bytes:
-    """Puts utterances in an order that has nothing to do with their names, and is always the same."""
-    return hashlib.sha256(name.encode()).digest()

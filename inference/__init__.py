@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from .config import EvaluateConfig, SamplingConfig
 
 if TYPE_CHECKING:
-    from .generator import Generation, SpeechGenerator
+    from .generation import Generation
+    from .generator import SpeechGenerator
     from .loading import load
 
 __all__ = ["EvaluateConfig", "Generation", "SamplingConfig", "SpeechGenerator", "load"]

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 from ..model.files import check_file, readable
 from ..model.hub import is_hub_id
-from ..model.shapes import PATTERNS, PRESETS
+from ..model.presets import PRESETS
+from ..model.shapes import PATTERNS
 
 CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of load_codec
 MAX_DURATION_S = 24 * 3600.0
@@ -61,6 +63,16 @@ def check_writable(*files: Path | None) -> None:
             raise OSError(f"{name}: cannot be written, because {readable(nearest)} is a file, not a folder")
         if not os.access(nearest, os.W_OK):
             raise OSError(f"{name}: cannot be written (no permission in {readable(nearest)})")
+
+
+def check_stream(kind: str, with_prompt: bool) -> None:
+    """Raise ValueError for a stream that cannot be written to stdout."""
+    if kind not in ("-", "pcm"):
+        raise ValueError(f"--stream is '{kind}'; give - (WAV) or pcm (bare samples), or a file to --out")
+    if with_prompt:
+        raise ValueError("--with-prompt: of no use with --stream, which writes the continuation alone")
+    if sys.stdout.isatty():
+        raise ValueError("--stream writes sound to stdout, a terminal here; pipe it into a player: ... | aplay")
 
 
 def check_audio_out(path: Path) -> None:

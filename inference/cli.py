@@ -6,6 +6,7 @@ what is heavy, inside the function: --help and a bad argument answer at once.
 """
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ..data.config import PrepareConfig
-from ..model.shapes import PATTERNS, PRESETS
+from ..model.presets import PRESETS
+from ..model.shapes import PATTERNS
 from .argument_checks import (
     check_audio,
     check_audio_out,
@@ -30,6 +32,7 @@ from .argument_checks import (
     check_package,
     check_recording,
     check_seeds,
+    check_stream,
     check_writable,
 )
 from .config import EvaluateConfig, SamplingConfig
@@ -76,6 +79,9 @@ def prepare(
 def generate(
     prompt: Positional[Annotated[Path | None, arg(metavar="[PROMPT]", help="the audio file to continue")]] = None,
     out: Annotated[Path, arg(help="the file to write: .wav, .flac, .ogg, .opus or .mp3")] = Path("continuation.wav"),
+    stream: Annotated[
+        str | None, arg(metavar="-|pcm", help="write to stdout while it is made: WAV, or bare 16-bit samples; no --out")
+    ] = None,
     model: Model = "default",
     duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
     text: Annotated[str | None, arg(help="text to say, for a model that was trained with text")] = None,
@@ -92,13 +98,22 @@ def generate(
     check_duration(duration)
     check_device(device)
     check_threads(threads)
-    check_audio_out(out)
-    check_distinct(out, [prompt])
+    if stream is None:
+        check_audio_out(out)
+        check_distinct(out, [prompt])
+    else:
+        check_stream(stream, with_prompt)
     check_recording(prompt)
     config = check_model(model)
     if text is not None:
         check_layout("--text", model, config, "first", "aligned")
     lm = open_model(model, device, threads)
+    if stream is not None:
+        from ..data.audio_out import audio_to
+
+        chunks = lm.stream(prompt, duration, seed, sampling, text)
+        audio_to(sys.stdout.buffer, chunks, lm.codec.sample_rate, with_header=stream == "-")
+        return
     result = lm.generate(prompt, duration, seed, sampling, progress=True, text=text)
     result.save(out, with_prompt)
     bits = result.surprise_bits[result.num_prompt_frames :].mean() * lm.codec.frame_rate
@@ -160,9 +175,11 @@ def evaluate(
     settings = check_model(model)
     if continuations:
         check_audio(data)
-        from .evaluate.continuations import continuation_report, usable_prompts
+        from .evaluate.prompts import usable_prompts
 
         files, skipped = usable_prompts(data, continuations, prompt_s)
+        from .evaluate.continuations import continuation_report
+
         lm = open_model(model, device, threads)
         report = continuation_report(lm, files, prompt_s, duration, config.seed, asr, out, skipped)
         write_json(json_file, report.to_dict())

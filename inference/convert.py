@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from ..model.checksums import check_files, write_checksums
+from ..model.codec_shapes import CodecReference
 from ..model.codecs import load_codec
 from ..model.convert import Converted, csm, moshi
 from ..model.convert.checkpoint import copy_companions, local_folder, read_checkpoint
 from ..model.convert.mimi import codec_reference, codec_settings, split_codec
 from ..model.convert.text_lm import from_text_lm
 from ..model.files import check_absent, whole_folder
-from ..model.shapes import PRESETS, CodecReference
+from ..model.presets import PRESETS
 from ..model.strict import read_object, refusing
 from ..model.weights import WEIGHTS, read_folder, read_weights, write_checkpoint, write_weights
 from .loading import checked_names, model_folder, read_config, save_model

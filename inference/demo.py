@@ -14,7 +14,8 @@ from ..data.audio_out import save_audio
 from ..model.files import write_whole
 from ..model.pretrained import PROMPT
 from .evaluate.report import DEFINITION
-from .generator import Generation, SpeechGenerator
+from .generation import Generation
+from .generator import SpeechGenerator
 from .loading import checkpoint_hash, load, model_folder
 from .sound.measures import measure_speech
 from .sound.surprise_plot import GenerationPlot, plot_generation

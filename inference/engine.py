@@ -36,7 +36,7 @@ class Request:
     codes: Tensor | None = None  # [K, T'] or [B, K, T'] given columns, ABSENT allowed
     text: Tensor | None = None  # [T'] or [B, T'] of the given columns, ABSENT allowed
     new_text: Tensor | None = None  # [num_frames] or [B, num_frames], where the text of the new columns is known
-    user: Tensor | None = None  # [U, T] or [B, U, T], what the other speaker says, of all columns
+    user: Tensor | None = None  # [U, T] or [B, U, T], the codes of another speaker, of all columns (Moshi)
     draw_codes: bool = True
     draw_text: bool = False
     text_end: int | None = None  # the token after which a row draws no more text; rows without codes end there
@@ -78,16 +78,16 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         raise ValueError("this model predicts no text; it was trained without a text stream, or is only given one")
     codes = torch.full((batch, model.num_codebooks, total), ABSENT, device=device)
     text = torch.full((batch, total), ABSENT, device=device) if model.text_size else None
-    user = None if request.user is None else expand(request.user, batch, 3).to(device)
     if request.codes is not None:
-        prompt = expand(request.codes, batch, 3).to(device)
+        prompt = request.codes.expand(batch, *request.codes.shape[-2:]).to(device)
         check_inputs(model.config, prompt)
         codes[:, :, :given] = prompt
     for words, columns in ((request.text, slice(0, given)), (request.new_text, slice(given, total))):
         if words is not None:
             if text is None:
                 raise ValueError("text was given to a model that has no text stream")
-            text[:, columns] = expand(words, batch, 2).to(device)
+            text[:, columns] = words.expand(batch, words.shape[-1]).to(device)
+    user = None if request.user is None else request.user.expand(batch, *request.user.shape[-2:]).to(device)
     check_inputs(model.config, codes, text, user)
     wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
     state = State(
@@ -106,18 +106,13 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
 def given_columns(request: Request) -> int:
     """T'. Raises ValueError if codes and texts do not fit together."""
     of_codes, of_text, of_new = (
-        None if x is None else x.shape[-1] for x in (request.codes, request.text, request.new_text)
+        x if x is None else x.shape[-1] for x in (request.codes, request.text, request.new_text)
     )
     if of_codes is not None and of_text is not None and of_codes != of_text:
         raise ValueError(f"the given text has {of_text} columns, the given codes {of_codes}; they must be the same")
     if of_new is not None and of_new != request.num_frames:
         raise ValueError(f"the text of new columns has {of_new} tokens for {request.num_frames} columns")
     return of_codes or of_text or 0
-
-
-def expand(values: Tensor, batch: int, dims: int) -> Tensor:
-    """Without a batch dimension: the same for every row."""
-    return values if values.ndim == dims else values.expand(batch, *values.shape)
 
 
 def score_window(model: SpeechLM, state: State, window: Window) -> None:
@@ -174,19 +169,25 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
     num_steps = window.stop - window.start + longest
     walk = state.walk
     assert walk is not None
+    heard = None
+    if state.user is not None:
+        lags = model.config.delays[: state.user.shape[1]]
+        heard = delay(state.user[:, :, window.start : window.stop], lags)
+        heard = F.pad(heard, (0, num_steps - heard.shape[2]), value=ABSENT)  # [B, U, steps]
     known = begin - window.start  # columns, and as many steps hold given codes only
     if known:
         seen = slice(window.start, begin)
         delayed = delay(state.codes[:, :, seen], model.config.delays)[:, :, :known]
-        user = None
-        if state.user is not None:
-            lags = model.config.delays[: state.user.shape[1]]
-            user = delay(state.user[:, :, seen], lags)[:, :, :known]
         with as_labelled(model):
-            walk.prefill(delayed, None if state.text is None else state.text[:, seen], user)
+            walk.prefill(
+                delayed,
+                None if state.text is None else state.text[:, seen],
+                None if heard is None else heard[:, :, :known],
+            )
     while walk.position < num_steps:
         with as_labelled(model):
-            Step(model, state, window, sampling, window.start + walk.position).take()
+            user = None if heard is None else heard[:, :, walk.position]
+            Step(model, state, window, sampling, window.start + walk.position).take(user)
         done = window.start + walk.position - longest
         if done > state.frame:
             state.frame = done
@@ -217,10 +218,10 @@ class Step:
     column: int  # that text and undelayed codebooks are at
     scored: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # codebook -> logits and code
 
-    def take(self) -> None:
+    def take(self, user: Tensor | None = None) -> None:
         """Let the walk take the step; what is drawn, and the nats of all that is scored, go into the state."""
         assert self.state.walk is not None
-        self.state.walk.step(self.choose, self.known(), self.user())
+        self.state.walk.step(self.choose, self.known(), user)
         if self.scored:
             self.record()
 
@@ -252,17 +253,6 @@ class Step:
     @property
     def has_new_text(self) -> bool:
         return self.state.request.draw_text or self.state.request.new_text is not None
-
-    def user(self) -> Tensor | None:
-        """[B, U] what the other speaker says."""
-        state, window = self.state, self.window
-        if state.user is None:
-            return None
-        lags = self.model.config.delays[: state.user.shape[1]]
-        frames = [self.column - lag for lag in lags]
-        absent = torch.full_like(state.end, ABSENT)
-        heard = [state.user[:, k, t] if window.start <= t < window.stop else absent for k, t in enumerate(frames)]
-        return torch.stack(heard, dim=1)
 
     @cached_property
     def can_end(self) -> bool:

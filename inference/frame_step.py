@@ -21,8 +21,9 @@ from torch import Tensor
 from ..model.delay_pattern import ABSENT
 from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
+from ..model.rope import rotary_tables
 from ..model.shapes import TransformerConfig
-from ..model.transformer import Transformer, rotary_tables
+from ..model.transformer import Transformer
 from ..model.walk import Choose, FrameFeed
 
 PAD = 16  # columns beside x, so that its rows stay aligned

@@ -3,8 +3,8 @@
 K codebooks, T frames, S samples.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.align import spread, text_first
-from ..data.audio import check_usable, load_audio
-from ..data.audio_out import save_audio
 from ..data.config import with_settings
 from ..data.progress import progress_bar
 from ..data.text_tokenizer import EOS, TextTokenizer, clean_text
@@ -25,42 +23,13 @@ from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .config import EvaluateConfig, SamplingConfig
 from .engine import Request, State, generate
+from .generation import Generation
+from .prompt import Audio, Prompt, encode_end
 from .threads import decoding_threads
 
 if TYPE_CHECKING:
     from .evaluate.held_out import Speech
     from .evaluate.report import LikelihoodReport
-
-Prompt = str | Path | tuple[np.ndarray, int] | None
-
-
-@dataclass
-class Generation:
-    """A continuation, the prompt it continues, and how surprising each code was to the model."""
-
-    audio: np.ndarray  # [S] float32, the continuation only
-    prompt_audio: np.ndarray  # [S'] float32, the prompt as the codec renders it; empty without a prompt
-    sample_rate: int  # Hz
-    codes: np.ndarray  # [K, T], prompt and continuation
-    nll: np.ndarray  # [K, T] nats under the model at temperature 1
-    num_prompt_frames: int
-    finish_reason: str  # "length" or "eos"
-    text: str = ""  # what the model wrote beside the audio, or after it
-
-    @property
-    def surprise_bits(self) -> np.ndarray:
-        """Bits per frame, summed over codebooks [T]."""
-        return self.nll.sum(axis=0) / np.log(2)
-
-    def save(self, path: str | Path, with_prompt: bool = False) -> None:
-        """Write the continuation, or the prompt followed by it, as .wav, .flac, .ogg, .opus or .mp3.
-
-        Raises ValueError if there is no continuation: the model ended at once.
-        """
-        if not len(self.audio):
-            raise ValueError(f"{path}: nothing to write, the model ended at once; give another seed, or let it not end")
-        audio = np.concatenate([self.prompt_audio, self.audio]) if with_prompt else self.audio
-        save_audio(path, audio, self.sample_rate)
 
 
 class SpeechGenerator:
@@ -69,7 +38,7 @@ class SpeechGenerator:
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
         self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
-        check_codec(model, codec, name)
+        model.config.codec.require(codec, name)
 
     @property
     def device(self) -> torch.device:
@@ -128,16 +97,36 @@ class SpeechGenerator:
         text writes its own where none is given. Raises AudioError for an unusable prompt, ValueError for a duration
         that is not positive, or a text that the model cannot take.
         """
+        return self._run(self._asked(prompt, duration_s, sampling, text), seeds, sampling, progress)
+
+    def stream(
+        self,
+        prompt: Prompt = None,
+        duration_s: float = 8.0,
+        seed: int = 0,
+        sampling: SamplingConfig = SamplingConfig(),
+        text: str | None = None,
+    ) -> Iterator[np.ndarray]:
+        """`generate` while it is made: chunks [S] float32 of the continuation, at the codec's sample rate.
+
+        Joined they are the audio that `generate` gives, the same codes and equal to 1e-4. Nothing comes if the model
+        ends at once. Raises as `generate_many` does, before the first chunk is asked for.
+        """
+        from .streaming import stream
+
+        request, extra = self._complete(self._asked(prompt, duration_s, sampling, text))
+        given = 0 if request.codes is None else request.codes.shape[-1]
+        return stream(self, request, seed, sampling, given + request.num_frames - extra)
+
+    def _asked(self, prompt: Prompt, duration_s: float, sampling: SamplingConfig, text: str | None) -> Request:
         if not 0 < duration_s < 24 * 3600:
             raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
         codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
-        num_frames = max(1, round(duration_s * self.codec.frame_rate))
-        request = self._request(num_frames, codes, text)
-        return self._run(request, seeds, sampling, progress)
+        return self._request(max(1, round(duration_s * self.codec.frame_rate)), codes, text)
 
     def transcribe(
         self,
-        audio: str | Path | tuple[np.ndarray, int],
+        audio: Audio,
         max_tokens: int = 200,
         sampling: SamplingConfig = SamplingConfig(text_temperature=0.0),
         max_s: float = 20.0,
@@ -192,10 +181,7 @@ class SpeechGenerator:
     def _run(
         self, request: Request, seeds: Sequence[int], sampling: SamplingConfig, progress: bool
     ) -> list[Generation]:
-        extra = self._frames_beyond(request)
-        request = replace(request, num_codes=self.codec.codebook_size, num_frames=request.num_frames + extra)
-        if request.new_text is not None:
-            request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
+        request, extra = self._complete(request)
         states = generate(self.model, request, seeds, sampling)
         if progress:
             states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")
@@ -206,34 +192,21 @@ class SpeechGenerator:
             assert state is not None
             return [self._finish(state, row, state.num_frames - extra) for row in range(len(seeds))]
 
-    def _frames_beyond(self, request: Request) -> int:
-        """Frames drawn beyond what is asked for, and dropped.
+    def _complete(self, request: Request) -> tuple[Request, int]:
+        """The request for this codec, and the frames that are drawn beyond what is asked for, and dropped.
 
         A model without EOS has not learned what its lagging codebooks are where the others stop.
         """
         config = self.model.config
-        return max(config.delays) if request.draw_codes and config.end != "eos" else 0
+        extra = max(config.delays) if request.draw_codes and config.end != "eos" else 0
+        request = replace(request, num_codes=self.codec.codebook_size, num_frames=request.num_frames + extra)
+        if request.new_text is not None:
+            request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
+        return request, extra
 
-    def encode(self, prompt: str | Path | tuple[np.ndarray, int], max_s: float = 10.0) -> Tensor:
-        """The last `max_s` seconds of audio -> codes [K, T].
-
-        A last frame that the audio does not fill is left out: it would tell of an end.
-        """
-        if isinstance(prompt, tuple):
-            audio, rate = prompt
-            if rate != self.codec.sample_rate:
-                import soxr
-
-                audio = soxr.resample(np.asarray(audio, np.float32), rate, self.codec.sample_rate, "HQ")
-            audio = np.asarray(audio, np.float32)
-            check_usable(audio, self.codec.sample_rate, "the prompt")
-        else:
-            audio = load_audio(prompt, self.codec.sample_rate)
-        hop = self.codec.hop_length
-        whole = len(audio) // hop * hop or len(audio)
-        first = max(0, whole - round(max_s * self.codec.frame_rate) * hop)
-        with decoding_threads(self.threads):
-            return self.codec.encode(torch.from_numpy(audio[first:whole])[None, None].to(self.codec.device))[0]
+    def encode(self, audio: Audio, max_s: float = 10.0) -> Tensor:
+        """The last `max_s` seconds of audio -> codes [K, T]; see prompt.py."""
+        return encode_end(self.codec, audio, max_s, self.threads)
 
     def _finish(self, state: State, row: int, num_frames: int) -> Generation:
         """One row, up to frame `num_frames` at most."""
@@ -255,14 +228,4 @@ class SpeechGenerator:
             num_prompt_frames=cut,
             finish_reason="eos" if end < num_frames else "length",
             text=words,
-        )
-
-
-def check_codec(model: SpeechLM, codec: Codec, name: str) -> None:
-    """Raise ValueError if `model` was trained on the codes of another codec."""
-    reference = model.config.codec
-    if reference.fingerprint != codec.fingerprint:
-        raise ValueError(
-            f"{name}: the model was trained on codec '{reference.name}' ({reference.fingerprint[:12]}), "
-            f"not on this '{codec.name}' ({codec.fingerprint[:12]}); give the codec it was trained with"
         )

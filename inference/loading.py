@@ -25,7 +25,7 @@ from ..model.speech_lm_config import SETTINGS, SpeechLMConfig
 from ..model.strict import check_names, read_object
 from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
 from .argument_checks import no_model
-from .generator import SpeechGenerator, check_codec
+from .generator import SpeechGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def load_model_codec(folder: Path, model: SpeechLM) -> Codec:
     has_own = (folder / "codec").is_dir()
     # a codec may have more codebooks than its model uses: Moshi's has 32, of which it uses 8
     codec = load_codec(folder / "codec", model.num_codebooks) if has_own else load_codec()
-    check_codec(model, codec, str(folder))
+    model.config.codec.require(codec, str(folder))
     return codec
 
 

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .codec_shapes import SpectralConfig
-from .shapes import CodecReference, TransformerConfig
+from .codec_shapes import CodecReference, SpectralConfig
+from .shapes import TransformerConfig
 
 if TYPE_CHECKING:
     from .codecs import Codec, load_codec

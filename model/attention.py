@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .flex import flex_mask
+
 
 class Attend(Protocol):
     """(module, query [B, H, S, E], key [B, G, P, E], value [B, G, P, E]) -> ([B, S, H, E], weights or None)."""
@@ -64,21 +66,6 @@ class Visibility:
         edges = starts.flatten().nonzero().flatten().tolist()
         return [stop - start for start, stop in zip(edges, [*edges[1:], starts.numel()], strict=True)]
 
-    def flex_mask(self, batch: int, device: torch.device) -> Any:
-        """The same as a BlockMask of torch's flex_attention."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        offset, window, documents = self.num_positions - self.num_queries, self.window, self.documents
-
-        def sees(b: Tensor, _: Tensor, q: Tensor, position: Tensor) -> Tensor:
-            query = q + offset
-            seen = position <= query
-            if window:
-                seen = seen & (position > query - window)
-            return seen if documents is None else seen & (documents[b, query] == documents[b, position])
-
-        return create_block_mask(sees, batch, None, self.num_queries, self.num_positions, device)
-
 
 def prepare_mask(implementation: str, seen: Visibility, like: Tensor) -> Any:
     """What `implementation` wants as a mask, made once for all layers; None where "causal" is enough.
@@ -93,7 +80,8 @@ def prepare_mask(implementation: str, seen: Visibility, like: Tensor) -> Any:
             )
         return None
     if implementation == "flex_attention":
-        return seen.flex_mask(like.shape[0], like.device)
+        parts = seen.num_queries, seen.num_positions, seen.window, seen.documents
+        return flex_mask(like.shape[0], *parts, like.device)
     if implementation == "sdpa" and seen.is_plain:
         return None
     return seen.mask(like.device)

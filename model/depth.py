@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from .chunked_backward import chunked_sum
 from .delay_pattern import ABSENT
 from .layout import Steps
+from .linear import make_linear
 from .losses import cross_entropy
 from .speech_lm_config import SpeechLMConfig
-from .transformer import KVCache, Transformer, make_linear
+from .transformer import KVCache, Transformer
 
 
 class DepthDecoder(nn.Module):
@@ -223,16 +224,3 @@ def depth_nats(
         parts.append(nll)
         penalty = penalty + z
     return torch.cat(parts).t(), penalty
-
-
-def depth_logits(decoder: DepthDecoder, frame_embedding: nn.Embedding, contexts: Tensor, rows: DepthRows) -> Tensor:
-    """contexts [B, S, D] -> logits [B, K', S, C]; -inf where a codebook has no EOS."""
-    classes = decoder.codebook_size if decoder.head_0 is None else decoder.head_0.out_features
-    if not rows.targets.shape[1]:
-        return contexts.new_zeros(contexts.shape[0], 0, contexts.shape[1], classes)
-    condition = decoder.condition(contexts.flatten(0, 1))
-    zero, others = decoder(condition, rows.codes_in, frame_embedding, rows.text)
-    parts = [] if zero is None else [zero[None]]
-    if others is not None:
-        parts.append(F.pad(others, (0, classes - others.shape[-1]), value=float("-inf")))
-    return torch.cat(parts).unflatten(1, contexts.shape[:2]).transpose(0, 1)

@@ -8,6 +8,7 @@ B batch, K codebooks, S steps, J slots of a step, D width.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -108,3 +109,16 @@ class SlotFeed:
         new = list(values)[self.num_fed :]
         self.pending += [self.embedding.one(slot, values[slot])[:, None] for slot in new]
         self.num_fed = len(values)
+
+
+class Contexts(NamedTuple):
+    """The backbone's output for each head: the same for all, but for "flatten"."""
+
+    text: Tensor  # [B, S, D]
+    first: Tensor  # [B, S, D] for codebook 0, and for the depth decoder
+    others: Tensor  # [B, S, 1 or K - 1, D] for the heads of the other codebooks
+
+    @classmethod
+    def of_slots(cls, x: Tensor, has_text: bool) -> "Contexts":
+        """x: [B, S, J, D], one for each slot."""
+        return cls(x[:, :, 0], x[:, :, int(has_text)], x[:, :, 1 + has_text :])

@@ -15,7 +15,6 @@ the depth decoder.
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +24,15 @@ from transformers.utils.generic import ModelOutput
 
 from .check_inputs import check_inputs
 from .delay_pattern import ABSENT
-from .depth import DepthDecoder, DepthRows, depth_logits, depth_loss
-from .flatten import SlotEmbedding, embed, slot_contexts
+from .depth import DepthDecoder, DepthRows, depth_loss
+from .depth_logits import depth_logits
+from .flatten import Contexts, SlotEmbedding, embed, slot_contexts
 from .layout import Steps, arrange, given_first, num_scored, to_frames
+from .linear import GroupedLinear
 from .losses import Weights, cross_entropy
 from .speech_lm_config import SpeechLMConfig
 from .strict_model import StrictModel
-from .transformer import GroupedLinear, Transformer
+from .transformer import Transformer
 
 DEPTH_CHUNK = 256  # steps that the depth decoder takes at a time: few enough for memory, enough to keep a GPU busy
 
@@ -105,8 +106,6 @@ class SpeechLM(StrictModel):
                 nn.init.normal_(block.attention.output.weight, std=module.output_std())  # pyright: ignore
                 nn.init.normal_(block.down.weight, std=module.output_std())  # pyright: ignore
 
-    # --- as a model of transformers ---
-
     def get_input_embeddings(self) -> nn.Embedding:
         """The codes' table: codebook k has rows k * (V + 1) and on."""
         return self.frame_embedding
@@ -114,8 +113,6 @@ class SpeechLM(StrictModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         assert isinstance(value, nn.Embedding) and value.weight.shape == self.frame_embedding.weight.shape
         self.frame_embedding = value
-
-    # --- in ---
 
     def embed_frames(self, steps: Tensor, text: Tensor | None = None) -> Tensor:
         """Steps [B, K + U, S] and text [B, S], BOS and ABSENT allowed -> [B, S, D], the sum over codebooks and text."""
@@ -136,8 +133,6 @@ class SpeechLM(StrictModel):
         """For "flatten": the same tables, a token at a time."""
         text = self.text_embedding if self.text_size else None
         return SlotEmbedding(self.frame_embedding, text, self.num_codebooks, self.codebook_size)
-
-    # --- the whole sequence at once ---
 
     def forward(
         self,
@@ -263,7 +258,7 @@ class SpeechLM(StrictModel):
         """Contexts [B, S, 1 or K - 1, D] -> codebooks 1..K-1 of every step by heads on the backbone [B, K-1, S, V]."""
         return torch.einsum("bskd,kdv->bksv", contexts, self.heads.to(contexts.dtype))
 
-    def all_logits(self, contexts: "Contexts", steps: Steps) -> tuple[Tensor, Tensor | None]:
+    def all_logits(self, contexts: Contexts, steps: Steps) -> tuple[Tensor, Tensor | None]:
         """-> [B, K, S, C] and, with a text stream that is predicted, [B, S, text vocabulary]."""
         parts = [] if self.depth_is_first else [self.head_0(contexts.first)[:, None]]
         if self.pattern == "depth":
@@ -274,19 +269,6 @@ class SpeechLM(StrictModel):
         padded = [F.pad(part, (0, self.num_classes - part.shape[-1]), value=float("-inf")) for part in parts]
         text = self.text_logits(contexts.text) if self.predicts_text else None
         return torch.cat(padded, dim=1), text
-
-
-class Contexts(NamedTuple):
-    """The backbone's output for each head: the same for all, but for "flatten"."""
-
-    text: Tensor  # [B, S, D]
-    first: Tensor  # [B, S, D] for codebook 0, and for the depth decoder
-    others: Tensor  # [B, S, 1 or K - 1, D] for the heads of the other codebooks
-
-    @classmethod
-    def of_slots(cls, x: Tensor, has_text: bool) -> "Contexts":
-        """x: [B, S, J, D], one for each slot."""
-        return cls(x[:, :, 0], x[:, :, int(has_text)], x[:, :, 1 + has_text :])
 
 
 @dataclass

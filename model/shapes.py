@@ -5,37 +5,17 @@ D width, K codebooks, V codebook size.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
+from .rope_scaling import RopeScaling
 from .strict import strict
-
-if TYPE_CHECKING:
-    from .codecs import Codec
 
 TextLayout = Literal["first", "last", "aligned"]  # text columns before the audio, after it, or beside it
 Pattern = Literal["depth", "delay", "parallel", "flatten"]  # how the codebooks of a frame are predicted
-Preset = Literal["default", "tiny", "small", "base"]
 TEXT_LAYOUTS: tuple[str, ...] = get_args(TextLayout)
 PATTERNS: tuple[str, ...] = get_args(Pattern)
 # more than any network has: a larger number is a slip of the pen, and would fill the memory
 MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's stretching of the rotary wavelengths (transformers' rope_type "llama3")."""
-
-    factor: float = 1.0  # how much the longest wavelengths are stretched; 1: not at all
-    low_freq_factor: float = 1.0  # wavelengths over original_positions / this are stretched wholly
-    high_freq_factor: float = 4.0  # wavelengths under original_positions / this are not stretched
-    original_positions: int = 8192  # positions that the model saw before it was stretched
-
-    def __post_init__(self) -> None:
-        if not self.factor > 0 or not self.low_freq_factor < self.high_freq_factor or self.original_positions < 1:
-            raise ValueError(
-                f"rope_scaling: factor {self.factor} and original_positions {self.original_positions} must be more "
-                f"than 0, high_freq_factor {self.high_freq_factor} more than low_freq_factor {self.low_freq_factor}"
-            )
 
 
 @dataclass(frozen=True)
@@ -145,57 +125,5 @@ class TextConfig:
             raise ValueError(f"text.layout '{self.layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
 
 
-@dataclass(frozen=True)
-class CodecReference:
-    """The codec that codes come from, as a model and a token store remember it; the fingerprint decides."""
-
-    name: str = "spectral"  # for people
-    fingerprint: str = ""
-    sample_rate: int = 0  # Hz
-    hop_length: int = 0  # samples per frame
-    num_codebooks: int = 0  # K; 0: the model's number
-    codebook_size: int = 0  # V; 0: the model's size
-
-    @classmethod
-    def of(cls, codec: "Codec") -> "CodecReference":
-        """The reference to `codec`."""
-        return cls(
-            codec.name,
-            codec.fingerprint,
-            codec.sample_rate,
-            codec.hop_length,
-            codec.num_codebooks,
-            codec.codebook_size,
-        )
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second (Hz)."""
-        return self.sample_rate / self.hop_length
-
-
 BACKBONE = TransformerConfig()
 DEPTH = DepthConfig()
-
-# shape names -> (backbone, depth decoder)
-PRESETS: dict[str, tuple[TransformerConfig, DepthConfig]] = {
-    "default": (BACKBONE, DEPTH),
-    "tiny": (
-        TransformerConfig(dim=256, num_layers=6, num_heads=4, num_kv_heads=4, ff_dim=768),
-        DepthConfig(dim=192, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=512),
-    ),
-    "small": (
-        TransformerConfig(dim=768, num_layers=12, num_heads=12, num_kv_heads=12, ff_dim=2560),
-        DepthConfig(dim=512, num_layers=4, num_heads=8, num_kv_heads=8, ff_dim=1536),
-    ),
-    "base": (
-        TransformerConfig(dim=2048, num_layers=16, num_heads=32, num_kv_heads=8, ff_dim=8192, rope_theta=500_000.0),
-        DepthConfig(dim=1024, num_layers=4, num_heads=16, num_kv_heads=4, ff_dim=2816),
-    ),
-}
-
-# shape S of published speed comparisons between speech LMs; a shape to measure, not to train
-SHAPE_S = (
-    TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=8, ff_dim=2048),
-    DepthConfig(dim=256, num_layers=4, num_heads=4, num_kv_heads=4, ff_dim=1024),
-)

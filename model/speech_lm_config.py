@@ -7,16 +7,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from .shapes import (
-    BACKBONE,
-    DEPTH,
-    MAX_VOCABULARY,
-    PATTERNS,
-    CodecReference,
-    DepthConfig,
-    TextConfig,
-    TransformerConfig,
-)
+from .codec_shapes import CodecReference
+from .shapes import BACKBONE, DEPTH, MAX_VOCABULARY, PATTERNS, DepthConfig, TextConfig, TransformerConfig
 from .strict import check_value, shown, strict
 
 MAX_CODEBOOKS = MAX_DELAY = 4096  # more than any codec has: what lies beyond would fill the memory

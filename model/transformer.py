@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Attend, AttentionChoice, Visibility, prepare
-from .shapes import RopeScaling, TransformerConfig
+from .linear import make_linear
+from .rope import rotary_tables, rotate
+from .shapes import TransformerConfig
+
+Tables = tuple[Tensor, Tensor] | None  # cos and sin of rotary positions [S, E / 2]
 
 
 class KVCache:
@@ -50,59 +54,6 @@ class RMSNorm(nn.Module):
         return x * (norm * norm / x.shape[-1] + self.eps).rsqrt().to(x.dtype) * self.weight.to(x.dtype)
 
 
-class Linear(nn.Linear):
-    """One weight for every position."""
-
-    def forward(self, input: Tensor, sets: tuple[int, ...] = ()) -> Tensor:
-        return F.linear(input, self.weight, self.bias)
-
-
-class GroupedLinear(nn.Module):
-    """A set of weights for each position, or for several: one batched product, no loop."""
-
-    def __init__(self, dim_in: int, dim_out: int, num_sets: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_sets, dim_out, dim_in))
-
-    def forward(self, x: Tensor, sets: tuple[int, ...]) -> Tensor:
-        """x [B, S, D] and the set of each position [S] -> [B, S, D']."""
-        first = sets[0]
-        if sets == tuple(range(first, first + len(sets))):
-            weight = self.weight[first : first + len(sets)]  # a view: the usual case copies nothing
-        else:
-            weight = torch.stack([self.weight[number] for number in sets])  # a list as index would go through the host
-        return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-
-
-def make_linear(dim_in: int, dim_out: int, num_sets: int, bias: bool = False) -> nn.Module:
-    return GroupedLinear(dim_in, dim_out, num_sets) if num_sets else Linear(dim_in, dim_out, bias=bias)
-
-
-def rotary_tables(positions: Tensor, config: TransformerConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [S, E / 2] for integer positions [S]. Computed at each call: a buffer would not survive loading."""
-    width = config.size_of_head
-    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
-    frequency = config.rope_theta**-exponent
-    if config.rope_scaling.factor != 1:
-        frequency = stretch(frequency, config.rope_scaling)
-    angles = positions.double()[:, None] * frequency  # [S, E / 2]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def stretch(frequency: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3's scaling of rotary frequencies: long wavelengths by `factor`, short ones not, those between in part."""
-    turns = scaling.original_positions * frequency / (2 * math.pi)  # full turns over the original context
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequency * (kept + (1 - kept) / scaling.factor)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv:2104.09864) of x [B, H, S, E], halves convention."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
 class Attention(nn.Module):
     is_causal = True  # this and the names below are what transformers' attention functions look for
 
@@ -123,12 +74,7 @@ class Attention(nn.Module):
             self.key_norm = RMSNorm(config.size_of_head, config.norm_eps)
 
     def forward(
-        self,
-        x: Tensor,
-        tables: tuple[Tensor, Tensor] | None,
-        attend: Attend,
-        cache: KVCache | None,
-        sets: tuple[int, ...],
+        self, x: Tensor, tables: Tables, attend: Attend, cache: KVCache | None, sets: tuple[int, ...]
     ) -> Tensor:
         heads = (-1, self.shape.size_of_head)
         query = self.query(x, sets).unflatten(-1, heads).transpose(1, 2)  # [B, H, S, E]
@@ -158,12 +104,7 @@ class Block(GradientCheckpointingLayer):
         self.down = make_linear(config.ff_dim, config.dim, num_sets)
 
     def forward(
-        self,
-        x: Tensor,
-        tables: tuple[Tensor, Tensor] | None,
-        attend: Attend,
-        cache: KVCache | None,
-        sets: tuple[int, ...],
+        self, x: Tensor, tables: Tables, attend: Attend, cache: KVCache | None, sets: tuple[int, ...]
     ) -> Tensor:
         mixed = self.attention(self.attention_norm(x), tables, attend, cache, sets)
         x = x + F.dropout(mixed, self.dropout, self.training)

@@ -17,9 +17,10 @@ import torch
 
 from codeclm.inference.compress.container import ClmFile
 from codeclm.inference.loading import save_model
+from codeclm.model.codec_shapes import CodecReference
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 from codeclm.model.lm import SpeechLM
-from codeclm.model.shapes import CodecReference, TransformerConfig
+from codeclm.model.shapes import TransformerConfig
 from codeclm.model.speech_lm_config import SpeechLMConfig
 from codeclm.train.cli import main
 

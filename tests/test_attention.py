@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 from codeclm.model import SpeechLM, attention
 from codeclm.model.attention import AttentionChoice, EachDocument, Visibility, eager_attention, prepare, prepare_mask
+from codeclm.model.flex import flex_mask
 from codeclm.model.shapes import TransformerConfig
 from codeclm.model.transformer import KVCache, Transformer
 
@@ -144,7 +145,9 @@ def test_attention_is_softmax_over_what_is_seen():
 def test_the_masks_of_all_implementations_say_the_same(seen):
     device = torch.device("cpu")
     queries, positions = seen.num_queries, seen.num_positions
-    flex = create_mask(seen.flex_mask(2, device).mask_mod, 2, 1, queries, positions, "cpu")
+    flex = create_mask(
+        flex_mask(2, queries, positions, seen.window, seen.documents, device).mask_mod, 2, 1, queries, positions, "cpu"
+    )
     mask = seen.mask(device).expand(2, 1, queries, positions)
     assert torch.equal(flex, mask)
     expected = torch.zeros_like(mask)

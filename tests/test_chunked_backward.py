@@ -13,7 +13,7 @@ from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked_backward import chunked_sum
 from codeclm.model.lm import DEPTH_CHUNK
 from codeclm.model.losses import Weights
-from codeclm.model.shapes import SHAPE_S
+from codeclm.model.presets import SHAPE_S
 from codeclm.train.config import TrainConfig
 
 from .options import DEPTHS, OPTIONS, example

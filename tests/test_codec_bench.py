@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from codeclm.data.audio_out import save_audio
+from codeclm.inference import fresh_process, machine
 from codeclm.inference.codec import memory as codec_memory
-from codeclm.inference.codec import speed as module
 from codeclm.inference.codec.cli import codec_bench
 from codeclm.inference.codec.flops import _cudnn_lstm_flops, count_flops
 from codeclm.inference.codec.library_calls import library_calls
@@ -27,7 +27,7 @@ CONFIG = BenchConfig(duration_s=0.75, rounds=2, threads=1)
 @pytest.fixture(scope="module", autouse=True)
 def small_matrices() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(module.MATRIX_SIZE, "cpu", 64)
+        patch.setitem(machine.MATRIX_SIZE, "cpu", 64)
         yield
 
 
@@ -129,7 +129,7 @@ def test_transformers_own_calls_are_measured_beside_ours_and_give_what_the_libra
 def test_a_gpu_is_waited_for_before_and_after_what_is_measured(monkeypatch):
     events = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("wait"))
-    assert module.seconds(lambda: events.append("work"), torch.device("cuda")) > 0
+    assert machine.seconds(lambda: events.append("work"), torch.device("cuda")) > 0
     assert events == ["wait", "work", "wait"]
 
 
@@ -252,7 +252,7 @@ def test_what_goes_wrong_in_the_other_process_is_told_here(clip: Path, monkeypat
         stream_memory(CodecSource("mulaw"), clip, 0)
     with pytest.raises(ValueError, match="codec 'opus' is unknown"):
         stream_memory(CodecSource("opus"), clip, 1)
-    monkeypatch.setattr(codec_memory, "_work", isinstance)  # ends at once and says nothing
-    with pytest.raises(ChildProcessError, match="mulaw: the process that streamed 1 h ended early") as caught:
+    monkeypatch.setattr(fresh_process, "_call", isinstance)  # ends at once and says nothing
+    with pytest.raises(ChildProcessError, match="mulaw, 1 h: its process ended early") as caught:
         stream_memory(CodecSource("mulaw"), clip, 1)
     assert len(str(caught.value).splitlines()) == 1

@@ -21,11 +21,11 @@ from codeclm.inference.codec import contract
 from codeclm.inference.codec.cli import codec_contract
 from codeclm.inference.codec.contract import PROPERTIES, blocks_line, check_contract, probe, table
 from codeclm.inference.codec.random_codecs import EVERY_KIND, TINY, save_tiny, tiny_network
+from codeclm.model.codec_shapes import CodecReference
 from codeclm.model.codecs import Codec, StreamingCoder, load_codec
 from codeclm.model.codecs.blocks import BlockCodec
 from codeclm.model.codecs.dac import snake
 from codeclm.model.codecs.mdct import MdctCodec
-from codeclm.model.shapes import CodecReference
 
 CAUSAL = ["mimi", "encodec 24 kHz"]
 LOCAL = [*CAUSAL, "dac", "dac, odd stride"]  # a code depends on what is near it or before it

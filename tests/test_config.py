@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from codeclm.model import SpeechLM, SpeechLMConfig
-from codeclm.model.shapes import BACKBONE, DEPTH, PRESETS, SHAPE_S, DepthConfig, Preset, TransformerConfig
+from codeclm.model.presets import PRESETS, SHAPE_S, Preset
+from codeclm.model.shapes import BACKBONE, DEPTH, DepthConfig, TransformerConfig
 from codeclm.train.config import ModelConfig
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
+from codeclm.model.linear import GroupedLinear
 from codeclm.model.shapes import DepthConfig, TextConfig
-from codeclm.model.transformer import GroupedLinear, KVCache
+from codeclm.model.transformer import KVCache
 
 from .options import DEPTHS, SIZE, WORDS, depth, example
 

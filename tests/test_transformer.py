@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from codeclm.model.shapes import RopeScaling, TransformerConfig
-from codeclm.model.transformer import GroupedLinear, KVCache, RMSNorm, Transformer, rotary_tables, stretch
+from codeclm.model.linear import GroupedLinear
+from codeclm.model.rope import rotary_tables
+from codeclm.model.rope_scaling import RopeScaling, stretch
+from codeclm.model.shapes import TransformerConfig
+from codeclm.model.transformer import KVCache, RMSNorm, Transformer
 
 CONFIG = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 

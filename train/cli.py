@@ -21,6 +21,7 @@ from ..inference.argument_checks import (
     check_model,
     check_text_model,
 )
+from ..inference.bench.cli import bench
 from ..inference.codec.cli import codec_bench, codec_contract, codec_report, codec_roundtrip
 from ..inference.compress.cli import codec_compress, codec_decompress
 from ..inference.options import Audio, CodecName, Data, Model, Options
@@ -127,6 +128,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "transcribe": using.transcribe,
     "evaluate": using.evaluate,
     "verify": verify,
+    "bench": bench,
     "convert": using.convert,
     "demo": using.demo,
 }
@@ -140,7 +142,7 @@ CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "decompress": codec_decompress,
 }
 RESUMABLE = (using.prepare, train, finetune, patterns, codec_train)
-WRITES_AS_IT_GOES = (using.evaluate, using.demo, codec_bench)
+WRITES_AS_IT_GOES = (using.evaluate, using.demo, bench, codec_bench)
 
 
 def codec() -> None:

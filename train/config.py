@@ -5,17 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from ..model.codec_shapes import SpectralConfig
-from ..model.shapes import (
-    BACKBONE,
-    DEPTH,
-    PATTERNS,
-    PRESETS,
-    DepthConfig,
-    Pattern,
-    Preset,
-    TextLayout,
-    TransformerConfig,
-)
+from ..model.presets import PRESETS, Preset
+from ..model.shapes import BACKBONE, DEPTH, PATTERNS, DepthConfig, Pattern, TextLayout, TransformerConfig
 
 
 def check_device(name: str) -> None:

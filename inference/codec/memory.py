@@ -1,23 +1,18 @@
 """What memory a codec takes while hours stream through it: each in a fresh process, so that codecs do not add up."""
 
-import multiprocessing
-import signal
-import threading
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...data.audio import load_audio
-from ...data.encode_files import exit_with_parent
 from ...data.progress import progress_bar
 from ...model.codecs import Codec, StreamingCoder, load_codec
+from ..fresh_process import in_fresh_process
+from ..resources import PeakMemory, peak_resident_mb
 from ..threads import torch_threads
-from .resources import PeakMemory, peak_resident_mb
 
 PIECE_S = 60.0
 UNTRAINED = "(random)"  # after the name of a codec with random weights
@@ -61,33 +56,7 @@ def stream_memory(
     """
     if not 0 < hours < float("inf"):
         raise ValueError(f"hours is {hours}; it must be more than 0, and finite")
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, source, clip, hours, threads, device), daemon=True)
-    process.start()
-    sender.close()  # the process has its own: where that ends without an answer, so does the pipe
-    try:
-        found: StreamMemory | Exception = receiver.recv()
-        process.join()
-    except EOFError:
-        raise ChildProcessError(
-            f"{source.label}: the process that streamed {hours:g} h ended early; out of memory, probably"
-        ) from None
-    finally:
-        process.kill()  # where this was interrupted, it must not go on alone
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
-def _work(sender: Connection, source: CodecSource, clip: Path, hours: float, threads: int | None, device: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a word: the parent says that it was interrupted
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # tqdm's own would be a semaphore, which outlives a process that is killed
-    try:
-        sender.send(_stream(source, clip, hours, threads, device))
-    except (ValueError, OSError, ImportError) as error:
-        sender.send(error)
+    return in_fresh_process(f"{source.label}, {hours:g} h", _stream, source, clip, hours, threads, device)
 
 
 @torch.no_grad()

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..sound.compare import COLUMNS, ClipMeasures
 from ..sound.spectrogram import RANGE_DB, loudest_db, spectrogram_png
+from ..text_table import LEFT
 from .report import Clip, CodecReport, CodecRow, Sample
-from .table import LEFT, codebook_values, measured, notes, summary
+from .table import codebook_values, measured, notes, summary
 
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 SHOWN = {"pesq_wb": "PESQ", "stoi": "STOI", "mel_distance": "mel"}  # above each picture

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ...model.codecs import Codec
+from ..resources import NAN, PeakMemory
 from ..threads import torch_threads
-from .resources import NAN, PeakMemory
 
 
 @dataclass(frozen=True)

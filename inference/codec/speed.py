@@ -5,9 +5,7 @@ machine at this moment: nothing may depend on them. Not what codecs do to speech
 """
 
 import os
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,13 @@ from ...data.progress import progress_bar
 from ...model.codecs import Codec, StreamingCoder
 from ...model.codecs.blocks import BlockCodec
 from ..json_safe import json_safe
+from ..machine import MATRIX_SIZE, Machine, load_average, matmul_rate, processor_name, seconds
 from ..threads import torch_threads
 from .contract import blocks_line
 from .flops import count_flops
 from .library_calls import library_calls
-from .resources import NAN
 
 MAX_DURATION_S = 600.0
-MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product shows the peak rate
 WARM_PUSHES, PUSHES = 10, 50  # chunks of a stream in each round: before measuring, and measured
 
 
@@ -51,17 +48,6 @@ class BenchConfig:
             raise ValueError(f"device '{self.device}' is unknown; choose one of {', '.join(MATRIX_SIZE)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device 'cuda' is not there: torch sees no CUDA GPU; choose cpu")
-
-
-@dataclass(frozen=True)
-class Machine:
-    processor: str  # the CPU's name, or the GPU's
-    cores: int  # that the machine has
-    threads: int  # that torch used
-    torch: str  # version
-    device: str
-    load_average: float  # processes that ran or waited in the minute before; NaN: unknown
-    peak_gflops: float  # GFLOP/s of the fastest float32 matrix product
 
 
 @dataclass(frozen=True)
@@ -132,7 +118,7 @@ def bench(codecs: Mapping[str, Codec], clip: Path, config: BenchConfig = BenchCo
     """
     if not codecs:
         raise ValueError("no codec was given")
-    threads, load_average = config.threads or torch.get_num_threads(), _load_average()
+    threads, busy = config.threads or torch.get_num_threads(), load_average()
     with torch_threads(threads):
         trials = [_Trial(name, codec, clip, config) for name, codec in codecs.items()]
         steps = len(trials) * (1 + config.rounds)
@@ -150,7 +136,7 @@ def bench(codecs: Mapping[str, Codec], clip: Path, config: BenchConfig = BenchCo
     for trial in trials:
         rows.append(trial.row(max(peaks), rows[0].both if rows else None))
     machine = Machine(
-        _processor(config.device), os.cpu_count() or 1, threads, torch.__version__, config.device, load_average,
+        processor_name(config.device), os.cpu_count() or 1, threads, torch.__version__, config.device, busy,
         max(peaks) / 1e9,
     )  # fmt: skip
     return BenchReport(str(clip), config, machine, rows)
@@ -264,38 +250,3 @@ def stream_of(pushes: Sequence[float], frame_s: float) -> Stream:
 def in_turn(encode: float, decode: float) -> float:
     """Times real time of one after the other."""
     return 1 / (1 / encode + 1 / decode) if 1 / encode + 1 / decode else float("inf")
-
-
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Wall clock of `work`, from when the device has nothing to do until it has nothing to do again."""
-    _synchronize(device)
-    start = time.perf_counter()
-    work()
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
-def matmul_rate(device: torch.device) -> float:
-    """FLOP/s of a float32 matrix product, the fastest of three."""
-    size = MATRIX_SIZE[device.type]
-    a, b, out = torch.rand(3, size, size, device=device)
-    torch.mm(a, b, out=out)
-    return 2 * size**3 / min(seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(3))
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _load_average() -> float:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else NAN
-
-
-def _processor(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from ..machine import MATRIX_SIZE
+from ..text_table import number, text_table
 from .memory import UNTRAINED, StreamMemory
-from .speed import MATRIX_SIZE, PUSHES, BenchReport, Direction
-from .table import number, text_table, times
+from .speed import PUSHES, BenchReport, Direction
+from .table import times
 
 THEIRS = "  by transformers' calls"
 MEMORY_NOTE = (

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..sound.compare import COLUMNS, ClipMeasures
+from ..text_table import number, text_table
 from .report import CodecReport, CodecRow
 
 MOST_CODEBOOKS = 32  # on a terminal
-LEFT = ("codec", "clip", "codebook")  # columns that are words; numbers stand on the right
 
 
 def table(report: CodecReport) -> str:
@@ -100,19 +100,8 @@ def _word_notes(report: CodecReport) -> list[str]:
     return found
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells, the heading first -> lines in columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    sides = ["<" if heading in LEFT else ">" for heading in rows[0]]
-    return ["  ".join(f"{row[i]:{side}{widths[i]}}" for i, side in enumerate(sides)).rstrip() for row in rows]
-
-
 def measured(values: ClipMeasures, keys: Sequence[str]) -> list[str]:
     return [number(getattr(values, key), COLUMNS[key][1]) for key in keys]
-
-
-def number(value: float, spec: str) -> str:
-    return format(value, spec) if np.isfinite(value) else "-"
 
 
 def _count(number: int, noun: str) -> str:

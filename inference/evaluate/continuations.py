@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.audio import SILENCE_DBFS, AudioError, audio_header, evenly, find_audio, load_audio
+from ...data.audio import SILENCE_DBFS, AudioError, load_audio
 from ...data.audio_out import save_audio
 from ...data.progress import progress_bar
 from ...model.files import readable
-from ..argument_checks import check_recording
-from ..generator import Generation, SpeechGenerator
+from ..generation import Generation
+from ..generator import SpeechGenerator
 from ..json_safe import json_safe
 from ..sound.measures import SpeechMeasures, measure_speech, semitones
 from ..sound.transcribe import Transcriber, normalised_words
@@ -103,29 +103,6 @@ class ContinuationReport:
             if item.transcript is not None:
                 lines.append(f"{'':{width}}  {item.num_words} words: {item.transcript}")
         return "\n".join(lines + self.totals + [f"skipped {reason}" for reason in self.skipped])
-
-
-def usable_prompts(data: Path, count: int, prompt_s: float) -> tuple[list[Path], list[str]]:
-    """`count` files, spread evenly over those whose prompt can be used, and why others cannot: "file: reason".
-
-    Raises AudioError if there is none.
-    """
-    files = find_audio(data)
-    long = [file for file in files if audio_header(file)[1] >= prompt_s]
-    skipped = [f"{file}: shorter than the prompt (--prompt-s {prompt_s:g})" for file in files if file not in long]
-    first = evenly(long, count)
-    chosen: list[Path] = []
-    for file in [*first, *(file for file in long if file not in first)]:
-        if len(chosen) == count:
-            break
-        try:
-            check_recording(file)
-            chosen.append(file)
-        except AudioError as error:
-            skipped.append(str(error))
-    if not chosen:
-        raise AudioError(f"{data}: none of {len(files)} audio files can be continued (first: {skipped[0]})")
-    return sorted(chosen), skipped if len(chosen) < count else []
 
 
 def continuation_report(

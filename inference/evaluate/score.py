@@ -14,8 +14,9 @@ import torch
 from ...data.grids import StoreGrids
 from ...data.progress import progress_bar
 from ...data.rows import Piece, can_be_packed, pack, stack
+from ...data.split import name_hash
 from ...data.text_tokenizer import TextTokenizer
-from ...data.token_store import TokenStore, name_hash
+from ...data.token_store import TokenStore
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM, SpeechLMOutput
 from ..config import EvaluateConfig

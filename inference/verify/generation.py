@@ -1,6 +1,6 @@
 """Checks of models in use: what generation records, how long sequences are windowed, whether real speech fits.
 
-B rows, K codebooks, U of another speaker (user), T columns (frames).
+B rows, K codebooks, T columns (frames).
 """
 
 import math

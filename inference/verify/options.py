@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ...model.codec_shapes import CodecReference
 from ...model.lm import SpeechLM
-from ...model.shapes import PATTERNS, CodecReference, DepthConfig, TextConfig, TransformerConfig
+from ...model.shapes import PATTERNS, DepthConfig, TextConfig, TransformerConfig
 from ...model.speech_lm_config import SpeechLMConfig
 
 Choice = dict[str, Any]  # option -> value

@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor
 from transformers import MimiConfig
 
+from ..codec_shapes import CodecReference
 from ..codecs.base import fingerprint_of
 from ..codecs.hf_config import check_counts, read_settings
-from ..shapes import CodecReference
 from ..strict import shown
 
 

@@ -5,7 +5,8 @@ Every setting that we cannot express is refused by its name.
 
 from typing import Any
 
-from ..shapes import RopeScaling, TransformerConfig
+from ..rope_scaling import RopeScaling
+from ..shapes import TransformerConfig
 from ..speech_lm_config import SpeechLMConfig
 from ..strict import shown
 

@@ -14,9 +14,9 @@ from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
+from codeclm.model.codec_shapes import CodecReference
 from codeclm.model.codecs import Codec
 from codeclm.model.lm import SpeechLM
-from codeclm.model.shapes import CodecReference
 
 PROMPT = Path(__file__).parent / "prompt.npz"  # the first 3 s of model/pretrained/prompt.flac, 16-bit samples
 Module = TypeVar("Module", bound=nn.Module)

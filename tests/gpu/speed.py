@@ -8,7 +8,7 @@ import torch
 
 from codeclm.inference.engine import Request, generate
 from codeclm.model.cost import forward_flops_per_frame
-from codeclm.model.shapes import SHAPE_S
+from codeclm.model.presets import SHAPE_S
 from codeclm.train.config import BatchConfig, ModelConfig, TrainConfig
 from codeclm.train.new_model import new_model
 from codeclm.train.trainer import Trainer

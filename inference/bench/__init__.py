@@ -1,0 +1,1 @@
+"""How fast models generate, beside the limits of the machine and other libraries: `codeclm bench`."""

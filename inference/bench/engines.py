@@ -1,0 +1,68 @@
+"""Ways to generate that are timed alike: each draws frames after a prompt and tells when one is complete.
+
+B batch, K codebooks, T prompt frames.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ...model.lm import SpeechLM
+from ..config import SamplingConfig
+from ..engine import Request, generate
+from .peers import make_peer
+from .subjects import Subject
+
+if TYPE_CHECKING:
+    from .counts import Call
+
+FRAME_STEP, WALK, LINEARS = "frame step", "walk", "linears only"
+
+
+class Engine(Protocol):
+    name: str
+
+    def run(self, num_frames: int, mark: Callable[[], None]) -> None:
+        """Take the prompt, draw `num_frames` frames, and call `mark` after each."""
+        ...
+
+
+class Ours:
+    """codeclm's own generation, by the fused frame step or by the walk that it must equal."""
+
+    def __init__(self, model: SpeechLM, prompt: Tensor, fused: bool):
+        """prompt: [B, K, T]."""
+        self.name = FRAME_STEP if fused else WALK
+        self.model, self.prompt, self.fused = model, prompt, fused
+
+    def run(self, num_frames: int, mark: Callable[[], None]) -> None:
+        num_codes = self.model.config.codec.codebook_size
+        request = Request(num_frames, self.prompt, num_codes=num_codes)
+        for _ in generate(self.model, request, range(len(self.prompt)), SamplingConfig(), self.fused):
+            mark()
+
+
+class Linears:
+    """The floor: the matrix products of a frame in the same order, with the same weights, and nothing else."""
+
+    name = LINEARS
+
+    def __init__(self, calls: "Sequence[Call]"):
+        self.calls = calls
+
+    @torch.inference_mode()
+    def run(self, num_frames: int, mark: Callable[[], None]) -> None:
+        for _ in range(num_frames):
+            for call in self.calls:
+                call.again()
+            mark()
+
+
+def make_engine(name: str, subject: Subject, batch: int, prompt_frames: int, device: str) -> Engine:
+    """Ours or a peer's, by name, with a model of its own."""
+    prompt = subject.prompt(batch, prompt_frames, device)
+    if name in (FRAME_STEP, WALK):
+        return Ours(subject.load(device), prompt, name == FRAME_STEP)
+    return make_peer(name, subject.config, prompt)

@@ -1,0 +1,132 @@
+"""Other libraries' generation at a shape of ours, with random weights, as their users call it.
+
+A peer whose package is not installed is left out. Each draws a frame more than is asked for, whose begin marks the end
+of the last one. Their codecs, which every one of these models holds, are as small as
+can be and not used. B batch, K codebooks, T prompt frames.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...model.shapes import TransformerConfig
+from ...model.speech_lm_config import SpeechLMConfig
+
+TEXT_SIZE = 1024  # tokens of the text that they cannot do without
+TOP_K = 100  # as SamplingConfig has it
+# a codec that takes no memory and no time: it makes no sound here
+TINY_MIMI = dict(
+    hidden_size=16, num_filters=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+    intermediate_size=16, codebook_dim=8, vector_quantization_hidden_dimension=8, upsample_groups=16,
+)  # fmt: skip
+
+
+class Csm:
+    """transformers' CSM: a `generate` of the depth decoder inside of each step of the backbone's."""
+
+    def __init__(self, config: SpeechLMConfig, prompt: Tensor):
+        from transformers import CsmConfig, CsmForConditionalGeneration
+
+        self.name, self.prompt = "transformers CSM", prompt.transpose(1, 2).contiguous()
+        shared = dict(num_codebooks=config.num_codebooks, vocab_size=config.codebook_size, codebook_pad_token_id=0)
+        special = dict(pad_token_id=0, bos_token_id=1, eos_token_id=None, codebook_eos_token_id=0)
+        special |= dict(audio_token_id=2, audio_eos_token_id=3)
+        theirs = CsmConfig(
+            **shared, **special, **transformer_values(config.backbone), text_vocab_size=TEXT_SIZE,
+            max_position_embeddings=2048, codec_config=dict(model_type="mimi", **TINY_MIMI),
+            depth_decoder_config=shared | transformer_values(config.depth)
+            | dict(backbone_hidden_size=config.backbone.dim, max_position_embeddings=config.num_codebooks + 1),
+        )  # fmt: skip
+        self.model = random_weights(CsmForConditionalGeneration, theirs, prompt.device)
+        sampling = dict(do_sample=True, top_k=TOP_K, temperature=0.8)
+        self.model.depth_decoder.generation_config.update(**sampling)
+        self.sampling = sampling | (dict(cache_implementation="static") if prompt.is_cuda else {})
+
+    def run(self, num_frames: int, mark: Callable[[], None]) -> None:
+        with marked(self.model.backbone_model, mark):
+            self.model.generate(self.prompt, max_new_tokens=num_frames + 1, **self.sampling)
+
+
+class Moshi:
+    """transformers' Moshi, which hears another speaker (here silent codes) and writes text beside its codes."""
+
+    def __init__(self, config: SpeechLMConfig, prompt: Tensor):
+        from transformers import MoshiConfig, MoshiForConditionalGeneration
+
+        self.name, self.prompt = "transformers Moshi", prompt.contiguous()
+        K, size = config.num_codebooks, config.codebook_size
+        theirs = MoshiConfig(
+            vocab_size=TEXT_SIZE, audio_vocab_size=size, num_codebooks=K, **moshi_values(config.backbone),
+            audio_encoder_config=dict(model_type="mimi", codebook_size=size, num_quantizers=K, **TINY_MIMI),
+            depth_decoder_config=moshi_values(config.depth) | dict(max_position_embeddings=K + 1, sliding_window=K),
+        )  # fmt: skip
+        self.model = random_weights(MoshiForConditionalGeneration, theirs, prompt.device)
+        self.text = torch.randint(0, TEXT_SIZE, (len(prompt), prompt.shape[2]), device=prompt.device)
+
+    def run(self, num_frames: int, mark: Callable[[], None]) -> None:
+        with marked(self.model.decoder, mark):
+            self.model.generate(
+                self.text, user_audio_codes=self.prompt, moshi_audio_codes=self.prompt, max_new_tokens=num_frames + 1,
+                concat_unconditional_inputs=False, return_audio_waveforms=False, do_sample=True, top_k=TOP_K,
+            )  # fmt: skip
+
+
+Peer = Callable[[SpeechLMConfig, Tensor], Any]
+PEERS: dict[str, tuple[str, Peer]] = {  # name -> (package, how it is made)
+    "transformers CSM": ("transformers", Csm),
+    "transformers Moshi": ("transformers", Moshi),
+}
+
+
+def missing_peers() -> dict[str, str]:
+    """Peers that are left out -> the package that each needs."""
+    return {name: package for name, (package, _) in PEERS.items() if find_spec(package) is None}
+
+
+def make_peer(name: str, config: SpeechLMConfig, prompt: Tensor) -> Any:
+    """prompt: [B, K, T]."""
+    return PEERS[name][1](config, prompt)
+
+
+def transformer_values(config: TransformerConfig) -> dict[str, Any]:
+    """As transformers' Llama and those after it call them."""
+    return dict(
+        hidden_size=config.dim, intermediate_size=config.ff_dim, num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads, num_key_value_heads=config.num_kv_heads, head_dim=config.size_of_head,
+    )  # fmt: skip
+
+
+def moshi_values(config: TransformerConfig) -> dict[str, Any]:
+    """As Moshi calls them; its ffn_dim is the width of gate and up together."""
+    values = transformer_values(config)
+    return values | dict(ffn_dim=2 * values.pop("intermediate_size"))
+
+
+def random_weights(kind: Any, config: Any, device: torch.device) -> Any:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # they warn of settings that a model without speech does not have
+    torch.manual_seed(0)
+    return kind(config).eval().to(device)
+
+
+@contextmanager
+def marked(backbone: nn.Module, mark: Callable[[], None]) -> Iterator[None]:
+    """Within: when the backbone is called for another frame, the one before it is complete."""
+    calls = 0
+
+    def called(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            mark()
+
+    hook = backbone.register_forward_pre_hook(called)
+    try:
+        yield
+    finally:
+        hook.remove()

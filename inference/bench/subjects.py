@@ -1,0 +1,56 @@
+"""The models that are measured: shapes with random weights, or checkpoints.
+
+A subject is a recipe, so that another process can make the same. B batch, K codebooks, T frames.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...model.lm import SpeechLM
+from ...model.presets import PRESETS, SHAPE_S
+from ...model.speech_lm_config import SpeechLMConfig
+from ..loading import load, model_folder, read_config
+
+SHAPES = {"S": SHAPE_S} | PRESETS
+NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 1024  # of shapes
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str  # of a shape, or a model as `load` takes it
+    is_shape: bool
+
+    @property
+    def title(self) -> str:
+        return f"shape {self.name} (random weights)" if self.is_shape else f"model {self.name}"
+
+    @cached_property
+    def config(self) -> SpeechLMConfig:
+        """Raises what `load` raises."""
+        if self.is_shape:
+            return SpeechLMConfig(NUM_CODEBOOKS, CODEBOOK_SIZE, *SHAPES[self.name])
+        return read_config(model_folder(self.name) / "config.json")
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames per second of audio (Hz); None: a shape has no codec."""
+        codec = self.config.codec
+        return codec.frame_rate if codec.sample_rate else None
+
+    def load(self, device: str) -> SpeechLM:
+        """Raises what `load` raises."""
+        if not self.is_shape:
+            return load(self.name, device).model
+        torch.manual_seed(0)
+        model = SpeechLM(self.config).eval()
+        torch.nn.Module.to(model, device)
+        return model
+
+    def prompt(self, batch: int, num_frames: int, device: str) -> Tensor:
+        """Random codes [B, K, T]: how long a frame takes does not depend on them."""
+        size = batch, self.config.num_codebooks, num_frames
+        draw = torch.Generator().manual_seed(0)
+        return torch.randint(0, self.config.codec.codebook_size, size, generator=draw).to(device)

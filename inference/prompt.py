@@ -1,0 +1,36 @@
+"""Audio to go on from, as codes. K codebooks, T frames, S samples."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.audio import check_usable, load_audio
+from ..model.codecs import Codec
+from .threads import decoding_threads
+
+Audio = str | Path | tuple[np.ndarray, int]  # a file, or (samples [S], sample_rate)
+Prompt = Audio | None
+
+
+def encode_end(codec: Codec, audio: Audio, max_s: float, threads: int | None = None) -> Tensor:
+    """The last `max_s` seconds of audio -> codes [K, T]. Raises AudioError for audio that cannot be used.
+
+    A last frame that the audio does not fill is left out: it would tell of an end.
+    """
+    if isinstance(audio, tuple):
+        samples, rate = audio
+        if rate != codec.sample_rate:
+            import soxr
+
+            samples = soxr.resample(np.asarray(samples, np.float32), rate, codec.sample_rate, "HQ")
+        samples = np.asarray(samples, np.float32)
+        check_usable(samples, codec.sample_rate, "the prompt")
+    else:
+        samples = load_audio(audio, codec.sample_rate)
+    hop = codec.hop_length
+    whole = len(samples) // hop * hop or len(samples)
+    first = max(0, whole - round(max_s * codec.frame_rate) * hop)
+    with decoding_threads(threads):
+        return codec.encode(torch.from_numpy(samples[first:whole])[None, None].to(codec.device))[0]

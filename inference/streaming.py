@@ -1,0 +1,60 @@
+"""A continuation as it is made: chunks of audio that join to what `generate` gives. K codebooks, S samples."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..model.delay_pattern import ABSENT
+from .config import SamplingConfig
+from .engine import Request, State, generate
+from .threads import decoding_threads
+
+if TYPE_CHECKING:
+    from .generator import SpeechGenerator
+
+
+class AudioStream:
+    """Codes in, the audio of the continuation out: the prompt goes through the decoder, too, and is dropped."""
+
+    def __init__(self, lm: "SpeechGenerator", num_frames: int):
+        """num_frames: columns that count; those after them are dropped."""
+        self.codec, self.num_frames = lm.codec, num_frames
+        self.decoder = lm.codec.streaming_decoder()
+        self.num_seen = 0  # columns that went to the decoder
+        self.to_drop = 0  # samples of the prompt that are still to come
+
+    def take(self, state: State) -> np.ndarray:
+        """What the new columns of a state let the decoder say [S]; it may say it some frames later."""
+        stop = min(state.frame, int(state.end[0]), self.num_frames)
+        codes = state.codes[:1, :, self.num_seen : stop]
+        audible = codes[0, 0] != ABSENT  # columns of text alone make no sound
+        from_prompt = audible[: max(0, state.num_prompt_frames - self.num_seen)]
+        self.to_drop += int(from_prompt.sum()) * self.codec.hop_length
+        self.num_seen = max(stop, self.num_seen)
+        return self._kept(self.decoder.push(codes[:, :, audible])) if audible.any() else np.zeros(0, np.float32)
+
+    def finish(self) -> np.ndarray:
+        return self._kept(self.decoder.flush())
+
+    def _kept(self, audio) -> np.ndarray:
+        samples = audio[0, 0].cpu().numpy()
+        dropped = min(self.to_drop, len(samples))
+        self.to_drop -= dropped
+        return samples[dropped:]
+
+
+def stream(
+    lm: "SpeechGenerator", request: Request, seed: int, sampling: SamplingConfig, num_frames: int
+) -> Iterator[np.ndarray]:
+    """Chunks [S] float32 of the continuation, as soon as the codec can say them. num_frames: see AudioStream."""
+    states, audio = generate(lm.model, request, [seed], sampling), AudioStream(lm, num_frames)
+    state: State | None = None
+    while True:
+        with decoding_threads(lm.threads):
+            state = next(states, None)
+            chunk = audio.finish() if state is None else audio.take(state)
+        if len(chunk):
+            yield chunk
+        if state is None:
+            return
