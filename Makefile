@@ -6,7 +6,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo speedrun test check quick lint types tests rounding gpu
+.PHONY: help demo speedrun test check quick lint types tests rounding gpu peers
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -40,6 +40,13 @@ rounding: ## the quick tests as if another machine had rounded (tests/rounding.p
 
 gpu: ## one run of everything that a GPU changes, under 4 minutes, into runs/gpu/; in small on a CPU (tests/gpu/README.md)
 	$(BIN)/python tests/gpu --out $${OUT:-runs/gpu}
+
+peers: ## codeclm's speed beside transformers' and the moshi package's, in an environment of its own (inference/bench)
+	test -x runs/peers/bin/codeclm || $(PYTHON) -m venv runs/peers
+	runs/peers/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt .
+# moshi asks for an older torch, and runs with this one
+	runs/peers/bin/python -m pip install -qq --disable-pip-version-check --no-deps moshi==0.2.13 einops==0.8.2
+	runs/peers/bin/codeclm bench S --peers --json runs/peers/speed.json --markdown runs/peers/speed.md
 
 # a stamp says that an install of these very requirements finished: a second run starts at once
 .venv/.installed-demo: pyproject.toml constraints.txt | .venv/.made

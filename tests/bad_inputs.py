@@ -246,6 +246,10 @@ codec report audio --json text.wav/a.json | text.wav
 
 codec contract nocodec | codec 'nocodec' is unknown
 codec contract empty | holds no codec
+bench huge | shape 'huge' is unknown
+bench --batch 0 | --batch is 0
+bench --with-codec | --with-codec needs --model
+bench --model missing | no such model folder
 codec bench nocodec | codec 'nocodec' is unknown
 codec bench spectral --random wavenet | --random 'wavenet' is unknown
 codec bench spectral --duration 0 | --duration

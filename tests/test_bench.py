@@ -1,6 +1,7 @@
 """`codeclm bench`: its counts and costs, which repeat exactly, and its table and JSON. No time is asserted."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from codeclm.inference.bench.bench import BenchConfig, bench
 from codeclm.inference.bench.cli import bench as command
 from codeclm.inference.bench.counts import count
 from codeclm.inference.bench.engines import FRAME_STEP, LINEARS, WALK, Linears, Ours, make_engine
-from codeclm.inference.bench.first_sound import listen, stream
+from codeclm.inference.bench.first_sound import listen
+from codeclm.inference.bench.launches import count_launches
 from codeclm.inference.bench.limits import Rates, frame_cost, limit_s
 from codeclm.inference.bench.memory import peak_mb
 from codeclm.inference.bench.peers import PEERS, missing_peers
@@ -24,7 +26,6 @@ from codeclm.inference.bench.subjects import Subject
 from codeclm.inference.bench.table import markdown, table
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.frame_step import is_supported
-from codeclm.inference.generator import SpeechGenerator
 from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.presets import SHAPE_S
 
@@ -164,30 +165,15 @@ def test_the_floor_makes_the_same_products_again():
 # --- with a codec ---
 
 
-def test_the_stream_is_the_continuation_that_is_decoded_at_once(make_model, make_codec):
-    codec = make_codec()
-    lm = SpeechGenerator(make_model(codec=codec, dtype=torch.float32), codec, "tiny")
-    prompt = torch.randint(
-        0, codec.codebook_size, (2, codec.num_codebooks, 5), generator=torch.Generator().manual_seed(0)
-    )
-    streamed = torch.cat(list(stream(lm, prompt, 9, [3, 4])), dim=1)
-    *_, state = generate(lm.model, Request(9, prompt), [3, 4])
-    whole = codec.decode(state.codes)[:, 0, 5 * codec.hop_length :]
-    assert streamed.shape == whole.shape
-    torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5)
-
-
-def test_a_sound_is_heard_when_every_row_is_above_minus_50_dbfs(monkeypatch, make_model, make_codec):
-    codec = make_codec()
-    lm = SpeechGenerator(make_model(codec=codec, dtype=torch.float32), codec, "tiny")
-    silence, one, both = torch.zeros(2, 4), torch.tensor([[0.1], [0.003]]), torch.full((2, 1), 0.004)
-    place = "codeclm.inference.bench.first_sound.stream"
-    monkeypatch.setattr(place, lambda *_: iter([torch.zeros(2, 0), silence, one]))
-    first, heard = listen(lm, torch.empty(0), 3, [0, 1])
-    assert first > 0 and np.isnan(heard)
-    monkeypatch.setattr(place, lambda *_: iter([silence, one, both]))
-    first, heard = listen(lm, torch.empty(0), 3, [0, 1])
-    assert 0 < first <= heard
+def test_a_sound_is_heard_when_a_sample_is_above_minus_50_dbfs():
+    empty, silence, faint, loud = np.zeros(0), np.zeros(4), np.full(4, 0.003), np.full(4, -0.004)
+    assert listen([]) == listen([empty]) == (float("inf"), float("inf"))
+    first, heard = listen([empty, silence, faint])
+    assert 0 < first < heard == float("inf")
+    first, heard = listen([silence, loud, faint])
+    assert 0 < first < heard
+    first, heard = listen([loud])
+    assert first == heard
 
 
 # --- the report ---
@@ -205,14 +191,15 @@ def test_the_command_measures_shapes_checkpoints_peers_memory_and_sound(capsys, 
     shape, checkpoint = values["trials"]
     for trial in (shape, checkpoint):
         speeds = {speed["engine"]: speed for speed in trial["engines"]}
-        assert list(speeds) == [FRAME_STEP, WALK, *PEERS, LINEARS]
+        assert list(speeds) == [FRAME_STEP, WALK, *(name for name in PEERS if name not in missing_peers()), LINEARS]
         assert speeds[LINEARS]["times_floor"] == speeds[FRAME_STEP]["times_slower"] == 1
         assert all(speed["median_ms"] > 0 and speed["p95_ms"] >= speed["median_ms"] for speed in speeds.values())
         assert all((speed["limit_share"] is None) == (name in PEERS) for name, speed in speeds.items())
         # the weights alone are that large
         assert all((speed["peak_mb"] or 1e6) > 4 * trial["parameters"] / 1e6 / 2 for speed in speeds.values())
-    assert shape["heard"] is None and shape["engines"][0]["real_time"] is None
-    assert checkpoint["heard"]["first_ms"] > 0 and checkpoint["engines"][0]["real_time"] > 0
+    assert shape["engines"][0]["real_time"] is None and checkpoint["engines"][0]["real_time"] > 0
+    (heard,) = values["heard"]
+    assert heard["model"] == "default" and heard["audible_ms"] >= heard["first_ms"] > 0 and heard["real_time"] > 0
     assert "shape tiny (random weights), 11.2 M parameters" in printed and "model default" in printed
     assert files[1].read_text().count("| transformers CSM | 2 |") == 2
 
@@ -253,9 +240,9 @@ def test_the_table_and_its_markdown_show_every_engine_and_say_how(report):
 
 
 def test_a_package_that_is_not_installed_is_named_and_left_out(monkeypatch):
-    monkeypatch.setitem(PEERS, "a loop", ("no_such_package", lambda *_: pytest.fail("it is not there")))
-    for name in ("transformers CSM", "transformers Moshi"):
+    for name in list(PEERS):
         monkeypatch.delitem(PEERS, name)
+    monkeypatch.setitem(PEERS, "a loop", ("no_such_package", lambda *_: pytest.fail("it is not there")))
     assert missing_peers() == {"a loop": "no_such_package"}
     found = bench([TINY], BenchConfig((1,), 2, 3, 1, memory=False, peers=True))
     assert "a loop was left out: the package no_such_package is not installed." in table(found)
@@ -292,6 +279,23 @@ def test_a_gpu_is_timed_by_its_own_clock(monkeypatch):
     assert events == ["wait"] and watch.laps() == [0.005, 0.005] and events == 2 * ["wait"]
 
 
+def test_the_processors_clock_does_not_run_while_the_process_sleeps():
+    watch = Stopwatch(torch.device("cpu"), "cpu")
+    time.sleep(0.2)
+    watch.mark()
+    assert watch.laps()[0] < 0.1
+
+
+def test_launches_are_those_of_a_frame_without_its_prompt(monkeypatch):
+    def run(engine, num_frames):
+        return 50 + 7 * num_frames
+
+    monkeypatch.setattr("codeclm.inference.bench.launches.launches", run)
+    assert count_launches(Scripted(lambda: None)) == 7
+    monkeypatch.undo()
+    assert count_launches(Scripted(lambda: torch.ones(2))) == 0  # the profiler runs, a CPU launches nothing
+
+
 # --- what cannot be done ---
 
 
@@ -313,6 +317,11 @@ def test_what_cannot_be_measured_is_refused_in_one_line(message: str, arguments:
     with pytest.raises((ValueError, OSError), match=message) as caught:
         command(**arguments)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_gpu_is_not_timed_by_the_processors_clock():
+    with pytest.raises(ValueError, match="leave out --clock cpu"):
+        command(device="cuda", clock="cpu")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch, tmp_path: Path):

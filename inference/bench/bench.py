@@ -23,6 +23,7 @@ from ..threads import torch_threads
 from .counts import Counts, count
 from .engines import FRAME_STEP, LINEARS, WALK, Engine, Linears, Ours
 from .first_sound import Heard, first_sound
+from .launches import count_launches
 from .limits import FrameCost, Rates, frame_cost, limit_s
 from .memory import peak_mb
 from .peers import PEERS, make_peer, missing_peers
@@ -40,6 +41,7 @@ class BenchConfig:
     rounds: int = 3
     threads: int = 1  # torch threads
     device: str = "cpu"
+    clock: str = "wall"  # or "cpu", see Stopwatch
     peers: bool = False  # other libraries, too
     memory: bool = True  # also measure memory, in processes of their own
     with_codec: bool = False  # also measure when the codec's first sound is there; for checkpoints
@@ -47,6 +49,8 @@ class BenchConfig:
     def __post_init__(self) -> None:
         if self.device not in MATRIX_SIZE:
             raise ValueError(f"device '{self.device}' is unknown; choose one of {', '.join(MATRIX_SIZE)}")
+        if self.device != "cpu" and self.clock == "cpu":
+            raise ValueError("the processor's clock knows nothing of a GPU; leave out --clock cpu")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device 'cuda' is not there: torch sees no CUDA GPU; choose cpu")
 
@@ -67,6 +71,7 @@ class Speed:
     operations: float  # a frame
     products: float  # a frame
     syncs: float  # a frame
+    launches: float  # a frame; NaN on a CPU
     peak_mb: float  # NaN: not measured
 
 
@@ -81,7 +86,6 @@ class Trial:
     rates: Rates
     limit_ms: float
     engines: list[Speed]
-    heard: Heard | None  # None: without a codec
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class BenchReport:
     machine: Machine
     missing: dict[str, str]  # peers that are left out -> the package that each needs
     trials: list[Trial]
+    heard: list[Heard]  # of checkpoints, with their codecs
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: what is not a finite number is None."""
@@ -112,11 +117,15 @@ def bench(subjects: Sequence[Subject], config: BenchConfig = BenchConfig()) -> B
                         runner.run()
                         bar.update()
                     trials.append(runner.trial(max(peaks)))
+        heard = []
+        for subject in subjects:
+            if config.with_codec and not subject.is_shape:
+                heard.append(first_sound(load(subject.name, config.device), config.frames, config.rounds))
     machine = Machine(
         processor_name(config.device), os.cpu_count() or 1, config.threads, torch.__version__, config.device, busy,
         max(peaks) / 1e9,
     )  # fmt: skip
-    return BenchReport(config, machine, missing_peers() if config.peers else {}, trials)
+    return BenchReport(config, machine, missing_peers() if config.peers else {}, trials, heard)
 
 
 class _Runner:
@@ -130,36 +139,40 @@ class _Runner:
             self.engines.insert(0, Ours(model, prompt, fused=True))
         self.engines += [make_peer(name, model.config, prompt) for name in peers]
         self.counts = {engine.name: count(engine) for engine in self.engines}  # warms them up, too
+        self.launches: dict[str, float] = {}
+        if config.device == "cuda":
+            self.launches = {engine.name: count_launches(engine) for engine in self.engines}
         floor = Linears(self.counts[self.engines[0].name].calls)
         self.engines.append(floor)
         self.counts[floor.name] = Counts(len(floor.calls), len(floor.calls), 0, [])
         self.first: dict[str, list[float]] = {engine.name: [] for engine in self.engines}
         self.later: dict[str, list[float]] = {engine.name: [] for engine in self.engines}
+        self.memory_rate = self.depth_rate = 0.0  # bytes/s, of all that a frame reads, and of the depth decoder
         self.cost = frame_cost(model.config, batch, config.prompt_frames + config.frames / 2)
 
     def run(self) -> None:
         """One round."""
+        self.measure_rates()
         for engine in self.engines:
-            watch = Stopwatch(torch.device(self.config.device))
+            watch = Stopwatch(torch.device(self.config.device), self.config.clock)
             engine.run(self.config.frames, watch.mark)
             first, *later = watch.laps()
             self.first[engine.name].append(first)
             self.later[engine.name].extend(later)
 
+    def measure_rates(self) -> None:
+        """The fastest of all rounds."""
+        device, depth = torch.device(self.config.device), self.cost.distinct_depth_weights
+        everything = read_rate(device, BYTES * (self.cost.backbone_weights + depth))
+        self.memory_rate = max(self.memory_rate, everything)
+        self.depth_rate = max(self.depth_rate, read_rate(device, BYTES * depth) if depth else everything)
+
     def trial(self, peak: float) -> Trial:
         """peak: FLOP/s."""
-        config, device, parameters = self.config, torch.device(self.config.device), self.model.num_parameters()
-        everything = BYTES * (self.cost.backbone_weights + self.cost.distinct_depth_weights)
-        depth = BYTES * self.cost.distinct_depth_weights
-        memory = read_rate(device, everything)
-        rates = Rates(peak, memory, read_rate(device, depth) if depth else memory)
+        rates, parameters = Rates(peak, self.memory_rate, self.depth_rate), self.model.num_parameters()
         limit = limit_s(self.cost, rates, BYTES)
-        heard = None
-        if config.with_codec and self.subject.frame_rate:
-            lm = load(self.subject.name, config.device)
-            heard = first_sound(lm, self.batch, config.frames, config.rounds)
         speeds = [self.speed(engine.name, limit) for engine in self.engines]
-        return Trial(self.subject.title, parameters, self.batch, self.cost, rates, 1000 * limit, speeds, heard)
+        return Trial(self.subject.title, parameters, self.batch, self.cost, rates, 1000 * limit, speeds)
 
     def speed(self, name: str, limit: float) -> Speed:
         counts, config, rate = self.counts[name], self.config, self.subject.frame_rate
@@ -178,6 +191,7 @@ class _Runner:
             operations=counts.operations,
             products=counts.products,
             syncs=counts.syncs,
+            launches=self.launches.get(name, NAN),
             peak_mb=self.peak_mb(name) if config.memory and name != LINEARS else NAN,
         )
 

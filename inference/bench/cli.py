@@ -35,11 +35,16 @@ def bench(
     prompt_frames: Annotated[int, arg(help="frames of the prompt")] = 25,
     frames: Annotated[int, arg(help="frames to draw in each round")] = 100,
     rounds: Annotated[int, arg(help="rounds in which the engines are measured in turn")] = 3,
-    peers: Annotated[bool, arg(help="also transformers' CSM and Moshi at the same shape")] = False,
+    peers: Annotated[
+        bool, arg(help="also transformers' CSM and Moshi and the moshi package, at the same shape")
+    ] = False,
     with_codec: Annotated[bool, arg(help="also wait for the first sound; needs --model")] = False,
     memory: Annotated[bool, arg(help="also measure memory, each engine in a process of its own")] = True,
     threads: Annotated[int | None, arg(metavar="N", help="torch threads; default: OMP_NUM_THREADS, else one")] = None,
     device: Annotated[Literal["cpu", "cuda"], arg(help="where models compute")] = "cpu",
+    clock: Annotated[
+        Literal["wall", "cpu"], arg(help="cpu: time of the processor, which a busy machine changes less")
+    ] = "wall",
     json_file: Numbers = None,
     markdown_file: Annotated[
         Path | None, arg(name="markdown", metavar="FILE", help="also write the tables here, as Markdown")
@@ -73,7 +78,7 @@ def bench(
 
     with decoding_threads(threads):
         num_threads = torch.get_num_threads()
-    config = BenchConfig(batch, prompt_frames, frames, rounds, num_threads, device, peers, memory, with_codec)
+    config = BenchConfig(batch, prompt_frames, frames, rounds, num_threads, device, clock, peers, memory, with_codec)
     subjects = [Subject(name, True) for name in shapes] + [Subject(name, False) for name in model]
     report = run(subjects, config)
     write_json(json_file, report.to_dict() | {"notes": notes(report)})

@@ -1,10 +1,11 @@
 """Other libraries' generation at a shape of ours, with random weights, as their users call it.
 
-A peer whose package is not installed is left out. Each draws a frame more than is asked for, whose begin marks the end
-of the last one. Their codecs, which every one of these models holds, are as small as
-can be and not used. B batch, K codebooks, T prompt frames.
+A peer whose package is not installed is left out. transformers' draw a frame more than is asked for, whose begin marks
+the end of the last one; the codecs that their models hold are as small as can be, and not used.
+B batch, K codebooks, T prompt frames.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from ...model.shapes import TransformerConfig
 from ...model.speech_lm_config import SpeechLMConfig
 
 TEXT_SIZE = 1024  # tokens of the text that they cannot do without
+RING = 128  # positions; its default of 3000 makes it slower
 TOP_K = 100  # as SamplingConfig has it
 # a codec that takes no memory and no time: it makes no sound here
 TINY_MIMI = dict(
@@ -75,10 +77,42 @@ class Moshi:
             )  # fmt: skip
 
 
+class KyutaiMoshi:
+    """Kyutai's own package. It takes a prompt frame by frame, and reads a ring of RING positions whole every time."""
+
+    def __init__(self, config: SpeechLMConfig, prompt: Tensor):
+        lm = importlib.import_module("moshi.models.lm")  # not in our environment
+        self.name, self.prompt = "moshi package", prompt
+        K, (backbone, depth) = config.num_codebooks, (config.backbone, config.depth)
+        torch.manual_seed(0)
+        # its feed-forward parts are 2/3 as wide as it is told; one set of weights for all positions, as ours
+        model = lm.LMModel(
+            delays=[0] * (K + 1), n_q=K, dep_q=K, card=config.codebook_size, text_card=TEXT_SIZE,
+            dim=backbone.dim, num_heads=backbone.num_heads, num_layers=backbone.num_layers,
+            hidden_scale=1.5 * backbone.ff_dim / backbone.dim, norm="rms_norm_f32", gating="silu",
+            positional_embedding="rope", max_period=10000, context=RING,
+            depformer_dim=depth.dim, depformer_dim_feedforward=3 * depth.ff_dim // 2,
+            depformer_num_heads=depth.num_heads, depformer_num_layers=depth.num_layers, depformer_gating="silu",
+            depformer_pos_emb="none", depformer_multi_linear=True, depformer_weights_per_step=True,
+            depformer_weights_per_step_schedule=[0] * K,
+        )  # fmt: skip
+        self.generator = lm.LMGen(model.eval().to(prompt.device), top_k=TOP_K)
+
+    def run(self, num_frames: int, mark: Callable[[], None]) -> None:
+        nobody = self.prompt.new_zeros(len(self.prompt), 0, 1)  # it hears no other speaker
+        with torch.no_grad(), self.generator.streaming(len(self.prompt)):
+            for frame in self.prompt.split(1, dim=2):
+                self.generator.step(nobody, depformer_replace_tokens=frame)
+            for _ in range(num_frames):
+                self.generator.step(nobody)
+                mark()
+
+
 Peer = Callable[[SpeechLMConfig, Tensor], Any]
 PEERS: dict[str, tuple[str, Peer]] = {  # name -> (package, how it is made)
     "transformers CSM": ("transformers", Csm),
     "transformers Moshi": ("transformers", Moshi),
+    "moshi package": ("moshi", KyutaiMoshi),
 }
 
 

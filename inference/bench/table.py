@@ -6,13 +6,14 @@ from ..machine import MATRIX_SIZE
 from ..text_table import markdown_table, number, text_table
 from .bench import BenchReport, Speed, Trial
 from .engines import FRAME_STEP, LINEARS, WALK
-from .first_sound import PROMPT_S, STARTS
+from .first_sound import PROMPT_S, STARTS, Heard
 
 Rows = Sequence[Sequence[str]]
 HEADING = (
     *("engine", "batch", "ms a frame", "p95", "frames/s", "times real", "slower", "x floor", "of limit"),
-    *("prefill ms", "ops", "products", "syncs", "MB"),
+    *("prefill ms", "ops", "products", "syncs", "launches", "MB"),
 )
+CLOCK_NOTES = {"wall": "", "cpu": ", in time of the processor"}
 
 
 def table(report: BenchReport) -> str:
@@ -26,15 +27,15 @@ def markdown(report: BenchReport) -> str:
 
 
 def parts(report: BenchReport, columns: Callable[[Rows], list[str]]) -> list[list[str]]:
-    """Speeds and limits of each model, and what is heard of those with a codec."""
+    """Speeds and limits of each model, and the sound of those with a codec."""
     found: list[list[str]] = []
     for subject in dict.fromkeys(trial.subject for trial in report.trials):
         trials = [trial for trial in report.trials if trial.subject == subject]
         title = f"{subject}, {trials[0].parameters / 1e6:.1f} M parameters"
         rows = [HEADING, *(cells(trial, speed) for trial in trials for speed in trial.engines)]
         found += [[title, "", *columns(without_empty(rows))], columns(limits(trials))]
-        if any(trial.heard for trial in trials):
-            found.append(columns(sounds(trials)))
+    if report.heard:
+        found.append(columns(sounds(report.heard)))
     return found
 
 
@@ -50,7 +51,7 @@ def cells(trial: Trial, speed: Speed) -> list[str]:
         speed.engine, str(trial.batch), f"{speed.median_ms:.3g}", f"{speed.p95_ms:.3g}",
         f"{speed.frames_per_second:.3g}", number(speed.real_time, ".3g"), f"{speed.times_slower:.3g}x",
         f"{speed.times_floor:.3g}x", share, number(speed.prefill_ms, ".3g"), f"{speed.operations:.5g}",
-        f"{speed.products:.5g}", f"{speed.syncs:.3g}", number(speed.peak_mb, ".0f"),
+        f"{speed.products:.5g}", f"{speed.syncs:.3g}", number(speed.launches, ".4g"), number(speed.peak_mb, ".0f"),
     ]  # fmt: skip
 
 
@@ -68,13 +69,11 @@ def limits(trials: Sequence[Trial]) -> list[list[str]]:
     return rows
 
 
-def sounds(trials: Sequence[Trial]) -> list[list[str]]:
-    """With the codec."""
-    rows = [["batch", "first sample ms", "audible ms", "p95", "times real"]]
-    for trial in trials:
-        if heard := trial.heard:
-            times = [f"{heard.first_ms:.3g}", number(heard.audible_ms, ".3g"), number(heard.audible_p95_ms, ".3g")]
-            rows.append([str(trial.batch), *times, f"{heard.real_time:.3g}"])
+def sounds(found: Sequence[Heard]) -> list[list[str]]:
+    rows = [["model", "first sample ms", "audible ms", "p95", "times real"]]
+    for heard in found:
+        times = [f"{heard.first_ms:.3g}", number(heard.audible_ms, ".3g"), number(heard.audible_p95_ms, ".3g")]
+        rows.append([heard.model, *times, f"{heard.real_time:.3g}"])
     return rows
 
 
@@ -87,7 +86,7 @@ def notes(report: BenchReport) -> list[str]:
         f"{machine.torch}; load average at the start {number(machine.load_average, '.1f')}: what else runs slows this.",
         f"{config.prompt_frames} frames of random codes as the prompt, {config.frames} frames drawn, float32, "
         f"{config.rounds} rounds in which engines take turns; ms a frame: median of all frames but each round's first, "
-        "of all rows together; slower: how many times, than the first engine.",
+        f"of all rows together{CLOCK_NOTES[config.clock]}; slower: how many times, than the first engine.",
         f"{FRAME_STEP}: what generation does by itself; {WALK}: its readable reference; {LINEARS}: the same matrix "
         "products in the same order, with the same weights, and nothing else (the floor).",
         "prefill: from the call to the first frame, less a frame. MB: what model and generation add at most in a "
@@ -98,10 +97,11 @@ def notes(report: BenchReport) -> list[str]:
         "keys and values, at the fastest rate at which this machine reads as much memory; multiplied: at "
         f"{machine.peak_gflops:.1f} GFLOP/s, the fastest float32 product of two {size} x {size} matrices.",
     ]
-    if any(trial.heard for trial in report.trials):
+    if report.heard:
         found.append(
-            f"With the codec: from the call with {PROMPT_S:g} s of encoded speech to samples on the host, decoded "
-            f"frame by frame; audible: above -50 dBFS in every row; medians of {STARTS} starts with other seeds."
+            f"With the codec, batch 1: from the call with {PROMPT_S:g} s of encoded speech to samples on the host, "
+            f"streamed; audible: above -50 dBFS; medians of {STARTS} starts with other seeds; times real: all "
+            f"{config.frames} frames and their audio."
         )
     if any(speed.engine not in (FRAME_STEP, WALK, LINEARS) for trial in report.trials for speed in trial.engines):
         found.append("Other libraries: the same widths and layers with random weights; they keep no nats of codes.")
