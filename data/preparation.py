@@ -60,9 +60,8 @@ class PrepareSummary:
 
     @property
     def content(self) -> str:
-        length = f"{self.hours:.2f} h" if self.hours >= 1 else f"{60 * self.hours:.1f} min"
         texts = f" ({self.num_texts} with text)" if self.num_texts else ""
-        return f"{length} of audio, {self.num_utterances} utterances{texts}, {self.num_frames} frames"
+        return f"{duration(self.hours)} of audio, {self.num_utterances} utterances{texts}, {self.num_frames} frames"
 
     def __str__(self) -> str:
         text = f"{self.out}: {'' if self.num_encoded else 'nothing to do, it holds '}{self.content}"
@@ -114,6 +113,11 @@ def prepare(
         made = iter(list(_encode_shards(todo, out, codec, config, num_files, progress)))
         indices = [next(made) if index is None else index for index in found]
         return _finish(audio, out, info, indices, num_files, sum(len(shard.files) for shard in todo))
+
+
+def duration(hours: float) -> str:
+    """A length of audio in the unit that suits it: "1.31 h", "0.6 min"."""
+    return f"{hours:.2f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
 def _open_codec(name: str | Path, device: str, config: PrepareConfig) -> Codec:

@@ -160,7 +160,7 @@ def test_the_contract_notices_a_codec_that_breaks_it(broken, name, monkeypatch):
 def test_the_command_prints_the_table_and_says_by_its_exit_status_whether_all_holds(capsys, monkeypatch):
     codec_contract(("mulaw", "mdct"), every_codec=True)
     printed = capsys.readouterr().out
-    assert "mulaw: 8000 Hz, 8000 frames/s x 1 codebooks of 256 codes = 64000 bits/s; " in printed
+    assert "mulaw: 8000 Hz, 8000 frames/s, 1 x 256 codes, 64000 bits/s; " in printed
     assert printed.count(" ok") == (2 + len(TINY)) * len(PROPERTIES) and "\ntiny dac, odd stride: " in printed
     real = load_codec
     monkeypatch.setattr(

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from codeclm.data.audio import AudioError
-from codeclm.data.preparation import PrepareConfig, open_or_prepare, prepare
+from codeclm.data.preparation import PrepareConfig, duration, open_or_prepare, prepare
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 
@@ -266,3 +266,7 @@ def test_bars_can_be_turned_off(audio, codec, tmp_path, capfd, monkeypatch, off)
         prepare(audio, tmp_path / "tokens", codec, progress=False)
         shown = capfd.readouterr().err.encode()
     assert b"%|" not in shown
+
+
+def test_a_little_audio_is_counted_in_minutes():
+    assert [duration(hours) for hours in (0.002, 0.999, 1.314)] == ["0.1 min", "59.9 min", "1.31 h"]

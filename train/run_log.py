@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from ..data.preparation import duration
 from ..data.progress import progress_bar
 from .run_folder import METRICS
 from .trainer import Trainer
@@ -32,8 +33,8 @@ def describe(trainer: Trainer) -> str:
     hours = batches.num_frames / trainer.store.codec.frame_rate / 3600
     machine, precision = trainer.accelerator, str(model.dtype).removeprefix("torch.")
     return (
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); {hours:.2f} h to train on, "
-        f"{len(trainer.heldout)} utterances held out; {trainer.config.steps} steps on "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); "
+        f"{duration(hours)} to train on, {len(trainer.heldout)} utterances held out; {trainer.config.steps} steps on "
         f"{machine.num_processes} x {machine.device.type}, precision {precision}"
         f"{' with products in bfloat16' if trainer.bf16 else ''}"
     )

@@ -135,8 +135,8 @@ def codec_contract(
     )
     for name, coder in coders:
         print(
-            f"{name}: {coder.sample_rate} Hz, {coder.frame_rate:g} frames/s x {coder.num_codebooks} codebooks of "
-            f"{coder.codebook_size} codes = {coder.bitrate:.0f} bits/s; {blocks_line(coder)}",
+            f"{name}: {coder.sample_rate} Hz, {coder.frame_rate:g} frames/s, "
+            f"{coder.num_codebooks} x {coder.codebook_size} codes, {coder.bitrate:.0f} bits/s; {blocks_line(coder)}",
             flush=True,
         )
         found[name] = check_contract(coder)

@@ -58,9 +58,9 @@ def blocks_line(codec: Codec) -> str:
         return "state carried from chunk to chunk"
     parts = []
     for name, blocks in (("encode", codec.encoder_blocks), ("decode", codec.decoder_blocks)):
-        lag, seen = blocks.least + blocks.right, f"{blocks.left} frames before and {blocks.right} after"
+        lag, seen = blocks.least + blocks.right, f"frames seen: {blocks.left} before and {blocks.right} after"
         carried = blocks.left == blocks.right == 0
-        parts.append(f"{name}: {lag / codec.frame_rate:.3f} s, {'state carried' if carried else f'sees {seen}'}")
+        parts.append(f"{name}: {lag / codec.frame_rate:.3f} s, {'state carried' if carried else seen}")
     return "; ".join(parts)
 
 
