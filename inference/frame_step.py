@@ -46,7 +46,7 @@ class Stack:
         config, weight = weights.config, weights.layers[0].down
         self.config, self.layers = config, weights.layers
         self.batch, self.capacity = batch, capacity
-        self.floor = weight.new_tensor(math.sqrt(config.dim * config.norm_eps))  # of a norm: its epsilon
+        self.floor = weight.new_full((), math.sqrt(config.dim * config.norm_eps))  # of a norm: its epsilon
         self.make_buffers(weight)
         self.make_cache(weight)
         self.rotations = None

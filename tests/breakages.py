@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import codeclm.inference.engine as engine
 import codeclm.inference.evaluate.score as score
-import codeclm.inference.fused_weights as frame_step
+import codeclm.inference.fused_weights as fused_weights
 import codeclm.model.attention as attention
 import codeclm.model.depth as depth
 import codeclm.model.layout as steps
@@ -158,17 +159,19 @@ def keep_depth_cache(patch: pytest.MonkeyPatch) -> None:
 
 
 def swap_gate_and_up(patch: pytest.MonkeyPatch) -> None:
-    def fused(*args: Any) -> frame_step.Layer:
+    def fused(*args: Any) -> fused_weights.Layer:
         layer = real(*args)
         return layer._replace(gate_up=layer.gate_up.roll(layer.gate_up.shape[1] // 2, dims=1))
 
-    real = frame_step.fused_layer
-    patch.setattr(frame_step, "fused_layer", fused)
+    real = fused_weights.fused_layer
+    patch.setattr(fused_weights, "fused_layer", fused)
+    patch.setattr(fused_weights, "kept", WeakKeyDictionary())  # those of the model while it was whole
 
 
 def read_other_rows(patch: pytest.MonkeyPatch) -> None:
-    real = frame_step.code_rows
-    patch.setattr(frame_step, "code_rows", lambda weight, k, model: real(weight, max(k - 1, 0), model))
+    real = fused_weights.code_rows
+    patch.setattr(fused_weights, "kept", WeakKeyDictionary())
+    patch.setattr(fused_weights, "code_rows", lambda weight, k, model: real(weight, max(k - 1, 0), model))
 
 
 def scale_single_steps(patch: pytest.MonkeyPatch) -> None:
