@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..model.codec_shapes import CodecReference
+from ..model.codec_reference import CodecReference
 from ..model.files import readable
 from .config import PrepareConfig
 from .encode_files import transcript_path

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..model.codec_shapes import CodecReference
+from ..model.codec_reference import CodecReference
 from ..model.codecs import Codec, load_codec
 from ..model.device import resolve_device
 from ..model.files import readable, write_whole

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model.codec_shapes import CodecReference
+from ..model.codec_reference import CodecReference
 from ..model.strict import read_object, strict
 
 FORMAT = 3  # a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..model.codec_shapes import CodecReference
+from ..model.codec_reference import CodecReference
 from ..model.files import file_sha256, whole_file, write_whole
 from .store_index import CODE, HEADER, Entry, Rejected, ShardIndex, ShardInfo, StoreHeader, check_storable, shard_name
 

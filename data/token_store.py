@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model.codec_shapes import CodecReference
+from ..model.codec_reference import CodecReference
 from ..model.codecs import Codec
 from ..model.files import file_sha256
 from .store_index import (

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..model.checksums import check_files, write_checksums
-from ..model.codec_shapes import CodecReference
+from ..model.codec_reference import CodecReference
 from ..model.codecs import load_codec
 from ..model.convert import Converted, csm, moshi
 from ..model.convert.checkpoint import copy_companions, local_folder, read_checkpoint

@@ -187,7 +187,7 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
     while walk.position < num_steps:
         with as_labelled(model):
             user = None if heard is None else heard[:, :, walk.position]
-            Step(model, state, window, sampling, window.start + walk.position).take(user)
+            Step(model, state, window, sampling, window.start + walk.position, can_end(model, sampling)).take(user)
         done = window.start + walk.position - longest
         if done > state.frame:
             state.frame = done
@@ -216,6 +216,7 @@ class Step:
     window: Window
     sampling: SamplingConfig
     column: int  # that text and undelayed codebooks are at
+    can_end: bool  # whether a row may end before the others
     scored: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # codebook -> logits and code
 
     def take(self, user: Tensor | None = None) -> None:
@@ -231,7 +232,8 @@ class Step:
         absent = torch.full_like(state.end, ABSENT)
         known = {}
         if state.text is not None:
-            if self.column >= window.stop or not (self.column < self.num_given or self.has_new_text):
+            has_text = self.column < self.num_given or state.request.draw_text or state.request.new_text is not None
+            if self.column >= window.stop or not has_text:
                 known[TEXT] = absent
             elif self.column < self.num_given or not self.model.predicts_text:
                 known[TEXT] = state.text[:, self.column]
@@ -249,14 +251,6 @@ class Step:
     def num_given(self) -> int:
         """Columns whose content is given, or was drawn in the window before."""
         return max(self.window.first, self.state.num_prompt_frames)
-
-    @property
-    def has_new_text(self) -> bool:
-        return self.state.request.draw_text or self.state.request.new_text is not None
-
-    @cached_property
-    def can_end(self) -> bool:
-        return can_end(self.model, self.sampling)
 
     def choose(self, slot: int, logits: Tensor) -> Tensor:
         """[B] the value of a slot that is scored: given, or drawn from logits [B, C]."""

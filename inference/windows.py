@@ -40,11 +40,6 @@ def each_window(num_frames: int, context_frames: int, last: int | None = None) -
         start, first = full - context_frames // 2, full
 
 
-def num_windows(num_frames: int, context_frames: int) -> int:
-    """The number of windows of `windows(num_frames, context_frames)`, without making them."""
-    return 1 + max(0, -(-(num_frames - context_frames) // (context_frames - context_frames // 2)))
-
-
 def describe(context_frames: int, frame_rate: float) -> str:
     """The rule in a line."""
     limit = f"{context_frames} frames ({context_frames / frame_rate:.1f} s)"

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .codec_shapes import CodecReference, SpectralConfig
+from .codec_reference import CodecReference
+from .codec_shapes import SpectralConfig
 from .shapes import TransformerConfig
 
 if TYPE_CHECKING:

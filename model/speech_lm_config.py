@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from .codec_shapes import CodecReference
+from .codec_reference import CodecReference
 from .shapes import BACKBONE, DEPTH, MAX_VOCABULARY, PATTERNS, DepthConfig, TextConfig, TransformerConfig
 from .strict import check_value, shown, strict
 

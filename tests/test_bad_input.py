@@ -14,7 +14,7 @@ import torch
 
 from codeclm.data.audio import load_audio
 from codeclm.inference.loading import save_model
-from codeclm.model.codec_shapes import CodecReference
+from codeclm.model.codec_reference import CodecReference
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 from codeclm.model.lm import SpeechLM
 from codeclm.model.shapes import TransformerConfig

@@ -21,7 +21,7 @@ from codeclm.inference.codec import contract
 from codeclm.inference.codec.cli import codec_contract
 from codeclm.inference.codec.contract import PROPERTIES, blocks_line, check_contract, probe, table
 from codeclm.inference.codec.random_codecs import EVERY_KIND, TINY, save_tiny, tiny_network
-from codeclm.model.codec_shapes import CodecReference
+from codeclm.model.codec_reference import CodecReference
 from codeclm.model.codecs import Codec, StreamingCoder, load_codec
 from codeclm.model.codecs.blocks import BlockCodec
 from codeclm.model.codecs.dac import snake

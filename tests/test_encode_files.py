@@ -13,7 +13,7 @@ from codeclm.data.encode_files import pieces_of, quietest_cut, read_transcript
 from codeclm.data.plan import plan_shards, utterance_names
 from codeclm.data.preparation import PrepareConfig, prepare
 from codeclm.data.token_store import TokenStore
-from codeclm.model.codec_shapes import CodecReference
+from codeclm.model.codec_reference import CodecReference
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 
 from .test_prepare import RATE, TINY, voice

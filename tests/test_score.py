@@ -17,7 +17,7 @@ from codeclm.inference.evaluate.report import DEFINITION, likelihood
 from codeclm.inference.evaluate.score import choose, evaluate, score_store
 from codeclm.inference.loading import checkpoint_hash
 from codeclm.inference.verify.sequences import Rows, walked_end
-from codeclm.model.codec_shapes import CodecReference
+from codeclm.model.codec_reference import CodecReference
 
 LENGTHS = [5, 12, 1, 7, 30, 7, 3, 19]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from codeclm.data.store_index import HEADER, Rejected, ShardIndex
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.token_store import TokenStore
-from codeclm.model.codec_shapes import CodecReference
+from codeclm.model.codec_reference import CodecReference
 
 INFO = CodecReference("tiny", "f" * 64, 16_000, 640, num_codebooks=3, codebook_size=1024)
 LENGTHS = [[5, 1], [], [7, 2, 4]]  # frames of the utterances of each shard; one shard has rejected files only

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codeclm.inference.windows import Window, describe, num_windows, windows
+from codeclm.inference.compress.codes import num_windows
+from codeclm.inference.windows import Window, describe, windows
 
 
 @given(st.integers(1, 400), st.integers(2, 60))

@@ -3,15 +3,15 @@
 Counted in inference mode, so that an operation made of others counts once. No times: these numbers repeat exactly.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .engines import Engine
+from .product import Call, name_of
 
 PRODUCTS = ("mm", "addmm", "linear", "matmul", "bmm", "baddbmm", "mv", "addmv", "einsum", "linear_dynamic")
 # the host reads a number of the device, or needs one to know a shape
@@ -20,33 +20,6 @@ SYNCS = (
     *("unique", "unique_consecutive", "_unique2"),
 )
 WARM, COUNTED = 4, 8  # frames before counting, and frames that are counted
-
-
-class Call(NamedTuple):
-    """A matrix product as it was called."""
-
-    operation: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def again(self) -> None:
-        self.operation(*self.args, **self.kwargs)
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Activations and weights."""
-        first, second = [x for x in self.args if isinstance(x, Tensor)][-2:]
-        if name_of(self.operation) == "linear":  # (x, weight [out, in]), and perhaps a bias
-            first, second = self.args[0], self.args[1].t()
-        return first, second
-
-    def flops(self) -> int:
-        """A multiply-add is two."""
-        first, second = self.factors()
-        return 2 * first.numel() * second.shape[-1]
-
-    def weight_bytes(self) -> int:
-        second = self.factors()[1]
-        return second.numel() * second.element_size()
 
 
 @dataclass(frozen=True)
@@ -94,11 +67,6 @@ def count(engine: Engine) -> Counts:
     first, last = recorder.marks[WARM - 1], recorder.marks[WARM + COUNTED - 1]
     operations, products, syncs = ((after - before) / COUNTED for before, after in zip(first, last, strict=True))
     return Counts(operations, products, syncs, recorder.calls)
-
-
-def name_of(func: Any) -> str:
-    """aten::addmm_.out -> addmm"""
-    return func.name().split("::")[-1].split(".")[0].rstrip("_")
 
 
 def is_sync(name: str, args: tuple[Any, ...], result: Any) -> bool:

@@ -16,7 +16,7 @@ from .peers import make_peer
 from .subjects import Subject
 
 if TYPE_CHECKING:
-    from .counts import Call
+    from .product import Call
 
 FRAME_STEP, WALK, LINEARS = "frame step", "walk", "linears only"
 

@@ -21,7 +21,7 @@ from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
 from ...model.walk import Walk
 from ..labelled import as_labelled
-from ..windows import Window, each_window, num_windows, windows
+from ..windows import Window, each_window, windows
 from .arithmetic import Decoder, Distributions, Encoder, distributions
 
 # (row, codebook, frame, distributions, index into these) -> the code there
@@ -110,6 +110,11 @@ def code_rows(model: SpeechLM, num_frames: list[int], coder: Coder, title: str =
             for _ in rows.walk(window):
                 bar.update()
     return [codes[:, :length] for codes, length in zip(rows.codes, num_frames, strict=True)]
+
+
+def num_windows(num_frames: int, context_frames: int) -> int:
+    """The number of windows of `windows(num_frames, context_frames)`, without making them."""
+    return 1 + max(0, -(-(num_frames - context_frames) // (context_frames - context_frames // 2)))
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...model.codec_shapes import CodecReference
+from ...model.codec_reference import CodecReference
 from ...model.lm import SpeechLM
 from ...model.shapes import PATTERNS, DepthConfig, TextConfig, TransformerConfig
 from ...model.speech_lm_config import SpeechLMConfig

@@ -57,6 +57,7 @@ class Codec(nn.Module, ABC):
     hop_length: int  # samples per frame
     num_codebooks: int  # K
     codebook_size: int  # V, the same for all codebooks
+    _fingerprint: str | None = None  # once it was asked for
 
     @property
     def frame_rate(self) -> float:
@@ -71,7 +72,7 @@ class Codec(nn.Module, ABC):
     @property
     def fingerprint(self) -> str:
         """sha256 over weights, sample rate, hop length, K and V: equal fingerprints mean interchangeable codes."""
-        if not hasattr(self, "_fingerprint"):
+        if self._fingerprint is None:
             numbers = self.sample_rate, self.hop_length, self.num_codebooks, self.codebook_size
             self._fingerprint = fingerprint_of(self.fingerprinted(), *numbers)
         return self._fingerprint

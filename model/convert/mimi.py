@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from transformers import MimiConfig
 
-from ..codec_shapes import CodecReference
+from ..codec_reference import CodecReference
 from ..codecs.base import fingerprint_of
 from ..codecs.hf_config import check_counts, read_settings
 from ..strict import shown

@@ -14,7 +14,7 @@ from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
-from codeclm.model.codec_shapes import CodecReference
+from codeclm.model.codec_reference import CodecReference
 from codeclm.model.codecs import Codec
 from codeclm.model.lm import SpeechLM
 
