@@ -54,7 +54,7 @@ class State:
     text_nll: Tensor | None  # [B, T] nats
     num_prompt_frames: int
     end: Tensor  # [B] the frame at which a row ended; T where it did not
-    noise: Noise  # of codes
+    noise: Noise  # for codes
     text_noise: Noise | None
     request: Request
     walk: Walk | FrameStep | None = field(default=None, repr=False)
@@ -203,8 +203,8 @@ def can_end(model: SpeechLM, sampling: SamplingConfig) -> bool:
 
 def has_ended(state: State, sampling: SamplingConfig) -> bool:
     """Whether every row has. Where none can, the device is not asked: that would make the host wait."""
-    can_end = sampling.stop_at_end or state.request.text_end is not None
-    return can_end and state.frame >= int(state.end.max())
+    asked = sampling.stop_at_end or state.request.text_end is not None
+    return asked and state.frame >= int(state.end.max())
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Stack:
         config, weight = weights.config, weights.layers[0].down
         self.config, self.layers = config, weights.layers
         self.batch, self.capacity = batch, capacity
-        self.floor = weight.new_full((), math.sqrt(config.dim * config.norm_eps))  # of a norm: its epsilon
+        self.floor = weight.new_full((), math.sqrt(config.dim * config.norm_eps))  # a norm's epsilon, for |x|
         self.make_buffers(weight)
         self.make_cache(weight)
         self.rotations = None
@@ -61,7 +61,7 @@ class Stack:
         heads, groups, size = config.num_heads, config.num_kv_heads, config.size_of_head
         # x, and a column that makes |x| what it is with the norm's epsilon: sqrt(|x|^2 + D eps)
         self.wide = like.new_zeros(batch, config.dim + PAD)
-        self.wide[:, -1] = math.sqrt(config.dim * config.norm_eps)
+        self.wide[:, -1] = self.floor
         self.x = self.wide[:, : config.dim]
         self.h = like.new_zeros(batch, config.dim)  # a norm's output
         self.length = like.new_zeros(batch, 1)  # |x|
@@ -207,7 +207,7 @@ class DepthStep:
         self.num_run = 0
 
     def logits(self, k: int, values: Mapping[int, Tensor], out: Tensor) -> Tensor:
-        """Of codebook k, into `out`. values: rows of the tables [B], for the slots before it."""
+        """Codebook k's, into `out`. values: rows of the tables [B], for the slots before it."""
         for position in range(self.num_run, k + self.decoder.codeless):
             self.take(position, values)
         self.num_run = k + self.decoder.codeless
@@ -248,7 +248,7 @@ class FrameStep:
         """To the start of a window."""
         self.backbone.clear()
         self.position = 0
-        self.rows = torch.full_like(self.offsets, self.model.bos).expand(self.batch, -1)  # of the step before
+        self.rows = torch.full_like(self.offsets, self.model.bos).expand(self.batch, -1)  # the step before
         self.text_row = self.offsets.new_full((self.batch,), self.model.text_size)
 
     def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:

@@ -63,9 +63,12 @@ kept: WeakKeyDictionary[SpeechLM, tuple[Any, Fused]] = WeakKeyDictionary()
 
 def fused_weights(model: SpeechLM) -> Fused:
     """Kept until a parameter is changed in place or moved. An edit through `parameter.data` is not noticed."""
-    state = [(p.data_ptr(), p._version, p.dtype, p.device) for p in model.parameters() if not p.is_inference()]
+    parameters = list(model.parameters())
+    if any(p.is_inference() for p in parameters):  # these do not tell whether they were changed
+        return fuse(model)
+    state = [(p.data_ptr(), p._version, p.dtype, p.device) for p in parameters]
     known, fused = kept.get(model, (None, None))
-    if fused is None or known != state or len(state) < len(list(model.parameters())):
+    if fused is None or known != state:
         fused = fuse(model)
         kept[model] = state, fused
     return fused

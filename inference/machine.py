@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .resources import NAN
+from .text_table import number
 
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product shows the peak rate
 ROW = 1024  # columns of the matrix that is read
@@ -26,6 +27,13 @@ class Machine:
     device: str
     load_average: float  # processes that ran or waited in the minute before; NaN: unknown
     peak_gflops: float  # GFLOP/s of the fastest float32 matrix product
+
+    def describe(self) -> str:
+        """A sentence below a table of speeds."""
+        return (
+            f"Machine: {self.processor}, device {self.device}, {self.threads} of {self.cores} cores, torch "
+            f"{self.torch}; load average at the start {number(self.load_average, '.1f')}: what else runs slows this."
+        )
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:

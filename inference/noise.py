@@ -13,7 +13,7 @@ from torch import Tensor
 
 MASK = (1 << 32) - 1
 COLUMNS = 16  # computed at once: fewer calls than one for each column
-BITS = 23  # of a uniform number: as many as float32 tells apart between 0 and 1
+BITS = 23  # a uniform number's: as many as float32 tells apart between 0 and 1
 
 
 class Noise:

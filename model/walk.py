@@ -38,7 +38,7 @@ class Walk:
             cache = KVCache(model.config.backbone, batch, capacity, model.frame_embedding.weight)
             self.feed = FrameFeed(model, batch, partial(model.backbone, cache=cache))
         self.position = 0  # steps taken so far
-        self.values: dict[int, Tensor] = {}  # of the step that is being taken
+        self.values: dict[int, Tensor] = {}  # in the step that is being taken
         self._depth_cache: KVCache | None = None
         self._condition: Tensor | None = None
 

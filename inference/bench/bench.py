@@ -30,7 +30,7 @@ from .peers import PEERS, make_peer, missing_peers
 from .stopwatch import Stopwatch
 from .subjects import Subject
 
-BYTES = 4  # of a number: float32
+BYTES = 4  # in a number: float32
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Speed:
 
     engine: str
     prefill_ms: float  # from the call to the first frame, less a frame; NaN: it takes no prompt
-    median_ms: float  # of a frame of every row
+    median_ms: float  # for a frame of every row
     p95_ms: float
-    frames_per_second: float  # of all rows together, by the median
+    frames_per_second: float  # all rows together, by the median
     real_time: float  # times real time, of each row; NaN: a shape has no codec
     times_slower: float  # than the first engine
-    times_floor: float  # of the median of the matrix products alone
+    times_floor: float  # the median over that of the matrix products alone
     limit_share: float  # the limit as a share of the median; NaN: the model is not ours
     operations: float  # a frame
     products: float  # a frame
@@ -94,7 +94,7 @@ class BenchReport:
     machine: Machine
     missing: dict[str, str]  # peers that are left out -> the package that each needs
     trials: list[Trial]
-    heard: list[Heard]  # of checkpoints, with their codecs
+    heard: list[Heard]  # checkpoints, with their codecs
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: what is not a finite number is None."""

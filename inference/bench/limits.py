@@ -18,7 +18,7 @@ class FrameCost:
     depth_weights: int  # numbers that the depth decoder reads, each as often as it does
     distinct_depth_weights: int  # numbers that it reads, each once: a cache may hold them
     cached_values: int  # keys and values of all rows
-    flops: int  # of all rows; a multiply-add is two
+    flops: int  # for all rows; a multiply-add is two
 
     @property
     def weights(self) -> int:

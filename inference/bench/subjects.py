@@ -20,7 +20,7 @@ NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 1024  # of shapes
 
 @dataclass(frozen=True)
 class Subject:
-    name: str  # of a shape, or a model as `load` takes it
+    name: str  # a shape, or a model as `load` takes it
     is_shape: bool
 
     @property

@@ -82,8 +82,7 @@ def notes(report: BenchReport) -> list[str]:
     machine, config = report.machine, report.config
     size = MATRIX_SIZE[machine.device]
     found = [
-        f"Machine: {machine.processor}, device {machine.device}, {machine.threads} of {machine.cores} cores, torch "
-        f"{machine.torch}; load average at the start {number(machine.load_average, '.1f')}: what else runs slows this.",
+        machine.describe(),
         f"{config.prompt_frames} frames of random codes as the prompt, {config.frames} frames drawn, float32, "
         f"{config.rounds} rounds in which engines take turns; ms a frame: median of all frames but each round's first, "
         f"of all rows together{CLOCK_NOTES[config.clock]}; slower: how many times, than the first engine.",

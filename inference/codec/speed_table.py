@@ -67,8 +67,7 @@ def notes(report: BenchReport) -> list[str]:
     machine, config = report.machine, report.config
     size = MATRIX_SIZE[machine.device]
     found = [
-        f"Machine: {machine.processor}, device {machine.device}, {machine.threads} of {machine.cores} cores, torch "
-        f"{machine.torch}; load average at the start {number(machine.load_average, '.1f')}: what else runs slows this.",
+        machine.describe(),
         f"{config.duration_s:g} s of {report.clip}, batch 1. encode, decode: times real time, median of "
         f"{config.rounds} rounds, in which codecs take turns; spread: (slowest - fastest) / median, the larger one.",
         f"both: one after the other; slower: how many times, than {report.codecs[0].codec}.",
