@@ -6,6 +6,7 @@ its own text are one loop. B batch, K codebooks, T columns (frames), V codebook 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
 from ..model.walk import Walk
 from .config import SamplingConfig
+from .cuda_frame import GraphedFrame, graphed
 from .frame_step import FrameStep, is_supported
 from .labelled import as_labelled
 from .noise import Noise
@@ -146,25 +148,30 @@ def generate(
     state = start(model, request, seeds)
     longest = max(model.config.delays)
     capacity = min(state.num_frames, model.config.context_frames) + longest + 1
-    for window in windows(state.num_frames, model.config.context_frames):
-        if window.stop > state.num_prompt_frames:
-            if not fused or not is_supported(model):
-                state.walk = Walk(model, len(seeds), capacity)
-            elif isinstance(state.walk, FrameStep):
-                state.walk.restart()
-            else:
-                # given codes are asked for only where some lag
-                absent = can_end(model, sampling) or request.text_end is not None or longest > 0
-                state.walk = FrameStep(model, len(seeds), capacity, absent)
-            yield from walk_window(model, state, window, sampling)
-            if state.nll.isnan().any():
-                raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
-            if has_ended(state, sampling):
-                return
+    with graphed(model, request, len(seeds), can_end(model, sampling)) if fused else nullcontext() as frames:
+        for window in windows(state.num_frames, model.config.context_frames):
+            if window.stop > state.num_prompt_frames:
+                if not fused or not is_supported(model):
+                    state.walk = Walk(model, len(seeds), capacity)
+                elif isinstance(state.walk, FrameStep):
+                    state.walk.restart()
+                elif frames is not None:
+                    state.walk = frames.walk
+                else:
+                    # given codes are asked for only where some lag
+                    absent = can_end(model, sampling) or request.text_end is not None or longest > 0
+                    state.walk = FrameStep(model, len(seeds), capacity, absent)
+                yield from walk_window(model, state, window, sampling, frames)
+                if state.nll.isnan().any():
+                    raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
+                if has_ended(state, sampling):
+                    return
 
 
-def walk_window(model: SpeechLM, state: State, window: Window, sampling: SamplingConfig) -> Iterator[State]:
-    """Draw the frames of one window that are not given."""
+def walk_window(
+    model: SpeechLM, state: State, window: Window, sampling: SamplingConfig, frames: GraphedFrame | None
+) -> Iterator[State]:
+    """Draw the frames of one window that are not given. frames: for the steps that it takes, on a GPU."""
     longest, begin = max(model.config.delays), max(window.first, state.num_prompt_frames)
     num_steps = window.stop - window.start + longest
     walk = state.walk
@@ -185,15 +192,23 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
                 None if heard is None else heard[:, :, :known],
             )
     while walk.position < num_steps:
-        with as_labelled(model):
-            user = None if heard is None else heard[:, :, walk.position]
-            Step(model, state, window, sampling, window.start + walk.position, can_end(model, sampling)).take(user)
+        column = window.start + walk.position
+        if frames is not None and frames.takes(state, window, column):
+            frames.take(state, column, sampling)
+        else:
+            if frames is not None:
+                frames.leave(state)
+            with as_labelled(model):
+                user = None if heard is None else heard[:, :, walk.position]
+                Step(model, state, window, sampling, column, can_end(model, sampling)).take(user)
         done = window.start + walk.position - longest
         if done > state.frame:
             state.frame = done
             yield state
             if done % POLL == 0 and has_ended(state, sampling):
-                return
+                break
+    if frames is not None:
+        frames.leave(state)
 
 
 def can_end(model: SpeechLM, sampling: SamplingConfig) -> bool:
