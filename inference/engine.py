@@ -25,7 +25,7 @@ from .frame_step import FrameStep, is_supported
 from .labelled import as_labelled
 from .noise import Noise
 from .sampling import sample
-from .windows import Window, windows
+from .windows import Window, window_frames, windows
 
 POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
@@ -100,7 +100,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None, request, frame=given,
     )  # fmt: skip
     with as_labelled(model):
-        for window in windows(given, model.config.context_frames) if given else []:
+        for window in windows(given, window_frames(model.config)) if given else []:
             score_window(model, state, window)
     return state
 
@@ -147,9 +147,10 @@ def generate(
     """
     state = start(model, request, seeds)
     longest = max(model.config.delays)
-    capacity = min(state.num_frames, model.config.context_frames) + longest + 1
+    context = window_frames(model.config)
+    capacity = min(state.num_frames, context) + longest + 1
     with graphed(model, request, len(seeds), can_end(model, sampling)) if fused else nullcontext() as frames:
-        for window in windows(state.num_frames, model.config.context_frames):
+        for window in windows(state.num_frames, context):
             if window.stop > state.num_prompt_frames:
                 if not fused or not is_supported(model):
                     state.walk = Walk(model, len(seeds), capacity)
