@@ -17,10 +17,10 @@ from torch import Tensor
 from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM
 from ..model.rope import rotary_tables
-from .config import SamplingConfig
 from .frame_step import FrameStep, Stack, is_supported
 from .fused_weights import fused_weights
-from .windows import Window
+from .sampling import BatchSampling
+from .windows import Window, window_frames
 
 if TYPE_CHECKING:
     from .engine import Request, State
@@ -41,16 +41,19 @@ def is_possible(model: SpeechLM, batch: int) -> bool:
 
 
 @contextmanager
-def graphed(model: SpeechLM, request: "Request", batch: int, can_end: bool) -> Iterator["GraphedFrame | None"]:
+def graphed(
+    model: SpeechLM, request: "Request", sampling: BatchSampling, batch: int
+) -> Iterator["GraphedFrame | None"]:
     """A graph of this model's frames that nobody else uses; kept for the next one, until a weight changes.
 
-    None where there can be none. can_end: whether rows may end before others.
+    None where there can be none, or where a step does more than draw codes.
     """
-    if not is_possible(model, batch):
+    does_more = sampling.is_guided or sampling.repetition_frames or sampling.endless is not None
+    if does_more or request.new_codes is not None or not is_possible(model, batch):
         yield None
         return
     size = model.codebook_size
-    key = batch, min(size, request.num_codes or size), can_end
+    key = batch, min(size, request.num_codes or size), sampling.stop_at_end and model.config.end != "never"
     weights = fused_weights(model)
     graphs = [frame for frame in idle.get(model, {}).get(key, []) if frame.walk.weights is weights]
     frame = graphs.pop() if graphs else GraphedFrame(model, *key)
@@ -146,7 +149,7 @@ class KernelStack:
                 self.floor, BIAS=bias is not None, ROPE=config.rope, **divided | shape,
             )  # fmt: skip
             kernels.attend[(batch, config.num_heads)](
-                self.query, cache, cache if mask is None else mask, 0 if mask is None else mask.stride(0) * (len(mask) > 1),
+                self.query, cache, cache if mask is None else mask, 0 if mask is None else mask.stride(0),
                 slot, filled, self.mixed, size**-0.5, MASK=mask is not None,
                 BLOCK_P=16 if self.places is not None else 64, BLOCK_E=power_of_two(size), **shape,
             )  # fmt: skip
@@ -163,7 +166,7 @@ class GraphedFrame:
 
     def __init__(self, model: SpeechLM, batch: int, num_codes: int, can_end: bool):
         """can_end: whether rows may end before others, after which their codes are ABSENT."""
-        capacity, device = model.config.context_frames + max(model.config.delays) + 1, model.device
+        capacity, device = window_frames(model.config) + max(model.config.delays) + 1, model.device
         walk = self.walk = FrameStep(model, batch, capacity)
         self.model, self.num_codes, self.can_end = model, num_codes, can_end
         self.products = Products(batch, device)
@@ -183,7 +186,7 @@ class GraphedFrame:
         self.text_index = zeros(batch, dtype=torch.int64, device=device)
         self.codes, self.nats = torch.zeros_like(self.indices), like.new_zeros(batch, model.num_codebooks)
         self.end, self.column = torch.zeros_like(self.text_index), zeros(1, dtype=torch.int64, device=device)
-        self.settings = like.new_zeros(model.num_codebooks, 4)
+        self.settings = like.new_zeros(batch, model.num_codebooks, 4)
         self.noise = like.new_zeros(COLUMNS, batch, sum(self.sizes))
         self.outputs = [like.new_zeros(batch, size) for size in self.sizes]
         self.until = 0  # columns before this one are laid out
@@ -210,7 +213,7 @@ class GraphedFrame:
         frames = [column - lag for lag in self.model.config.delays]
         return request.draw_codes and not scores_text and first <= min(frames) and max(frames) < window.stop
 
-    def take(self, state: "State", column: int, sampling: SamplingConfig) -> None:
+    def take(self, state: "State", column: int, sampling: BatchSampling) -> None:
         """The step at `column`, into the state."""
         if self.column_on_device != column:
             self.begin(state, column, sampling)
@@ -225,23 +228,24 @@ class GraphedFrame:
             self.graph.replay()
         self.walk.position += 1
         self.walk.backbone.position += 1
+        self.walk.backbone.num_used = max(self.walk.backbone.num_used, self.walk.backbone.position)
         self.column_on_device = column + 1
         self.record(state, column)
 
-    def begin(self, state: "State", column: int, sampling: SamplingConfig) -> None:
+    def begin(self, state: "State", column: int, sampling: BatchSampling) -> None:
         """Go on from where the walk stands."""
         walk, stack = self.walk, self.backbone
         self.indices.copy_(walk.rows)
         self.text_index.copy_(walk.text_row)
         self.end.copy_(state.end)
         self.column.fill_(column)
-        limits = [float(sampling.top_k), sampling.top_p, sampling.min_p]
-        hot = [sampling.temperature] + [sampling.depth_temperature] * (len(self.sizes) - 1)
-        self.settings.copy_(torch.tensor([[t, *limits] for t in hot]))
+        for k, limits in enumerate(sampling.codebooks):
+            for place, value in enumerate(limits):
+                self.settings[:, k, place] = value.squeeze(1) if isinstance(value, Tensor) else value
         position, capacity = walk.backbone.position, walk.backbone.capacity
         stack.position.fill_(position)
         stack.slot.fill_(position % capacity)
-        stack.filled.fill_(min(position + 1, capacity))
+        stack.filled.fill_(min(max(walk.backbone.num_used, position + 1), capacity))
         self.until = column
 
     def record(self, state: "State", column: int) -> None:
@@ -323,10 +327,9 @@ class GraphedFrame:
 
     def advance(self) -> None:
         stack, mask = self.backbone, self.walk.backbone.mask
-        rows = len(mask)
         self.products.kernels.advance[(1,)](
             self.column, stack.position, stack.slot, stack.filled, stack.turn, mask, mask.stride(0), stack.stack.capacity,
-            self.codes, self.end, B=rows, K=len(self.sizes),
+            self.codes, self.end, B=len(mask), K=len(self.sizes),
             ZEROS=self.can_end and self.model.config.end == "zeros",
         )  # fmt: skip
 

@@ -179,7 +179,7 @@ def draw(
     """The code of slot k of each row, by its Gumbel noise; its nats; and the depth decoder's next input.
 
     logits: [B, C]. noise: [.., B, all classes], at this slot's first class, of which row `turn` is this column's.
-    settings: [K, 4] temperature, top_k, top_p and min_p (see sampling.py). The likeliest class by score is drawn, is
+    settings: [B, K, 4] temperature, top_k, top_p and min_p (see sampling.py). The likeliest class by score is drawn, is
     tested against the limits, and where it is outside of them, the next likeliest.
     column: the step's number. end: [B] frames at which rows end, written where EOS is drawn. codes, nats, indices: [B, K].
     """
@@ -189,8 +189,9 @@ def draw(
     likeliest = tl.max(logit, axis=0)
     sum_all = tl.sum(tl.exp(logit - likeliest), axis=0)
     allowed = (choice < NUM_CODES) | (EOS & ENDS & (choice == V))
-    temperature, top_k = tl.load(settings + k * 4), tl.load(settings + k * 4 + 1)
-    top_p, min_p = tl.load(settings + k * 4 + 2), tl.load(settings + k * 4 + 3)
+    own_settings = settings + (row * K + k) * 4
+    temperature, top_k = tl.load(own_settings), tl.load(own_settings + 1)
+    top_p, min_p = tl.load(own_settings + 2), tl.load(own_settings + 3)
     scaled = tl.where(allowed, logit, float("-inf"))
     best = tl.max(scaled, axis=0)
     hot = tl.where(temperature > 0, temperature, 1.0)
@@ -254,4 +255,4 @@ def advance(
     tl.store(column, tl.load(column) + 1)
     tl.store(turn, tl.load(turn) + 1)
     tl.store(slot, now % P)
-    tl.store(filled, tl.minimum(now + 1, P))
+    tl.store(filled, tl.minimum(tl.maximum(tl.load(filled), now + 1), P))
