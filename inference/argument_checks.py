@@ -36,9 +36,11 @@ def check_number(flag: str, value: float, least: float, most: float = math.inf, 
         raise ValueError(f"{flag} is {value:g}; it must be {limits}{', and finite' if most == math.inf else ''}")
 
 
-def check_duration(seconds: float) -> None:
-    if not 0 < seconds <= MAX_DURATION_S:
-        raise ValueError(f"--duration is {seconds:g} s; it must be more than 0 s and at most a day")
+def check_duration(seconds: float, endless: bool = False) -> None:
+    """Raise ValueError for a duration that is too long to hold, or, if `endless`, none at all."""
+    if not 0 < seconds <= MAX_DURATION_S and not (endless and seconds == float("inf")):
+        limit = "at most a day, or inf" if endless else "at most a day"
+        raise ValueError(f"--duration is {seconds:g} s; it must be more than 0 s and {limit}")
 
 
 def check_device(name: str) -> None:

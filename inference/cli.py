@@ -83,7 +83,7 @@ def generate(
         str | None, arg(metavar="-|pcm", help="write to stdout while it is made: WAV, or bare 16-bit samples; no --out")
     ] = None,
     model: Model = "default",
-    duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
+    duration: Annotated[float, arg(help="seconds to generate; inf, with --stream: until it is stopped")] = 8.0,
     text: Annotated[str | None, arg(help="text to say, for a model that was trained with text")] = None,
     seed: Seed = 0,
     with_prompt: Annotated[
@@ -95,7 +95,7 @@ def generate(
 ) -> None:
     """Continue the speech in PROMPT (WAV, FLAC, OGG, MP3, ...), or start from nothing."""
     check_seeds(seed)
-    check_duration(duration)
+    check_duration(duration, endless=stream is not None)
     check_device(device)
     check_threads(threads)
     if stream is None:

@@ -23,8 +23,9 @@ from .frame_step import FrameStep, is_supported
 from .labelled import as_labelled
 from .noise import Noise
 from .sampling import sample
-from .windows import Window, window_frames, windows
+from .windows import Window, each_window, window_frames
 
+SPARE = 256  # columns beyond those that are needed, where the grid is short
 POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
 
@@ -45,7 +46,10 @@ class Request:
 
 @dataclass
 class State:
-    """Where a batch of generations stands: what is in the grid so far, and the walk through the window it is in."""
+    """Where a batch of generations stands: what is in the grid so far, and the walk through the window it is in.
+
+    Columns count from the first that the grid holds: `num_dropped` came before it.
+    """
 
     codes: Tensor  # [B, K, T], ABSENT where none is (yet)
     text: Tensor | None  # [B, T]
@@ -59,25 +63,42 @@ class State:
     request: Request
     walk: Walk | FrameStep | None = field(default=None, repr=False)
     frame: int = 0  # frames that are complete
+    num_dropped: int = 0  # columns that the grid does not hold any more
 
     @property
     def num_frames(self) -> int:
-        """Given and drawn, when none ends before."""
+        """Columns of the grid: given and drawn, when none ends before."""
         return self.codes.shape[2]
+
+    def drop(self, count: int) -> None:
+        """Forget the first columns, and make room for as many at the end."""
+        # new tensors: the walk may hold a view of the last column
+        for name, empty in ("codes", ABSENT), ("nll", 0), ("text", ABSENT), ("text_nll", 0):
+            if (grid := getattr(self, name)) is not None:
+                setattr(self, name, F.pad(grid[..., count:], (0, count), value=empty))
+        self.num_dropped += count
+        self.num_prompt_frames -= count
+        self.frame -= count
+        self.end = self.end - count
+        for noise in vars(self).values():
+            if isinstance(noise, Noise):
+                noise.num_dropped = self.num_dropped
 
 
 @torch.inference_mode()
-def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
+def start(model: SpeechLM, request: Request, seeds: Sequence[int], keep: bool = True) -> State:
     """Lay out the grid, one row for each seed, and score what is given. Raises ValueError for what is not the model's.
 
-    Every given code keeps its value while generating, the delayed ones included.
+    Every given code keeps its value while generating, the delayed ones included. keep: as in `generate`.
     """
     batch, device, given = len(seeds), model.device, given_columns(request)
-    total = given + request.num_frames
+    total = width = given + request.num_frames
+    if not keep and request.new_text is None and request.user is None:
+        width = min(total, max(given, model.config.context_frames) + max(model.config.delays) + SPARE)
     if request.draw_text and not model.predicts_text:
         raise ValueError("this model predicts no text; it was trained without a text stream, or is only given one")
-    codes = torch.full((batch, model.num_codebooks, total), ABSENT, device=device)
-    text = torch.full((batch, total), ABSENT, device=device) if model.text_size else None
+    codes = torch.full((batch, model.num_codebooks, width), ABSENT, device=device)
+    text = torch.full((batch, width), ABSENT, device=device) if model.text_size else None
     if request.codes is not None:
         prompt = request.codes.expand(batch, *request.codes.shape[-2:]).to(device)
         check_inputs(model.config, prompt)
@@ -98,7 +119,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None, request, frame=given,
     )  # fmt: skip
     with as_labelled(model):
-        for window in windows(given, window_frames(model.config)) if given else []:
+        for window in each_window(given, window_frames(model.config)) if given else []:
             score_window(model, state, window)
     return state
 
@@ -137,18 +158,21 @@ def generate(
     seeds: Sequence[int],
     sampling: SamplingConfig = SamplingConfig(),
     fused: bool = True,
+    keep: bool = True,
 ) -> Iterator[State]:
     """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended.
 
     fused: take the frame step (frame_step.py) where it knows the model; else the walk, which draws the same codes.
+    keep: hold every column until the end; else columns are dropped when they were yielded and nothing to come depends
+    on them, so that any number of frames, NO_END included, takes the memory of few.
     Raises FloatingPointError if the model gives NaN.
     """
-    state = start(model, request, seeds)
-    longest = max(model.config.delays)
-    context = window_frames(model.config)
-    capacity = min(state.num_frames, context) + longest + 1
-    for window in windows(state.num_frames, context):
-        if window.stop > state.num_prompt_frames:
+    state = start(model, request, seeds, keep)
+    longest, given = max(model.config.delays), state.num_prompt_frames
+    total, context = given + request.num_frames, window_frames(model.config)
+    capacity = min(total, context) + longest + 1
+    for window in each_window(total, context):
+        if window.stop > given:
             if not fused or not is_supported(model):
                 state.walk = Walk(model, len(seeds), capacity)
             elif isinstance(state.walk, FrameStep):
@@ -157,9 +181,8 @@ def generate(
                 # given codes are asked for only where some lag
                 absent = can_end(model, sampling) or request.text_end is not None or longest > 0
                 state.walk = FrameStep(model, len(seeds), capacity, absent)
-            yield from walk_window(model, state, window, sampling)
-            if state.nll.isnan().any():
-                raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
+            yield from walk_window(model, state, window.moved(-state.num_dropped), sampling)
+            check_numbers(state)
             if has_ended(state, sampling):
                 return
 
@@ -186,15 +209,33 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
                 None if heard is None else heard[:, :, :known],
             )
     while walk.position < num_steps:
+        column = window.start + walk.position
+        if state.num_frames <= column < window.stop:
+            window = make_room(model, state, window)
+            column = window.start + walk.position
         with as_labelled(model):
             user = None if heard is None else heard[:, :, walk.position]
-            Step(model, state, window, sampling, window.start + walk.position, can_end(model, sampling)).take(user)
+            Step(model, state, window, sampling, column, can_end(model, sampling)).take(user)
         done = window.start + walk.position - longest
         if done > state.frame:
             state.frame = done
             yield state
             if done % POLL == 0 and has_ended(state, sampling):
                 return
+
+
+def make_room(model: SpeechLM, state: State, window: Window) -> Window:
+    """Drop columns of a full grid that were yielded and are not needed -> the window, in what is left."""
+    check_numbers(state)
+    # windows of full attention begin with columns of the one before
+    count = state.frame - model.config.context_frames if model.config.backbone.sliding_window else window.start
+    state.drop(count)
+    return window.moved(-count)
+
+
+def check_numbers(state: State) -> None:
+    if state.nll.isnan().any():
+        raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
 
 
 def can_end(model: SpeechLM, sampling: SamplingConfig) -> bool:

@@ -24,11 +24,13 @@ class Noise:
         self.sizes = sizes
         self.keys = torch.tensor([[key_of(seed, stream, half) for half in (0, 1)] for seed in seeds], device=device)
         self.counter = torch.arange(sum(sizes), device=device)
+        self.num_dropped = 0  # columns before the one that is number 0
         self.first = -COLUMNS
         self.columns: list[Sequence[Tensor]] = []
 
     def at(self, column: int) -> Sequence[Tensor]:
         """Of each slot [B, C], float32."""
+        column += self.num_dropped
         if not self.first <= column < self.first + COLUMNS:
             self.first = column
             self.columns = [part.split(list(self.sizes), dim=-1) for part in self._columns(column).unbind()]
