@@ -35,8 +35,6 @@ from .speech_lm_config import SpeechLMConfig
 from .strict_model import StrictModel
 from .transformer import KVCache, Transformer
 
-DEPTH_CHUNK = 256  # steps that the depth decoder takes at a time: few enough for memory, enough to keep a GPU busy
-
 
 @dataclass
 class SpeechLMOutput(ModelOutput):
@@ -144,7 +142,7 @@ class SpeechLM(StrictModel):
         documents: Tensor | None = None,
         weights: Weights = Weights(),
         depth_fraction: float = 1.0,
-        depth_chunk: int = DEPTH_CHUNK,
+        depth_chunk: int = 0,
         input_dropout: float = 0.0,
         return_logits: bool = False,
         return_dict: bool | None = None,
@@ -159,8 +157,8 @@ class SpeechLM(StrictModel):
 
         For training only: weights; depth_fraction, share of the frames, drawn anew at each call, on which the depth
         decoder is trained (its sum is scaled up, so the loss and its gradient keep their expectation); depth_chunk,
-        steps whose activations are held at a time; input_dropout, share of the codes, drawn anew at each call, that are
-        ABSENT as input, though scored as targets (the nll is then not the model's).
+        steps whose activations are held at a time (0: by the device); input_dropout, share of the codes, drawn anew at
+        each call, that are ABSENT as input, though scored as targets (the nll is then not the model's).
 
         return_dict: False gives a tuple of what there is, in the order of SpeechLMOutput's fields.
         Raises ValueError for input that is not this model's.

@@ -17,7 +17,7 @@ from codeclm.model.shapes import TextConfig
 
 from .options import WORDS, backbone
 
-FREE = SamplingConfig(temperature=1.0, depth_temperature=1.0, text_temperature=1.0, top_k=0)
+FREE = SamplingConfig(temperature=1.0, text_temperature=1.0, top_k=0)
 MODELS = {
     "windows": dict(context_frames=8),
     "windows, delays": dict(context_frames=8, delays=(0, 1, 3)),
@@ -56,11 +56,23 @@ def test_a_grid_that_drops_columns_gets_the_codes_and_nats_of_one_that_keeps_all
     request = Request(100, codes, draw_text=model.predicts_text)
     *_, whole = generate(model, request, [0, 1], FREE)
     short_codes, short_nll, states = frames(generate(model, request, [0, 1], FREE, keep=False), given + 100)
-    assert states[-1].num_frames <= max(given, 8) + 7 + 3 and states[-1].num_dropped > 50
+    assert states[-1].num_frames <= max(given, 8 + 3 + 7) + 7 and states[-1].num_dropped > 50
     assert torch.equal(short_codes, whole.codes) and torch.equal(short_nll[:, :, given:], whole.nll[:, :, given:])
     if whole.text is not None:
         last = states[-1].text[:, : states[-1].frame]
         assert torch.equal(last, whole.text[:, -last.shape[1] :])
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_repetitions_are_counted_in_columns_that_would_have_been_dropped(make_model, monkeypatch, window):
+    monkeypatch.setattr(engine, "SPARE", 7)
+    model = make_model(context_frames=8, backbone=backbone(sliding_window=window))
+    wary = SamplingConfig(temperature=1.0, top_k=0, repetition_share=0.2, repetition_frames=20)
+    *_, whole = generate(model, Request(120), [0, 1], wary)
+    *_, careless = generate(model, Request(120), [0, 1], FREE)
+    short, _, states = frames(generate(model, Request(120), [0, 1], wary, keep=False), 120)
+    assert torch.equal(short, whole.codes) and not torch.equal(short, careless.codes)
+    assert states[-1].num_dropped > 50
 
 
 def test_a_row_ends_in_a_grid_that_drops_columns_where_it_ends_in_one_that_keeps_all(make_model, monkeypatch):

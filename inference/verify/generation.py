@@ -25,7 +25,7 @@ from .agreement import CODE_AXES, TEXT_AXES
 from .findings import Finding, NotApplicable, compare, worst
 from .sequences import LAYOUTS, Rows, walked_end
 
-ANY_VALUE = SamplingConfig(temperature=1.0, depth_temperature=1.0, text_temperature=1.0, top_k=0)
+ANY_VALUE = SamplingConfig(temperature=1.0, text_temperature=1.0, top_k=0)
 SEEDS = (0, 1)
 SHIFTS = (-2, -1, 1, 2)  # frames
 
