@@ -67,12 +67,12 @@ def check_writable(*files: Path | None) -> None:
             raise OSError(f"{name}: cannot be written (no permission in {readable(nearest)})")
 
 
-def check_stream(kind: str, with_prompt: bool) -> None:
-    """Raise ValueError for a stream that cannot be written to stdout."""
+def check_stream(kind: str, others: dict[str, bool]) -> None:
+    """Raise ValueError for a stream that cannot be written to stdout. others: flags that need all of a continuation."""
     if kind not in ("-", "pcm"):
         raise ValueError(f"--stream is '{kind}'; give - (WAV) or pcm (bare samples), or a file to --out")
-    if with_prompt:
-        raise ValueError("--with-prompt: of no use with --stream, which writes the continuation alone")
+    for flag in [flag for flag, given in others.items() if given]:
+        raise ValueError(f"{flag}: of no use with --stream, which writes the continuation alone")
     if sys.stdout.isatty():
         raise ValueError("--stream writes sound to stdout, a terminal here; pipe it into a player: ... | aplay")
 

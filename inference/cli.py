@@ -89,6 +89,7 @@ def generate(
     with_prompt: Annotated[
         bool, arg(help="write the prompt, as the codec renders it, before the continuation")
     ] = False,
+    report: Annotated[bool, arg(help="print loudness, pauses, voice, pitch and bits/s of each quarter")] = False,
     device: Device = "auto",
     threads: Threads = None,
     sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
@@ -102,7 +103,7 @@ def generate(
         check_audio_out(out)
         check_distinct(out, [prompt])
     else:
-        check_stream(stream, with_prompt)
+        check_stream(stream, {"--with-prompt": with_prompt, "--report": report})
     check_recording(prompt)
     config = check_model(model)
     if text is not None:
@@ -120,6 +121,11 @@ def generate(
     print(f"{out}: {len(result.audio) / result.sample_rate:.2f} s, {bits:.0f} bits/s, seed {seed}")
     if result.text:
         print(f"text: {result.text}")
+    if report:
+        from .sound.drift import measure_drift
+
+        surprise = result.surprise_bits[result.num_prompt_frames :]
+        print(measure_drift(result.audio, result.sample_rate, surprise, lm.codec.frame_rate).table())
 
 
 def transcribe(
