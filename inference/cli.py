@@ -83,26 +83,27 @@ def generate(
         str | None, arg(metavar="-|pcm", help="write to stdout while it is made: WAV, or bare 16-bit samples; no --out")
     ] = None,
     model: Model = "default",
-    duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
+    duration: Annotated[float, arg(help="seconds to generate; inf, with --stream: until it is stopped")] = 8.0,
     text: Annotated[str | None, arg(help="text to say, for a model that was trained with text")] = None,
     seed: Seed = 0,
     with_prompt: Annotated[
         bool, arg(help="write the prompt, as the codec renders it, before the continuation")
     ] = False,
+    report: Annotated[bool, arg(help="print loudness, pauses, voice, pitch and bits/s of each quarter")] = False,
     device: Device = "auto",
     threads: Threads = None,
     sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
 ) -> None:
     """Continue the speech in PROMPT (WAV, FLAC, OGG, MP3, ...), or start from nothing."""
     check_seeds(seed)
-    check_duration(duration)
+    check_duration(duration, endless=stream is not None)
     check_device(device)
     check_threads(threads)
     if stream is None:
         check_audio_out(out)
         check_distinct(out, [prompt])
     else:
-        check_stream(stream, with_prompt)
+        check_stream(stream, {"--with-prompt": with_prompt, "--report": report})
     check_recording(prompt)
     config = check_model(model)
     if text is not None:
@@ -120,6 +121,11 @@ def generate(
     print(f"{out}: {len(result.audio) / result.sample_rate:.2f} s, {bits:.0f} bits/s, seed {seed}")
     if result.text:
         print(f"text: {result.text}")
+    if report:
+        from .sound.drift import measure_drift
+
+        surprise = result.surprise_bits[result.num_prompt_frames :]
+        print(measure_drift(result.audio, result.sample_rate, surprise, lm.codec.frame_rate).table())
 
 
 def transcribe(

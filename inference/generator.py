@@ -3,6 +3,7 @@
 K codebooks, T frames, S samples.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from .engine import Request, State, generate
 from .generation import Generation
 from .prompt import Audio, Prompt, encode_end
 from .threads import decoding_threads
+from .windows import NO_END
 
 if TYPE_CHECKING:
     from .evaluate.held_out import Speech
@@ -110,18 +112,23 @@ class SpeechGenerator:
         """`generate` while it is made: chunks [S] float32 of the continuation, at the codec's sample rate.
 
         Joined they are the audio that `generate` gives, the same codes and equal to 1e-4. Nothing comes if the model
-        ends at once. Raises as `generate_many` does, before the first chunk is asked for.
+        ends at once. duration_s: also math.inf, for chunks as long as the caller takes them; the memory they need does
+        not grow. Raises as `generate_many` does, before the first chunk is asked for.
         """
         from .streaming import stream
 
-        request, extra = self._complete(self._asked(prompt, duration_s, sampling, text))
+        request, extra = self._complete(self._asked(prompt, duration_s, sampling, text, endless=True))
         given = 0 if request.codes is None else request.codes.shape[-1]
         return stream(self, request, seed, sampling, given + request.num_frames - extra)
 
-    def _asked(self, prompt: Prompt, duration_s: float, sampling: SamplingConfig, text: str | None) -> Request:
-        if not 0 < duration_s < 24 * 3600:
+    def _asked(
+        self, prompt: Prompt, duration_s: float, sampling: SamplingConfig, text: str | None, endless: bool = False
+    ) -> Request:
+        if not 0 < duration_s < 24 * 3600 and not (endless and duration_s == math.inf):
             raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
         codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
+        if duration_s == math.inf:
+            return self._request(NO_END, codes, text)
         return self._request(max(1, round(duration_s * self.codec.frame_rate)), codes, text)
 
     def transcribe(
@@ -171,6 +178,8 @@ class SpeechGenerator:
             raise ValueError(f"{self.name}: cannot speak a given text; train a model with --model.text.layout first")
         words = self.tokenizer.encode_words(text)
         if layout == "aligned":
+            if num_frames == NO_END:
+                raise ValueError("a text that is spread over the audio needs a duration that is not infinite")
             empty = np.zeros((self.model.num_codebooks, num_frames), np.int64)
             new, _ = spread(words, [len(word) for word in clean_text(text).split()], empty)
             return Request(num_frames, codes, new_text=torch.from_numpy(new))
