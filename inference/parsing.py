@@ -33,9 +33,9 @@ def numbers_of_other_kinds(
     """A number or None, which has no word; and a number or several: 0.9,0.7 is one word, so it takes none after it."""
     for kind, metavar in ((int, "INT"), (float, "FLOAT")):
         if info.type == kind | None:
-            return number_spec(metavar, kind, lambda value: value is None or isinstance(value, int | kind))
+            return number_spec(metavar, kind, int | kind | None)
         if info.type == kind | tuple[kind, ...]:
-            return number_spec("N,...", one_or_several(kind), lambda value: isinstance(value, int | kind | tuple))
+            return number_spec("N,...", one_or_several(kind), int | kind | tuple)
     return None
 
 
@@ -43,13 +43,13 @@ def one_or_several(kind: type) -> Callable[[str], Any]:
     return lambda word: tuple(map(kind, word.split(","))) if "," in word else kind(word)
 
 
-def number_spec(
-    metavar: str, read: Callable[[str], Any], is_instance: Callable[[Any], bool]
-) -> tyro.constructors.PrimitiveConstructorSpec:
+def number_spec(metavar: str, read: Callable[[str], Any], kinds: Any) -> tyro.constructors.PrimitiveConstructorSpec:
     def written(value: Any) -> list[str]:
         return [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
 
-    return tyro.constructors.PrimitiveConstructorSpec(1, metavar, lambda words: read(words[0]), is_instance, written)
+    return tyro.constructors.PrimitiveConstructorSpec(
+        1, metavar, lambda words: read(words[0]), lambda value: isinstance(value, kinds), written
+    )
 
 
 class UsageError(ValueError):
