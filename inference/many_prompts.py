@@ -95,7 +95,7 @@ def read_line(number: int, text: bytes, folder: Path, defaults: Line) -> Line:
             raise ValueError(f"{key} is {shown(values[key])}; it must be {'a text' if kind is str else 'a number'}")
     prompt = folder / values["prompt"] if "prompt" in values else defaults.prompt
     name = values.get("name", f"{number:04d}" + (f"-{prompt.stem}" if prompt else ""))
-    if Path(name).name != name or len(name.encode("utf-8", "replace")) > 200:
+    if not 0 < len(name.encode("utf-8", "replace")) <= 200 or Path(name).name != name or not name.isprintable():
         raise ValueError(f"name is {shown(name)}; it must be the name of a file, without a folder, and not too long")
     duration_s, seed = values.get("duration", defaults.duration_s), values.get("seed", defaults.seed)
     if duration_s is not None:
