@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from codeclm.data.audio import load_audio
+from codeclm.data.audio_out import save_audio
 from codeclm.inference import SamplingConfig
 from codeclm.inference.generator import CONTINUATION_S, LONGEST_S, SpeechGenerator
 from codeclm.inference.loading import save_model
+from codeclm.train.cli import main
 
 RATE, HOP = 8000, 80
 FREE = SamplingConfig(temperature=1.0, top_k=0)
@@ -106,6 +109,31 @@ def test_a_prompt_may_be_a_frame_or_longer_than_the_context(lm, num_frames):
 def test_guidance_without_a_text_is_refused_before_anything_is_encoded(lm):
     with pytest.raises(ValueError, match="guidance is 2.0: it weighs the text, and none is given"):
         lm.generate("missing.wav", sampling=SamplingConfig(guidance=2.0))
+
+
+def test_the_command_regenerates_and_fills_as_python_does(lm, tmp_path, capsys):
+    save_model(lm.model, lm.codec, tmp_path / "model")
+    for name, seed in (("a", 0), ("b", 1)):
+        save_audio(tmp_path / f"{name}.wav", speech(20, seed)[0], RATE)
+    a, b, out = (tmp_path / name for name in ("a.wav", "b.wav", "out.wav"))
+    command = ["generate", str(a), "--model", str(tmp_path / "model"), "--out", str(out), "--temperature", "1.2,0.9"]
+    sampling = SamplingConfig(temperature=(1.2, 0.9))
+    main([*command, "--keep-codebooks", "2", "--seed", "4"])
+    check_same(out, lm.regenerate(a, 2, 4, sampling).audio)
+    main([*command, "--then", str(b), "--duration", "0.1", "--best-of", "3"])
+    best = lm.fill(a, b, 0.1, 0, sampling, best_of=3)
+    check_same(out, best.audio)
+    assert (
+        f"out.wav: 0.30 s, {best.surprise_bits[20:].mean() * 100:.0f} bits/s, seed {best.seed}"
+        in capsys.readouterr().out
+    )
+    main([*command, "--then", str(b), "--duration", "0.1", "--best-of", "3", "--with-prompt"])
+    check_same(out, np.concatenate([best.prompt_audio, best.audio]))
+
+
+def check_same(path, audio: np.ndarray) -> None:
+    written = load_audio(path, RATE, check_speech=False)
+    np.testing.assert_allclose(written, np.clip(audio, -1, 1), rtol=0, atol=1e-3)
 
 
 STARVED = """

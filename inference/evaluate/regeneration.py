@@ -56,9 +56,8 @@ def with_text(data: Path, limit: int) -> list[Path]:
         if len((read_transcript(file) or "").split()) >= MIN_WORDS and audio_header(file)[1] <= MAX_S
     ]
     if not found:
-        raise ValueError(
-            f"{data}: none of {len(files)} recordings has a text of {MIN_WORDS} words and {MAX_S:g} s or less"
-        )
+        wanted = f"a text of {MIN_WORDS} words in NAME.txt, and {MAX_S:g} s or less"
+        raise ValueError(f"{data}: none of {len(files)} recordings has {wanted}")
     return evenly(found, limit)
 
 
