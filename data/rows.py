@@ -7,7 +7,7 @@ B rows, K codebooks, T columns of a row, L columns of a piece.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,9 +49,16 @@ class Rows:
         documents = None if self.documents is None else self.documents[rows]
         return Rows(self.codes[rows], self.ends[rows], self.text[rows], documents)
 
+    def pinned(self) -> "Rows":
+        """In memory from which a GPU reads while the host goes on."""
+        return self._map(Tensor.pin_memory)
+
     def to(self, device: torch.device) -> "Rows":
-        documents = None if self.documents is None else self.documents.to(device)
-        return Rows(self.codes.to(device), self.ends.to(device), self.text.to(device), documents)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Rows":
+        documents = None if self.documents is None else change(self.documents)
+        return Rows(change(self.codes), change(self.ends), change(self.text), documents)
 
 
 def can_be_packed(config: SpeechLMConfig) -> bool:

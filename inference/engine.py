@@ -6,6 +6,7 @@ its own text are one loop. B batch, K codebooks, T columns (frames), V codebook 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,12 +20,13 @@ from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
 from ..model.walk import Walk
 from .config import SamplingConfig
+from .cuda_frame import GraphedFrame, graphed
 from .frame_step import FrameStep, is_supported
 from .guidance import GuidedWalk
 from .labelled import as_labelled
 from .noise import Noise
 from .sampling import BatchSampling, batch_sampling, draw_again, sample
-from .windows import Window, windows
+from .windows import Window, window_frames, windows
 
 POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
@@ -106,7 +108,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         Noise(seeds, [model.num_classes], device, stream=2), request, frame=given,
     )  # fmt: skip
     with as_labelled(model):
-        for window in windows(given, model.config.context_frames) if given else []:
+        for window in windows(given, window_frames(model.config)) if given else []:
             score_window(model, state, window)
     return state
 
@@ -160,29 +162,35 @@ def generate(
     if settings.is_guided and not has_text:
         raise ValueError("guidance weighs the text, and none is given")
     longest = max(model.config.delays)
-    capacity = min(state.num_frames, model.config.context_frames) + longest + 1
-    for window in windows(state.num_frames, model.config.context_frames):
-        if window.stop > state.num_prompt_frames:
-            rows = len(seeds) * (2 if settings.is_guided else 1)
-            if not fused or not is_supported(model):
-                state.walk = Walk(model, rows, capacity)
-            elif isinstance(state.walk, FrameStep):
-                state.walk.restart()
-            else:
-                # given codes are asked for only where some lag
-                absent = can_end(model, settings) or request.text_end is not None or longest > 0
-                state.walk = FrameStep(model, rows, capacity, absent or settings.is_guided)
-            if settings.is_guided:
-                state.walk = GuidedWalk(state.walk, settings.guidance)
-            yield from walk_window(model, state, window, settings)
-            if state.nll.isnan().any():
-                raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
-            if has_ended(state, settings):
-                return
+    context = window_frames(model.config)
+    capacity = min(state.num_frames, context) + longest + 1
+    with graphed(model, request, settings, len(seeds)) if fused else nullcontext() as frames:
+        for window in windows(state.num_frames, context):
+            if window.stop > state.num_prompt_frames:
+                rows = len(seeds) * (2 if settings.is_guided else 1)
+                if not fused or not is_supported(model):
+                    state.walk = Walk(model, rows, capacity)
+                elif isinstance(state.walk, FrameStep):
+                    state.walk.restart()
+                elif frames is not None:
+                    state.walk = frames.walk
+                else:
+                    # given codes are asked for only where some lag
+                    absent = can_end(model, settings) or request.text_end is not None or longest > 0
+                    state.walk = FrameStep(model, rows, capacity, absent or settings.is_guided)
+                if settings.is_guided:
+                    state.walk = GuidedWalk(state.walk, settings.guidance)
+                yield from walk_window(model, state, window, settings, frames)
+                if state.nll.isnan().any():
+                    raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
+                if has_ended(state, settings):
+                    return
 
 
-def walk_window(model: SpeechLM, state: State, window: Window, sampling: BatchSampling) -> Iterator[State]:
-    """Draw the frames of one window that are not given."""
+def walk_window(
+    model: SpeechLM, state: State, window: Window, sampling: BatchSampling, frames: GraphedFrame | None
+) -> Iterator[State]:
+    """Draw the frames of one window that are not given. frames: for the steps that it takes, on a GPU."""
     longest, begin = max(model.config.delays), max(window.first, state.num_prompt_frames)
     num_steps = window.stop - window.start + longest
     walk = state.walk
@@ -203,15 +211,23 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: BatchSa
                 None if heard is None else heard[:, :, :known],
             )
     while walk.position < num_steps:
-        with as_labelled(model):
-            user = None if heard is None else heard[:, :, walk.position]
-            Step(model, state, window, sampling, window.start + walk.position, can_end(model, sampling)).take(user)
+        column = window.start + walk.position
+        if frames is not None and frames.takes(state, window, column):
+            frames.take(state, column, sampling)
+        else:
+            if frames is not None:
+                frames.leave(state)
+            with as_labelled(model):
+                user = None if heard is None else heard[:, :, walk.position]
+                Step(model, state, window, sampling, column, can_end(model, sampling)).take(user)
         done = window.start + walk.position - longest
         if done > state.frame:
             state.frame = done
             yield state
             if done % POLL == 0 and has_ended(state, sampling):
-                return
+                break
+    if frames is not None:
+        frames.leave(state)
 
 
 def can_end(model: SpeechLM, sampling: BatchSampling) -> bool:

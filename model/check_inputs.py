@@ -1,5 +1,6 @@
 """Tokens that are not a model's are refused in one line. B batch, K codebooks, U of another speaker, T frames."""
 
+import torch
 from torch import Tensor
 
 from .delay_pattern import ABSENT
@@ -30,6 +31,8 @@ def check_range(values: Tensor, name: str, shape: tuple[int | None, ...], size: 
         raise ValueError(f"{name} have {values.shape[1]} codebooks; this model has {shape[1]}")
     if any(want is not None and want != have for want, have in zip(shape, values.shape, strict=True)):
         raise ValueError(f"{name} {list(values.shape)} do not go with codes of {list(shape)} rows and frames")
-    if values.numel() and not (int(values.min()) >= ABSENT and int(values.max()) < size):
-        span = f"{int(values.min())}..{int(values.max())}"
-        raise ValueError(f"{name} span {span}; this model has 0..{size - 1} (-1: absent)")
+    if not values.numel():
+        return
+    least, most = torch.stack(values.aminmax()).tolist()  # a GPU is waited for once
+    if least < ABSENT or most >= size:
+        raise ValueError(f"{name} span {least}..{most}; this model has 0..{size - 1} (-1: absent)")

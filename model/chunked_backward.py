@@ -43,9 +43,9 @@ def _there_and_back(
         total, report = terms(part, rows)
         grad, *grads = torch.autograd.grad(total, [part, *wanted], allow_unused=True)
     context_grad[rows] = 0 if grad is None else grad
-    for into, one in zip(sums, grads, strict=True):
-        if one is not None:
-            into += one
+    pairs = [(into, one) for into, one in zip(sums, grads, strict=True) if one is not None]
+    if pairs:
+        torch._foreach_add_(*map(list, zip(*pairs, strict=True)))  # pyright: ignore[reportPrivateImportUsage]
     return total.detach(), report.detach()
 
 

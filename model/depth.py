@@ -171,11 +171,12 @@ def depth_loss(
     codebook_weights: Tensor,
     z_loss: float = 0.0,
     fraction: float = 1.0,
-    chunk: int = 256,
+    chunk: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """contexts [B, S, D] -> (weighted nats and z-loss, nats [B, K', S]; None with fraction < 1).
 
-    codebook_weights: [K]. fraction: share of the steps that are drawn; their sum is scaled up. chunk: steps at a time.
+    codebook_weights: [K]. fraction: share of the steps that are drawn; their sum is scaled up. chunk: steps at a time;
+    0: as many as `steps_at_a_time` says.
     """
     shape = *contexts.shape[:2], rows.targets.shape[1]
     chosen, scale = draw_rows(rows.targets, fraction)
@@ -192,11 +193,35 @@ def depth_loss(
     parameters: list[Tensor] = list(decoder.parameters())
     if decoder.embedding is None:
         parameters.append(frame_embedding.weight)
-    total, nll = chunked_sum(terms, contexts.flatten(0, 1)[chosen], parameters, chunk)
+    size = chunk or steps_at_a_time(decoder, contexts.device)
+    total, nll = chunked_sum(terms, contexts.flatten(0, 1)[chosen], parameters, size)
     if fraction < 1:
         return total, None
     everything = nll.new_zeros(rows.targets.shape).index_copy(0, chosen, nll)
     return total, everything.view(shape).transpose(1, 2)
+
+
+def steps_at_a_time(decoder: DepthDecoder, device: torch.device) -> int:
+    """Steps whose activations are held at once where nobody chose.
+
+    256 keep a CPU busy. A GPU would wait for the launches of such small chunks: it takes as many as an eighth of its
+    memory holds, from 256 to 8,192, with which an attention call stays within a grid's 65,535 rows.
+    """
+    if device.type != "cuda":
+        return 256
+    room = torch.cuda.get_device_properties(device).total_memory // 8
+    return min(max(room // activation_bytes(decoder), 256), 8192)
+
+
+def activation_bytes(decoder: DepthDecoder) -> int:
+    """Memory of one step in training, in bfloat16, its logits in float32: about 0.5 MB at shape S."""
+    shape = decoder.config
+    width = shape.num_heads * shape.size_of_head
+    # residual stream and norms; query, key, value, rotated and mixed; gate, up and their product
+    layer = 4 * shape.dim + 7 * width + 4 * shape.ff_dim
+    # logits as they are, wide, their log-softmax, and the gradients of these
+    logits = (2 + 4 + 4 + 4 + 2) * decoder.codebook_size
+    return decoder.num_positions * (2 * shape.num_layers * layer + logits)
 
 
 def draw_rows(targets: Tensor, fraction: float) -> tuple[Tensor, float]:

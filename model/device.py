@@ -1,6 +1,9 @@
 """Which device computes: the one rule behind `--device` and `load(device=)`."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -25,3 +28,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     if not there or (kind == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"device '{name}' is not there on this machine; give --device auto or cpu")
     return device
+
+
+def put(values: Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor on the device. `torch.tensor(device=)` would wait until a GPU has done all it was given."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=device.type == "cuda")

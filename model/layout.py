@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .delay_pattern import ABSENT
+from .device import put
 from .speech_lm_config import SpeechLMConfig
 
 
@@ -26,6 +27,15 @@ class Steps:
     text_targets: Tensor | None  # [B, S]
     documents: Tensor | None  # [B, S] for packed rows
     place: Tensor  # [B, T] the step of each frame when nothing lags; below 0: given, not predicted
+
+    def part(self, first: int, stop: int | None = None) -> "Steps":
+        """Some of the steps; `place` stays that of all."""
+        steps = slice(first, stop)
+        text, text_targets, documents = (
+            None if x is None else x[:, steps] for x in (self.text_inputs, self.text_targets, self.documents)
+        )
+        inputs, targets = self.inputs[:, :, steps], self.targets[:, :, steps]
+        return Steps(inputs, targets, text, text_targets, documents, self.place)
 
 
 def arrange(
@@ -48,17 +58,19 @@ def arrange(
     documents: [B, T] numbers, rising along a row: what belongs together in a packed row.
     """
     batch, num_codebooks, num_frames = codes.shape
-    delays = torch.tensor(config.delays, device=codes.device)
-    longest = int(delays.max())
+    delays = put(config.delays, codes.device)
+    longest = max(config.delays)
     extra = longest + (config.end == "eos" and config.delays[0] == longest)  # steps after the last frame
     place = torch.arange(num_frames, device=codes.device).expand(batch, -1)
+    num_steps = num_frames + extra
     numbers = None
     if documents is not None:
         if not config.bos:
             raise ValueError("a model without BOS cannot tell packed documents apart; give one document for each row")
         numbers = F.pad((documents[:, 1:] != documents[:, :-1]).long(), (1, 0)).cumsum(dim=1)  # [B, T] 0, 0, 1, ...
         place = place + extra * numbers
-    num_steps = max(int(place.max()) + 1 + extra, 2 - config.bos)  # a lone frame that is given has a step after it
+        num_steps = int(place.max()) + 1 + extra
+    num_steps = max(num_steps, 2 - config.bos)  # a lone frame that is given has a step after it
 
     # where each code goes: its frame's place, later by its codebook's delay
     everything = codes if user is None else torch.cat([codes, user], dim=1)
@@ -77,8 +89,10 @@ def arrange(
 
     # a step's targets are its codes and the ends; its inputs are the step before, BOS at a start
     targets = steps[:, :num_codebooks].clone()
-    row, frame = scored_ends(config, codes, ends).nonzero(as_tuple=True)
-    targets[row, 0, place[row, frame] + 1 + config.delays[0]] = config.codebook_size
+    if ends is not None and config.end == "eos":
+        after = place + 1 + config.delays[0]
+        is_end = torch.zeros_like(targets[:, 0], dtype=torch.bool).scatter_(1, after, scored_ends(config, codes, ends))
+        targets[:, 0].masked_fill_(is_end, config.codebook_size)
     inputs = F.pad(steps[:, :, :-1], (1, 0), value=ABSENT)
     if config.gaps == "bos":
         inputs = inputs.masked_fill(inputs == ABSENT, config.codebook_size)
@@ -102,7 +116,7 @@ def given_first(place: Tensor, lags: Sequence[int], present: Tensor) -> Tensor:
 
     It has equal probabilities: log V nats each. So every token that is present is scored, whatever the model.
     """
-    return (place[:, None] + torch.tensor(list(lags), device=place.device)[:, None] < 0) & present
+    return (place[:, None] + put(lags, place.device)[:, None] < 0) & present
 
 
 def num_scored(config: SpeechLMConfig, codes: Tensor, ends: Tensor | None, text: Tensor | None) -> Tensor:
@@ -134,7 +148,7 @@ def last_frames(codes: Tensor) -> Tensor:
 
 def to_frames(values: Tensor, place: Tensor, delays: Sequence[int]) -> Tensor:
     """Values of each step [B, K, S, ...] -> of each frame [B, K, T, ...], 0 where a frame was given."""
-    lags = torch.tensor(list(delays), device=values.device)
+    lags = put(delays, values.device)
     where = place[:, None] + lags[:, None]  # [B, K, T]
     shape = where.shape + (1,) * (values.ndim - 3)
     index = where.clamp_min(0).view(shape).expand(-1, -1, -1, *values.shape[3:])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .delay_pattern import ABSENT
+from .device import put
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Weights:
         values = [1.0] * num_codebooks if self.codebooks is None else list(self.codebooks)
         if len(values) != num_codebooks:
             raise ValueError(f"{len(values)} codebook weights were given for {num_codebooks} codebooks")
-        return torch.tensor(values, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        return put(values, like.device, torch.promote_types(like.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """model/chunked_backward.py: the depth loss in chunks is the whole one, its gradients too, and needs less memory."""
 
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked_backward import chunked_sum
-from codeclm.model.lm import DEPTH_CHUNK
+from codeclm.model.depth import activation_bytes, steps_at_a_time
 from codeclm.model.losses import Weights
-from codeclm.model.presets import SHAPE_S
-from codeclm.train.config import TrainConfig
+from codeclm.model.presets import PRESETS, SHAPE_S
+from codeclm.model.shapes import DepthConfig, TransformerConfig
 
 from .options import DEPTHS, OPTIONS, example
 
@@ -199,7 +199,7 @@ def test_live_bytes_are_those_held_at_a_time():
     assert live.peak() == 4 * (30 * 20 + 20 * 10 + 30 * 10)
 
 
-def activation_bytes(model: SpeechLM, chunk: int, half: bool) -> int:
+def live_bytes(model: SpeechLM, chunk: int, half: bool) -> int:
     """Of one training step with 4 x 250 frames."""
     model.zero_grad()
     codes = torch.randint(0, 1024, (4, 8, 250), generator=torch.Generator().manual_seed(0))
@@ -220,7 +220,37 @@ def shape_s() -> SpeechLM:
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_a_training_step_at_shape_s_needs_at_most_60_percent_of_the_memory(shape_s, half):
-    """With the default chunk, which is the one of training, too."""
-    assert TrainConfig().depth_chunk == DEPTH_CHUNK
-    whole, chunked = (activation_bytes(shape_s, chunk, half) for chunk in (WHOLE, DEPTH_CHUNK))
+    """With the chunk that a CPU takes when none is given."""
+    assert steps_at_a_time(shape_s.depth_decoder, torch.device("cpu")) == 256
+    whole, chunked = (live_bytes(shape_s, chunk, half) for chunk in (WHOLE, 0))
     assert chunked <= 0.6 * whole
+
+
+# --- the size of a chunk ---
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_step_is_about_what_the_size_of_a_chunk_is_reckoned_with(shape_s):
+    """A CPU's norms and rotations keep more than a GPU's."""
+    per_step = (live_bytes(shape_s, WHOLE, True) - live_bytes(shape_s, 250, True)) / 750
+    assert 0.8 < per_step / activation_bytes(shape_s.depth_decoder) < 2
+
+
+class Card(NamedTuple):
+    total_memory: int
+
+
+def chunk_on_a_card(monkeypatch, gib: int, num_codebooks: int, shape: tuple[TransformerConfig, DepthConfig]) -> int:
+    with torch.device("meta"):
+        decoder = SpeechLM(SpeechLMConfig(num_codebooks, 1024, *shape)).depth_decoder
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card(gib << 30))
+    chunk = steps_at_a_time(decoder, torch.device("cuda"))
+    assert chunk == 256 or chunk * activation_bytes(decoder) <= gib << 27
+    return chunk
+
+
+def test_a_gpu_takes_as_many_steps_at_a_time_as_an_eighth_of_its_memory_holds(monkeypatch):
+    assert chunk_on_a_card(monkeypatch, 79, 8, SHAPE_S) == 8192  # within the 65,535 rows of an attention call
+    assert chunk_on_a_card(monkeypatch, 79, 8, PRESETS["small"]) == 8192
+    small, large, smallest = (chunk_on_a_card(monkeypatch, gib, 32, PRESETS["base"]) for gib in (16, 79, 4))
+    assert smallest == 256 < small < large < 8192

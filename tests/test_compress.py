@@ -23,6 +23,8 @@ from codeclm.model.shapes import DepthConfig, TextConfig
 from codeclm.model.walk import Walk
 from codeclm.train.cli import main
 
+from .options import backbone
+
 # every way in which codes can depend on each other, and the windows of long rows
 MODELS = {
     "depth": {},
@@ -51,6 +53,7 @@ MODELS = {
         ),
     ),
     "no BOS": dict(delays=(0, 1, 1), bos=False),
+    "sliding window": dict(backbone=backbone(sliding_window=3), delays=(0, 1, 1)),
 }  # fmt: skip
 LENGTHS = (1, 26, 7)
 

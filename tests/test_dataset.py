@@ -1,5 +1,6 @@
 """data/dataset.py: every frame once per epoch, and batches that depend on (seed, step) alone."""
 
+import queue
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codeclm.data.ahead import Ahead
 from codeclm.data.dataset import TokenBatches
 from codeclm.data.grids import StoreGrids
 from codeclm.data.rows import Rows
@@ -350,3 +352,33 @@ def test_a_text_is_kept_up_to_the_last_column_that_there_is(tmp_path, tokenizer)
 def test_an_unknown_layout_is_refused(store):
     with pytest.raises(ValueError, match="layout 'middle' is unknown; choose one of first, last, aligned"):
         StoreGrids(store, layout="middle")  # pyright: ignore
+
+
+# --- reading ahead ---
+
+
+def test_steps_that_were_read_ahead_are_those_asked_for_in_any_order(store):
+    batches, alone = (TokenBatches(store, 100, 50, seed=3) for _ in range(2))
+    ahead = Ahead(batches.rows, stop=40)
+    for step in [*range(12), 30, 31, 5, 6, 39, 40]:  # over the end of epochs, and as a resumed run goes on
+        assert torch.equal(ahead(step).codes, alone.rows(step).codes)
+    ahead.close()
+
+
+def test_the_next_step_is_read_before_it_is_asked_for_and_none_after_the_last():
+    read: queue.Queue[int] = queue.Queue()
+    ahead = Ahead(read.put, stop=2)
+    ahead(0)
+    assert [read.get(timeout=60) for _ in range(2)] == [0, 1]
+    ahead(1)
+    ahead.close()
+    assert read.empty()
+
+
+def test_what_reading_raises_comes_where_its_step_is_asked_for():
+    ahead = Ahead(lambda step: 1 // (step - 1), stop=9)
+    assert ahead(0) == -1
+    with pytest.raises(ZeroDivisionError):
+        ahead(1)
+    assert ahead(2) == 1
+    ahead.close()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel
 
+from codeclm.inference.bench.counts import Recorder
 from codeclm.inference.loading import load_speech_lm
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
@@ -184,3 +185,15 @@ def test_input_dropout_changes_what_the_model_sees_but_not_what_it_is_scored_on(
     other = (codes + 1) % SIZE
     other[:, 1, 3] = codes[:, 1, 3]
     assert torch.allclose(model(other, input_dropout=1.0).nll[:, 1, 3], blind[:, 1, 3])
+
+
+@pytest.mark.parametrize("documents, most", [(None, 1), (torch.tensor([[0, 0, 0, 1, 1, 1], [0] * 6, [0] * 6]), 4)])
+def test_a_step_of_training_seldom_waits_for_the_device(make_model, documents, most):
+    """For the number of steps that the depth decoder scores; in packed rows for their length, and the number of pieces,
+    too, and on a CPU for the pieces' lengths."""
+    model = make_model()
+    inputs = example(model)
+    ends = torch.ones_like(inputs["codes"][:, 0], dtype=torch.bool)
+    with Recorder() as recorder:
+        model(**inputs, ends=ends, documents=documents).loss.backward()
+    assert 0 < recorder.totals[2] <= most

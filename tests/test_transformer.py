@@ -10,10 +10,10 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from codeclm.model.linear import GroupedLinear
-from codeclm.model.rope import rotary_tables
+from codeclm.model.rope import Rotation, rotary_tables, rotate
 from codeclm.model.rope_scaling import RopeScaling, stretch
 from codeclm.model.shapes import TransformerConfig
-from codeclm.model.transformer import KVCache, RMSNorm, Transformer
+from codeclm.model.transformer import KVCache, RMSNorm, Transformer, fused_norm
 
 CONFIG = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 
@@ -183,3 +183,24 @@ def test_a_block_compiles_as_one_graph():
     for i, block in enumerate(model.blocks):
         model.blocks[i] = torch.compile(block, backend="eager", fullgraph=True)
     torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-6)
+
+
+# --- the forms that a GPU computes ---
+
+
+def test_rotation_in_place_is_the_rotation_and_has_its_gradient():
+    tables = rotary_tables(torch.arange(5), CONFIG, torch.float64)
+    x = torch.randn(2, 5, 4, 4, dtype=torch.float64).transpose(1, 2).requires_grad_()
+    torch.testing.assert_close(Rotation.apply(x, *tables), rotate(x, *tables), rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: Rotation.apply(x, *tables), x)
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+def test_the_fused_norm_is_the_norm_in_the_same_type(dtype, bound):
+    norm = RMSNorm(16, 1e-3)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(3, 7, 16, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        fused = fused_norm(x, norm.weight, 1e-3)
+        assert fused.dtype == norm(x).dtype == dtype
+    torch.testing.assert_close(fused, norm(x), rtol=bound, atol=bound)

@@ -97,7 +97,7 @@ class LearningConfig:
 
     device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
     depth_fraction: float = 1.0  # share of the frames that train the depth decoder (unbiased; less is faster)
-    depth_chunk: int = 256  # frames of depth activations in memory at a time; fewer need less memory, and more kernels
+    depth_chunk: int = 0  # frames of depth activations in memory at a time; 0: 256 on a CPU, on a GPU what it holds
     input_dropout: float = 0.0  # share of the input codes hidden from the model, against overfitting
     dropout: float = 0.0  # dropout on the output of each attention and feed-forward part
     bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
@@ -109,8 +109,8 @@ class LearningConfig:
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        if self.depth_chunk < 1:
-            raise ValueError(f"depth_chunk is {self.depth_chunk}; it must be at least 1")
+        if self.depth_chunk < 0:
+            raise ValueError(f"depth_chunk is {self.depth_chunk}; it must be at least 1, or 0: by the device")
         if not 0 < self.depth_fraction <= 1:
             raise ValueError(f"depth_fraction is {self.depth_fraction}; it must be more than 0 and at most 1")
         if not 0 <= self.input_dropout < 1 or not 0 <= self.dropout < 1:

@@ -15,7 +15,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
     decayed = [p for p in learning if p.ndim >= 2 and id(p) not in embeddings]
     others = [p for p in learning if p.ndim < 2 or id(p) in embeddings]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    fused = all(parameter.is_cuda for parameter in learning)  # one kernel for all of them
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

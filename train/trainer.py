@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..data.ahead import Ahead
 from ..data.dataset import TokenBatches
 from ..data.rows import Rows, can_be_packed
 from ..data.split import balance_voices, split_heldout
@@ -77,6 +78,7 @@ class Trainer:
         )
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
+        self._rows = Ahead(self.read_rows, config.steps)
         self._saved = time.monotonic()
         self._borrowed = ExitStack()
         self.model: Any = self._borrowed.enter_context(borrowed(model, self.accelerator, config, self.autocast()))
@@ -84,6 +86,7 @@ class Trainer:
 
     def close(self) -> None:
         """Give the model back."""
+        self._rows.close()
         self.model = self.raw_model
         self._borrowed.close()
 
@@ -104,16 +107,12 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One optimizer step on this rank's rows of the global batch."""
         config, device = self.config, self.accelerator.device
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         rate = learning_rate(config.optimizer, self.step, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + rank)  # the frames the depth decoder sees
-        rows = self.batches.rows(self.step, rank, world_size)
-        scored = self.num_scored(rows)
-        num_global = self.num_scored(self.batches.rows(self.step)) if world_size > 1 else scored
-        if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
-            rows = self.batches.rows(self.step).take(slice(1))
+        # the frames that the depth decoder sees, and dropout
+        torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + self.accelerator.process_index)
+        rows, scored, num_global = self._rows(self.step)
         rows = rows.to(device)
         with self.autocast():
             output = self.model(
@@ -126,19 +125,30 @@ class Trainer:
                 depth_chunk=config.depth_chunk,
                 input_dropout=config.input_dropout,
             )
-        loss = output.loss * (world_size * scored / num_global)
+        loss = output.loss * (self.accelerator.num_processes * scored / num_global)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
-        total = float(cast(Tensor, self.accelerator.reduce(loss.detach(), "mean")))
-        if not math.isfinite(total) or not math.isfinite(float(norm)):
+        reduced = cast(Tensor, self.accelerator.reduce(loss.detach(), "mean"))
+        total, slope = torch.stack([reduced, norm]).tolist()  # a GPU is waited for here
+        if not math.isfinite(total) or not math.isfinite(slope):
             raise FloatingPointError(
-                f"step {self.step}: the loss is {total}, its gradient {float(norm)}; "
+                f"step {self.step}: the loss is {total}, its gradient {slope}; "
                 f"the weights were not touched, and the newest checkpoint in {self.out} is intact"
             )
         self.optimizer.step()
         self.step += 1
-        return {"loss": total, "learning_rate": rate, "gradient_norm": float(norm), "codes": num_global}
+        return {"loss": total, "learning_rate": rate, "gradient_norm": slope, "codes": num_global}
+
+    def read_rows(self, step: int) -> tuple[Rows, int, int]:
+        """This rank's rows of a step; the number of codes that it scores, and that all ranks score."""
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        rows = self.batches.rows(step, rank, world_size)
+        scored = self.num_scored(rows)
+        num_global = self.num_scored(self.batches.rows(step)) if world_size > 1 else scored
+        if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
+            rows = self.batches.rows(step).take(slice(1))
+        return rows.pinned() if self.accelerator.device.type == "cuda" else rows, scored, num_global
 
     def text_of(self, rows: Rows) -> Tensor | None:
         return rows.text if self.raw_model.text_size else None

@@ -37,13 +37,14 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 PLAIN = {option: values[0] for option, values in OPTIONS.items()}
 DEPTH_OPTIONS = ("weight_sets", "conditioning", "first_codebook", "embeddings", "sees_text", "rope", "final_norm")
-# models with fewer codebooks
+# models with fewer codebooks, and one that the frame step takes with a sliding window
 SMALL: tuple[Choice, ...] = (
     {"delays": (0,)},
     {"delays": (1,), "pattern": "delay"},
     {"delays": (0,), "pattern": "flatten"},
     {"delays": (0, 0)},
     {"delays": (0, 1), "conditioning": "prefix", "weight_sets": "own"},
+    {"delays": (0, 1, 1), "sliding_window": 3},
 )
 
 

@@ -30,6 +30,7 @@ CHECKS = (
     Check("train-compiled", "bfloat16 with compiled blocks is near float32", training.bfloat16_compiled, True),
     Check("attention-flex", "flex_attention == sdpa", attention.flex),
     Check("speed-training", "training throughput", speed.training),
+    Check("training-profile", "time of a training step by depth_chunk, and its kernels", speed.training_profile),
     Check("speed-compiled", "training throughput with compiled blocks", speed.training_compiled, True),
     Check("codec-kinds", "tiny codecs of every kind keep the contract", codec.contract_of_every_kind, True),
     Check("attention-flash", "flash_attention_2 == sdpa", attention.flash, True),
