@@ -43,6 +43,14 @@ def check_duration(seconds: float, endless: bool = False) -> None:
         raise ValueError(f"--duration is {seconds:g} s; it must be more than 0 s and {limit}")
 
 
+def check_kept(keep: int, num_codebooks: int | None) -> None:
+    """Raise ValueError unless some codebooks are kept and some are drawn, of as many as are known."""
+    most = math.inf if num_codebooks is None else num_codebooks - 1
+    if not 1 <= keep <= most:
+        limits = f"1 to {most}, for some to be drawn" if num_codebooks else "at least 1"
+        raise ValueError(f"{keep} codebooks are to be kept; it must be {limits}")
+
+
 def check_device(name: str) -> None:
     """Raise ValueError for what is no device's name; whether it is there is asked when it is used."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
