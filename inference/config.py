@@ -1,33 +1,61 @@
 """How models are used, as plain dataclasses; importing them needs neither torch nor transformers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a code is drawn from its distribution."""
+    """How a code is drawn from its distribution.
 
-    temperature: float = 0.8  # sampling temperature of codebook 0 (0: greedy)
-    depth_temperature: float = 0.8  # sampling temperature of the other codebooks (0: greedy)
+    A setting with several numbers has one for each codebook, coarsest first; the last one holds for those after it.
+    """
+
+    temperature: float | tuple[float, ...] = (
+        0.8  # sampling temperature (0: greedy); 0.9,0.7: codebook 0's, and the others'
+    )
     text_temperature: float = 0.7  # sampling temperature of text, for models that predict it (0: greedy)
-    top_k: int = 100  # draw from the K likeliest codes only (0: from all)
-    top_p: float = 1.0  # draw from as few of the likeliest codes as have this probability together (1: from all)
-    min_p: float = 0.0  # draw from codes at least this share as likely as the likeliest (0: from all)
+    top_k: int | tuple[int, ...] = 100  # draw from the K likeliest codes only (0: from all)
+    # draw from as few of the likeliest codes as have this probability together (1: from all)
+    top_p: float | tuple[float, ...] = 1.0
+    min_p: float | tuple[float, ...] = 0.0  # draw from codes at least this share as likely as the likeliest (0: all)
+    # draw codebook 0 again, from all codes, if the code fills more than this share of the last frames (1: never)
+    repetition_share: float = 1.0
+    repetition_frames: int = 10  # last frames in which --repetition-share is counted
+    guidance: float = 1.0  # weight of the text: logits without it + N x what it changes in them (1: the model's own)
     stop_at_end: bool = False  # stop when the model ends the utterance, even before the duration is over
     max_prompt_s: float = 10.0  # use at most the last N seconds of the prompt
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "depth_temperature", "text_temperature"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 (the likeliest) or more, and finite")
+        for name in ("temperature", "text_temperature"):
+            for value in numbers(getattr(self, name), name):
+                if not 0 <= value < float("inf"):
+                    raise ValueError(f"{name} is {value}; it must be 0 (the likeliest) or more, and finite")
         if not self.max_prompt_s > 0:
             raise ValueError(f"max_prompt_s is {self.max_prompt_s}; it must be more than 0")
-        if self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k}; it must be 0 (all codes) or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must be more than 0, and at most 1 (all codes)")
-        if not 0 <= self.min_p < 1:
-            raise ValueError(f"min_p is {self.min_p}; it must be at least 0 (all codes), and less than 1")
+        for value in numbers(self.top_k, "top_k"):
+            if value < 0:
+                raise ValueError(f"top_k is {value}; it must be 0 (all codes) or more")
+        for value in numbers(self.top_p, "top_p"):
+            if not 0 < value <= 1:
+                raise ValueError(f"top_p is {value}; it must be more than 0, and at most 1 (all codes)")
+        for value in numbers(self.min_p, "min_p"):
+            if not 0 <= value < 1:
+                raise ValueError(f"min_p is {value}; it must be at least 0 (all codes), and less than 1")
+        if not 0 <= self.repetition_share <= 1:
+            raise ValueError(f"repetition_share is {self.repetition_share}; it must be 0 to 1 (never draw again)")
+        if self.repetition_frames < 1:
+            raise ValueError(f"repetition_frames is {self.repetition_frames}; it must be at least 1")
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance is {self.guidance}; it must be 0 or more, and finite (1: the model's own)")
+
+
+def numbers(setting: Any, name: str) -> tuple[Any, ...]:
+    """The numbers of a setting that may have one for each codebook. Raises ValueError for none."""
+    values = tuple(setting) if isinstance(setting, tuple | list) else (setting,)
+    if not values:
+        raise ValueError(f"{name} has no number; give one, or one for each codebook")
+    return values
 
 
 @dataclass(frozen=True)

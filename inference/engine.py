@@ -6,7 +6,8 @@ its own text are one loop. B batch, K codebooks, T columns (frames), V codebook 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -19,11 +20,13 @@ from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
 from ..model.walk import Walk
 from .config import SamplingConfig
+from .cuda_frame import GraphedFrame, graphed
 from .frame_step import FrameStep, is_supported
+from .guidance import GuidedWalk
 from .labelled import as_labelled
 from .noise import Noise
-from .sampling import sample
-from .windows import Window, windows
+from .sampling import BatchSampling, batch_sampling, draw_again, sample
+from .windows import Window, window_frames, windows
 
 POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
@@ -41,6 +44,7 @@ class Request:
     draw_text: bool = False
     text_end: int | None = None  # the token after which a row draws no more text; rows without codes end there
     num_codes: int | None = None  # codes from here on are never drawn: a model may have more than its codec (CSM has)
+    new_codes: Tensor | None = None  # [K, num_frames] or [B, K, num_frames], of the new columns; ABSENT: to be drawn
 
 
 @dataclass
@@ -56,8 +60,9 @@ class State:
     end: Tensor  # [B] the frame at which a row ended; T where it did not
     noise: Noise  # for codes
     text_noise: Noise | None
+    again_noise: Noise  # for a code of codebook 0 that is drawn a second time
     request: Request
-    walk: Walk | FrameStep | None = field(default=None, repr=False)
+    walk: Walk | FrameStep | GuidedWalk | None = field(default=None, repr=False)
     frame: int = 0  # frames that are complete
 
     @property
@@ -89,29 +94,36 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
             text[:, columns] = words.expand(batch, words.shape[-1]).to(device)
     user = None if request.user is None else request.user.expand(batch, *request.user.shape[-2:]).to(device)
     check_inputs(model.config, codes, text, user)
+    if request.new_codes is not None:
+        new_codes = request.new_codes.expand(batch, *request.new_codes.shape[-2:]).to(device)
+        check_inputs(model.config, new_codes)
+        request = replace(request, new_codes=new_codes)
     wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
     state = State(
         codes, text, user, torch.zeros(codes.shape, device=device, dtype=wide),
         None if text is None else torch.zeros(text.shape, device=device, dtype=wide),
         given, torch.full((batch,), total, device=device),
         Noise(seeds, [model.num_classes] + [model.codebook_size] * (model.num_codebooks - 1), device),
-        Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None, request, frame=given,
+        Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None,
+        Noise(seeds, [model.num_classes], device, stream=2), request, frame=given,
     )  # fmt: skip
     with as_labelled(model):
-        for window in windows(given, model.config.context_frames) if given else []:
+        for window in windows(given, window_frames(model.config)) if given else []:
             score_window(model, state, window)
     return state
 
 
 def given_columns(request: Request) -> int:
     """T'. Raises ValueError if codes and texts do not fit together."""
-    of_codes, of_text, of_new = (
-        x if x is None else x.shape[-1] for x in (request.codes, request.text, request.new_text)
+    of_codes, of_text, of_new, of_new_codes = (
+        x if x is None else x.shape[-1] for x in (request.codes, request.text, request.new_text, request.new_codes)
     )
     if of_codes is not None and of_text is not None and of_codes != of_text:
         raise ValueError(f"the given text has {of_text} columns, the given codes {of_codes}; they must be the same")
     if of_new is not None and of_new != request.num_frames:
         raise ValueError(f"the text of new columns has {of_new} tokens for {request.num_frames} columns")
+    if of_new_codes is not None and of_new_codes != request.num_frames:
+        raise ValueError(f"the codes of new columns are {of_new_codes} frames for {request.num_frames} columns")
     return of_codes or of_text or 0
 
 
@@ -135,36 +147,50 @@ def generate(
     model: SpeechLM,
     request: Request,
     seeds: Sequence[int],
-    sampling: SamplingConfig = SamplingConfig(),
+    sampling: SamplingConfig | Sequence[SamplingConfig] = SamplingConfig(),
     fused: bool = True,
 ) -> Iterator[State]:
     """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended.
 
-    fused: take the frame step (frame_step.py) where it knows the model; else the walk, which draws the same codes.
+    sampling: of all rows, or of each. fused: take the frame step (frame_step.py) where it knows the model; else the
+    walk, which draws the same codes.
     Raises FloatingPointError if the model gives NaN.
     """
     state = start(model, request, seeds)
+    settings = batch_sampling(sampling, len(seeds), model.num_codebooks, state.nll)
+    has_text = request.text is not None or request.new_text is not None or request.draw_text
+    if settings.is_guided and not has_text:
+        raise ValueError("guidance weighs the text, and none is given")
     longest = max(model.config.delays)
-    capacity = min(state.num_frames, model.config.context_frames) + longest + 1
-    for window in windows(state.num_frames, model.config.context_frames):
-        if window.stop > state.num_prompt_frames:
-            if not fused or not is_supported(model):
-                state.walk = Walk(model, len(seeds), capacity)
-            elif isinstance(state.walk, FrameStep):
-                state.walk.restart()
-            else:
-                # given codes are asked for only where some lag
-                absent = can_end(model, sampling) or request.text_end is not None or longest > 0
-                state.walk = FrameStep(model, len(seeds), capacity, absent)
-            yield from walk_window(model, state, window, sampling)
-            if state.nll.isnan().any():
-                raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
-            if has_ended(state, sampling):
-                return
+    context = window_frames(model.config)
+    capacity = min(state.num_frames, context) + longest + 1
+    with graphed(model, request, settings, len(seeds)) if fused else nullcontext() as frames:
+        for window in windows(state.num_frames, context):
+            if window.stop > state.num_prompt_frames:
+                rows = len(seeds) * (2 if settings.is_guided else 1)
+                if not fused or not is_supported(model):
+                    state.walk = Walk(model, rows, capacity)
+                elif isinstance(state.walk, FrameStep):
+                    state.walk.restart()
+                elif frames is not None:
+                    state.walk = frames.walk
+                else:
+                    # given codes are asked for only where some lag
+                    absent = can_end(model, settings) or request.text_end is not None or longest > 0
+                    state.walk = FrameStep(model, rows, capacity, absent or settings.is_guided)
+                if settings.is_guided:
+                    state.walk = GuidedWalk(state.walk, settings.guidance)
+                yield from walk_window(model, state, window, settings, frames)
+                if state.nll.isnan().any():
+                    raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
+                if has_ended(state, settings):
+                    return
 
 
-def walk_window(model: SpeechLM, state: State, window: Window, sampling: SamplingConfig) -> Iterator[State]:
-    """Draw the frames of one window that are not given."""
+def walk_window(
+    model: SpeechLM, state: State, window: Window, sampling: BatchSampling, frames: GraphedFrame | None
+) -> Iterator[State]:
+    """Draw the frames of one window that are not given. frames: for the steps that it takes, on a GPU."""
     longest, begin = max(model.config.delays), max(window.first, state.num_prompt_frames)
     num_steps = window.stop - window.start + longest
     walk = state.walk
@@ -185,23 +211,31 @@ def walk_window(model: SpeechLM, state: State, window: Window, sampling: Samplin
                 None if heard is None else heard[:, :, :known],
             )
     while walk.position < num_steps:
-        with as_labelled(model):
-            user = None if heard is None else heard[:, :, walk.position]
-            Step(model, state, window, sampling, window.start + walk.position, can_end(model, sampling)).take(user)
+        column = window.start + walk.position
+        if frames is not None and frames.takes(state, window, column):
+            frames.take(state, column, sampling)
+        else:
+            if frames is not None:
+                frames.leave(state)
+            with as_labelled(model):
+                user = None if heard is None else heard[:, :, walk.position]
+                Step(model, state, window, sampling, column, can_end(model, sampling)).take(user)
         done = window.start + walk.position - longest
         if done > state.frame:
             state.frame = done
             yield state
             if done % POLL == 0 and has_ended(state, sampling):
-                return
+                break
+    if frames is not None:
+        frames.leave(state)
 
 
-def can_end(model: SpeechLM, sampling: SamplingConfig) -> bool:
+def can_end(model: SpeechLM, sampling: BatchSampling) -> bool:
     """Whether a row may end before the others, after which its codes are ABSENT."""
     return sampling.stop_at_end and model.config.end != "never"
 
 
-def has_ended(state: State, sampling: SamplingConfig) -> bool:
+def has_ended(state: State, sampling: BatchSampling) -> bool:
     """Whether every row has. Where none can, the device is not asked: that would make the host wait."""
     asked = sampling.stop_at_end or state.request.text_end is not None
     return asked and state.frame >= int(state.end.max())
@@ -214,7 +248,7 @@ class Step:
     model: SpeechLM
     state: State
     window: Window
-    sampling: SamplingConfig
+    sampling: BatchSampling
     column: int  # that text and undelayed codebooks are at
     can_end: bool  # whether a row may end before the others
     scored: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # codebook -> logits and code
@@ -252,25 +286,31 @@ class Step:
         """Columns whose content is given, or was drawn in the window before."""
         return max(self.window.first, self.state.num_prompt_frames)
 
-    def choose(self, slot: int, logits: Tensor) -> Tensor:
-        """[B] the value of a slot that is scored: given, or drawn from logits [B, C]."""
+    def choose(self, slot: int, logits: Tensor, guided: Tensor | None = None) -> Tensor:
+        """[B] the value of a slot that is scored: given, or drawn from logits [B, C]; from `guided` in their place."""
         if slot == TEXT:
             return self.draw_text(logits)
         frame = self.column - self.model.config.delays[slot]
         # given: more of its surroundings is known than when the given columns alone were scored
         is_given = frame < self.num_given
-        code = self.state.codes[:, slot, frame] if is_given else self.draw_code(slot, frame, logits)
+        drawn_from = logits if guided is None else guided
+        code = self.state.codes[:, slot, frame] if is_given else self.draw_code(slot, frame, drawn_from)
         self.scored[slot] = logits, code
         return code
 
     def draw_code(self, k: int, frame: int, logits: Tensor) -> Tensor:
-        """[B] codes drawn from logits [B, C]; ABSENT, once a row has ended."""
+        """[B] codes drawn from logits [B, C], where none is given; ABSENT, once a row has ended."""
         model, state, sampling = self.model, self.state, self.sampling
-        temperature = sampling.depth_temperature if k else sampling.temperature
         choices = self.allowed(k, logits)
-        noise = state.noise.at(self.column)[k]
-        noise = noise if choices is logits else noise[:, : choices.shape[1]]
-        drawn = sample(choices, noise, temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+        noise = self.noise_for(choices, state.noise, k)
+        drawn = sample(choices, noise, *sampling.codebooks[k])
+        if k == 0 and sampling.repetition_frames:
+            recent = state.codes[:, 0, max(0, frame - sampling.repetition_frames) : frame]
+            other = self.noise_for(choices, state.again_noise, 0)
+            drawn = draw_again(drawn, recent, sampling.most_repeats, choices, other)
+        if state.request.new_codes is not None:
+            given = state.request.new_codes[:, k, frame - state.num_prompt_frames]
+            drawn = torch.where(given == ABSENT, drawn, given)
         if self.can_end:
             if k == 0 and model.config.end == "eos":
                 ends = (drawn == model.eos) & (frame < state.end)
@@ -278,14 +318,22 @@ class Step:
             drawn = torch.where(frame < state.end, drawn, ABSENT)
         return drawn
 
+    def noise_for(self, choices: Tensor, noise: Noise, slot: int) -> Tensor:
+        """[B, C] of this step, for choices [B, C]: some classes may have been cut off."""
+        found = noise.at(self.column)[slot]
+        return found if choices.shape[1] == found.shape[1] else found[:, : choices.shape[1]]
+
     def allowed(self, k: int, logits: Tensor) -> Tensor:
         """logits [B, C] without an unwanted end, and without codes that the codec does not have."""
         size = self.model.codebook_size
         num_codes = min(size, self.state.request.num_codes or size)
         has_end = k == 0 and self.model.config.end == "eos"
-        if has_end and self.can_end and num_codes < size:
+        endless = self.sampling.endless
+        if has_end and self.can_end and (num_codes < size or endless is not None):
             choices = logits.clone()
             choices[:, num_codes:size] = float("-inf")
+            if endless is not None:
+                choices[:, size:].masked_fill_(endless, float("-inf"))
             return choices
         if num_codes == size and (self.can_end or not has_end):
             return logits
@@ -311,6 +359,8 @@ class Step:
         frame = self.column - delays[-1]
         if self.can_end and self.model.config.end == "zeros" and frame >= self.num_given:
             is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
+            if self.sampling.endless is not None:
+                is_zero &= ~self.sampling.endless.squeeze(1)
             state.end = torch.where(is_zero, frame, state.end)
 
     def draw_text(self, logits: Tensor) -> Tensor:
@@ -318,10 +368,9 @@ class Step:
         state, request, column = self.state, self.state.request, self.column
         assert state.text is not None and state.text_nll is not None
         if request.draw_text:
-            sampling = self.sampling
             assert state.text_noise is not None
             (noise,) = state.text_noise.at(column)
-            token = sample(logits, noise, sampling.text_temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+            token = sample(logits, noise, *self.sampling.text)
             state.text[:, column] = torch.where(column < state.end, token, ABSENT)
         token = state.text[:, column]
         state.text_nll[:, column] = nats(logits, token, state)

@@ -11,11 +11,13 @@ B rows, K codebooks, D backbone width, d depth width, V codebook size, H heads, 
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.attention import Visibility
 from ..model.delay_pattern import ABSENT
 from ..model.depth import DepthDecoder
 from ..model.flatten import TEXT
@@ -26,34 +28,39 @@ from .fused_weights import FusedDepth, FusedStack, Layer, fused_weights
 
 PAD = 16  # columns beside x, so that its rows stay aligned
 BUCKET = 128  # positions by which the part of a cache that is looked at grows
+TURNS = 128  # positions whose rotations are computed at once: fewer calls than one for each
+EVERY_ROW = slice(None)
 
 
 def is_supported(model: SpeechLM) -> bool:
     """Whether the frame step knows this model; others are walked (walk.py)."""
     config, depth = model.config, model.config.depth
     plain = config.pattern != "flatten" and not config.user_codebooks and model.dtype in (torch.float32, torch.float64)
-    fused = not config.backbone.qk_norm and not (config.pattern == "depth" and (depth.qk_norm or depth.weight_sets))
-    return plain and fused and not config.backbone.sliding_window
+    fused = not config.backbone.qk_norm
+    if config.pattern == "depth":
+        fused = fused and not (depth.qk_norm or depth.weight_sets or depth.sliding_window)
+    return plain and fused
 
 
 class Stack:
     """A transformer that takes one position at a time, in place: `x` [B, D] holds its input, then its output.
 
     The output is x / |x|: the last norm's gain and sqrt(D) are in the weights that come after (`gain`).
+
+    Positions go on without end; all rows are at the same one. The cache is a ring: position p is in slot p % capacity,
+    until position p + capacity takes its place. A row's mask says which slots it sees, so that rows can be emptied and
+    filled on their own; only distances between positions count (RoPE), so a row may begin at any of them.
     """
 
     def __init__(self, weights: FusedStack, batch: int, capacity: int):
+        """capacity: positions that a row sees, its own included; with a sliding window not more than that."""
         config, weight = weights.config, weights.layers[0].down
         self.config, self.layers = config, weights.layers
-        self.batch, self.capacity = batch, capacity
+        self.batch, self.capacity = batch, min(capacity, config.sliding_window or capacity)
         self.floor = weight.new_full((), math.sqrt(config.dim * config.norm_eps))  # a norm's epsilon, for |x|
         self.make_buffers(weight)
         self.make_cache(weight)
-        self.rotations = None
-        if config.rope:
-            cos, sin = rotary_tables(torch.arange(capacity, device=weight.device), config, weight.dtype)
-            self.rotations = torch.complex(cos, sin)  # [capacity, E / 2]
-        self.turns = () if self.rotations is None else self.rotations.unbind()
+        self.first_turn, self.turns = -TURNS, ()
 
     def make_buffers(self, like: Tensor) -> None:
         """Buffers of a step, and every view of them that a step needs."""
@@ -75,23 +82,28 @@ class Stack:
         self.gate, self.up = self.ff.chunk(2, dim=-1)
 
     def make_cache(self, like: Tensor) -> None:
-        """Keys and values of each layer, their buckets, and the mask that says which positions are filled."""
+        """Keys and values of each layer, their buckets, and the mask that says which slots a row sees."""
         config = self.config
         shape = (2, self.batch, config.num_kv_heads, self.capacity, config.size_of_head)
         self.caches = [like.new_zeros(shape) for _ in self.layers]
-        self.mask = like.new_full((1, 1, 1, self.capacity), float("-inf"))
-        self.seen = 0  # positions that the bucket holds
-        self.slot = torch.zeros(1, dtype=torch.long, device=like.device)
-        self.position = 0
+        self.mask = like.new_full((self.batch, 1, 1, self.capacity), float("-inf"))
+        self.seen = 0  # slots that the bucket holds
+        self.slot = torch.zeros(1, dtype=torch.long, device=like.device)  # position % capacity
+        self.restart()
 
-    def clear(self) -> None:
-        self.position = 0
+    def restart(self) -> None:
+        """Back to position 0, every row empty."""
+        self.clear()
+        self.position = self.num_used = 0  # num_used: slots that some row may see are all below it
         self.slot.zero_()
-        self.mask.fill_(float("-inf"))
 
-    def use_bucket(self, num_positions: int) -> None:
-        """Look at as many positions as are needed, in steps of BUCKET: views are made when the step changes."""
-        seen = min(self.capacity, -(-num_positions // BUCKET) * BUCKET)
+    def clear(self, rows: slice = EVERY_ROW) -> None:
+        """Rows see nothing of the positions so far."""
+        self.mask[rows].fill_(float("-inf"))
+
+    def use_bucket(self) -> None:
+        """Look at as many slots as are needed, in steps of BUCKET: views are made when the step changes."""
+        seen = min(self.capacity, -(-self.num_used // BUCKET) * BUCKET)
         if seen != self.seen:
             self.seen = seen
             self.views = [(cache[0, :, :, :seen], cache[1, :, :, :seen]) for cache in self.caches]
@@ -99,27 +111,42 @@ class Stack:
 
     def step(self) -> None:
         """The next position of every row."""
-        self.use_bucket(self.position + 1)
+        self.num_used = max(self.num_used, self.position + 1)
+        self.use_bucket()
         self.mask.index_fill_(3, self.slot, 0.0)
+        turn = self.turn_at(self.position)
         for layer, cache, (keys, values) in zip(self.layers, self.caches, self.views, strict=True):
-            self.project(layer, self.position)
+            self.project(layer, turn)
             cache.index_copy_(3, self.slot, self.new)
             mixed = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=self.seen_mask)
             self.x.addmm_(mixed.view(self.batch, -1), layer.out)
             self.feed_forward(layer)
         self.finish()
-        self.slot.add_(1)
         self.position += 1
+        self.slot.add_(1) if self.position % self.capacity else self.slot.zero_()
 
-    def project(self, layer: Layer, position: int) -> None:
+    def turn_at(self, position: int) -> Tensor | None:
+        """The rotation of a position [E / 2]; None without RoPE."""
+        if not self.config.rope:
+            return None
+        if not self.first_turn <= position < self.first_turn + TURNS:
+            self.first_turn, self.turns = position, self.rotations(position, TURNS).unbind()
+        return self.turns[position - self.first_turn]
+
+    def rotations(self, first: int, count: int) -> Tensor:
+        """Complex [count, E / 2], of positions first, first + 1, ..."""
+        positions = torch.arange(first, first + count, device=self.x.device)
+        return torch.complex(*rotary_tables(positions, self.config, self.x.dtype))
+
+    def project(self, layer: Layer, turn: Tensor | None) -> None:
         """Query, key and value of x, rotated."""
         self.norm()
         if layer.qkv_bias is None:
             torch.mm(self.h, layer.qkv, out=self.qkv)
         else:
             torch.addmm(layer.qkv_bias, self.h, layer.qkv, out=self.qkv)
-        if self.turns:
-            torch.mul(self.rotating, self.turns[position], out=self.rotating)
+        if turn is not None:
+            torch.mul(self.rotating, turn, out=self.rotating)
 
     def feed_forward(self, layer: Layer) -> None:
         self.norm()
@@ -139,30 +166,41 @@ class Stack:
         else:
             self.h.copy_(self.x)
 
-    def prefill(self, x: Tensor) -> Tensor:
-        """Positions [B, S, D] from an empty cache, at once -> h of the last one [B, D]."""
+    def prefill(self, x: Tensor, rows: slice = EVERY_ROW) -> Tensor:
+        """S positions [R, S, D] of rows that are empty, at once, the last one before the next -> its h [R, D].
+
+        At position 0 the stack moves on to position S; later rows take the S positions that are over.
+        """
         config, num_positions = self.config, x.shape[1]
+        if self.position == 0:
+            self.position = num_positions
+            self.slot.fill_(num_positions % self.capacity)
+        first = self.position - num_positions  # may be negative
+        kept = min(num_positions, self.capacity)
+        slots = torch.arange(self.position - kept, self.position, device=x.device).remainder(self.capacity)
+        self.num_used = max(self.num_used, self.position if first >= 0 else self.capacity)
+        turns = self.rotations(first, num_positions) if config.rope else None
+        seen = Visibility(num_positions, num_positions, config.sliding_window)
+        mask = None if seen.is_plain else seen.mask(x.device)
         heads, groups, size = config.num_heads, config.num_kv_heads, config.size_of_head
         for layer, cache in zip(self.layers, self.caches, strict=True):
             qkv = self.norm_of(x) @ layer.qkv
             qkv = qkv if layer.qkv_bias is None else qkv + layer.qkv_bias
             split = qkv.unflatten(-1, (heads + 2 * groups, size)).transpose(1, 2)  # [B, H + 2 G, S, E]
             turned = split[:, : heads + groups]
-            if self.rotations is not None:
+            if turns is not None:
                 pairs = torch.view_as_complex(turned.unflatten(-1, (-1, 2)).contiguous())
-                turned = torch.view_as_real(pairs * self.rotations[:num_positions]).flatten(-2)
+                turned = torch.view_as_real(pairs * turns).flatten(-2)
             key, value = turned[:, heads:], split[:, heads + groups :]
-            cache[0, :, :, :num_positions] = key
-            cache[1, :, :, :num_positions] = value
+            cache[:, rows].index_copy_(3, slots, torch.stack([key[:, :, -kept:], value[:, :, -kept:]]))
+            causal = mask is None and num_positions > 1
             mixed = F.scaled_dot_product_attention(
-                turned[:, :heads], key, value, is_causal=num_positions > 1, enable_gqa=heads != groups
+                turned[:, :heads], key, value, attn_mask=mask, is_causal=causal, enable_gqa=heads != groups
             )
             x = x + mixed.transpose(1, 2).flatten(2) @ layer.out
             gate, up = (self.norm_of(x) @ layer.gate_up).chunk(2, dim=-1)
             x = x + (F.silu(gate) * up) @ layer.down
-        self.position = num_positions
-        self.slot.fill_(num_positions)
-        self.mask[..., :num_positions] = 0.0
+        self.mask[rows].index_fill_(3, slots, 0.0)
         return self.norm_of(x[:, -1]) if config.final_norm else x[:, -1]
 
     def norm_of(self, x: Tensor) -> Tensor:
@@ -180,8 +218,9 @@ class ShortStack(Stack):
 
     def step_at(self, position: int) -> None:
         """One position of every row; the ones before it are filled."""
+        turn = self.turn_at(position)
         for number, layer in enumerate(self.layers):
-            self.project(layer, position)
+            self.project(layer, turn)
             self.places[position][number].copy_(self.new)
             if position or self.config.num_heads != self.config.num_kv_heads:
                 mixed = F.scaled_dot_product_attention(self.query, *self.before[position][number])
@@ -246,21 +285,49 @@ class FrameStep:
         self.restart()
 
     def restart(self) -> None:
-        """To the start of a window."""
-        self.backbone.clear()
+        """To the start of a window, every row."""
+        self.backbone.restart()
         self.position = 0
-        self.rows = torch.full_like(self.offsets, self.model.bos).expand(self.batch, -1)  # the step before
-        self.text_row = self.offsets.new_full((self.batch,), self.model.text_size)
+        self.starts = [0] * self.batch  # positions at which the rows began
+        # the step before: rows of the tables [B, K] and [B]
+        self.rows, self.text_row = (x.expand(self.batch, *x.shape[1:]) for x in self.nothing_before())
 
     def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
         """Known steps, at the start of the window; as `Walk.prefill`."""
         if codes.shape[2]:
             assert self.position == 0
-            feed = FrameFeed(self.model, self.batch, self.backbone.prefill)
-            feed.prefill(codes, text, user)
-            self.rows = torch.remainder(feed.codes, self.model.codebook_size + 2)
-            self.text_row = torch.remainder(feed.text, self.model.text_size + 2)
-            self.position = codes.shape[2]
+            self.fill(EVERY_ROW, codes, text, user)
+
+    def join(self, row: int, codes: Tensor, text: Tensor | None = None) -> None:
+        """Empty a row and let it begin anew: with known steps, codes [K, S] and text [S], of which S may be 0.
+
+        The other rows are not touched: the row's next step is the one that they take next.
+        """
+        rows = slice(row, row + 1)
+        self.backbone.clear(rows)
+        if codes.shape[1]:
+            self.fill(rows, codes[None], None if text is None else text[None])
+        else:
+            self.set_before(rows, *self.nothing_before())
+        self.starts[row] = self.position - codes.shape[1]
+
+    def fill(self, rows: slice, codes: Tensor, text: Tensor | None, user: Tensor | None = None) -> None:
+        """Known steps of rows that are empty."""
+        feed = FrameFeed(self.model, len(codes), partial(self.backbone.prefill, rows=rows))
+        feed.prefill(codes, text, user)
+        before = (feed.codes, self.model.codebook_size + 2), (feed.text, self.model.text_size + 2)
+        self.set_before(rows, *(torch.remainder(tokens, size) for tokens, size in before))
+        self.position = self.position or codes.shape[2]
+
+    def nothing_before(self) -> tuple[Tensor, Tensor]:
+        """The rows of the tables that stand for BOS: [1, K] and [1]."""
+        codes = torch.full_like(self.offsets[None], self.model.bos)
+        return codes, codes.new_full((1,), self.model.text_size)
+
+    def set_before(self, rows: slice, codes: Tensor, text: Tensor) -> None:
+        """The step before, of some rows: rows of the tables."""
+        self.rows, self.text_row = self.rows.clone(), self.text_row.clone()
+        self.rows[rows], self.text_row[rows] = codes, text
 
     def step(self, choose: Choose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
         """The next step; as `Walk.step`."""

@@ -31,12 +31,12 @@ class Noise:
         """Of each slot [B, C], float32."""
         if not self.first <= column < self.first + COLUMNS:
             self.first = column
-            self.columns = [part.split(list(self.sizes), dim=-1) for part in self._columns(column).unbind()]
+            self.columns = [part.split(list(self.sizes), dim=-1) for part in self.of(column, COLUMNS).unbind()]
         return self.columns[column - self.first]
 
-    def _columns(self, first: int) -> Tensor:
-        """[COLUMNS, B, all classes of all slots]."""
-        column = torch.arange(first, first + COLUMNS, device=self.counter.device)[:, None]
+    def of(self, first: int, num_columns: int) -> Tensor:
+        """[columns, B, all classes of all slots]."""
+        column = torch.arange(first, first + num_columns, device=self.counter.device)[:, None]
         keys = [mix(mix(half + column) ^ half)[..., None] for half in self.keys.unbind(1)]  # [COLUMNS, B, 1] each
         bits = mix((mix(self.counter ^ keys[0]) + keys[1]) & MASK) >> (32 - BITS)
         uniform = (bits.float() + 0.5) * 2.0**-BITS  # never 0 or 1, and exact in float32

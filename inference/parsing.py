@@ -23,6 +23,29 @@ NUMBERS = {
 }
 
 
+RULES = tyro.constructors.ConstructorRegistry()
+
+
+@RULES.primitive_rule
+def one_or_several(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """A setting that is a number or several: 0.9,0.7 is one word, which takes no argument that follows it."""
+    kind = next((kind for kind in (int, float) if info.type == kind | tuple[kind, ...]), None)
+    if kind is None:
+        return None
+
+    def read(words: list[str]) -> Any:
+        return tuple(map(kind, words[0].split(","))) if "," in words[0] else kind(words[0])
+
+    def write(value: Any) -> list[str]:
+        return [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        1, "N,...", read, lambda value: isinstance(value, kind | tuple), write
+    )
+
+
 class UsageError(ValueError):
     """Arguments that the verb does not take; the message names the flag and says what to do, in one line."""
 
@@ -45,7 +68,7 @@ def parse(verb: Callable[..., None], prog: str, args: Sequence[str]) -> Callable
     """
     try:
         with redirect_stderr(io.StringIO()):
-            return tyro.cli(deferred(verb), prog=prog, args=list(args))
+            return tyro.cli(deferred(verb), prog=prog, args=list(args), registry=RULES)
     except SystemExit as end:
         if end.code in (0, None):
             raise
@@ -69,7 +92,7 @@ def box_of(verb: Callable[..., None], prog: str, args: Sequence[str]) -> str:
     """What tyro draws on stderr for arguments that it refuses, as it does where stdout takes UTF-8."""
     said = io.StringIO()
     with suppress(SystemExit), redirect_stderr(said), redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")):
-        tyro.cli(deferred(verb), prog=prog, args=list(args))
+        tyro.cli(deferred(verb), prog=prog, args=list(args), registry=RULES)
     return said.getvalue()
 
 

@@ -68,12 +68,15 @@ def embed(tokens: Tensor, table: nn.Embedding) -> Tensor:
     return F.embedding(tokens.clamp_min(0), table.weight) * (tokens != ABSENT)[..., None]
 
 
-def slot_contexts(backbone: Transformer, embedding: SlotEmbedding, steps: Steps) -> Tensor:
-    """Steps through the backbone -> the context of each slot [B, S, J, D]."""
+def slot_contexts(
+    backbone: Transformer, embedding: SlotEmbedding, steps: Steps, cache: KVCache | None = None, seen: int = 0
+) -> Tensor:
+    """Steps through the backbone -> the context of each slot [B, S, J, D]. seen: steps that are in the cache."""
     documents = steps.documents
     if documents is not None:
         documents = documents.repeat_interleave(embedding.num_slots, dim=1)
-    return backbone(embedding.inputs(steps), documents=documents).unflatten(1, (-1, embedding.num_slots))
+    x = embedding.inputs(steps)[:, seen * embedding.num_slots :]
+    return backbone(x, cache, documents).unflatten(1, (-1, embedding.num_slots))
 
 
 class SlotFeed:

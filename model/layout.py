@@ -28,6 +28,15 @@ class Steps:
     documents: Tensor | None  # [B, S] for packed rows
     place: Tensor  # [B, T] the step of each frame when nothing lags; below 0: given, not predicted
 
+    def part(self, first: int, stop: int | None = None) -> "Steps":
+        """Some of the steps; `place` stays that of all."""
+        steps = slice(first, stop)
+        text, text_targets, documents = (
+            None if x is None else x[:, steps] for x in (self.text_inputs, self.text_targets, self.documents)
+        )
+        inputs, targets = self.inputs[:, :, steps], self.targets[:, :, steps]
+        return Steps(inputs, targets, text, text_targets, documents, self.place)
+
 
 def arrange(
     config: SpeechLMConfig,

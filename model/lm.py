@@ -30,9 +30,10 @@ from .flatten import Contexts, SlotEmbedding, embed, slot_contexts
 from .layout import Steps, arrange, given_first, num_scored, to_frames
 from .linear import GroupedLinear
 from .losses import Weights, cross_entropy
+from .pieces import Scored, is_long, score_in_pieces
 from .speech_lm_config import SpeechLMConfig
 from .strict_model import StrictModel
-from .transformer import Transformer
+from .transformer import KVCache, Transformer
 
 
 @dataclass
@@ -169,8 +170,12 @@ class SpeechLM(StrictModel):
             user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
         steps = arrange(self.config, codes, ends, text, user, documents)
         heard = drop_codes(steps, input_dropout, self.bos) if input_dropout > 0 else steps
-        contexts = self.contexts(heard)
-        scored = self.score(contexts, steps, heard.targets, weights, depth_fraction, depth_chunk)
+        options = weights, depth_fraction, depth_chunk
+        if is_long(self.config.backbone, steps) and not return_logits:
+            scored, contexts = score_in_pieces(self, heard, steps, *options), None
+        else:
+            contexts = self.contexts(heard)
+            scored = self.score(contexts, steps, heard.targets, *options)
         # a model without BOS has nothing before its first step: equal probabilities there
         delays, place, dtype = self.config.delays, steps.place, scored.total.dtype
         first_nats = given_first(place, delays, codes != ABSENT).to(dtype) * math.log(self.codebook_size)
@@ -187,7 +192,7 @@ class SpeechLM(StrictModel):
             output.text_nll = (to_frames(scored.text_nll[:, None], place, [0]) + first_text)[:, 0]
             total = total + weights.text * first_text.sum()
         output.loss = total / num_scored(self.config, codes, ends, text).clamp_min(1)
-        if return_logits:
+        if contexts is not None and return_logits:
             logits, text_logits = self.all_logits(contexts, steps)
             output.logits = to_frames(logits, place, delays)  # 0, so equal, for what comes first
             if not self.config.bos:
@@ -199,16 +204,18 @@ class SpeechLM(StrictModel):
             return tuple(part for part in parts if part is not None)
         return output
 
-    def contexts(self, steps: Steps) -> "Contexts":
-        """Steps through the backbone."""
+    def contexts(self, steps: Steps, cache: KVCache | None = None, seen: int = 0) -> "Contexts":
+        """Steps through the backbone, but for the first `seen`, which are in the cache."""
         if self.pattern == "flatten":
-            return Contexts.of_slots(slot_contexts(self.backbone, self.slot_embedding, steps), bool(self.text_size))
-        x = self.backbone(self.embed_frames(steps.inputs, steps.text_inputs), documents=steps.documents)
+            x = slot_contexts(self.backbone, self.slot_embedding, steps, cache, seen)
+            return Contexts.of_slots(x, bool(self.text_size))
+        steps = steps.part(seen)
+        x = self.backbone(self.embed_frames(steps.inputs, steps.text_inputs), cache, steps.documents)
         return Contexts(x, x, x[:, :, None])
 
     def score(
         self, contexts: "Contexts", steps: Steps, known: Tensor, weights: Weights, fraction: float, chunk: int
-    ) -> "Scored":
+    ) -> Scored:
         """The weighted sum of all nats, and the nats of each step. known: [B, K, S] what the depth decoder is told."""
         targets = steps.targets
         codebook_weights = weights.of(self.num_codebooks, contexts.first)
@@ -267,15 +274,6 @@ class SpeechLM(StrictModel):
         padded = [F.pad(part, (0, self.num_classes - part.shape[-1]), value=float("-inf")) for part in parts]
         text = self.text_logits(contexts.text) if self.predicts_text else None
         return torch.cat(padded, dim=1), text
-
-
-@dataclass
-class Scored:
-    """Nats of steps, before they are put back into frames."""
-
-    total: Tensor  # the weighted sum
-    nll: Tensor | None  # [B, K, S], EOS among codebook 0's; None where only a share of the frames was scored
-    text_nll: Tensor | None  # [B, S]
 
 
 def for_each_document(values: Tensor, documents: Tensor | None) -> Tensor:

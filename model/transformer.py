@@ -17,26 +17,50 @@ from .rope import rotary_tables, rotate
 from .shapes import TransformerConfig
 
 Tables = tuple[Tensor, Tensor] | None  # cos and sin of rotary positions [S, E / 2]
+PIECE = 256  # positions that go onto a cache with a sliding window at once, if the window is not larger
 
 
 class KVCache:
-    """Keys and values of the positions seen so far, preallocated; `length` positions are filled in every row."""
+    """Keys and values of the positions seen so far, preallocated; `length` is their number, the same in every row.
+
+    With a sliding window those that no later position sees are forgotten: any number of positions takes the memory of
+    few.
+    """
 
     def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor):
-        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.size_of_head)
+        """capacity: the most positions that there will be."""
+        window = config.sliding_window
+        self.reach = window - 1 if window else capacity  # positions that are seen, from before those that are new
+        self.capacity = min(capacity, self.reach + piece_size(config))
+        shape = (config.num_layers, batch, config.num_kv_heads, self.capacity, config.size_of_head)
         self.keys = like.new_zeros(shape)
         self.values = like.new_zeros(shape)
-        self.capacity = capacity
         self.length = 0
+        self.forgotten = 0  # positions at the start that are not held any more
+
+    def make_room(self, count: int) -> None:
+        """For positions that are new: where they would not fit, those out of sight are forgotten."""
+        held = self.length - self.forgotten
+        if held + count > self.capacity and held > self.reach:
+            for kept in (self.keys, self.values):
+                kept[:, :, :, : self.reach] = kept[:, :, :, held - self.reach : held].clone()
+            self.forgotten = self.length - self.reach
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """key, value [B, G, S, E] of the new positions -> all filled positions of this layer."""
-        end = self.length + key.shape[2]
+        """key, value [B, G, S, E] of the new positions -> these and what they see of the ones before, in this layer."""
+        first = self.length - self.forgotten
+        end = first + key.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions; {end} were asked for")
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        self.keys[layer, :, :, first:end] = key
+        self.values[layer, :, :, first:end] = value
+        seen = slice(max(0, first - self.reach), end)
+        return self.keys[layer, :, :, seen], self.values[layer, :, :, seen]
+
+
+def piece_size(config: TransformerConfig) -> int:
+    """Positions that are taken at once where there are many, and a sliding window."""
+    return max(PIECE, config.sliding_window)
 
 
 class RMSNorm(nn.Module):
@@ -137,12 +161,17 @@ class Transformer(nn.Module):
         """documents: [B, S], positions see those of their own number only; not with a cache."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # the residual stream, too: it is most of the traffic
-        start = cache.length if cache is not None else 0
+        start = before = 0
+        if cache is not None:
+            if self.config.sliding_window and x.shape[1] > piece_size(self.config):
+                return torch.cat([self(piece, cache) for piece in x.split(piece_size(self.config), dim=1)], dim=1)
+            cache.make_room(x.shape[1])
+            start, before = cache.length, min(cache.length, cache.reach)
         end = start + x.shape[1]
         tables = None
         if self.config.rope:
             tables = rotary_tables(torch.arange(start, end, device=x.device), self.config, x.dtype)
-        seen = Visibility(x.shape[1], end, self.config.sliding_window, documents)
+        seen = Visibility(x.shape[1], before + x.shape[1], self.config.sliding_window, documents)
         attend = prepare(self.choice._attn_implementation, seen, x, self.config.size_of_head)
         sets = self.weight_sets[start:end]
         for block in self.blocks:

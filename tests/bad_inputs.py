@@ -86,9 +86,16 @@ generate good.wav --seed -1 | --seed
 generate good.wav --seed 1e9 | --seed must be a whole number
 generate good.wav --seed 99999999999999999999 | --seed
 generate good.wav --temperature nan | --temperature
-generate good.wav --depth-temperature -1 | --depth-temperature
+generate good.wav --temperature 0.8,-1 | --temperature is -1.0
 generate good.wav --text-temperature inf | --text-temperature
+generate good.wav --temperature 0.8,hot | --temperature must be a number, not 'hot'
 generate good.wav --top-k -5 | --top-k
+generate good.wav --top-k 5,1.5 | --top-k must be a whole number, not '1.5'
+generate good.wav --top-p 0.9,0 | --top-p is 0.0
+generate good.wav --min-p 1 | --min-p is 1.0
+generate good.wav --repetition-share 2 | --repetition-share is 2.0
+generate good.wav --repetition-frames 0 | --repetition-frames is 0
+generate good.wav --guidance nan | --guidance is nan
 generate good.wav --max-prompt-s 0 | --max-prompt-s
 generate good.wav --max-prompt-s nan | --max-prompt-s
 generate good.wav --threads 0 | --threads

@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(verb, model, store, goo
         (["--duration", "inf"], "duration"),
         (["--temperature", "nan"], "temperature"),
         (["--temperature", "-0.1"], "temperature"),
-        (["--depth-temperature", "inf"], "temperature"),
+        (["--top-p", "1.5"], "--top-p is"),
         (["--top-k", "-1"], "--top-k is -1"),
         (["--seed", "-1"], "seed"),
         (["--seed", str(2**70)], "seed"),

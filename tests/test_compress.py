@@ -23,6 +23,8 @@ from codeclm.model.shapes import DepthConfig, TextConfig
 from codeclm.model.walk import Walk
 from codeclm.train.cli import main
 
+from .options import backbone
+
 # every way in which codes can depend on each other, and the windows of long rows
 MODELS = {
     "depth": {},
@@ -55,6 +57,7 @@ MODELS = {
         delays=(0, 0, 1, 1),
         depth=DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16, group_size=2),
     ),
+    "sliding window": dict(backbone=backbone(sliding_window=3), delays=(0, 1, 1)),
 }  # fmt: skip
 LENGTHS = (1, 26, 7)
 

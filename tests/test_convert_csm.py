@@ -97,7 +97,7 @@ def test_greedy_generation_gives_the_same_codes(pair):
         input_ids=text, attention_mask=torch.ones_like(text), max_new_tokens=9, do_sample=False,
         depth_decoder_do_sample=False,
     ).transpose(1, 2)  # fmt: skip
-    greedy = SamplingConfig(temperature=0.0, depth_temperature=0.0)
+    greedy = SamplingConfig(temperature=0.0)
     *_, state = generate(ours, Request(9, text=text), [0, 1], greedy)
     assert len(expected.unique()) > 4
     assert state.codes[:, :, 5:].equal(expected)

@@ -26,7 +26,7 @@ from .checkpoints import moshi as make_moshi
 
 K, V, TEXT_VOCAB = MOSHI["num_codebooks"], MOSHI["audio_vocab_size"], MOSHI["vocab_size"]
 CLOSE = 3e-5  # of logits that spread over several units, in float32
-GREEDY = SamplingConfig(temperature=0.0, depth_temperature=0.0, text_temperature=0.0)
+GREEDY = SamplingConfig(temperature=0.0, text_temperature=0.0)
 
 
 @pytest.fixture(scope="module")

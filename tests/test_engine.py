@@ -17,7 +17,7 @@ from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.shapes import DepthConfig, TextConfig
 
 DELAYS = [(0, 0, 0), (0, 1, 1), (1, 1, 3)]
-FREE = SamplingConfig(temperature=1.0, depth_temperature=1.0, top_k=0)
+FREE = SamplingConfig(temperature=1.0, top_k=0)
 
 
 def run(model, prompt, num_frames, seeds, sampling=FREE) -> State:
@@ -62,7 +62,7 @@ def test_each_row_of_a_batch_is_the_seed_alone(make_model, prompt, delays):
 @torch.no_grad()
 def test_temperature_zero_takes_the_likeliest_code_of_every_step(make_model):
     model = make_model((0, 0, 0))
-    codes = run(model, None, 5, [0], SamplingConfig(0.0, 0.0, 0)).codes
+    codes = run(model, None, 5, [0], SamplingConfig(temperature=0.0)).codes
     nll = model(codes).nll
     for k in range(3):
         for t in range(5):

@@ -1,5 +1,6 @@
 """inference/frame_step.py: the fused step draws what the readable walk draws, for every model it knows."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = OPTIONS | {
     "no rope": dict(backbone=backbone(rope=False)),
 }
 
-SAMPLING = SamplingConfig(temperature=1.1, depth_temperature=0.9, top_k=5)
+SAMPLING = SamplingConfig(temperature=(1.1, 0.9), top_k=5)
 
 
 def last(model: SpeechLM, request: Request, fused: bool, sampling: SamplingConfig = SAMPLING, seeds=(3, 4, 5)):
@@ -60,13 +61,49 @@ def test_the_step_draws_what_the_walk_draws(make_model, name):
         for sampling in (SAMPLING, SamplingConfig(stop_at_end=True, temperature=1.5, top_k=0, min_p=0.05, top_p=0.9)):
             fused, walked = (last(model, request, fused, sampling) for fused in (True, False))
             known += isinstance(fused.walk, FrameStep)
-            for field in ("codes", "text", "end"):
-                ours, theirs = getattr(fused, field), getattr(walked, field)
-                assert ours is theirs is None or torch.equal(ours, theirs), field
-            torch.testing.assert_close(fused.nll, walked.nll, rtol=0, atol=1e-9)
-            if walked.text_nll is not None:
-                torch.testing.assert_close(fused.text_nll, walked.text_nll, rtol=0, atol=1e-9)
+            assert_same(fused, walked)
     assert known == (2 * len(requests(model)) if is_supported(model) else 0)
+
+
+EACH_ITS_OWN = [
+    SamplingConfig(temperature=0.0),
+    SamplingConfig(temperature=(1.5, 0.8), top_k=(0, 3), stop_at_end=True),
+    SamplingConfig(temperature=1.0, top_k=4, top_p=0.8, min_p=0.01),
+]
+REPEATS = SamplingConfig(temperature=0.1, top_k=1, repetition_share=0.2, repetition_frames=4)
+
+
+@pytest.mark.parametrize(
+    "name", ["default", "delay", "first", "text", "text flat", "zeros", "never", "windows", "late"]
+)
+@torch.no_grad()
+def test_the_step_draws_what_the_walk_draws_with_every_setting_and_a_row_what_it_draws_alone(make_model, name):
+    model: SpeechLM = make_model(**CASES[name])
+    for what, request in requests(model).items():
+        draw = torch.Generator().manual_seed(5)
+        kept = torch.randint(-1, model.codebook_size, (model.num_codebooks, request.num_frames), generator=draw)
+        guided = [replace(SAMPLING, guidance=weight) for weight in (1.0, 2.5, 0.0)]
+        settings = [EACH_ITS_OWN, REPEATS, *([guided] if "text" in what else [])]
+        for given, sampling in [(replace(request, new_codes=kept), EACH_ITS_OWN), *((request, s) for s in settings)]:
+            states = []
+            for fused in (True, False):
+                *_, state = generate(model, given, [3, 4, 5], sampling, fused=fused)
+                states.append(state)
+            assert_same(*states)
+            for row in range(3):
+                own = sampling if isinstance(sampling, SamplingConfig) else sampling[row]
+                *_, alone = generate(model, given, [3 + row], own)
+                stop = alone.frame
+                assert torch.equal(alone.codes[0, :, :stop], states[0].codes[row, :, :stop]), (what, row)
+
+
+def assert_same(fused, walked) -> None:
+    for field in ("codes", "text", "end"):
+        ours, theirs = getattr(fused, field), getattr(walked, field)
+        assert ours is theirs is None or torch.equal(ours, theirs), field
+    torch.testing.assert_close(fused.nll, walked.nll, rtol=0, atol=1e-9)
+    if walked.text_nll is not None:
+        torch.testing.assert_close(fused.text_nll, walked.text_nll, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()

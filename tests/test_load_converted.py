@@ -57,11 +57,11 @@ def test_codes_outside_the_codec_are_never_drawn_with_it(folders):
     model, size = load_speech_lm(folders["csm"]), 16
     assert model.codebook_size == CSM["vocab_size"] == 19
     prompt = torch.randint(0, size, (model.num_codebooks, 3), generator=torch.Generator().manual_seed(0))
-    hot = SamplingConfig(temperature=3.0, depth_temperature=3.0)
+    hot = SamplingConfig(temperature=3.0)
     *_, free = generate(model, Request(40, prompt), [0, 1], hot)
     *_, kept = generate(model, Request(40, prompt, num_codes=size), [0, 1], hot)
     assert free.codes.max() >= size > kept.codes.max()
-    greedy = SamplingConfig(temperature=0.0, depth_temperature=0.0)
+    greedy = SamplingConfig(temperature=0.0)
     *_, kept = generate(model, Request(40, prompt, num_codes=4), [0], greedy)
     assert kept.codes[:, :, 3:].max() < 4
 

@@ -5,7 +5,9 @@ import torch
 
 from codeclm.inference import SamplingConfig
 from codeclm.inference.noise import Noise
-from codeclm.inference.sampling import sample
+from codeclm.inference.sampling import batch_sampling, draw_again, sample
+
+LIKE = torch.zeros((), dtype=torch.float64)
 
 
 def noise(rows: int, classes: int, seed: int = 0) -> torch.Tensor:
@@ -71,15 +73,74 @@ def test_extreme_logits_and_temperatures_draw_a_possible_code():
         {"temperature": -0.1},
         {"temperature": float("nan")},
         {"temperature": float("inf")},
-        {"depth_temperature": -1.0},
+        {"text_temperature": -1.0},
         {"top_k": -1},
         {"top_p": 0.0},
         {"top_p": 1.5},
         {"min_p": -0.1},
         {"min_p": 1.0},
+        {"repetition_share": 1.5},
+        {"repetition_frames": 0},
+        {"guidance": -1.0},
+        {"guidance": float("nan")},
     ],
 )
 def test_settings_without_a_meaning_are_refused_with_their_value(settings):
     (value,) = settings.values()
     with pytest.raises(ValueError, match=str(value)):
         SamplingConfig(**settings)
+
+
+def test_a_codebook_with_a_setting_that_means_nothing_is_refused_with_its_value():
+    for settings, value in (({"temperature": (1.0, -2.0)}, "-2.0"), ({"top_k": (5, -3)}, "-3"), ({"top_p": ()}, "no")):
+        with pytest.raises(ValueError, match=value):
+            SamplingConfig(**settings)
+
+
+def test_the_last_of_several_numbers_holds_for_the_codebooks_after_it():
+    settings = SamplingConfig(temperature=(0.9, 0.5), top_k=7, top_p=(1.0, 0.8, 0.6))
+    first, second, third, fourth = batch_sampling(settings, 2, 4, LIKE).codebooks
+    assert first == (0.9, 7, 1.0, 0.0) and second == (0.5, 7, 0.8, 0.0) and third == fourth == (0.5, 7, 0.6, 0.0)
+    with pytest.raises(ValueError, match="top_p has 3 numbers; this model has 2 codebooks"):
+        batch_sampling(settings, 2, 2, LIKE)
+
+
+MIXED = [
+    SamplingConfig(0.0),
+    SamplingConfig(1.0, top_k=0),
+    SamplingConfig(2.0, top_k=3),
+    SamplingConfig(1.5, top_k=0, top_p=0.5),
+    SamplingConfig(1.5, top_k=0, min_p=0.4),
+    SamplingConfig(0.7, top_k=4, top_p=0.9, min_p=0.1),
+]
+
+
+def test_a_row_with_settings_of_its_own_draws_as_it_does_alone():
+    logits = torch.randn(300, 9, generator=torch.Generator().manual_seed(1)).double()
+    rows = [MIXED[row % len(MIXED)] for row in range(300)]
+    together = sample(logits, noise(300, 9), *batch_sampling(rows, 300, 1, LIKE).codebooks[0])
+    for row, settings in enumerate(rows):
+        (limits,) = batch_sampling(settings, 1, 1, LIKE).codebooks
+        assert sample(logits[row : row + 1], noise(1, 9, seed=row), *limits)[0] == together[row], settings
+    for count in (2, 4):
+        with pytest.raises(ValueError, match=f"{count} sampling settings for 3 rows"):
+            batch_sampling(rows[:count], 3, 1, LIKE)
+
+
+def test_rows_that_agree_are_sampled_with_plain_numbers():
+    found = batch_sampling([SamplingConfig(1.0, top_p=0.5), SamplingConfig(0.5, top_p=0.5)], 2, 1, LIKE)
+    temperature, *others = found.codebooks[0]
+    assert isinstance(temperature, torch.Tensor) and others == [100, 0.5, 0.0] and found.endless is None
+
+
+def test_a_code_that_fills_the_last_frames_is_drawn_again_from_all_codes():
+    logits = torch.tensor([9.0, 0.0, 0.0]).repeat(4000, 1)
+    drawn = torch.zeros(4000, dtype=torch.long)
+    recent = torch.tensor([[0, 1, 0, 2]]).expand(4000, 4)
+    flat = torch.zeros_like(logits)
+    assert torch.equal(draw_again(drawn, recent, 2, flat, noise(4000, 3)), drawn)  # twice is not more than twice
+    again = draw_again(drawn, recent, 1, flat, noise(4000, 3)).bincount(minlength=3)
+    assert (again - 4000 / 3).abs().max() < 150  # as the logits say, whatever the limits of the first draw were
+    counts = torch.where(torch.arange(4000) % 2 == 0, 1, 2)[:, None]
+    mixed = draw_again(drawn, recent, counts, flat, noise(4000, 3))
+    assert (mixed[1::2] == 0).all() and (mixed[::2] != 0).sum() > 1000

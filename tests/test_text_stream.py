@@ -35,7 +35,7 @@ CONFIG = TrainConfig(
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, weight_decay=0.0),
     model=ModelConfig(backbone=SHAPE, depth=SHAPE),
 )
-GREEDY = SamplingConfig(0.0, 0.0, 0.0)
+GREEDY = SamplingConfig(0.0, 0.0)
 
 
 def spell(text: str) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_a_model_with_its_text_last_transcribes(trained, monkeypatch):
 def test_a_model_with_aligned_text_writes_along_and_speaks_what_it_is_given(trained):
     lm = load(trained("aligned"))
     duration_s = WORDS / lm.codec.frame_rate
-    made = lm.generate(None, duration_s, seed=1, sampling=SamplingConfig(1.0, 1.0, 1.0, 0))
+    made = lm.generate(None, duration_s, seed=1, sampling=SamplingConfig(1.0, 1.0, 0))
     assert " ".join(LETTERS[i] for i in made.codes[0]) == made.text  # what it writes is what it says
     given = lm.generate(None, duration_s, text="d c b a a b", sampling=GREEDY)
     np.testing.assert_array_equal(given.codes, spell("d c b a a b").T)

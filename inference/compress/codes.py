@@ -21,7 +21,7 @@ from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
 from ...model.walk import Walk
 from ..labelled import as_labelled
-from ..windows import Window, each_window, windows
+from ..windows import Window, each_window, window_frames, windows
 from .arithmetic import Decoder, Distributions, Encoder, distributions
 
 # (row, codebook, frame, distributions, index into these) -> the code there
@@ -82,7 +82,7 @@ def decompress_codes(
 def predicted_bits(model: SpeechLM, codes: Tensor) -> float:
     """The bits that `codeclm evaluate` counts for codes [K, T]."""
     nats = 0.0
-    for window in windows(codes.shape[1], model.config.context_frames):
+    for window in windows(codes.shape[1], window_frames(model.config)):
         with as_labelled(model):
             output = model(codes[None, :, window.start : window.stop].to(model.device))
         nats += float(output.nll[0, :, window.first - window.start :].double().sum())
@@ -101,12 +101,11 @@ def code_rows(model: SpeechLM, num_frames: list[int], coder: Coder, title: str =
     The codes take memory as they come: a damaged file may claim any number of frames.
     title: the progress bar's; "": no bar.
     """
-    longest, context = max(num_frames), model.config.context_frames
+    longest, context = max(num_frames), window_frames(model.config)
     rows = _Rows(model, num_frames, torch.full((len(num_frames), model.num_codebooks, 0), ABSENT), coder)
     total = longest + num_windows(longest, context) * max(model.config.delays)
     with progress_bar(total=total, unit="frame", desc=title, disable=not title) as bar, as_labelled(model):
         for window in each_window(longest, context):
-            rows.codes = F.pad(rows.codes, (0, window.stop - rows.codes.shape[2]), value=ABSENT)
             for _ in rows.walk(window):
                 bar.update()
     return [codes[:, :length] for codes, length in zip(rows.codes, num_frames, strict=True)]
@@ -121,7 +120,7 @@ def num_windows(num_frames: int, context_frames: int) -> int:
 class _Rows:
     model: SpeechLM
     num_frames: list[int]
-    codes: Tensor  # [B, K, T up to the window's end], ABSENT where the coder has not been asked yet
+    codes: Tensor  # [B, K, T so far, and some], ABSENT where the coder has not been asked yet
     coder: Coder
 
     def walk(self, window: Window) -> Iterator[None]:
@@ -164,6 +163,8 @@ class _Rows:
     def code(self, rows: list[int], window: Window, k: int, step: int, logits: Tensor) -> Tensor:
         """Ask the coder for codebook k at a step of a window -> its codes [rows]."""
         frame = window.start + step - self.model.config.delays[k]
+        if frame >= self.codes.shape[2]:
+            self.codes = F.pad(self.codes, (0, max(64, frame)), value=ABSENT)
         asked = [place for place, row in enumerate(rows) if frame < self.num_frames[row]]
         source = distributions(logits.double().cpu()[asked].numpy())
         for index, place in enumerate(asked):

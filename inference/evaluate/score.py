@@ -21,7 +21,7 @@ from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM, SpeechLMOutput
 from ..config import EvaluateConfig
 from ..labelled import as_labelled
-from ..windows import Window, describe, windows
+from ..windows import Window, describe, window_frames, windows
 from .baselines import CountBaselines
 from .report import DEFINITION, LikelihoodReport, likelihood, num_counted
 
@@ -105,7 +105,7 @@ def predicted(batch: list[list[Stretch]]) -> Iterator[tuple[int, int, slice, int
 
 
 def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
-    return config.context_frames or model.config.context_frames
+    return config.context_frames or window_frames(model.config)
 
 
 def _batches(

@@ -20,12 +20,12 @@ from ...model.lm import SpeechLM
 from ..config import EvaluateConfig, SamplingConfig
 from ..engine import Request, State, generate
 from ..evaluate.score import Scores, score_store
-from ..windows import windows
+from ..windows import window_frames, windows
 from .agreement import CODE_AXES, TEXT_AXES
 from .findings import Finding, NotApplicable, compare, worst
 from .sequences import LAYOUTS, Rows, walked_end
 
-ANY_VALUE = SamplingConfig(temperature=1.0, depth_temperature=1.0, text_temperature=1.0, top_k=0)
+ANY_VALUE = SamplingConfig(temperature=1.0, text_temperature=1.0, top_k=0)
 SEEDS = (0, 1)
 SHIFTS = (-2, -1, 1, 2)  # frames
 
@@ -80,7 +80,7 @@ def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
 def recorded_and_scored(model: SpeechLM, state: State) -> Iterator[Finding]:
     """Window by window, as windows.py has it."""
     dtype = model.dtype
-    for window in windows(state.num_frames, model.config.context_frames):
+    for window in windows(state.num_frames, window_frames(model.config)):
         seen, kept = slice(window.start, window.stop), slice(window.first - window.start, None)
         text, user = (None if x is None else x[..., seen] for x in (state.text, state.user))
         output = model(state.codes[:, :, seen], text=text, user=user)
@@ -96,7 +96,7 @@ def stored_and_scored(model: SpeechLM, state: State) -> Finding:
     """The same codes from a token store, as `codeclm evaluate` scores them."""
     scores = score_from_store(model, list(state.codes))
     whole = torch.zeros(scores.nll.shape, dtype=torch.float64)
-    for window in windows(state.num_frames, model.config.context_frames):
+    for window in windows(state.num_frames, window_frames(model.config)):
         nll = model(state.codes[:, :, window.start : window.stop]).nll[:, :, window.first - window.start :]
         whole += nll.sum(dim=2).double().cpu()
     per_frame = np.asarray(scores.nll) / state.num_frames
@@ -110,7 +110,9 @@ def ends_and_scored(model: SpeechLM, context: int) -> Iterator[Finding]:
     rows = [torch.randint(model.codebook_size, (model.num_codebooks, n), generator=generator) for n in lengths]
     scores = score_from_store(model, rows)
     for codes, length, scored in zip(rows, lengths, scores.eos_nll, strict=True):
-        start = windows(length + 1, context)[-1].start  # of the window in which the frame after the last is drawn
+        start = windows(length + 1, window_frames(model.config))[
+            -1
+        ].start  # of the window in which the frame after the last is drawn
         seen = codes[None, :, start:].to(model.device)
         row = Rows("audio", seen, torch.tensor([True], device=model.device), (seen.shape[2],))
         expected = walked_end(model, row)

@@ -41,7 +41,8 @@ DEPTH_OPTIONS = (
     *("weight_sets", "group_size", "conditioning", "first_codebook", "embeddings", "sees_text"),
     *("rope", "final_norm"),
 )
-# models with fewer codebooks, and with several groups of them, the last one whole or not
+# models with fewer codebooks, with several groups of them, the last one whole or not, and one that the frame step takes
+# with a sliding window
 OTHERS: tuple[Choice, ...] = (
     {"delays": (0,)},
     {"delays": (1,), "pattern": "delay"},
@@ -51,6 +52,7 @@ OTHERS: tuple[Choice, ...] = (
     {"delays": (0, 0, 0, 0), "group_size": 2},
     {"delays": (0, 1, 1, 2, 2), "group_size": 2, "weight_sets": "own", "first_codebook": "depth", "gaps": "bos"},
     {"delays": (0, 0, 0, 0, 0), "group_size": 3, "conditioning": "prefix", "embeddings": "shared"},
+    {"delays": (0, 1, 1), "sliding_window": 3},
 )
 
 

@@ -22,7 +22,7 @@ from .codec import AUDIO
 from .harness import Reading, difference, num_different
 from .setting import Setting
 
-FREE = SamplingConfig(temperature=1.0, depth_temperature=1.0, top_k=0)
+FREE = SamplingConfig(temperature=1.0, top_k=0)
 EXACT, SINGLE = 1e-9, 2e-3  # nats a code, in float64 and float32
 
 

@@ -1,0 +1,60 @@
+"""Classifier-free guidance: a walk of twice the rows, each with its text and, below, the same without.
+
+A code is drawn from the logits without text + weight x what the text changes in them, and both rows go on from it.
+The first half of each step's logits is the model's own: what is recorded. B rows.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..model.delay_pattern import ABSENT
+from ..model.flatten import TEXT
+from ..model.walk import Walk
+from .frame_step import FrameStep
+
+# (slot, the model's own logits [B, C], those to draw from [B, C]) -> [B]
+GuidedChoose = Callable[[int, Tensor, Tensor], Tensor]
+
+
+class GuidedWalk:
+    """In place of a `Walk` or a `FrameStep`, with their methods; `walk` is one of 2 B rows."""
+
+    def __init__(self, walk: Walk | FrameStep, weight: float | Tensor):
+        """weight: 0 draws as if there were no text, 1 as the model does; [B, 1] where rows differ."""
+        self.walk = walk
+        self.weight = weight
+
+    @property
+    def position(self) -> int:
+        return self.walk.position
+
+    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
+        self.walk.prefill(
+            twice(codes), None if text is None else with_and_without(text), None if user is None else twice(user)
+        )
+
+    def step(self, choose: GuidedChoose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
+        def choose_for_both(slot: int, logits: Tensor) -> Tensor:
+            own, without = logits.chunk(2)
+            weight = self.weight.to(own.dtype) if isinstance(self.weight, Tensor) else self.weight
+            return for_both(slot, choose(slot, own, torch.lerp(without, own, weight)))
+
+        self.walk.step(
+            choose_for_both,
+            {slot: for_both(slot, value) for slot, value in (known or {}).items()},
+            None if user is None else twice(user),
+        )
+
+
+def for_both(slot: int, values: Tensor) -> Tensor:
+    return with_and_without(values) if slot == TEXT else twice(values)
+
+
+def twice(values: Tensor) -> Tensor:
+    return torch.cat([values, values])
+
+
+def with_and_without(text: Tensor) -> Tensor:
+    return torch.cat([text, torch.full_like(text, ABSENT)])

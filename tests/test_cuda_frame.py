@@ -1,0 +1,69 @@
+"""inference/cuda_frame.py: the kernels draw what the frame step draws. Here Triton's interpreter runs them, on the CPU."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from codeclm.inference import SamplingConfig, cuda_frame
+from codeclm.inference.engine import Request, generate
+from codeclm.inference.frame_step import is_supported
+from codeclm.model import SpeechLM
+from codeclm.model.shapes import TextConfig
+
+from .options import OPTIONS, WORDS, backbone
+
+pytest.importorskip("triton")
+
+CASES: dict[str, dict[str, Any]] = {
+    **{name: OPTIONS[name] for name in ("default", "prefix", "csm", "first", "delay", "parallel", "zeros")},
+    "windows": dict(context_frames=6),
+    "late": dict(delays=(0, 2, 1), context_frames=8),
+    "gaps": OPTIONS["never"],
+    "biases": dict(backbone=backbone(qkv_bias=True, head_dim=6, final_norm=False)),
+    "no rope": dict(backbone=backbone(rope=False)),
+    "sliding window": dict(backbone=backbone(sliding_window=3)),
+    "text given": dict(text=TextConfig(WORDS, predicted=False)),
+    "text": dict(text=TextConfig(WORDS)),
+}
+SAMPLINGS = (
+    SamplingConfig(temperature=(1.1, 0.9), top_k=3),
+    SamplingConfig(stop_at_end=True, temperature=1.5, top_k=0, min_p=0.05, top_p=0.9),
+    SamplingConfig(temperature=0, top_k=0),
+)
+
+
+def last(model: SpeechLM, request: Request, sampling: Any, batch: int) -> Any:
+    *_, state = generate(model, request, list(range(3, 3 + batch)), sampling)
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "batch", "sampling"),
+    [(name, 3, SAMPLINGS[i % 2]) for i, name in enumerate(CASES)]
+    + [("default", 1, SAMPLINGS[2]), ("default", 9, SAMPLINGS[1]), ("default", 2, list(SAMPLINGS[:1] + SAMPLINGS[2:]))],
+)
+@torch.no_grad()
+def test_the_kernels_draw_what_the_frame_step_draws(make_model, monkeypatch, name, batch, sampling):
+    model: SpeechLM = make_model(**CASES[name]).float()
+    prompt = torch.randint(0, model.codebook_size, (model.num_codebooks, 4), generator=torch.Generator().manual_seed(2))
+    text = torch.randint(0, WORDS, (8,)) if model.text_size and not model.predicts_text else None
+    num_frames = 5 if text is None else 4
+    request = Request(num_frames, prompt, None if text is None else text[:4], new_text=None if text is None else text[4:], num_codes=6)
+    expected = last(model, request, sampling, batch)
+    taken: list[int] = []
+    monkeypatch.setattr(cuda_frame, "is_possible", lambda model, batch: is_supported(model))
+    monkeypatch.setattr(cuda_frame.GraphedFrame, "record", counted(cuda_frame.GraphedFrame.record, taken))
+    got = last(model, request, sampling, batch)
+    assert len(taken) >= 2
+    assert torch.equal(got.codes, expected.codes) and torch.equal(got.end, expected.end)
+    torch.testing.assert_close(got.nll, expected.nll, rtol=0, atol=1e-4)
+
+
+def counted(record: Any, taken: list[int]) -> Any:
+    def counting(self: Any, state: Any, column: int) -> None:
+        taken.append(column)
+        record(self, state, column)
+
+    return counting
