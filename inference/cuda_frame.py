@@ -156,7 +156,9 @@ class KernelStack:
             )  # fmt: skip
             self.products.product(self.mixed, out, self.x, add=True)
             grid, divided = self.products.shape(gate_up[: config.ff_dim])
-            kernels.gated[grid](self.x, self.x.stride(0), gate_up, self.gated, config.ff_dim, self.floor, **divided)
+            kernels.gated[grid](
+                self.x, self.x.stride(0), gate_up, self.gated, config.ff_dim, self.floor, **divided
+            )
             self.products.product(self.gated, down, self.x, add=True)
 
 

@@ -49,12 +49,16 @@ class BatchConfig:
     frames_per_batch: int = 4096  # frames of a step, over all processes, padding included
     max_frames: int = 512  # longest piece of an utterance, in frames; a row holds several shorter ones
     voice_power: float = 1.0  # below 1, voices with little speech are drawn more often (voice: first folder of a name)
+    # share of the rows of which the model hears and learns a random number of leading codebooks only
+    codebook_dropout: float = 0.0
     heldout_share: float = 0.02  # share of the utterances held out to choose the best weights
 
     def __post_init__(self) -> None:
         if min(self.frames_per_batch, self.max_frames) < 1:
             given = f"frames_per_batch {self.frames_per_batch}, max_frames {self.max_frames}"
             raise ValueError(f"{given}: each must be at least 1")
+        if not 0 <= self.codebook_dropout <= 1:
+            raise ValueError(f"codebook_dropout is {self.codebook_dropout}; it must be from 0 to 1")
         if not 0 < self.heldout_share < 1:
             raise ValueError(f"heldout_share is {self.heldout_share}; it must lie between 0 and 1")
 
