@@ -35,9 +35,10 @@ idle: WeakKeyDictionary[SpeechLM, dict[Any, list["GraphedFrame"]]] = WeakKeyDict
 
 def is_possible(model: SpeechLM, batch: int) -> bool:
     """Whether frames of this model can be graphs here."""
-    reads_text = model.config.pattern == "depth" and model.config.depth.sees_text
+    depth = model.config.depth
+    does_more = model.config.pattern == "depth" and (depth.sees_text or depth.group_size > 1)
     there = model.device.type == "cuda" and model.dtype == torch.float32 and find_spec("triton") is not None
-    return there and is_supported(model) and batch <= MAX_BATCH and not reads_text
+    return there and is_supported(model) and batch <= MAX_BATCH and not does_more
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.check_inputs import check_inputs
+from ..model.check_inputs import check_inputs, check_leading
 from ..model.delay_pattern import ABSENT, delay
 from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
@@ -25,7 +25,7 @@ from .frame_step import FrameStep, is_supported
 from .guidance import GuidedWalk
 from .labelled import as_labelled
 from .noise import Noise
-from .sampling import BatchSampling, batch_sampling, draw_again, sample
+from .sampling import BatchSampling, batch_sampling, draw_again, leading_codebooks, sample
 from .windows import Window, each_window, window_frames
 
 SPARE = 256  # columns that a grid which drops others has more than it needs
@@ -66,6 +66,7 @@ class State:
     text_noise: Noise | None
     again_noise: Noise  # for a code of codebook 0 that is drawn a second time
     request: Request
+    num_codebooks: int  # leading ones that are heard and drawn; the others are ABSENT
     walk: Walk | FrameStep | GuidedWalk | None = field(default=None, repr=False)
     frame: int = 0  # frames that are complete
     num_dropped: int = 0  # columns that the grid does not hold any more
@@ -91,11 +92,13 @@ class State:
 
 
 @torch.inference_mode()
-def start(model: SpeechLM, request: Request, seeds: Sequence[int], keep: bool = True) -> State:
+def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks: int = 0, keep: bool = True) -> State:
     """Lay out the grid, one row for each seed, and score what is given. Raises ValueError for what is not the model's.
 
     Every given code keeps its value while generating, the delayed ones included. keep: as in `generate`.
+    num_codebooks: leading ones that are heard and drawn; the others are ABSENT (0: all).
     """
+    num_codebooks = check_leading(num_codebooks, model.num_codebooks)
     batch, device, given = len(seeds), model.device, given_columns(request)
     total = width = given + request.num_frames
     if not keep and request.new_text is None and request.user is None:
@@ -108,6 +111,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], keep: bool = 
         prompt = request.codes.expand(batch, *request.codes.shape[-2:]).to(device)
         check_inputs(model.config, prompt)
         codes[:, :, :given] = prompt
+        codes[:, num_codebooks:] = ABSENT
     for words, columns in ((request.text, slice(0, given)), (request.new_text, slice(given, total))):
         if words is not None:
             if text is None:
@@ -126,7 +130,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], keep: bool = 
         given, torch.full((batch,), total, device=device),
         Noise(seeds, [model.num_classes] + [model.codebook_size] * (model.num_codebooks - 1), device),
         Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None,
-        Noise(seeds, [model.num_classes], device, stream=2), request, frame=given,
+        Noise(seeds, [model.num_classes], device, stream=2), request, num_codebooks, frame=given,
     )  # fmt: skip
     with as_labelled(model):
         for window in each_window(given, window_frames(model.config)) if given else []:
@@ -179,7 +183,7 @@ def generate(
     yielded and nothing to come depends on them: any number of frames, NO_END included, takes the memory of few.
     Raises FloatingPointError if the model gives NaN.
     """
-    state = start(model, request, seeds, keep)
+    state = start(model, request, seeds, leading_codebooks(sampling), keep)
     settings = batch_sampling(sampling, len(seeds), model.num_codebooks, state.nll)
     has_text = request.text is not None or request.new_text is not None or request.draw_text
     if settings.is_guided and not has_text:
@@ -187,7 +191,8 @@ def generate(
     longest, given = max(model.config.delays), state.num_prompt_frames
     total, context = given + request.num_frames, window_frames(model.config)
     capacity = min(total, context) + longest + 1
-    with graphed(model, request, settings, len(seeds)) if fused else nullcontext() as frames:
+    draws_all = state.num_codebooks == model.num_codebooks
+    with graphed(model, request, settings, len(seeds)) if fused and draws_all else nullcontext() as frames:
         for window in each_window(total, context):
             if window.stop > given:
                 rows = len(seeds) * (2 if settings.is_guided else 1)
@@ -316,7 +321,8 @@ class Step:
                 known[TEXT] = state.text[:, self.column]
         for k, lag in enumerate(self.model.config.delays):
             frame = self.column - lag
-            if not window.start <= frame < window.stop:  # as scoring has it: nothing is known beyond a window's edge
+            is_inside = window.start <= frame < window.stop
+            if not is_inside or k >= state.num_codebooks:  # as scoring has it: nothing is known beyond a window's edge
                 known[k] = absent
             elif frame < window.first:
                 known[k] = state.codes[:, k, frame]
@@ -399,9 +405,9 @@ class Step:
         for k, cost in costs.items():
             state.codes[:, k, self.column - delays[k]] = codes[k]
             state.nll[:, k, self.column - delays[k]] = cost
-        frame = self.column - delays[-1]
+        frame = self.column - max(delays[: state.num_codebooks])
         if self.can_end and self.model.config.end == "zeros" and frame >= self.num_given:
-            is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
+            is_zero = (state.codes[:, : state.num_codebooks, frame] == 0).all(dim=1) & (frame < state.end)
             if self.sampling.endless is not None:
                 is_zero &= ~self.sampling.endless.squeeze(1)
             state.end = torch.where(is_zero, frame, state.end)

@@ -200,6 +200,9 @@ class SpeechGenerator:
             raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
         if sampling.guidance != 1 and text is None:
             raise ValueError(f"guidance is {sampling.guidance}: it weighs the text, and none is given")
+        least, most = getattr(self.codec, "min_codebooks", 1), self.model.num_codebooks
+        if sampling.num_codebooks and not least <= sampling.num_codebooks <= most:
+            raise ValueError(f"num_codebooks is {sampling.num_codebooks}; this model takes {least} to {most} (0: all)")
         codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
         if duration_s == math.inf:
             return self._laid_out(NO_END, codes, text)
@@ -318,7 +321,7 @@ class SpeechGenerator:
         """One row, up to frame `num_frames` at most."""
         end = min(int(state.end[row]), num_frames)
         audible = (state.codes[row, 0, :end] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
-        codes, nll = state.codes[row][:, audible], state.nll[row][:, audible]
+        codes, nll = (values[row, : state.num_codebooks, audible] for values in (state.codes, state.nll))
         cut = int((audible < state.num_prompt_frames).sum())
         # decoded in one go, so that the continuation joins the prompt without a seam
         audio = self.codec.decode(codes[None])[0, 0].cpu().numpy() if len(audible) else np.zeros(0, np.float32)

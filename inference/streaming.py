@@ -28,7 +28,7 @@ class AudioStream:
         """What the new columns of a state let the decoder say [S]; it may say it some frames later."""
         before = state.num_dropped
         stop = min(before + state.frame, before + int(state.end[0]), self.num_frames)
-        codes = state.codes[:1, :, self.num_seen - before : stop - before]
+        codes = state.codes[:1, : state.num_codebooks, self.num_seen - before : stop - before]
         audible = codes[0, 0] != ABSENT  # columns of text alone make no sound
         from_prompt = audible[: max(0, before + state.num_prompt_frames - self.num_seen)]
         self.to_drop += int(from_prompt.sum()) * self.codec.hop_length
