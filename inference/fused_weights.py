@@ -43,7 +43,7 @@ class FusedDepth(NamedTuple):
 
     stack: FusedStack
     project: Tensor  # [D, d]
-    tables: Sequence[Tensor]  # K - 1 of [V + 2, d]
+    tables: Sequence[Tensor]  # [V + 2, d], of the codebooks whose codes it takes
     text_table: Tensor | None
     heads: Sequence[Tensor]  # [d, V], of the codebooks that it predicts
 
@@ -102,7 +102,7 @@ def fused_depth(model: SpeechLM, gain: Tensor | None) -> FusedDepth:
     heads = [after(stack.gain, head) for head in decoder.heads]
     if decoder.head_0 is not None:
         heads.insert(0, after(stack.gain, decoder.head_0.weight.t()))
-    tables = [code_rows(weight, k, model) for k in range(model.num_codebooks - 1)]
+    tables = [code_rows(weight, k, model) for k in range(decoder.num_read)]
     text_table = None if decoder.text_embedding is None else padded(decoder.text_embedding.weight)
     return FusedDepth(stack, after(gain, project), tables, text_table, heads)
 

@@ -27,7 +27,7 @@ from .threads import check_threads
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 USELESS = {
-    ".jsonl": ("--stream", "--with-prompt", "--keep-codebooks", "--then", "--best-of"),
+    ".jsonl": ("--stream", "--with-prompt", "--report", "--keep-codebooks", "--then", "--best-of"),
     "--keep-codebooks": ("--stream", "--then", "--duration", "--with-prompt", "--stop-at-end", "--max-prompt-s"),
     "--then": ("--stream", "--stop-at-end"),
 }
@@ -52,7 +52,11 @@ def generate(
     model: Model = "default",
     duration: Annotated[
         float | None,
-        arg(metavar="S", help="seconds to generate; else until the model ends, at most 20; after a PROMPT alone 8"),
+        arg(
+            metavar="S",
+            help="seconds to generate (inf, with --stream: until it is stopped); "
+            "else until the model ends, at most 20; after a PROMPT alone 8",
+        ),
     ] = None,
     text: Annotated[str | None, arg(metavar="TEXT", help="text to say, for a model that was trained with text")] = None,
     seed: Seed = 0,
@@ -68,6 +72,7 @@ def generate(
     best_of: Annotated[
         int, arg(help="with --then: draw N gaps, and take the one after which AUDIO costs the fewest bits")
     ] = 1,
+    report: Annotated[bool, arg(help="print loudness, pauses, voice, pitch and bits/s of each quarter")] = False,
     device: Device = "auto",
     threads: Threads = None,
     sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
@@ -81,6 +86,7 @@ def generate(
         "--duration": duration is not None,
         "--text": text is not None,
         "--with-prompt": with_prompt,
+        "--report": report,
         "--keep-codebooks": keep_codebooks is not None,
         "--then": then is not None,
         "--best-of": best_of != 1,
@@ -92,11 +98,11 @@ def generate(
     check_seeds(seed)
     check_number("--best-of", best_of, 1)
     if duration is not None:
-        check_duration(duration)
+        check_duration(duration, endless=stream is not None)
     check_device(device)
     check_threads(threads)
     if stream is not None:
-        check_stream(stream, with_prompt)
+        check_stream(stream, {"--with-prompt": with_prompt, "--report": report})
     elif is_many:
         check_folder_out(out)
     else:
@@ -133,6 +139,11 @@ def generate(
     print(f"{out}: {len(result.audio) / result.sample_rate:.2f} s, {bits:.0f} bits/s, seed {result.seed}")
     if result.text:
         print(f"text: {result.text}")
+    if report:
+        from .sound.drift import measure_drift
+
+        surprise = result.surprise_bits[result.num_prompt_frames :]
+        print(measure_drift(result.audio, result.sample_rate, surprise, lm.codec.frame_rate).table())
 
 
 def check_together(given: dict[str, bool]) -> None:

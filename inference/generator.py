@@ -29,6 +29,7 @@ from .generation import Generation
 from .out_of_memory import is_out_of_memory, out_of_memory
 from .prompt import Audio, Prompt, encode_end
 from .threads import decoding_threads
+from .windows import NO_END
 
 if TYPE_CHECKING:
     from .evaluate.held_out import Speech
@@ -166,12 +167,13 @@ class SpeechGenerator:
         """`generate` while it is made: chunks [S] float32 of the continuation, at the codec's sample rate.
 
         Joined they are the audio that `generate` gives, the same codes and equal to 1e-4. Nothing comes if the model
-        ends at once. Raises as `generate_many` does, before the first chunk is asked for.
+        ends at once. duration_s: also math.inf, for chunks as long as the caller takes them; the memory they need does
+        not grow. Raises as `generate_many` does, before the first chunk is asked for.
         """
         from .streaming import stream
 
         sampling = self.until_end(sampling, prompt, duration_s, text)
-        request, extra = self._complete(self.request(prompt, duration_s, sampling, text))
+        request, extra = self._complete(self.request(prompt, duration_s, sampling, text, endless=True))
         given = 0 if request.codes is None else request.codes.shape[-1]
         return stream(self, request, seed, sampling, given + request.num_frames - extra)
 
@@ -183,17 +185,27 @@ class SpeechGenerator:
         return replace(sampling, stop_at_end=sampling.stop_at_end or ends)
 
     def request(
-        self, prompt: Prompt, duration_s: float | None, sampling: SamplingConfig, text: str | None = None
+        self,
+        prompt: Prompt,
+        duration_s: float | None,
+        sampling: SamplingConfig,
+        text: str | None = None,
+        endless: bool = False,
     ) -> Request:
-        """What a continuation is drawn from. Raises as `generate_many` does."""
+        """What a continuation is drawn from. endless: its duration may be infinite. Raises as `generate_many` does."""
         if duration_s is None:
             ends = sampling.stop_at_end and self.model.config.end != "never"
             duration_s = LONGEST_S if ends else CONTINUATION_S
-        if not 0 < duration_s < 24 * 3600:
+        if not 0 < duration_s < 24 * 3600 and not (endless and duration_s == math.inf):
             raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
         if sampling.guidance != 1 and text is None:
             raise ValueError(f"guidance is {sampling.guidance}: it weighs the text, and none is given")
+        least, most = getattr(self.codec, "min_codebooks", 1), self.model.num_codebooks
+        if sampling.num_codebooks and not least <= sampling.num_codebooks <= most:
+            raise ValueError(f"num_codebooks is {sampling.num_codebooks}; this model takes {least} to {most} (0: all)")
         codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
+        if duration_s == math.inf:
+            return self._laid_out(NO_END, codes, text)
         return self._laid_out(max(1, round(duration_s * self.codec.frame_rate)), codes, text)
 
     def transcribe(
@@ -243,6 +255,8 @@ class SpeechGenerator:
             raise ValueError(f"{self.name}: cannot speak a given text; train a model with --model.text.layout first")
         words = self.tokenizer.encode_words(text)
         if layout == "aligned":
+            if num_frames == NO_END:
+                raise ValueError("a text that is spread over the audio needs a duration that is not infinite")
             empty = np.zeros((self.model.num_codebooks, num_frames), np.int64)
             new, _ = spread(words, [len(word) for word in clean_text(text).split()], empty)
             return Request(num_frames, codes, new_text=torch.from_numpy(new))
@@ -307,7 +321,7 @@ class SpeechGenerator:
         """One row, up to frame `num_frames` at most."""
         end = min(int(state.end[row]), num_frames)
         audible = (state.codes[row, 0, :end] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
-        codes, nll = state.codes[row][:, audible], state.nll[row][:, audible]
+        codes, nll = (values[row, : state.num_codebooks, audible] for values in (state.codes, state.nll))
         cut = int((audible < state.num_prompt_frames).sum())
         # decoded in one go, so that the continuation joins the prompt without a seam
         audio = self.codec.decode(codes[None])[0, 0].cpu().numpy() if len(audible) else np.zeros(0, np.float32)

@@ -81,6 +81,8 @@ generate good.wav --duration -1 | --duration
 generate good.wav --duration nan | --duration
 generate good.wav --duration inf | --duration
 generate good.wav --duration 1e9 | at most a day
+generate good.wav --duration inf | at most a day
+generate good.wav --stream - --report | --report: of no use with --stream
 generate good.wav --duration long | --duration must be a number
 generate good.wav --seed -1 | --seed
 generate good.wav --seed 1e9 | --seed must be a whole number

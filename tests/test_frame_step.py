@@ -13,13 +13,16 @@ from codeclm.inference.fused_weights import fused_weights
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
 
-from .options import OPTIONS, WORDS, backbone
+from .options import OPTIONS, WORDS, backbone, depth
 
 CASES: dict[str, dict[str, Any]] = OPTIONS | {
     "windows": dict(context_frames=6),
     "late": dict(delays=(0, 2, 1), context_frames=8),
     "biases": dict(backbone=backbone(qkv_bias=True, head_dim=6, final_norm=False)),
     "text given, late": dict(text=TextConfig(WORDS, predicted=False), delays=(0, 1, 2)),
+    "groups": dict(delays=(0, 0, 1, 1, 2), depth=depth(group_size=2)),
+    "groups, one not whole": dict(delays=(0,) * 6, depth=depth(group_size=2, first_codebook="depth"), gaps="bos"),
+    "groups after a prefix": dict(delays=(0,) * 5, depth=depth(group_size=3, conditioning="prefix", embeddings="wide")),
     "no rope": dict(backbone=backbone(rope=False)),
     "sliding text": dict(text=TextConfig(WORDS), backbone=backbone(sliding_window=5), context_frames=8),
 }
