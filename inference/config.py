@@ -11,14 +11,13 @@ class SamplingConfig:
     A setting with several numbers has one for each codebook, coarsest first; the last one holds for those after it.
     """
 
-    temperature: float | tuple[float, ...] = (
-        0.8  # sampling temperature (0: greedy); 0.9,0.7: codebook 0's, and the others'
-    )
+    # sampling temperature (0: greedy); as 0.9,0.7 for codebook 0 and for those after it, here and in the limits below
+    temperature: tuple[float, ...] | float = 0.8
     text_temperature: float = 0.7  # sampling temperature of text, for models that predict it (0: greedy)
-    top_k: int | tuple[int, ...] = 100  # draw from the K likeliest codes only (0: from all)
+    top_k: tuple[int, ...] | int = 100  # draw from the K likeliest codes only (0: from all)
     # draw from as few of the likeliest codes as have this probability together (1: from all)
-    top_p: float | tuple[float, ...] = 1.0
-    min_p: float | tuple[float, ...] = 0.0  # draw from codes at least this share as likely as the likeliest (0: all)
+    top_p: tuple[float, ...] | float = 1.0
+    min_p: tuple[float, ...] | float = 0.0  # draw from codes at least this share as likely as the likeliest (0: all)
     # draw codebook 0 again, from all codes, if the code fills more than this share of the last frames (1: never)
     repetition_share: float = 1.0
     repetition_frames: int = 10  # last frames in which --repetition-share is counted

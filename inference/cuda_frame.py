@@ -37,7 +37,7 @@ def is_possible(model: SpeechLM, batch: int) -> bool:
     """Whether frames of this model can be graphs here."""
     depth = model.config.depth
     does_more = model.config.pattern == "depth" and (depth.sees_text or depth.group_size > 1)
-    there = model.device.type == "cuda" and find_spec("triton") is not None
+    there = model.device.type == "cuda" and model.dtype == torch.float32 and find_spec("triton") is not None
     return there and is_supported(model) and batch <= MAX_BATCH and not does_more
 
 
@@ -74,29 +74,35 @@ class Products:
 
         self.kernels, self.batch = cuda_kernels, batch
         on_gpu = device.type == "cuda"
+        self.early = on_gpu and torch.cuda.get_device_capability(device) >= (9, 0)
         self.processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
-        self.blocks = (8, 4) if on_gpu else (64, 16)  # outputs of a program; the interpreter is quick with few programs
+        self.block = 2 if on_gpu else 64  # outputs of a program; the interpreter is quick with few programs
 
-    def shape(self, weight: Tensor) -> tuple[tuple[int], dict[str, Any]]:
+    def launch(self, name: str, grid: tuple[int, ...], *args: Any, warps: int = 4, **settings: Any) -> None:
+        """Of a kernel, which may begin before those before it are done, as far as they do not concern it."""
+        early = dict(launch_pdl=True) if self.early else {}
+        getattr(self.kernels, name)[grid](*args, EARLY=self.early, num_warps=warps, **settings, **early)
+
+    def shape(self, weight: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
         """The grid, and how the kernel divides its work. weight: [N, D]."""
         outputs, inputs = weight.shape
         few = self.batch <= FEW
-        rows = power_of_two(self.batch) if few else max(16, power_of_two(self.batch))
-        if few:
-            block = next((n for n in self.blocks if outputs >= self.processors * n), 2)
-            room = 8192 // (rows * block)  # numbers that a program holds
-            block_inputs = min(power_of_two(inputs), room, 1024)
+        if few:  # a program reads all that it needs of the weights at once, and before the inputs are there
+            rows, block = power_of_two(self.batch), self.block
+            each = min(32, 64 // rows)  # numbers of a row that a thread holds
+            block_inputs = min(power_of_two(inputs), 8 * 32 * each)
+            warps = max(1, block_inputs // (32 * each))
         else:
-            block = 32 if outputs >= self.processors * 32 else 16
+            rows, block, warps = 16, 32 if outputs >= self.processors * 32 else 16, 4
             block_inputs = min(max(16, power_of_two(inputs)), 128 if weight.element_size() == 2 else 64)
-        divided = dict(D=inputs, B=self.batch, ROWS=rows, DOT=not few, BLOCK_N=block, BLOCK_D=block_inputs)
-        return (-(-outputs // block),), divided
+        divided = dict(D=inputs, B=self.batch, ROWS=rows, DOT=not few, BLOCK_N=block, BLOCK_D=block_inputs, warps=warps)
+        return (-(-outputs // block), -(-self.batch // rows)), divided
 
     def product(self, x: Tensor, weight: Tensor, to: Tensor, floor: float | None = None, add: bool = False) -> None:
         """to = x weight^T, of x / |x| where a norm's `floor` is given; `add`ed to what it holds."""
         grid, divided = self.shape(weight)
-        self.kernels.product[grid](
-            x, x.stride(0), weight, to, to.stride(0), weight.shape[0], floor or 0.0,
+        self.launch(
+            "product", grid, x, x.stride(0), weight, to, to.stride(0), weight.shape[0], floor or 0.0,
             NORM=floor is not None, ADD=add, **divided,
         )  # fmt: skip
 
@@ -135,29 +141,30 @@ class KernelStack:
 
     def step(self, place: int | None = None) -> None:
         """The next position of every row, or, with `places`, position `place`."""
-        config, kernels, batch = self.config, self.products.kernels, self.products.batch
+        config, batch = self.config, self.products.batch
         if self.places is None or place is None:
             slot, filled, turn, mask = self.slot, self.filled, self.turn, self.stack.mask
         else:
             slot = turn = self.places[place:]
             filled, mask = self.places[place + 1 :], None
         size, capacity = config.size_of_head, self.stack.capacity
+        slots = min(power_of_two(capacity), 64)  # looked at together
         shape = dict(B=batch, H=config.num_heads, G=config.num_kv_heads, E=size, P=capacity)
         for (qkv, bias, out, gate_up, down), cache in zip(self.layers, self.stack.caches, strict=True):
             grid, divided = self.products.shape(qkv)
-            kernels.heads[grid](
-                self.x, self.x.stride(0), qkv, qkv if bias is None else bias, self.query, cache, slot, self.turns, turn,
+            self.products.launch(
+                "heads", grid, self.x, self.x.stride(0), qkv, qkv if bias is None else bias, self.query, cache, slot, self.turns, turn,
                 self.floor, BIAS=bias is not None, ROPE=config.rope, **divided | shape,
             )  # fmt: skip
-            kernels.attend[(batch, config.num_heads)](
-                self.query, cache, cache if mask is None else mask, 0 if mask is None else mask.stride(0),
+            self.products.launch(
+                "attend", (batch, config.num_heads), self.query, cache, cache if mask is None else mask, 0 if mask is None else mask.stride(0),
                 slot, filled, self.mixed, size**-0.5, MASK=mask is not None,
-                BLOCK_P=16 if self.places is not None else 64, BLOCK_E=power_of_two(size), **shape,
+                BLOCK_P=slots, BLOCK_E=power_of_two(size), warps=1 if slots * size <= 2048 else 4, **shape,
             )  # fmt: skip
             self.products.product(self.mixed, out, self.x, add=True)
-            grid, divided = self.products.shape(gate_up[: config.ff_dim])
-            kernels.gated[grid](
-                self.x, self.x.stride(0), gate_up, self.gated, config.ff_dim, self.floor, **divided
+            grid, divided = self.products.shape(gate_up)
+            self.products.launch(
+                "gated", grid, self.x, self.x.stride(0), gate_up, self.gated, config.ff_dim, self.floor, **divided
             )
             self.products.product(self.gated, down, self.x, add=True)
 
@@ -288,8 +295,8 @@ class GraphedFrame:
         weights, x = self.walk.weights, self.backbone.x
         block = min(power_of_two(x.shape[1]), 256)
         text = weights.tables if weights.text_table is None else weights.text_table
-        self.products.kernels.embed[(len(x), -(-x.shape[1] // block))](
-            weights.tables, self.indices, text, self.text_index, x, x.stride(0), x.shape[1],
+        self.products.launch(
+            "embed", (len(x), -(-x.shape[1] // block)), weights.tables, self.indices, text, self.text_index, x, x.stride(0), x.shape[1],
             self.model.codebook_size + 2, K=self.model.num_codebooks, TEXT=weights.text_table is not None, BLOCK=block,
         )  # fmt: skip
 
@@ -316,20 +323,20 @@ class GraphedFrame:
             adds = decoder.config.conditioning == "add" or k + decoder.codeless == 0
         has_end = k == 0 and model.config.end == "eos"
         size = self.sizes[k]
-        self.products.kernels.draw[(len(logits),)](
-            logits, self.noise[:, :, self.starts[k] :], self.noise.stride(1), self.backbone.turn, len(logits),
+        self.products.launch(
+            "draw", (len(logits),), logits, self.noise[:, :, self.starts[k] :], self.noise.stride(1), self.backbone.turn, len(logits),
             self.settings, self.column, self.end, self.codes, self.nats, self.indices, len(self.sizes), k,
             model.config.delays[k], table, condition, x, x.stride(0), x.shape[1], C=size, V=model.codebook_size,
             NUM_CODES=self.num_codes, ENDS=self.can_end, EOS=has_end, FEED=feeds, ADD=adds,
-            BLOCK=power_of_two(size), BLOCK_X=power_of_two(x.shape[1]), num_warps=8,
+            BLOCK=power_of_two(size), BLOCK_X=power_of_two(x.shape[1]), warps=max(1, power_of_two(size) // 1024),
         )  # fmt: skip
         if feeds:
             depth.step(k + self.walk.depth.decoder.codeless)
 
     def advance(self) -> None:
         stack, mask = self.backbone, self.walk.backbone.mask
-        self.products.kernels.advance[(1,)](
-            self.column, stack.position, stack.slot, stack.filled, stack.turn, mask, mask.stride(0), stack.stack.capacity,
+        self.products.launch(
+            "advance", (1,), self.column, stack.position, stack.slot, stack.filled, stack.turn, mask, mask.stride(0), stack.stack.capacity,
             self.codes, self.end, B=len(mask), K=len(self.sizes),
             ZEROS=self.can_end and self.model.config.end == "zeros",
         )  # fmt: skip

@@ -26,8 +26,9 @@ from .guidance import GuidedWalk
 from .labelled import as_labelled
 from .noise import Noise
 from .sampling import BatchSampling, batch_sampling, draw_again, leading_codebooks, sample
-from .windows import Window, window_frames, windows
+from .windows import Window, each_window, window_frames
 
+SPARE = 256  # columns that a grid which drops others has more than it needs
 POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
 
@@ -49,7 +50,10 @@ class Request:
 
 @dataclass
 class State:
-    """Where a batch of generations stands: what is in the grid so far, and the walk through the window it is in."""
+    """Where a batch of generations stands: what is in the grid so far, and the walk through the window it is in.
+
+    Columns count from the first that the grid holds: `num_dropped` came before it.
+    """
 
     codes: Tensor  # [B, K, T], ABSENT where none is (yet)
     text: Tensor | None  # [B, T]
@@ -65,27 +69,44 @@ class State:
     num_codebooks: int  # leading ones that are heard and drawn; the others are ABSENT
     walk: Walk | FrameStep | GuidedWalk | None = field(default=None, repr=False)
     frame: int = 0  # frames that are complete
+    num_dropped: int = 0  # columns that the grid does not hold any more
 
     @property
     def num_frames(self) -> int:
-        """Given and drawn, when none ends before."""
+        """Columns of the grid: given and drawn, when none ends before."""
         return self.codes.shape[2]
+
+    def drop(self, count: int) -> None:
+        """Forget the first columns, and make room at the end: for as many, and at least SPARE."""
+        # new tensors: the walk may hold a view of the last column
+        for name, empty in ("codes", ABSENT), ("nll", 0), ("text", ABSENT), ("text_nll", 0):
+            if (grid := getattr(self, name)) is not None:
+                setattr(self, name, F.pad(grid[..., count:], (0, max(count, SPARE)), value=empty))
+        self.num_dropped += count
+        self.num_prompt_frames -= count
+        self.frame -= count
+        self.end = self.end - count
+        for noise in vars(self).values():
+            if isinstance(noise, Noise):
+                noise.drop(count)
 
 
 @torch.inference_mode()
-def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks: int = 0) -> State:
+def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks: int = 0, keep: bool = True) -> State:
     """Lay out the grid, one row for each seed, and score what is given. Raises ValueError for what is not the model's.
 
-    Every given code keeps its value while generating, the delayed ones included.
+    Every given code keeps its value while generating, the delayed ones included. keep: as in `generate`.
     num_codebooks: leading ones that are heard and drawn; the others are ABSENT (0: all).
     """
     num_codebooks = check_leading(num_codebooks, model.num_codebooks)
     batch, device, given = len(seeds), model.device, given_columns(request)
-    total = given + request.num_frames
+    total = width = given + request.num_frames
+    if not keep and request.new_text is None and request.user is None:
+        width = min(total, given + SPARE)
     if request.draw_text and not model.predicts_text:
         raise ValueError("this model predicts no text; it was trained without a text stream, or is only given one")
-    codes = torch.full((batch, model.num_codebooks, total), ABSENT, device=device)
-    text = torch.full((batch, total), ABSENT, device=device) if model.text_size else None
+    codes = torch.full((batch, model.num_codebooks, width), ABSENT, device=device)
+    text = torch.full((batch, width), ABSENT, device=device) if model.text_size else None
     if request.codes is not None:
         prompt = request.codes.expand(batch, *request.codes.shape[-2:]).to(device)
         check_inputs(model.config, prompt)
@@ -112,7 +133,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks
         Noise(seeds, [model.num_classes], device, stream=2), request, num_codebooks, frame=given,
     )  # fmt: skip
     with as_labelled(model):
-        for window in windows(given, window_frames(model.config)) if given else []:
+        for window in each_window(given, window_frames(model.config)) if given else []:
             score_window(model, state, window)
     return state
 
@@ -153,25 +174,27 @@ def generate(
     seeds: Sequence[int],
     sampling: SamplingConfig | Sequence[SamplingConfig] = SamplingConfig(),
     fused: bool = True,
+    keep: bool = True,
 ) -> Iterator[State]:
     """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended.
 
     sampling: of all rows, or of each. fused: take the frame step (frame_step.py) where it knows the model; else the
-    walk, which draws the same codes.
+    walk, which draws the same codes. keep: hold every column until the end; else columns are dropped when they were
+    yielded and nothing to come depends on them: any number of frames, NO_END included, takes the memory of few.
     Raises FloatingPointError if the model gives NaN.
     """
-    state = start(model, request, seeds, leading_codebooks(sampling))
+    state = start(model, request, seeds, leading_codebooks(sampling), keep)
     settings = batch_sampling(sampling, len(seeds), model.num_codebooks, state.nll)
     has_text = request.text is not None or request.new_text is not None or request.draw_text
     if settings.is_guided and not has_text:
         raise ValueError("guidance weighs the text, and none is given")
-    longest = max(model.config.delays)
-    context = window_frames(model.config)
-    capacity = min(state.num_frames, context) + longest + 1
-    fused_frames = fused and state.num_codebooks == model.num_codebooks
-    with graphed(model, request, settings, len(seeds)) if fused_frames else nullcontext() as frames:
-        for window in windows(state.num_frames, context):
-            if window.stop > state.num_prompt_frames:
+    longest, given = max(model.config.delays), state.num_prompt_frames
+    total, context = given + request.num_frames, window_frames(model.config)
+    capacity = min(total, context) + longest + 1
+    draws_all = state.num_codebooks == model.num_codebooks
+    with graphed(model, request, settings, len(seeds)) if fused and draws_all else nullcontext() as frames:
+        for window in each_window(total, context):
+            if window.stop > given:
                 rows = len(seeds) * (2 if settings.is_guided else 1)
                 if not fused or not is_supported(model):
                     state.walk = Walk(model, rows, capacity)
@@ -185,9 +208,8 @@ def generate(
                     state.walk = FrameStep(model, rows, capacity, absent or settings.is_guided)
                 if settings.is_guided:
                     state.walk = GuidedWalk(state.walk, settings.guidance)
-                yield from walk_window(model, state, window, settings, frames)
-                if state.nll.isnan().any():
-                    raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
+                yield from walk_window(model, state, window.moved(-state.num_dropped), settings, frames)
+                check_numbers(state)
                 if has_ended(state, settings):
                     return
 
@@ -217,6 +239,11 @@ def walk_window(
             )
     while walk.position < num_steps:
         column = window.start + walk.position
+        if state.num_frames <= column < window.stop:
+            if frames is not None:
+                frames.leave(state)
+            window = make_room(model, state, window, sampling)
+            column = window.start + walk.position
         if frames is not None and frames.takes(state, window, column):
             frames.take(state, column, sampling)
         else:
@@ -233,6 +260,22 @@ def walk_window(
                 break
     if frames is not None:
         frames.leave(state)
+
+
+def make_room(model: SpeechLM, state: State, window: Window, sampling: BatchSampling) -> Window:
+    """Drop columns of a full grid that were yielded and are not needed -> the window, in what is left."""
+    check_numbers(state)
+    count = state.frame - sampling.repetition_frames
+    if not model.config.backbone.sliding_window:
+        count = min(count, window.start)  # the next window begins with columns of this one
+    count = max(count, 0)
+    state.drop(count)
+    return window.moved(-count)
+
+
+def check_numbers(state: State) -> None:
+    if state.nll.isnan().any():
+        raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
 
 
 def can_end(model: SpeechLM, sampling: BatchSampling) -> bool:
