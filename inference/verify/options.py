@@ -93,10 +93,12 @@ def config_of(choice: Choice) -> SpeechLMConfig:
     schedule = (0, 1, 1) if positions == 3 else (0,) * positions
     sets = {"shared": (), "own": tuple(range(positions)), "schedule": schedule}
     kind = choice["text"]
+    # "flatten" has as many positions in a step as this: a window of fewer would hide a given text from every code
+    window = choice["sliding_window"] * (num_codebooks + 1 if choice["pattern"] == "flatten" else 1)
     return SpeechLMConfig(
         num_codebooks,
         3,
-        TransformerConfig(dim=16, ff_dim=24, sliding_window=choice["sliding_window"], **shared),
+        TransformerConfig(dim=16, ff_dim=24, sliding_window=window, **shared),
         replace(decoder, weight_sets=sets[choice["weight_sets"]]),
         list(choice["delays"]),
         CodecReference("none", "0" * 64, 8000, 80),
