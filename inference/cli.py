@@ -47,6 +47,7 @@ from .options import (
     Options,
     Seed,
     Threads,
+    Weights,
     open_model,
     write_json,
 )
@@ -89,6 +90,7 @@ def generate(
     with_prompt: Annotated[
         bool, arg(help="write the prompt, as the codec renders it, before the continuation")
     ] = False,
+    weights: Weights = "float32",
     device: Device = "auto",
     threads: Threads = None,
     sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
@@ -107,7 +109,7 @@ def generate(
     config = check_model(model)
     if text is not None:
         check_layout("--text", model, config, "first", "aligned")
-    lm = open_model(model, device, threads)
+    lm = open_model(model, device, threads, weights)
     if stream is not None:
         from ..data.audio_out import audio_to
 
@@ -151,6 +153,7 @@ def evaluate(
     duration: Annotated[float, arg(help="with --continuations: seconds to generate")] = CONTINUATION_S,
     asr: Annotated[bool, arg(help="with --continuations: transcribe them with whisper-base (extra 'asr')")] = False,
     out: Annotated[Path | None, arg(metavar="FOLDER", help="with --continuations: folder to keep them in")] = None,
+    weights: Weights = "float32",
     device: Device = "auto",
     threads: Threads = None,
     config: Annotated[EvaluateConfig, Options] = EvaluateConfig(),
@@ -180,7 +183,7 @@ def evaluate(
         files, skipped = usable_prompts(data, continuations, prompt_s)
         from .evaluate.continuations import continuation_report
 
-        lm = open_model(model, device, threads)
+        lm = open_model(model, device, threads, weights)
         report = continuation_report(lm, files, prompt_s, duration, config.seed, asr, out, skipped)
         write_json(json_file, report.to_dict())
         print(report.table())
@@ -189,7 +192,8 @@ def evaluate(
         return
     check_data(data, settings)
     check_data(baseline_data, settings)
-    lm = open_model(model, device)
+    # in float32 the blocks stay as they were trained
+    lm = open_model(model, device, weights=None if weights == "float32" else weights)
     set_threads(threads)
     report = lm.evaluate(data, baseline_data, config)
     write_json(json_file, json.loads(report.to_json()))

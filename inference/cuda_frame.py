@@ -19,6 +19,7 @@ from ..model.lm import SpeechLM
 from ..model.rope import rotary_tables
 from .frame_step import FrameStep, Stack, is_supported
 from .fused_weights import fused_weights
+from .products import Product
 from .sampling import BatchSampling
 from .windows import Window, window_frames
 
@@ -113,7 +114,7 @@ class KernelStack:
         self.query = like.new_zeros(products.batch, config.num_heads * config.size_of_head)
         self.mixed, self.gated = torch.zeros_like(self.query), like.new_zeros(products.batch, config.ff_dim)
         self.layers = [
-            (stored(layer.qkv), layer.qkv_bias, stored(layer.out), stored(layer.gate_up), stored(layer.down))
+            (stored(layer.qkv), layer.qkv_bias, stored(layer.out), stored(layer.gate.both), stored(layer.down))
             for layer in stack.layers
         ]
         count = COLUMNS if places is None else len(places) - 1
@@ -334,9 +335,9 @@ class GraphedFrame:
         )  # fmt: skip
 
 
-def stored(matrix: Tensor) -> Tensor:
+def stored(product: Product) -> Tensor:
     """A matrix [in, out] as [out, in] rows in memory: no copy where it lies so already."""
-    return matrix.t().contiguous()
+    return product.weight.t().contiguous()
 
 
 def power_of_two(n: int) -> int:

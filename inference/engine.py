@@ -73,7 +73,7 @@ class State:
 
 @torch.inference_mode()
 def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
-    """Lay out the grid, one row for each seed, and score what is given. Raises ValueError for what is not the model's.
+    """Lay out the grid, one row for each seed. Raises ValueError for what is not the model's.
 
     Every given code keeps its value while generating, the delayed ones included.
     """
@@ -99,7 +99,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         check_inputs(model.config, new_codes)
         request = replace(request, new_codes=new_codes)
     wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
-    state = State(
+    return State(
         codes, text, user, torch.zeros(codes.shape, device=device, dtype=wide),
         None if text is None else torch.zeros(text.shape, device=device, dtype=wide),
         given, torch.full((batch,), total, device=device),
@@ -107,10 +107,6 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None,
         Noise(seeds, [model.num_classes], device, stream=2), request, frame=given,
     )  # fmt: skip
-    with as_labelled(model):
-        for window in windows(given, window_frames(model.config)) if given else []:
-            score_window(model, state, window)
-    return state
 
 
 def given_columns(request: Request) -> int:
@@ -127,19 +123,28 @@ def given_columns(request: Request) -> int:
     return of_codes or of_text or 0
 
 
-def score_window(model: SpeechLM, state: State, window: Window) -> None:
-    """The nats of given frames first..stop of a window, into the state."""
-    seen, request = slice(window.start, window.stop), state.request
+def given_rows(request: Request) -> slice:
+    """The rows of what is given: the first one, where it is the same in all."""
     given = (request.codes, 2), (request.text, 1), (request.user, 2)
     same = all(values is None or values.ndim == dims for values, dims in given)
-    rows = slice(0, 1 if same else None)  # what is given to every row is scored once
+    return slice(0, 1 if same else None)
+
+
+def score_window(model: SpeechLM, state: State, window: Window, contexts: Tensor | None = None) -> None:
+    """Add the nats of given frames first..stop of a window to the state.
+
+    contexts: of its steps, if they were taken; codes that lag beyond these are for later steps to score.
+    """
+    rows, seen = given_rows(state.request), slice(window.start, window.stop)
     text = None if state.text is None else state.text[rows, seen]
     user = None if state.user is None else state.user[rows, :, seen]
-    output = model(state.codes[rows, :, seen], text=text, user=user)
+    output = model(
+        state.codes[rows, :, seen], text=text, user=user, contexts=None if contexts is None else contexts[rows]
+    )
     kept = slice(window.first, window.stop)
-    state.nll[:, :, kept] = output.nll[:, :, window.first - window.start :]
+    state.nll[:, :, kept] += output.nll[:, :, window.first - window.start :]
     if output.text_nll is not None and state.text_nll is not None:
-        state.text_nll[:, kept] = output.text_nll[:, window.first - window.start :]
+        state.text_nll[:, kept] += output.text_nll[:, window.first - window.start :]
 
 
 @torch.inference_mode()
@@ -154,7 +159,7 @@ def generate(
 
     sampling: of all rows, or of each. fused: take the frame step (frame_step.py) where it knows the model; else the
     walk, which draws the same codes.
-    Raises FloatingPointError if the model gives NaN.
+    The nats of the prompt are there from the second time on. Raises FloatingPointError if the model gives NaN.
     """
     state = start(model, request, seeds)
     settings = batch_sampling(sampling, len(seeds), model.num_codebooks, state.nll)
@@ -166,7 +171,10 @@ def generate(
     capacity = min(state.num_frames, context) + longest + 1
     with graphed(model, request, settings, len(seeds)) if fused else nullcontext() as frames:
         for window in windows(state.num_frames, context):
-            if window.stop > state.num_prompt_frames:
+            if window.stop <= state.num_prompt_frames:
+                with as_labelled(model):
+                    score_window(model, state, window)
+            else:
                 rows = len(seeds) * (2 if settings.is_guided else 1)
                 if not fused or not is_supported(model):
                     state.walk = Walk(model, rows, capacity)
@@ -201,15 +209,25 @@ def walk_window(
         heard = delay(state.user[:, :, window.start : window.stop], lags)
         heard = F.pad(heard, (0, num_steps - heard.shape[2]), value=ABSENT)  # [B, U, steps]
     known = begin - window.start  # columns, and as many steps hold given codes only
+    contexts = None
     if known:
+        # a frame step takes what is the same in all rows once
+        once = isinstance(walk, FrameStep) and begin == state.num_prompt_frames
+        rows = given_rows(state.request) if once else slice(None)
         seen = slice(window.start, begin)
-        delayed = delay(state.codes[:, :, seen], model.config.delays)[:, :, :known]
+        delayed = delay(state.codes[rows, :, seen], model.config.delays)[:, :, :known]
         with as_labelled(model):
-            walk.prefill(
+            contexts = walk.prefill(
                 delayed,
-                None if state.text is None else state.text[:, seen],
-                None if heard is None else heard[:, :, :known],
+                None if state.text is None else state.text[rows, seen],
+                None if heard is None else heard[rows, :, :known],
             )
+    prompt = Window(window.start, window.first, begin)
+    is_scored = window.first == begin
+    if not is_scored and contexts is None:
+        with as_labelled(model):
+            score_window(model, state, prompt)
+        is_scored = True
     while walk.position < num_steps:
         column = window.start + walk.position
         if frames is not None and frames.takes(state, window, column):
@@ -224,6 +242,10 @@ def walk_window(
         if done > state.frame:
             state.frame = done
             yield state
+            if not is_scored:  # the first frame does not wait for it
+                with as_labelled(model):
+                    score_window(model, state, prompt, contexts)
+                is_scored = True
             if done % POLL == 0 and has_ended(state, sampling):
                 break
     if frames is not None:

@@ -42,14 +42,16 @@ class Walk:
         self._depth_cache: KVCache | None = None
         self._condition: Tensor | None = None
 
-    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
+    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> Tensor | None:
         """Take the steps in codes [B, K, S] (delayed as the model's are, ABSENT allowed), text [B, S], user [B, U, S].
 
-        For a model without BOS the first step is the first of these.
+        For a model without BOS the first step is the first of these. Gives the contexts from which the steps are
+        predicted, [B, S, D] (without BOS one less), or None in "flatten".
         """
-        if codes.shape[2]:
-            self.feed.prefill(codes, text, user)
-            self.position += codes.shape[2]
+        if not codes.shape[2]:
+            return None
+        self.position += codes.shape[2]
+        return self.feed.prefill(codes, text, user)
 
     def step(self, choose: Choose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
         """Take the next step: `choose` says what each slot holds. EOS counts as ABSENT for what follows.
@@ -106,8 +108,8 @@ class FrameFeed:
         self.text = torch.full((batch,), model.text_size, device=model.device)
         self.last: Tensor | None = None
 
-    def prefill(self, codes: Tensor, text: Tensor | None, user: Tensor | None) -> None:
-        """Known steps: codes [B, K, S], text [B, S], user [B, U, S]."""
+    def prefill(self, codes: Tensor, text: Tensor | None, user: Tensor | None) -> Tensor | None:
+        """Known steps: codes [B, K, S], text [B, S], user [B, U, S] -> their contexts; None if there are none."""
         codes = self.fill_gaps(codes, user)
         texts = torch.full_like(codes[:, 0], ABSENT) if text is None else text
         inputs = torch.cat([self.codes[:, :, None], codes[:, :, :-1]], dim=2)
@@ -115,10 +117,9 @@ class FrameFeed:
         if self.is_first and not self.model.config.bos:  # nothing comes before the first step
             inputs = inputs[:, :, 1:]
             text_inputs = text_inputs[:, 1:]
-        if inputs.shape[2]:
-            self.run(inputs, text_inputs)
         self.codes, self.text = codes[:, :, -1], texts[:, -1]
         self.is_first, self.last = False, None
+        return self.run(inputs, text_inputs) if inputs.shape[2] else None
 
     def run(self, codes: Tensor, text: Tensor) -> Tensor:
         """Steps [B, K + U, S] and text [B, S] through the backbone -> [B, S, D]."""
