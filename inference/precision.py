@@ -22,7 +22,8 @@ def set_weights(model: SpeechLM, weights: str, rows: int = 1) -> None:
     """Give the blocks of a model fused weights in that precision, in place of their own, which are gone afterwards.
 
     It then generates and scores, and cannot be trained, saved or moved to another device. weights: one of WEIGHTS; in
-    float32, blocks that cannot be fused stay as they are. rows: that will be generated together. Raises ValueError in one line: a precision that this machine or model lacks.
+    float32, blocks that cannot be fused stay as they are. rows: that will be generated together.
+    Raises ValueError in one line: a precision that this machine or model lacks.
     """
     kind = product_kind(weights, model.device, model.dtype, rows)
     if not all(map(is_fusable, transformers(model))):
@@ -56,8 +57,8 @@ def product_kind(weights: str, device: torch.device, dtype: torch.dtype, rows: i
     if weights == "bfloat16":
         if not has_fast_bf16(device):
             raise ValueError(
-                f"weights 'bfloat16' would be slow: products take {bf16_factor(device):.0f} times as long as in float32 "
-                f"here, without hardware for them; choose float32{' or int8' if device.type == 'cpu' else ''}"
+                f"weights 'bfloat16' would be slow: without hardware for them, products take {bf16_factor(device):.0f} "
+                f"times as long as in float32 here; choose float32{' or int8' if device.type == 'cpu' else ''}"
             )
         return PackedBFloat16 if device.type == "cpu" else BFloat16
     return plain_product(device, dtype, rows)
