@@ -237,11 +237,12 @@ class DepthStep:
     def __init__(self, decoder: DepthDecoder, weights: FusedDepth, batch: int):
         self.decoder, self.weights = decoder, weights
         self.stack = ShortStack(weights.stack, batch, decoder.num_positions, weights.tables[0])
+        self.condition = weights.tables[0].new_zeros(batch, decoder.config.dim)
         self.num_run = 0
 
     def begin(self, h: Tensor) -> None:
         """A new step, of which the backbone says h [B, D]."""
-        self.condition = self.weights.project(h)
+        self.weights.project.into(h, self.condition)
         self.num_run = 0
 
     def logits(self, k: int, values: Mapping[int, Tensor]) -> Tensor:
@@ -276,6 +277,7 @@ class FrameStep:
         self.backbone = Stack(weights.stack, batch, capacity, weights.tables)
         self.depth = None if weights.depth is None else DepthStep(model.depth_decoder, weights.depth, batch)
         self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
+        self.looks_ahead = model.device.type == "cpu"  # the graph of a frame on a GPU begins with the backbone
         self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 2)
         self.restart()
 
@@ -283,6 +285,7 @@ class FrameStep:
         """To the start of a window, every row."""
         self.backbone.restart()
         self.position = 0
+        self.is_ahead = False  # whether the backbone has already taken the step before
         self.starts = [0] * self.batch  # positions at which the rows began
         # the step before: rows of the tables [B, K] and [B]
         self.rows, self.text_row = (x.expand(self.batch, *x.shape[1:]) for x in self.nothing_before())
@@ -292,6 +295,7 @@ class FrameStep:
         if not codes.shape[2]:
             return None
         assert self.position == 0
+        self.is_ahead = self.looks_ahead
         return self.fill(EVERY_ROW, codes, text, user)
 
     def join(self, row: int, codes: Tensor, text: Tensor | None = None) -> None:
@@ -301,16 +305,16 @@ class FrameStep:
         """
         rows = slice(row, row + 1)
         self.backbone.clear(rows)
-        if codes.shape[1]:
-            self.fill(rows, codes[None], None if text is None else text[None])
-        else:
-            self.set_before(rows, *self.nothing_before())
+        self.fill(rows, codes[None], None if text is None else text[None])
         self.starts[row] = self.position - codes.shape[1]
 
     def fill(self, rows: slice, codes: Tensor, text: Tensor | None, user: Tensor | None = None) -> Tensor | None:
         """Known steps of rows that are empty -> their contexts."""
         feed = FrameFeed(self.model, len(codes), partial(self.backbone.prefill, rows=rows))
-        contexts = feed.prefill(codes, text, user)
+        contexts = feed.prefill(codes, text, user, self.is_ahead)
+        if feed.last is not None:
+            self.backbone.x[rows] = feed.last
+            self.backbone.finish()
         before = (feed.codes, self.model.codebook_size + 2), (feed.text, self.model.text_size + 2)
         self.set_before(rows, *(torch.remainder(tokens, size) for tokens, size in before))
         self.position = self.position or codes.shape[2]
@@ -330,7 +334,9 @@ class FrameStep:
         """The next step; as `Walk.step`."""
         if not self.position and not self.model.config.bos:
             raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
-        self.run_backbone()
+        if not self.is_ahead:
+            self.run_backbone()
+        self.is_ahead = False
         self.values, known = {}, known or {}
         if self.depth is not None:
             self.depth.begin(self.backbone.h)
