@@ -208,21 +208,10 @@ def walk_window(
         lags = model.config.delays[: state.user.shape[1]]
         heard = delay(state.user[:, :, window.start : window.stop], lags)
         heard = F.pad(heard, (0, num_steps - heard.shape[2]), value=ABSENT)  # [B, U, steps]
-    known = begin - window.start  # columns, and as many steps hold given codes only
-    contexts = None
-    if known:
-        # a frame step takes what is the same in all rows once
-        once = isinstance(walk, FrameStep) and begin == state.num_prompt_frames
-        rows = given_rows(state.request) if once else slice(None)
-        seen = slice(window.start, begin)
-        delayed = delay(state.codes[rows, :, seen], model.config.delays)[:, :, :known]
+    prompt, contexts = Window(window.start, window.first, begin), None
+    if begin > window.start:
         with as_labelled(model):
-            contexts = walk.prefill(
-                delayed,
-                None if state.text is None else state.text[rows, seen],
-                None if heard is None else heard[rows, :, :known],
-            )
-    prompt = Window(window.start, window.first, begin)
+            contexts = prefill(model, state, prompt, heard)
     is_scored = window.first == begin
     if not is_scored and contexts is None:
         with as_labelled(model):
@@ -250,6 +239,21 @@ def walk_window(
                 break
     if frames is not None:
         frames.leave(state)
+
+
+def prefill(model: SpeechLM, state: State, window: Window, heard: Tensor | None) -> Tensor | None:
+    """Let the walk take the columns of a window, as many steps, and give their contexts; see `Walk.prefill`.
+
+    heard: [B, U, steps] of the other speaker.
+    """
+    walk, seen = state.walk, slice(window.start, window.stop)
+    assert walk is not None
+    # a frame step takes what is given to all rows alike once
+    once = isinstance(walk, FrameStep) and window.stop == state.num_prompt_frames
+    rows, steps = given_rows(state.request) if once else slice(None), slice(window.stop - window.start)
+    codes = delay(state.codes[rows, :, seen], model.config.delays)[:, :, steps]
+    text = None if state.text is None else state.text[rows, seen]
+    return walk.prefill(codes, text, None if heard is None else heard[rows, :, steps])
 
 
 def can_end(model: SpeechLM, sampling: BatchSampling) -> bool:
