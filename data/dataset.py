@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..model.delay_pattern import ABSENT
 from ..model.shapes import TextLayout
 from .grids import StoreGrids
 from .rows import Rows, pack, stack
@@ -39,8 +40,10 @@ class TokenBatches:
         tokenizer: TextTokenizer | None = None,
         layout: TextLayout = "first",
         packed: bool = True,
+        codebook_dropout: float = 0.0,
     ):
         """indices: the utterances to use (default all). tokenizer: for their transcripts (default: no text).
+        codebook_dropout: share of the rows of which only the first codebooks are left, 1 to K - 1 of them.
 
         Raises ValueError if there is no utterance or no row would fit.
         """
@@ -51,7 +54,7 @@ class TokenBatches:
                 f"frames_per_batch {frames_per_batch} is less than max_frames {max_frames}: a full row would not fit"
             )
         self.store, self.frames_per_batch, self.max_frames, self.seed = store, frames_per_batch, max_frames, seed
-        self.packed = packed
+        self.packed, self.codebook_dropout = packed, codebook_dropout
         self.indices = _chosen(store, indices)
         self.grids = StoreGrids(store, tokenizer, layout, max_frames)
         self.num_frames = int(store.num_frames[self.indices].sum())  # in one epoch
@@ -69,7 +72,17 @@ class TokenBatches:
         batch = self.epoch_batches(epoch)[index]
         longest = max(int(self.grids.lengths(segments).sum()) for segments in batch)
         pieces = [[self.grids.piece(*segment) for segment in row.tolist()] for row in batch[rank::world_size]]
-        return stack(pieces, self.store.codec.num_codebooks, self.row_columns if self.packed else longest)
+        rows = stack(pieces, self.store.codec.num_codebooks, self.row_columns if self.packed else longest)
+        for codes, left in zip(rows.codes, self.codebooks_left(step, len(batch))[rank::world_size], strict=True):
+            codes[left:] = ABSENT
+        return rows
+
+    def codebooks_left(self, step: int, num_rows: int) -> list[int]:
+        """Leading codebooks of each row of a step; the others are ABSENT."""
+        num_codebooks, rng = self.store.codec.num_codebooks, np.random.default_rng([self.seed, step, 1])
+        dropped = rng.random(num_rows) < self.codebook_dropout
+        few = rng.integers(1, max(2, num_codebooks), num_rows)
+        return np.where(dropped & (num_codebooks > 1), few, num_codebooks).tolist()
 
     def locate(self, step: int) -> tuple[int, int]:
         """Step -> (epoch, index of the batch in it). The first call in epoch n plans the epochs before it too."""

@@ -36,9 +36,19 @@ def check_number(flag: str, value: float, least: float, most: float = math.inf, 
         raise ValueError(f"{flag} is {value:g}; it must be {limits}{', and finite' if most == math.inf else ''}")
 
 
-def check_duration(seconds: float) -> None:
-    if not 0 < seconds <= MAX_DURATION_S:
-        raise ValueError(f"--duration is {seconds:g} s; it must be more than 0 s and at most a day")
+def check_duration(seconds: float, endless: bool = False) -> None:
+    """Raise ValueError for a duration that is too long to hold, or, if `endless`, none at all."""
+    if not 0 < seconds <= MAX_DURATION_S and not (endless and seconds == float("inf")):
+        limit = "at most a day, or inf" if endless else "at most a day"
+        raise ValueError(f"--duration is {seconds:g} s; it must be more than 0 s and {limit}")
+
+
+def check_kept(keep: int, num_codebooks: int | None) -> None:
+    """Raise ValueError unless some codebooks are kept and some are drawn, of as many as are known."""
+    most = math.inf if num_codebooks is None else num_codebooks - 1
+    if not 1 <= keep <= most:
+        limits = f"1 to {most}, for some to be drawn" if num_codebooks else "at least 1"
+        raise ValueError(f"{keep} codebooks are to be kept; it must be {limits}")
 
 
 def check_device(name: str) -> None:
@@ -65,12 +75,12 @@ def check_writable(*files: Path | None) -> None:
             raise OSError(f"{name}: cannot be written (no permission in {readable(nearest)})")
 
 
-def check_stream(kind: str, with_prompt: bool) -> None:
-    """Raise ValueError for a stream that cannot be written to stdout."""
+def check_stream(kind: str, others: dict[str, bool]) -> None:
+    """Raise ValueError for a stream that cannot be written to stdout. others: flags that need all of a continuation."""
     if kind not in ("-", "pcm"):
         raise ValueError(f"--stream is '{kind}'; give - (WAV) or pcm (bare samples), or a file to --out")
-    if with_prompt:
-        raise ValueError("--with-prompt: of no use with --stream, which writes the continuation alone")
+    for flag in [flag for flag, given in others.items() if given]:
+        raise ValueError(f"{flag}: of no use with --stream, which writes the continuation alone")
     if sys.stdout.isatty():
         raise ValueError("--stream writes sound to stdout, a terminal here; pipe it into a player: ... | aplay")
 

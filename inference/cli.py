@@ -6,7 +6,6 @@ what is heavy, inside the function: --help and a bad argument answer at once.
 """
 
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,12 +17,10 @@ from ..model.presets import PRESETS
 from ..model.shapes import PATTERNS
 from .argument_checks import (
     check_audio,
-    check_audio_out,
     check_codec,
     check_conversion,
     check_data,
     check_device,
-    check_distinct,
     check_duration,
     check_folder,
     check_layout,
@@ -32,10 +29,9 @@ from .argument_checks import (
     check_package,
     check_recording,
     check_seeds,
-    check_stream,
     check_writable,
 )
-from .config import EvaluateConfig, SamplingConfig
+from .config import EvaluateConfig
 from .options import (
     Audio,
     AudioFile,
@@ -75,53 +71,6 @@ def prepare(
     from ..data.preparation import prepare as run
 
     print(run(audio, out, codec, config, device=device))
-
-
-def generate(
-    prompt: Positional[Annotated[Path | None, arg(metavar="[PROMPT]", help="the audio file to continue")]] = None,
-    out: Annotated[Path, arg(help="the file to write: .wav, .flac, .ogg, .opus or .mp3")] = Path("continuation.wav"),
-    stream: Annotated[
-        str | None, arg(metavar="-|pcm", help="write to stdout while it is made: WAV, or bare 16-bit samples; no --out")
-    ] = None,
-    model: Model = "default",
-    duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
-    text: Annotated[str | None, arg(help="text to say, for a model that was trained with text")] = None,
-    seed: Seed = 0,
-    with_prompt: Annotated[
-        bool, arg(help="write the prompt, as the codec renders it, before the continuation")
-    ] = False,
-    weights: Weights = "float32",
-    device: Device = "auto",
-    threads: Threads = None,
-    sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
-) -> None:
-    """Continue the speech in PROMPT (WAV, FLAC, OGG, MP3, ...), or start from nothing."""
-    check_seeds(seed)
-    check_duration(duration)
-    check_device(device)
-    check_threads(threads)
-    if stream is None:
-        check_audio_out(out)
-        check_distinct(out, [prompt])
-    else:
-        check_stream(stream, with_prompt)
-    check_recording(prompt)
-    config = check_model(model)
-    if text is not None:
-        check_layout("--text", model, config, "first", "aligned")
-    lm = open_model(model, device, threads, weights)
-    if stream is not None:
-        from ..data.audio_out import audio_to
-
-        chunks = lm.stream(prompt, duration, seed, sampling, text)
-        audio_to(sys.stdout.buffer, chunks, lm.codec.sample_rate, with_header=stream == "-")
-        return
-    result = lm.generate(prompt, duration, seed, sampling, progress=True, text=text)
-    result.save(out, with_prompt)
-    bits = result.surprise_bits[result.num_prompt_frames :].mean() * lm.codec.frame_rate
-    print(f"{out}: {len(result.audio) / result.sample_rate:.2f} s, {bits:.0f} bits/s, seed {seed}")
-    if result.text:
-        print(f"text: {result.text}")
 
 
 def transcribe(

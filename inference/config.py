@@ -14,17 +14,17 @@ class SamplingConfig:
     A setting with several numbers has one for each codebook, coarsest first; the last one holds for those after it.
     """
 
-    temperature: float | tuple[float, ...] = (
-        0.8  # sampling temperature (0: greedy); 0.9,0.7: codebook 0's, and the others'
-    )
+    # sampling temperature (0: greedy); as 0.9,0.7 for codebook 0 and for those after it, here and in the limits below
+    temperature: tuple[float, ...] | float = 0.8
     text_temperature: float = 0.7  # sampling temperature of text, for models that predict it (0: greedy)
-    top_k: int | tuple[int, ...] = 100  # draw from the K likeliest codes only (0: from all)
+    top_k: tuple[int, ...] | int = 100  # draw from the K likeliest codes only (0: from all)
     # draw from as few of the likeliest codes as have this probability together (1: from all)
-    top_p: float | tuple[float, ...] = 1.0
-    min_p: float | tuple[float, ...] = 0.0  # draw from codes at least this share as likely as the likeliest (0: all)
+    top_p: tuple[float, ...] | float = 1.0
+    min_p: tuple[float, ...] | float = 0.0  # draw from codes at least this share as likely as the likeliest (0: all)
     # draw codebook 0 again, from all codes, if the code fills more than this share of the last frames (1: never)
     repetition_share: float = 1.0
     repetition_frames: int = 10  # last frames in which --repetition-share is counted
+    num_codebooks: int = 0  # draw this many leading codebooks only, and hear no others in the prompt (0: all)
     guidance: float = 1.0  # weight of the text: logits without it + N x what it changes in them (1: the model's own)
     stop_at_end: bool = False  # stop when the model ends the utterance, even before the duration is over
     max_prompt_s: float = 10.0  # use at most the last N seconds of the prompt
@@ -47,6 +47,8 @@ class SamplingConfig:
                 raise ValueError(f"min_p is {value}; it must be at least 0 (all codes), and less than 1")
         if not 0 <= self.repetition_share <= 1:
             raise ValueError(f"repetition_share is {self.repetition_share}; it must be 0 to 1 (never draw again)")
+        if self.num_codebooks < 0:
+            raise ValueError(f"num_codebooks is {self.num_codebooks}; it must be at least 1, or 0: all")
         if self.repetition_frames < 1:
             raise ValueError(f"repetition_frames is {self.repetition_frames}; it must be at least 1")
         if not 0 <= self.guidance < float("inf"):
@@ -72,9 +74,11 @@ class EvaluateConfig:
     seed: int = 0  # random seed of the bootstrap and of continuations
     bf16: bool = False  # bfloat16 matrix products; log-probabilities stay in float32
     limit: int = 0  # score only N utterances, the first by hash of their names (0: all)
+    num_codebooks: int = 0  # score this many leading codebooks, as if the codec had no others (0: all)
 
     def __post_init__(self) -> None:
-        for name, least in (("frames_per_batch", 1), ("bootstrap_samples", 1), ("limit", 0), ("seed", 0)):
+        for name in ("frames_per_batch", "bootstrap_samples", "limit", "seed", "num_codebooks"):
+            least = int(name in ("frames_per_batch", "bootstrap_samples"))
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.context_frames < 0 or self.context_frames == 1:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.check_inputs import check_inputs
+from ..model.check_inputs import check_inputs, check_leading
 from ..model.delay_pattern import ABSENT, delay
 from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
@@ -25,9 +25,10 @@ from .frame_step import FrameStep, is_supported
 from .guidance import GuidedWalk
 from .labelled import as_labelled
 from .noise import Noise
-from .sampling import BatchSampling, batch_sampling, draw_again, sample
-from .windows import Window, window_frames, windows
+from .sampling import BatchSampling, batch_sampling, draw_again, leading_codebooks, sample
+from .windows import Window, each_window, window_frames
 
+SPARE = 256  # columns that a grid which drops others has more than it needs
 POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
 
@@ -49,7 +50,10 @@ class Request:
 
 @dataclass
 class State:
-    """Where a batch of generations stands: what is in the grid so far, and the walk through the window it is in."""
+    """Where a batch of generations stands: what is in the grid so far, and the walk through the window it is in.
+
+    Columns count from the first that the grid holds: `num_dropped` came before it.
+    """
 
     codes: Tensor  # [B, K, T], ABSENT where none is (yet)
     text: Tensor | None  # [B, T]
@@ -62,31 +66,52 @@ class State:
     text_noise: Noise | None
     again_noise: Noise  # for a code of codebook 0 that is drawn a second time
     request: Request
+    num_codebooks: int  # leading ones that are heard and drawn; the others are ABSENT
     walk: Walk | FrameStep | GuidedWalk | None = field(default=None, repr=False)
     frame: int = 0  # frames that are complete
+    num_dropped: int = 0  # columns that the grid does not hold any more
 
     @property
     def num_frames(self) -> int:
-        """Given and drawn, when none ends before."""
+        """Columns of the grid: given and drawn, when none ends before."""
         return self.codes.shape[2]
+
+    def drop(self, count: int) -> None:
+        """Forget the first columns, and make room at the end: for as many, and at least SPARE."""
+        # new tensors: the walk may hold a view of the last column
+        for name, empty in ("codes", ABSENT), ("nll", 0), ("text", ABSENT), ("text_nll", 0):
+            if (grid := getattr(self, name)) is not None:
+                setattr(self, name, F.pad(grid[..., count:], (0, max(count, SPARE)), value=empty))
+        self.num_dropped += count
+        self.num_prompt_frames -= count
+        self.frame -= count
+        self.end = self.end - count
+        for noise in vars(self).values():
+            if isinstance(noise, Noise):
+                noise.drop(count)
 
 
 @torch.inference_mode()
-def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
+def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks: int = 0, keep: bool = True) -> State:
     """Lay out the grid, one row for each seed. Raises ValueError for what is not the model's.
 
-    Every given code keeps its value while generating, the delayed ones included.
+    Every given code keeps its value while generating, the delayed ones included. keep: as in `generate`.
+    num_codebooks: leading ones that are heard and drawn; the others are ABSENT (0: all).
     """
+    num_codebooks = check_leading(num_codebooks, model.num_codebooks)
     batch, device, given = len(seeds), model.device, given_columns(request)
-    total = given + request.num_frames
+    total = width = given + request.num_frames
+    if not keep and request.new_text is None and request.user is None:
+        width = min(total, given + SPARE)
     if request.draw_text and not model.predicts_text:
         raise ValueError("this model predicts no text; it was trained without a text stream, or is only given one")
-    codes = torch.full((batch, model.num_codebooks, total), ABSENT, device=device)
-    text = torch.full((batch, total), ABSENT, device=device) if model.text_size else None
+    codes = torch.full((batch, model.num_codebooks, width), ABSENT, device=device)
+    text = torch.full((batch, width), ABSENT, device=device) if model.text_size else None
     if request.codes is not None:
         prompt = request.codes.expand(batch, *request.codes.shape[-2:]).to(device)
         check_inputs(model.config, prompt)
         codes[:, :, :given] = prompt
+        codes[:, num_codebooks:] = ABSENT
     for words, columns in ((request.text, slice(0, given)), (request.new_text, slice(given, total))):
         if words is not None:
             if text is None:
@@ -105,7 +130,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int]) -> State:
         given, torch.full((batch,), total, device=device),
         Noise(seeds, [model.num_classes] + [model.codebook_size] * (model.num_codebooks - 1), device),
         Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None,
-        Noise(seeds, [model.num_classes], device, stream=2), request, frame=given,
+        Noise(seeds, [model.num_classes], device, stream=2), request, num_codebooks, frame=given,
     )  # fmt: skip
 
 
@@ -154,24 +179,27 @@ def generate(
     seeds: Sequence[int],
     sampling: SamplingConfig | Sequence[SamplingConfig] = SamplingConfig(),
     fused: bool = True,
+    keep: bool = True,
 ) -> Iterator[State]:
     """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended.
 
     sampling: of all rows, or of each. fused: take the frame step (frame_step.py) where it knows the model; else the
-    walk, which draws the same codes.
+    walk, which draws the same codes. keep: hold every column until the end; else columns are dropped when they were
+    yielded and nothing to come depends on them: any number of frames, NO_END included, takes the memory of few.
     The nats of the prompt are there from the second time on. Raises FloatingPointError if the model gives NaN.
     """
-    state = start(model, request, seeds)
+    state = start(model, request, seeds, leading_codebooks(sampling), keep)
     settings = batch_sampling(sampling, len(seeds), model.num_codebooks, state.nll)
     has_text = request.text is not None or request.new_text is not None or request.draw_text
     if settings.is_guided and not has_text:
         raise ValueError("guidance weighs the text, and none is given")
-    longest = max(model.config.delays)
-    context = window_frames(model.config)
-    capacity = min(state.num_frames, context) + longest + 1
-    with graphed(model, request, settings, len(seeds)) if fused else nullcontext() as frames:
-        for window in windows(state.num_frames, context):
-            if window.stop <= state.num_prompt_frames:
+    longest, given = max(model.config.delays), state.num_prompt_frames
+    total, context = given + request.num_frames, window_frames(model.config)
+    capacity = min(total, context) + longest + 1
+    draws_all = state.num_codebooks == model.num_codebooks
+    with graphed(model, request, settings, len(seeds)) if fused and draws_all else nullcontext() as frames:
+        for window in each_window(total, context):
+            if window.stop <= given:
                 with as_labelled(model):
                     score_window(model, state, window)
             else:
@@ -188,9 +216,8 @@ def generate(
                     state.walk = FrameStep(model, rows, capacity, absent or settings.is_guided)
                 if settings.is_guided:
                     state.walk = GuidedWalk(state.walk, settings.guidance)
-                yield from walk_window(model, state, window, settings, frames)
-                if state.nll.isnan().any():
-                    raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
+                yield from walk_window(model, state, window.moved(-state.num_dropped), settings, frames)
+                check_numbers(state)
                 if has_ended(state, settings):
                     return
 
@@ -219,6 +246,11 @@ def walk_window(
         is_scored = True
     while walk.position < num_steps:
         column = window.start + walk.position
+        if state.num_frames <= column < window.stop:
+            if frames is not None:
+                frames.leave(state)
+            window = make_room(model, state, window, sampling)
+            column = window.start + walk.position
         if frames is not None and frames.takes(state, window, column):
             frames.take(state, column, sampling)
         else:
@@ -254,6 +286,22 @@ def prefill(model: SpeechLM, state: State, window: Window, heard: Tensor | None)
     codes = delay(state.codes[rows, :, seen], model.config.delays)[:, :, steps]
     text = None if state.text is None else state.text[rows, seen]
     return walk.prefill(codes, text, None if heard is None else heard[rows, :, steps])
+
+
+def make_room(model: SpeechLM, state: State, window: Window, sampling: BatchSampling) -> Window:
+    """Drop columns of a full grid that were yielded and are not needed -> the window, in what is left."""
+    check_numbers(state)
+    count = state.frame - sampling.repetition_frames
+    if not model.config.backbone.sliding_window:
+        count = min(count, window.start)  # the next window begins with columns of this one
+    count = max(count, 0)
+    state.drop(count)
+    return window.moved(-count)
+
+
+def check_numbers(state: State) -> None:
+    if state.nll.isnan().any():
+        raise FloatingPointError("the model gave NaN logits: its weights or its input are broken")
 
 
 def can_end(model: SpeechLM, sampling: BatchSampling) -> bool:
@@ -299,7 +347,8 @@ class Step:
                 known[TEXT] = state.text[:, self.column]
         for k, lag in enumerate(self.model.config.delays):
             frame = self.column - lag
-            if not window.start <= frame < window.stop:  # as scoring has it: nothing is known beyond a window's edge
+            is_inside = window.start <= frame < window.stop
+            if not is_inside or k >= state.num_codebooks:  # as scoring has it: nothing is known beyond a window's edge
                 known[k] = absent
             elif frame < window.first:
                 known[k] = state.codes[:, k, frame]
@@ -382,9 +431,9 @@ class Step:
         for k, cost in costs.items():
             state.codes[:, k, self.column - delays[k]] = codes[k]
             state.nll[:, k, self.column - delays[k]] = cost
-        frame = self.column - delays[-1]
+        frame = self.column - max(delays[: state.num_codebooks])
         if self.can_end and self.model.config.end == "zeros" and frame >= self.num_given:
-            is_zero = (state.codes[:, :, frame] == 0).all(dim=1) & (frame < state.end)
+            is_zero = (state.codes[:, : state.num_codebooks, frame] == 0).all(dim=1) & (frame < state.end)
             if self.sampling.endless is not None:
                 is_zero &= ~self.sampling.endless.squeeze(1)
             state.end = torch.where(is_zero, frame, state.end)

@@ -247,20 +247,21 @@ class DepthStep:
 
     def logits(self, k: int, values: Mapping[int, Tensor]) -> Tensor:
         """Codebook k's. values: rows of the tables [B], for the slots before it."""
-        for position in range(self.num_run, k + self.decoder.codeless):
+        last = self.decoder.position_of(k)
+        for position in range(self.num_run, last + 1):
             self.take(position, values)
-        self.num_run = k + self.decoder.codeless
+        self.num_run = last + 1
         return self.weights.heads[k - self.decoder.first](self.stack.h)
 
     def take(self, position: int, values: Mapping[int, Tensor]) -> None:
-        """One position: the code before, the backbone's word, and the text at the first one."""
-        x, codebook = self.stack.x, position - self.decoder.codeless
-        told = self.decoder.config.conditioning == "add" or position == 0
-        if codebook < 0:
-            x.copy_(self.condition)
-        else:
-            code = F.embedding(values[codebook], self.weights.tables[codebook])
-            torch.add(code, self.condition, out=x) if told else x.copy_(code)
+        """One position: the codes of the group before, the backbone's word, and the text at the first one."""
+        x = self.stack.x
+        codes = [F.embedding(values[k], self.weights.tables[k]) for k in self.decoder.read_at(position)]
+        if self.decoder.config.conditioning == "add" or position == 0:
+            codes.append(self.condition)
+        torch.add(*codes[:2], out=x) if len(codes) > 1 else x.copy_(codes[0])
+        for code in codes[2:]:
+            x.add_(code)
         if position == 0 and self.weights.text_table is not None and TEXT in values:
             x.add_(F.embedding(values[TEXT], self.weights.text_table))
         self.stack.step_at(position)

@@ -35,7 +35,7 @@ class FusedDepth(NamedTuple):
 
     stack: FusedStack
     project: Product  # [D, d]
-    tables: Sequence[Tensor]  # K - 1 of [V + 2, d]
+    tables: Sequence[Tensor]  # [V + 2, d], of the codebooks whose codes it takes
     text_table: Tensor | None
     heads: Sequence[Product]  # [d, V], of the codebooks that it predicts
 
@@ -99,7 +99,7 @@ def fused_depth(model: SpeechLM, gain: Tensor | None, kind: type[Product]) -> Fu
     heads = [kind(after(stack.gain, head)) for head in decoder.heads]
     if decoder.head_0 is not None:
         heads.insert(0, kind(after(stack.gain, decoder.head_0.weight.t())))
-    tables = [code_rows(weight, k, model) for k in range(model.num_codebooks - 1)]
+    tables = [code_rows(weight, k, model) for k in range(decoder.num_read)]
     text_table = None if decoder.text_embedding is None else padded(decoder.text_embedding.weight)
     return FusedDepth(stack, kind(after(gain, project)), tables, text_table, heads)
 

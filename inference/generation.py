@@ -20,6 +20,7 @@ class Generation:
     num_prompt_frames: int
     finish_reason: str  # "length" or "eos"
     text: str = ""  # what the model wrote beside the audio, or after it
+    seed: int = 0
 
     @property
     def surprise_bits(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 K codebooks, T frames, S samples.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +22,22 @@ from ..model.codecs import Codec
 from ..model.delay_pattern import ABSENT
 from ..model.device import resolve_device
 from ..model.lm import SpeechLM
+from .argument_checks import check_kept
 from .config import EvaluateConfig, SamplingConfig
 from .engine import Request, State, generate
 from .generation import Generation
+from .out_of_memory import is_out_of_memory, out_of_memory
 from .precision import weights_of
 from .prompt import Audio, Prompt, encode_end
 from .threads import decoding_threads
+from .windows import NO_END
 
 if TYPE_CHECKING:
     from .evaluate.held_out import Speech
     from .evaluate.report import LikelihoodReport
+
+# of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
+LONGEST_S, CONTINUATION_S = 20.0, 8.0
 
 
 class SpeechGenerator:
@@ -77,19 +84,19 @@ class SpeechGenerator:
     def generate(
         self,
         prompt: Prompt = None,
-        duration_s: float = 8.0,
+        duration_s: float | None = None,
         seed: int = 0,
         sampling: SamplingConfig = SamplingConfig(),
         progress: bool = False,
         text: str | None = None,
     ) -> Generation:
-        """Continue `prompt` by at most `duration_s` seconds; see `generate_many`."""
+        """Continue `prompt` by `duration_s` seconds; see `generate_many`."""
         return self.generate_many(prompt, duration_s, [seed], sampling, progress, text)[0]
 
     def generate_many(
         self,
         prompt: Prompt = None,
-        duration_s: float = 8.0,
+        duration_s: float | None = None,
         seeds: Sequence[int] = (0,),
         sampling: SamplingConfig = SamplingConfig(),
         progress: bool = False,
@@ -97,17 +104,67 @@ class SpeechGenerator:
     ) -> list[Generation]:
         """Continue one prompt once for each seed, as one batch; each row draws from random numbers of its own.
 
-        prompt: a path, (samples [S], sample_rate), or None to start from nothing. text: what is to be said, for a model
+        prompt: a path, (samples [S], sample_rate), or None to start from nothing. duration_s: None generates until the
+        model ends, 20 s at most; but 8 s after a prompt without a text, as a recording mostly stops where an utterance
+        ends, and 8 s with a model that knows no end. text: what is to be said, for a model
         with a text stream; in a model whose text comes first it begins with what the prompt says. A model with aligned
         text writes its own where none is given. Raises AudioError for an unusable prompt, ValueError for a duration
         that is not positive, or a text that the model cannot take.
         """
-        return self._run(self._asked(prompt, duration_s, sampling, text), seeds, sampling, progress)
+        sampling = self.until_end(sampling, prompt, duration_s, text)
+        return self.run(self.request(prompt, duration_s, sampling, text), seeds, sampling, progress)
+
+    def regenerate(
+        self,
+        audio: Audio,
+        keep: int = 1,
+        seed: int = 0,
+        sampling: SamplingConfig = SamplingConfig(),
+        progress: bool = False,
+        text: str | None = None,
+    ) -> Generation:
+        """All of `audio` with the codes of its first `keep` codebooks, coarsest first; those of the others are drawn.
+
+        Raises AudioError for unusable audio, ValueError unless some codebooks are kept and some are drawn.
+        """
+        check_kept(keep, self.model.num_codebooks)
+        known = self.encode(audio, math.inf).clone()
+        known[keep:] = ABSENT
+        request = replace(self._laid_out(known.shape[1], None, text), new_codes=known)
+        return self.run(request, [seed], replace(sampling, stop_at_end=False), progress)[0]
+
+    def fill(
+        self,
+        before: Audio,
+        after: Audio,
+        duration_s: float,
+        seed: int = 0,
+        sampling: SamplingConfig = SamplingConfig(),
+        progress: bool = False,
+        text: str | None = None,
+        best_of: int = 1,
+    ) -> Generation:
+        """Go on from `before` for `duration_s` seconds, then with all of `after`, whose codes are given.
+
+        A model draws the gap without looking ahead: it knows nothing of `after`. best_of: gaps that are drawn, with
+        seeds from `seed` on; the one after which `after` costs the fewest bits is taken. Raises as `generate_many`.
+        """
+        if best_of < 1:
+            raise ValueError(f"best_of is {best_of}; it must be at least 1")
+        end = self.encode(after, math.inf)
+        request = self.request(before, duration_s, sampling, text)
+        gap = torch.full((len(end), request.num_frames), ABSENT, device=end.device)
+        request = replace(request, num_frames=request.num_frames + end.shape[1], new_codes=torch.cat([gap, end], dim=1))
+        if request.new_text is not None:
+            request = replace(request, new_text=F.pad(request.new_text, (0, end.shape[1]), value=ABSENT))
+        sampling = replace(sampling, stop_at_end=False)
+        found = self.run(request, range(seed, seed + best_of), sampling, progress)
+        return min(found, key=lambda generation: generation.nll[:, -end.shape[1] :].sum())
 
     def stream(
         self,
         prompt: Prompt = None,
-        duration_s: float = 8.0,
+        duration_s: float | None = None,
         seed: int = 0,
         sampling: SamplingConfig = SamplingConfig(),
         text: str | None = None,
@@ -115,19 +172,46 @@ class SpeechGenerator:
         """`generate` while it is made: chunks [S] float32 of the continuation, at the codec's sample rate.
 
         Joined they are the audio that `generate` gives, the same codes and equal to 1e-4. Nothing comes if the model
-        ends at once. Raises as `generate_many` does, before the first chunk is asked for.
+        ends at once. duration_s: also math.inf, for chunks as long as the caller takes them; the memory they need does
+        not grow. Raises as `generate_many` does, before the first chunk is asked for.
         """
         from .streaming import stream
 
-        request, extra = self._complete(self._asked(prompt, duration_s, sampling, text))
+        sampling = self.until_end(sampling, prompt, duration_s, text)
+        request, extra = self._complete(self.request(prompt, duration_s, sampling, text, endless=True))
         given = 0 if request.codes is None else request.codes.shape[-1]
         return stream(self, request, seed, sampling, given + request.num_frames - extra)
 
-    def _asked(self, prompt: Prompt, duration_s: float, sampling: SamplingConfig, text: str | None) -> Request:
-        if not 0 < duration_s < 24 * 3600:
+    def until_end(
+        self, sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None
+    ) -> SamplingConfig:
+        """`sampling`, so that the model may end where it is to say when; see `generate_many`."""
+        ends = duration_s is None and (prompt is None or text is not None)
+        return replace(sampling, stop_at_end=sampling.stop_at_end or ends)
+
+    def request(
+        self,
+        prompt: Prompt,
+        duration_s: float | None,
+        sampling: SamplingConfig,
+        text: str | None = None,
+        endless: bool = False,
+    ) -> Request:
+        """What a continuation is drawn from. endless: its duration may be infinite. Raises as `generate_many` does."""
+        if duration_s is None:
+            ends = sampling.stop_at_end and self.model.config.end != "never"
+            duration_s = LONGEST_S if ends else CONTINUATION_S
+        if not 0 < duration_s < 24 * 3600 and not (endless and duration_s == math.inf):
             raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
+        if sampling.guidance != 1 and text is None:
+            raise ValueError(f"guidance is {sampling.guidance}: it weighs the text, and none is given")
+        least, most = getattr(self.codec, "min_codebooks", 1), self.model.num_codebooks
+        if sampling.num_codebooks and not least <= sampling.num_codebooks <= most:
+            raise ValueError(f"num_codebooks is {sampling.num_codebooks}; this model takes {least} to {most} (0: all)")
         codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
-        return self._request(max(1, round(duration_s * self.codec.frame_rate)), codes, text)
+        if duration_s == math.inf:
+            return self._laid_out(NO_END, codes, text)
+        return self._laid_out(max(1, round(duration_s * self.codec.frame_rate)), codes, text)
 
     def transcribe(
         self,
@@ -144,7 +228,7 @@ class SpeechGenerator:
             raise ValueError(f"{self.name}: cannot transcribe; train a model with --model.text.layout last")
         codes = self.encode(audio, max_s)
         request = Request(max_tokens, codes, draw_codes=False, draw_text=True, text_end=EOS)
-        return self._run(request, [0], sampling, False)[0].text
+        return self.run(request, [0], sampling)[0].text
 
     def evaluate(
         self,
@@ -167,7 +251,7 @@ class SpeechGenerator:
 
         return evaluate_speech(self, data, baseline_data, with_settings(config, settings), progress)
 
-    def _request(self, num_frames: int, codes: Tensor | None, text: str | None) -> Request:
+    def _laid_out(self, num_frames: int, codes: Tensor | None, text: str | None) -> Request:
         """Lay out what is given, as the model was trained."""
         layout = self.model.config.text.layout if self.model.text_size else "none"
         if text is None:
@@ -176,6 +260,8 @@ class SpeechGenerator:
             raise ValueError(f"{self.name}: cannot speak a given text; train a model with --model.text.layout first")
         words = self.tokenizer.encode_words(text)
         if layout == "aligned":
+            if num_frames == NO_END:
+                raise ValueError("a text that is spread over the audio needs a duration that is not infinite")
             empty = np.zeros((self.model.num_codebooks, num_frames), np.int64)
             new, _ = spread(words, [len(word) for word in clean_text(text).split()], empty)
             return Request(num_frames, codes, new_text=torch.from_numpy(new))
@@ -183,10 +269,31 @@ class SpeechGenerator:
         row, grid = text_first([token for word in words for token in word], given)
         return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row))
 
-    def _run(
-        self, request: Request, seeds: Sequence[int], sampling: SamplingConfig, progress: bool
+    def run(
+        self,
+        request: Request,
+        seeds: Sequence[int],
+        sampling: SamplingConfig | Sequence[SamplingConfig],
+        progress: bool = False,
     ) -> list[Generation]:
+        """A row for each seed. sampling: of all rows, or of each. Raises MemoryError with the batch that would fit."""
         request, extra = self._complete(request)
+        try:
+            return self._drawn(request, extra, seeds, sampling, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # outside of the handler, whose traceback holds on to the memory
+        raise MemoryError(out_of_memory(self.model, request, seeds, sampling))
+
+    def _drawn(
+        self,
+        request: Request,
+        extra: int,
+        seeds: Sequence[int],
+        sampling: SamplingConfig | Sequence[SamplingConfig],
+        progress: bool,
+    ) -> list[Generation]:
         states = generate(self.model, request, seeds, sampling)
         if progress:
             states = progress_bar(states, total=request.num_frames, unit="frame", desc=f"generate x{len(seeds)}")
@@ -195,7 +302,7 @@ class SpeechGenerator:
             for state in states:  # noqa: B007
                 pass
             assert state is not None
-            return [self._finish(state, row, state.num_frames - extra) for row in range(len(seeds))]
+            return [self._finish(state, row, seed, state.num_frames - extra) for row, seed in enumerate(seeds)]
 
     def _complete(self, request: Request) -> tuple[Request, int]:
         """The request for this codec, and the frames that are drawn beyond what is asked for, and dropped.
@@ -207,17 +314,19 @@ class SpeechGenerator:
         request = replace(request, num_codes=self.codec.codebook_size, num_frames=request.num_frames + extra)
         if request.new_text is not None:
             request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
+        if request.new_codes is not None:
+            request = replace(request, new_codes=F.pad(request.new_codes, (0, extra), value=ABSENT))
         return request, extra
 
     def encode(self, audio: Audio, max_s: float = 10.0) -> Tensor:
         """The last `max_s` seconds of audio -> codes [K, T]; see prompt.py."""
         return encode_end(self.codec, audio, max_s, self.threads)
 
-    def _finish(self, state: State, row: int, num_frames: int) -> Generation:
+    def _finish(self, state: State, row: int, seed: int, num_frames: int) -> Generation:
         """One row, up to frame `num_frames` at most."""
         end = min(int(state.end[row]), num_frames)
         audible = (state.codes[row, 0, :end] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
-        codes, nll = state.codes[row][:, audible], state.nll[row][:, audible]
+        codes, nll = (values[row, : state.num_codebooks, audible] for values in (state.codes, state.nll))
         cut = int((audible < state.num_prompt_frames).sum())
         # decoded in one go, so that the continuation joins the prompt without a seam
         audio = self.codec.decode(codes[None])[0, 0].cpu().numpy() if len(audible) else np.zeros(0, np.float32)
@@ -233,4 +342,5 @@ class SpeechGenerator:
             num_prompt_frames=cut,
             finish_reason="eos" if end < num_frames else "length",
             text=words,
+            seed=seed,
         )

@@ -24,6 +24,7 @@ class Noise:
         self.sizes = sizes
         self.keys = torch.tensor([[key_of(seed, stream, half) for half in (0, 1)] for seed in seeds], device=device)
         self.counter = torch.arange(sum(sizes), device=device)
+        self.num_dropped = 0  # columns before the one that is number 0
         self.first = -COLUMNS
         self.columns: list[Sequence[Tensor]] = []
 
@@ -34,8 +35,14 @@ class Noise:
             self.columns = [part.split(list(self.sizes), dim=-1) for part in self.of(column, COLUMNS).unbind()]
         return self.columns[column - self.first]
 
+    def drop(self, count: int) -> None:
+        """Number the columns from a later one on."""
+        self.num_dropped += count
+        self.first -= count
+
     def of(self, first: int, num_columns: int) -> Tensor:
         """[columns, B, all classes of all slots]."""
+        first += self.num_dropped
         column = torch.arange(first, first + num_columns, device=self.counter.device)[:, None]
         keys = [mix(mix(half + column) ^ half)[..., None] for half in self.keys.unbind(1)]  # [COLUMNS, B, 1] each
         bits = mix((mix(self.counter ^ keys[0]) + keys[1]) & MASK) >> (32 - BITS)

@@ -33,13 +33,13 @@ Numbers = Annotated[Path | None, arg(name="json", metavar="FILE", help="also wri
 
 
 def open_model(
-    name: str, device: str = "auto", threads: int | None = None, weights: WeightPrecision | None = None
+    name: str, device: str = "auto", threads: int | None = None, weights: WeightPrecision | None = None, rows: int = 1
 ) -> "SpeechGenerator":
     """`load`, with a sign of life. threads: torch's while decoding."""
     say_loading(f"the model '{name}'")
     from .loading import load
 
-    lm = load(name, device=device, weights=weights)
+    lm = load(name, device=device, weights=weights, rows=rows)
     lm.threads = threads
     return lm
 

@@ -27,22 +27,28 @@ RULES = tyro.constructors.ConstructorRegistry()
 
 
 @RULES.primitive_rule
-def one_or_several(
+def numbers_of_other_kinds(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """A setting that is a number or several: 0.9,0.7 is one word, which takes no argument that follows it."""
-    kind = next((kind for kind in (int, float) if info.type == kind | tuple[kind, ...]), None)
-    if kind is None:
-        return None
+    """A number or None, which has no word; and a number or several: 0.9,0.7 is one word, so it takes none after it."""
+    for kind, metavar in ((int, "INT"), (float, "FLOAT")):
+        if info.type == kind | None:
+            return number_spec(metavar, kind, int | kind | None)
+        if info.type == kind | tuple[kind, ...]:
+            return number_spec("N,...", one_or_several(kind), int | kind | tuple)
+    return None
 
-    def read(words: list[str]) -> Any:
-        return tuple(map(kind, words[0].split(","))) if "," in words[0] else kind(words[0])
 
-    def write(value: Any) -> list[str]:
+def one_or_several(kind: type) -> Callable[[str], Any]:
+    return lambda word: tuple(map(kind, word.split(","))) if "," in word else kind(word)
+
+
+def number_spec(metavar: str, read: Callable[[str], Any], kinds: Any) -> tyro.constructors.PrimitiveConstructorSpec:
+    def written(value: Any) -> list[str]:
         return [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
 
     return tyro.constructors.PrimitiveConstructorSpec(
-        1, "N,...", read, lambda value: isinstance(value, kind | tuple), write
+        1, metavar, lambda words: read(words[0]), lambda value: isinstance(value, kinds), written
     )
 
 

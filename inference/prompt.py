@@ -1,5 +1,6 @@
 """Audio to go on from, as codes. K codebooks, T frames, S samples."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ Prompt = Audio | None
 
 
 def encode_end(codec: Codec, audio: Audio, max_s: float, threads: int | None = None) -> Tensor:
-    """The last `max_s` seconds of audio -> codes [K, T]. Raises AudioError for audio that cannot be used.
+    """The last `max_s` seconds of audio, a frame at least -> codes [K, T]. Raises AudioError for unusable audio.
 
     A last frame that the audio does not fill is left out: it would tell of an end.
     """
@@ -31,6 +32,7 @@ def encode_end(codec: Codec, audio: Audio, max_s: float, threads: int | None = N
         samples = load_audio(audio, codec.sample_rate)
     hop = codec.hop_length
     whole = len(samples) // hop * hop or len(samples)
-    first = max(0, whole - round(max_s * codec.frame_rate) * hop)
+    kept = whole if math.isinf(max_s) else max(1, round(max_s * codec.frame_rate)) * hop
+    first = max(0, whole - kept)
     with decoding_threads(threads):
         return codec.encode(torch.from_numpy(samples[first:whole])[None, None].to(codec.device))[0]

@@ -131,6 +131,14 @@ def batch_sampling(
     )
 
 
+def leading_codebooks(settings: SamplingConfig | Sequence[SamplingConfig]) -> int:
+    """The codebooks that are drawn, 0 for all. Raises ValueError where rows differ."""
+    chosen = {row.num_codebooks for row in ([settings] if isinstance(settings, SamplingConfig) else settings)}
+    if len(chosen) > 1:
+        raise ValueError("num_codebooks must be the same in all rows of a batch")
+    return max(chosen, default=0)
+
+
 def of_codebook(settings: SamplingConfig, name: str, k: int, num_codebooks: int) -> Any:
     """A setting's number for codebook k: the last one holds for the codebooks after it."""
     values = numbers(getattr(settings, name), name)

@@ -26,10 +26,11 @@ class AudioStream:
 
     def take(self, state: State) -> np.ndarray:
         """What the new columns of a state let the decoder say [S]; it may say it some frames later."""
-        stop = min(state.frame, int(state.end[0]), self.num_frames)
-        codes = state.codes[:1, :, self.num_seen : stop]
+        before = state.num_dropped
+        stop = min(before + state.frame, before + int(state.end[0]), self.num_frames)
+        codes = state.codes[:1, : state.num_codebooks, self.num_seen - before : stop - before]
         audible = codes[0, 0] != ABSENT  # columns of text alone make no sound
-        from_prompt = audible[: max(0, state.num_prompt_frames - self.num_seen)]
+        from_prompt = audible[: max(0, before + state.num_prompt_frames - self.num_seen)]
         self.to_drop += int(from_prompt.sum()) * self.codec.hop_length
         self.num_seen = max(stop, self.num_seen)
         return self._kept(self.decoder.push(codes[:, :, audible])) if audible.any() else np.zeros(0, np.float32)
@@ -48,7 +49,7 @@ def stream(
     lm: "SpeechGenerator", request: Request, seed: int, sampling: SamplingConfig, num_frames: int
 ) -> Iterator[np.ndarray]:
     """Chunks [S] float32 of the continuation, as soon as the codec can say them. num_frames: see AudioStream."""
-    states, audio = generate(lm.model, request, [seed], sampling), AudioStream(lm, num_frames)
+    states, audio = generate(lm.model, request, [seed], sampling, keep=False), AudioStream(lm, num_frames)
     state: State | None = None
     while True:
         with decoding_threads(lm.threads):

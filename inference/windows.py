@@ -25,6 +25,10 @@ class Window:
     stop: int
     ends: bool = False  # whether the end of the audio is predicted here
 
+    def moved(self, by: int) -> "Window":
+        """The same window where frames are numbered from another one on."""
+        return Window(self.start + by, self.first + by, self.stop + by, self.ends)
+
 
 def windows(num_frames: int, context_frames: int, last: int | None = None) -> list[Window]:
     """The windows of a sequence of `num_frames` frames; see `each_window`."""

@@ -36,3 +36,10 @@ def check_range(values: Tensor, name: str, shape: tuple[int | None, ...], size: 
     least, most = torch.stack(values.aminmax()).tolist()  # a GPU is waited for once
     if least < ABSENT or most >= size:
         raise ValueError(f"{name} span {least}..{most}; this model has 0..{size - 1} (-1: absent)")
+
+
+def check_leading(chosen: int, num_codebooks: int) -> int:
+    """`chosen` of num_codebooks leading codebooks, 0 for all -> how many. Raises ValueError for more than there are."""
+    if not 0 <= chosen <= num_codebooks:
+        raise ValueError(f"num_codebooks is {chosen}; this model has {num_codebooks}")
+    return chosen or num_codebooks

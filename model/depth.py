@@ -7,6 +7,13 @@ In the cheapest form (conditioning "add", codebook 0 from the backbone) position
 predicts codebook j + 1. Otherwise there are K positions: position 0 takes the context and no code, position j code
 j - 1, and each predicts the codebook of its own number.
 
+With groups of G codebooks there are fewer positions: each predicts a group, whose codebooks are independent given all
+before the group, and takes the sum of the embeddings of the group before. Codebook 0 is a group of its own.
+
+    group_size 2, 6 codebooks   position      0     1     2
+                                takes         0     1 2   3 4
+                                predicts      1 2   3 4   5
+
 N steps, K codebooks (K' of them predicted here), J positions, D backbone width, d depth width, V codebook size,
 C classes of codebook 0.
 """
@@ -40,12 +47,15 @@ class DepthDecoder(nn.Module):
         self.num_codebooks = config.num_codebooks
         self.codebook_size = size
         self.gaps = config.gaps
+        self.group_size = depth.group_size
         self.num_positions = depth.num_positions(config.num_codebooks)
-        self.codeless = self.num_positions - others  # positions at the start that take no code: 1 or 0
+        num_groups = depth.num_groups(config.num_codebooks)
+        self.codeless = self.num_positions - num_groups  # positions at the start that take no code: 1 or 0
+        self.num_read = 1 + (num_groups - 1) * depth.group_size if num_groups else 0  # codebooks that positions take
         self.first = 0 if depth.first_codebook == "depth" else 1  # the first codebook that is predicted here
         self.project = make_linear(width, depth.dim, max(depth.weight_sets, default=-1) + 1)
         # a table of its own, with rows like the frame embedding's; None: the frame embedding itself
-        rows = others * (size + 1) + 1
+        rows = self.num_read * (size + 1) + 1
         shared = depth.embeddings == "shared"
         self.embedding = None if shared else nn.Embedding(rows, depth.dim if depth.embeddings == "own" else width)
         self.text_embedding = nn.Embedding(config.text.vocab_size + 1, depth.dim) if depth.sees_text else None
@@ -75,7 +85,9 @@ class DepthDecoder(nn.Module):
         text: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> "DepthLogits":
-        """The code that each position takes [N, J], ABSENT for none -> the logits that the positions predict.
+        """The codes that each position takes [N, J, G], ABSENT for none -> the logits that the positions predict.
+
+        With groups of one codebook [N, J] does as well.
 
         condition: the result of `condition`. text: [N] the token of the step, ABSENT allowed. cache: positions of this
         step that are done; those given here follow them.
@@ -88,9 +100,23 @@ class DepthDecoder(nn.Module):
             hidden, first = hidden[:, 1:], 1
         if not hidden.shape[1]:
             return DepthLogits(zero, None)
-        head = first - self.codeless
-        heads = self.heads[head : head + hidden.shape[1]].to(hidden.dtype)
-        return DepthLogits(zero, torch.bmm(hidden.transpose(0, 1), heads))
+        head = (first - self.codeless) * self.group_size
+        heads = self.heads[head : head + hidden.shape[1] * self.group_size].to(hidden.dtype)
+        hidden = hidden.transpose(0, 1)
+        if self.group_size > 1:  # once for each head
+            hidden = hidden[:, None].expand(-1, self.group_size, -1, -1).flatten(0, 1)[: len(heads)]
+        return DepthLogits(zero, torch.bmm(hidden, heads))
+
+    def position_of(self, codebook: int) -> int:
+        """The position that predicts a codebook."""
+        return self.codeless + (codebook - 1) // self.group_size
+
+    def read_at(self, position: int) -> range:
+        """The codebooks whose codes a position takes."""
+        group = position - self.codeless
+        if group <= 0:
+            return range(group + 1)
+        return range(1 + (group - 1) * self.group_size, 1 + group * self.group_size)
 
     def inputs(
         self, condition: Tensor, codes: Tensor, frame_embedding: nn.Embedding, text: Tensor | None, first: int = 0
@@ -110,16 +136,32 @@ class DepthDecoder(nn.Module):
         return x
 
     def embed(self, codes: Tensor, table: nn.Embedding, first: int) -> Tensor:
-        """Codes [N, J] that positions first.. take, ABSENT allowed -> [N, J, width of the table]."""
-        position = torch.arange(first, first + codes.shape[1], device=codes.device)
+        """Codes [N, J] or [N, J, G] that positions first.. take, ABSENT allowed -> [N, J, width of the table]."""
+        group = torch.arange(first, first + codes.shape[1], device=codes.device) - self.codeless
+        if self.group_size == 1:
+            return self.look_up(codes.view(codes.shape[:2]), group, table)
+        slot = torch.arange(self.group_size, device=codes.device)
+        # as in `read_at`; below 0: a place that holds no code
+        alone = torch.where(slot == 0, group[:, None], -1)
+        codebook = torch.where(group[:, None] > 0, 1 + (group[:, None] - 1) * self.group_size + slot, alone)
+        return self.look_up(codes, codebook, table).sum(dim=2)
+
+    def look_up(self, codes: Tensor, codebook: Tensor, table: nn.Embedding) -> Tensor:
+        """Codes [N, ...] of codebooks [...] -> rows of the table, zero for ABSENT. Below 0: there is no codebook."""
         if self.gaps == "bos":
-            codes = torch.where((codes == ABSENT) & (position >= self.codeless), self.codebook_size, codes)
-        offsets = (position - self.codeless).clamp_min(0) * (self.codebook_size + 1)
+            codes = torch.where((codes == ABSENT) & (codebook >= 0), self.codebook_size, codes)
+        offsets = codebook.clamp_min(0) * (self.codebook_size + 1)
         return F.embedding((codes + offsets).clamp_min(0), table.weight) * (codes != ABSENT)[..., None]
 
     def codes_in(self, codes: Tensor) -> Tensor:
-        """The codes of steps [N, K] -> the code that each position takes [N, J]."""
-        return F.pad(codes[:, :-1], (self.codeless, 0), value=ABSENT)
+        """The codes of steps [N, K] -> the codes that each position takes [N, J, G], or [N, J] in groups of one."""
+        taken = codes[:, : self.num_read]
+        if self.group_size == 1:
+            return F.pad(taken, (self.codeless, 0), value=ABSENT)
+        first = F.pad(taken[:, :1], (0, self.group_size - 1), value=ABSENT)  # codebook 0 is alone
+        taken = torch.cat([first, taken[:, 1:]], dim=1) if self.num_read else taken
+        taken = F.pad(taken, (self.codeless * self.group_size, 0), value=ABSENT)
+        return taken.unflatten(1, (self.num_positions, self.group_size))
 
 
 class DepthLogits(NamedTuple):
@@ -148,7 +190,7 @@ class DepthRows:
     """Steps [B, S] as rows of one batch: the inputs of each, and its targets."""
 
     targets: Tensor  # [B * S, K']
-    codes_in: Tensor  # [B * S, J]
+    codes_in: Tensor  # [B * S, J] or [B * S, J, G]
     text: Tensor | None  # [B * S]
 
     @classmethod
@@ -221,7 +263,7 @@ def activation_bytes(decoder: DepthDecoder) -> int:
     layer = 4 * shape.dim + 7 * width + 4 * shape.ff_dim
     # logits as they are, wide, their log-softmax, and the gradients of these
     logits = (2 + 4 + 4 + 4 + 2) * decoder.codebook_size
-    return decoder.num_positions * (2 * shape.num_layers * layer + logits)
+    return decoder.num_positions * 2 * shape.num_layers * layer + len(decoder.heads) * logits
 
 
 def draw_rows(targets: Tensor, fraction: float) -> tuple[Tensor, float]:

@@ -68,7 +68,8 @@ class DepthConfig(TransformerConfig):
     """The depth decoder: a transformer over the codebooks of one step, and how it is conditioned on the backbone.
 
     Moshi is conditioning "add", first_codebook "depth", weight_sets one for each codebook, no RoPE, no final norm.
-    CSM is conditioning "prefix", embeddings "shared". The default is the cheapest: K - 1 positions, shared weights.
+    CSM is conditioning "prefix", embeddings "shared". The default is the cheapest without groups: no position for the
+    context alone, shared weights.
     """
 
     dim: int = 192  # width of the residual stream
@@ -82,6 +83,7 @@ class DepthConfig(TransformerConfig):
     # like the context; "shared", the backbone's, projected like the context
     embeddings: str = "own"
     sees_text: bool = False  # the step's text token is added at the first position (Moshi)
+    group_size: int = 1  # codebooks that a position predicts, independently given all before them; codebook 0 is alone
     # which set of weights each position uses, such as (0, 1, 2, 3, 3, 3, 3, 3); empty: one set for all positions
     weight_sets: tuple[int, ...] = ()
 
@@ -95,6 +97,8 @@ class DepthConfig(TransformerConfig):
         ):
             if getattr(self, name) not in legal:
                 raise ValueError(f"depth.{name} '{getattr(self, name)}' is unknown; choose one of {', '.join(legal)}")
+        if self.group_size < 1:
+            raise ValueError(f"depth.group_size is {self.group_size}; it must be at least 1")
         if self.weight_sets and self.qkv_bias:
             raise ValueError("depth.qkv_bias and depth.weight_sets exclude each other: sets of weights have no biases")
         if self.weight_sets and (min(self.weight_sets) < 0 or len(set(self.weight_sets)) <= max(self.weight_sets)):
@@ -102,7 +106,12 @@ class DepthConfig(TransformerConfig):
 
     def num_positions(self, num_codebooks: int) -> int:
         """Positions of the depth decoder in one step."""
-        return num_codebooks - (self.conditioning == "add" and self.first_codebook == "backbone")
+        codeless = self.conditioning == "prefix" or self.first_codebook == "depth"
+        return codeless + self.num_groups(num_codebooks)
+
+    def num_groups(self, num_codebooks: int) -> int:
+        """Groups of the codebooks after codebook 0."""
+        return -(-(num_codebooks - 1) // self.group_size)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Walk:
         self.values: dict[int, Tensor] = {}  # in the step that is being taken
         self._depth_cache: KVCache | None = None
         self._condition: Tensor | None = None
+        self._predicted: dict[int, Tensor] = {}  # logits of codebooks, by the depth decoder's last call
 
     def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> Tensor | None:
         """Take the steps in codes [B, K, S] (delayed as the model's are, ABSENT allowed), text [B, S], user [B, U, S].
@@ -82,18 +83,25 @@ class Walk:
         return context @ model.heads[slot - 1].to(context.dtype)
 
     def _depth_logits(self, context: Tensor, slot: int) -> Tensor:
-        """Run the depth decoder up to the position that predicts codebook `slot`."""
+        """Run the depth decoder up to the position that predicts codebook `slot`, if that is not done."""
         decoder = self.model.depth_decoder
         if self._depth_cache is None or self._condition is None:
             self._depth_cache = KVCache(decoder.config, self.batch, decoder.num_positions, context)
             self._condition = decoder.condition(context)
-        absent = torch.full((self.batch,), ABSENT, device=context.device)
-        # position p takes codebook p - codeless, and the last one predicts the codebook after its own
-        books = range(self._depth_cache.length - decoder.codeless, slot)
-        codes = torch.stack([self.values.get(k, absent) if k >= 0 else absent for k in books], dim=1)
-        text = self.values.get(TEXT)
-        logits = decoder(self._condition, codes, self.model.frame_embedding, text, self._depth_cache)
-        return logits.zero if logits.others is None else logits.others[-1]
+        position, done, size = decoder.position_of(slot), self._depth_cache.length, decoder.group_size
+        if position >= done:  # else the codebook is in a group that was predicted
+            absent = torch.full((self.batch,), ABSENT, device=context.device)
+            columns = []
+            for books in map(decoder.read_at, range(done, position + 1)):
+                columns += [self.values[k] for k in books] + [absent] * (size - len(books))
+            codes = torch.stack(columns, dim=1).unflatten(1, (-1, size))
+            text = self.values.get(TEXT)
+            zero, others = decoder(self._condition, codes, self.model.frame_embedding, text, self._depth_cache)
+            first = 1 + max(done - decoder.codeless, 0) * size
+            self._predicted = dict(enumerate(others if others is not None else (), first))
+            if zero is not None:
+                self._predicted[0] = zero
+        return self._predicted[slot]
 
 
 class FrameFeed:

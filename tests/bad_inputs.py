@@ -81,6 +81,8 @@ generate good.wav --duration -1 | --duration
 generate good.wav --duration nan | --duration
 generate good.wav --duration inf | --duration
 generate good.wav --duration 1e9 | at most a day
+generate good.wav --duration inf | at most a day
+generate good.wav --stream - --report | --report: of no use with --stream
 generate good.wav --duration long | --duration must be a number
 generate good.wav --seed -1 | --seed
 generate good.wav --seed 1e9 | --seed must be a whole number
@@ -96,9 +98,27 @@ generate good.wav --min-p 1 | --min-p is 1.0
 generate good.wav --repetition-share 2 | --repetition-share is 2.0
 generate good.wav --repetition-frames 0 | --repetition-frames is 0
 generate good.wav --guidance nan | --guidance is nan
+generate good.wav --guidance 2 | --guidance needs --text: it weighs the text
+generate good.wav --keep-codebooks 0 | 0 codebooks are to be kept; it must be 1 to 7
+generate good.wav --keep-codebooks 3 --model model | 3 codebooks are to be kept; it must be 1 to 2
+generate good.wav --keep-codebooks 1 --duration 2 --stop-at-end | --duration and --stop-at-end: of no use with --keep-
+generate --keep-codebooks 1 | --keep-codebooks needs PROMPT
+generate good.wav --then short.wav --duration 1 | too short
+generate good.wav --then good.wav | --then needs PROMPT and --duration
+generate good.wav --then link.wav --duration 1 --out good.wav | would overwrite what is read
+generate good.wav --then good.wav --duration 1 --stream - | --stream: of no use with --then
+generate good.wav --best-of 3 | --best-of needs --then
+generate good.wav --then good.wav --duration 1 --best-of 0 | --best-of
+generate missing.jsonl --out new | missing.jsonl: no such file
+generate empty.jsonl --out new | empty.jsonl: holds no line
+generate broken.jsonl | many prompts need a folder
+generate broken.jsonl --out text.wav | many prompts need a folder
+generate broken.jsonl --out text.th | is a file, not a folder
+generate broken.jsonl --out new --with-prompt | --with-prompt: of no use with .jsonl
 generate good.wav --max-prompt-s 0 | --max-prompt-s
 generate good.wav --max-prompt-s nan | --max-prompt-s
 generate good.wav --threads 0 | --threads
+generate good.wav --threads few | --threads must be a whole number, not 'few'
 generate good.wav --threads 100000 | --threads
 generate good.wav --device gpu | --device 'gpu' is unknown
 generate good.wav --model missing | missing: no such model folder
@@ -289,6 +309,7 @@ generate good.wav --model huge | dim
 generate good.wav --model other-codec | trained on
 generate good.wav --model flipped | model.safetensors
 generate good.wav --model flipped-codec | codec
+generate good.wav --model model --top-k 1,2,3,4 | top_k has 4 numbers; this model has 3 codebooks
 verify no-json | config.json
 verify cut-weights | model.safetensors
 verify flipped | model.safetensors
@@ -385,6 +406,8 @@ def _make_audio(world: Path) -> None:
     soundfile.write(world / "fast.wav", good, 500_000)
     for name, value in (("nan", np.nan), ("inf", np.inf), ("loud", 37.0)):
         soundfile.write(world / f"{name}.wav", np.where(np.arange(len(good)) == 500, value, good), RATE, "FLOAT")
+    (world / "empty.jsonl").write_text("\n\n")
+    (world / "broken.jsonl").write_text('{"prompt": "missing.wav"}\n')
     (world / "song.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + b"\0" * 1000)
     (world / "link.wav").symlink_to("good.wav")
     (world / "nowhere.wav").symlink_to("gone.wav")

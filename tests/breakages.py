@@ -229,8 +229,8 @@ def weigh_the_next_codebook(patch: pytest.MonkeyPatch) -> None:
 
 
 def generate_with_another_context(patch: pytest.MonkeyPatch) -> None:
-    real = engine.windows
-    patch.setattr(engine, "windows", lambda num_frames, context: real(num_frames, context + 2))
+    real = engine.each_window
+    patch.setattr(engine, "each_window", lambda num_frames, context: real(num_frames, context + 2))
 
 
 def forget_the_first_frame(patch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ DEPTHS: dict[str, DepthConfig] = {
     "shared": depth(embeddings="shared", conditioning="prefix"),
     "first": depth(first_codebook="depth"),
     "sets": depth(weight_sets=(0, 1)),
+    "group": depth(group_size=2),
     "csm": depth(embeddings="shared", conditioning="prefix", num_kv_heads=1),
     "moshi": depth(first_codebook="depth", weight_sets=(0, 1, 1), rope=False, final_norm=False, embeddings="wide"),
 }

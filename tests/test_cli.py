@@ -124,6 +124,19 @@ def test_generate_works_from_nothing_and_can_keep_the_prompt(project, tmp_path):
     assert np.array_equal(whole[-len(continuation) :], continuation)
 
 
+@pytest.mark.slow
+def test_a_model_with_a_sliding_window_is_trained_and_scored_and_goes_on_past_its_context(project, tmp_path, capsys):
+    run = tmp_path / "run"
+    window = ("--model.backbone.sliding-window", "8", "--steps", "3")
+    codeclm("train", project.tokens, "--codec", project.codec, "--out", run, *window, *SIZES)
+    assert load(run).model.config.backbone.sliding_window == 8
+    codeclm("evaluate", project.audio, "--model", run)
+    assert "as far back as the model's sliding window shows" in capsys.readouterr().out
+    codeclm("generate", "--model", run, "--duration", "4", "--report", "--out", tmp_path / "long.wav")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-5:-1]] == ["0.0", "1.0", "2.0", "3.0"] and "bits/s" in lines[-6]
+
+
 def test_evaluating_audio_tokens_and_json_gives_the_same_numbers(project, tmp_path, capsys):
     codeclm("evaluate", project.audio, "--model", project.run, "--json", tmp_path / "new/audio.json")
     codeclm("evaluate", project.tokens, "--model", project.run, "--json", tmp_path / "new/tokens.json")

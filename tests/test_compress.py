@@ -53,6 +53,10 @@ MODELS = {
         ),
     ),
     "no BOS": dict(delays=(0, 1, 1), bos=False),
+    "groups": dict(
+        delays=(0, 0, 1, 1),
+        depth=DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16, group_size=2),
+    ),
     "sliding window": dict(backbone=backbone(sliding_window=3), delays=(0, 1, 1)),
 }  # fmt: skip
 LENGTHS = (1, 26, 7)

@@ -18,6 +18,8 @@ SHAPE = {"dim": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "ff_dim"
         {},
         {"depth": {"first_codebook": "depth", "weight_sets": (0, 1, 2, 3)}, "text": TextConfig(50)},
         {"depth": {"conditioning": "prefix", "embeddings": "shared"}},
+        {"depth": {"group_size": 2}},
+        {"depth": {"group_size": 3, "conditioning": "prefix", "embeddings": "wide"}},
         {"pattern": "parallel", "text": TextConfig(50)},
         {"pattern": "delay", "delays": [0, 0, 0, 0]},
         {"pattern": "flatten"},

@@ -1,4 +1,4 @@
-"""inference/cuda_frame.py: the kernels draw what the frame step draws. Here Triton's interpreter runs them, on the CPU."""
+"""inference/cuda_frame.py: the kernels draw what the frame step draws. Here Triton's interpreter runs them."""
 
 from typing import Any
 
@@ -50,7 +50,9 @@ def test_the_kernels_draw_what_the_frame_step_draws(make_model, monkeypatch, nam
     prompt = torch.randint(0, model.codebook_size, (model.num_codebooks, 4), generator=torch.Generator().manual_seed(2))
     text = torch.randint(0, WORDS, (8,)) if model.text_size and not model.predicts_text else None
     num_frames = 5 if text is None else 4
-    request = Request(num_frames, prompt, None if text is None else text[:4], new_text=None if text is None else text[4:], num_codes=6)
+    request = Request(
+        num_frames, prompt, None if text is None else text[:4], new_text=None if text is None else text[4:], num_codes=6
+    )
     expected = last(model, request, sampling, batch)
     taken: list[int] = []
     monkeypatch.setattr(cuda_frame, "is_possible", lambda model, batch: is_supported(model))

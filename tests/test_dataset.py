@@ -2,6 +2,7 @@
 
 import queue
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -352,6 +353,34 @@ def test_a_text_is_kept_up_to_the_last_column_that_there_is(tmp_path, tokenizer)
 def test_an_unknown_layout_is_refused(store):
     with pytest.raises(ValueError, match="layout 'middle' is unknown; choose one of first, last, aligned"):
         StoreGrids(store, layout="middle")  # pyright: ignore
+
+
+# --- fewer codebooks ---
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_share_of_the_rows_keeps_its_first_codebooks_only(store, packed):
+    whole = TokenBatches(store, 200, 50, seed=0, packed=packed)
+    some, again = (TokenBatches(store, 200, 50, seed=0, packed=packed, codebook_dropout=0.5) for _ in range(2))
+    kept = []
+    for step in range(40):
+        rows, full = some.rows(step), whole.rows(step)
+        assert torch.equal(rows.codes, again.rows(step).codes) and torch.equal(rows.ends, full.ends)
+        assert torch.equal(rows.codes[:, 0], full.codes[:, 0])
+        fine = (rows.codes[:, 1] == full.codes[:, 1]).all(dim=1)
+        assert (rows.codes[~fine, 1] == -1).all()
+        kept += fine.tolist()
+        for rank in range(3):  # the same rows on however many processes
+            part = [row for row in again.rows(step, rank, 3).codes]
+            assert all(torch.equal(row, rows.codes[rank + 3 * i]) for i, row in enumerate(part))
+    assert 0.35 < np.mean(kept) < 0.65
+
+
+@pytest.mark.parametrize("num_codebooks, left", [(1, {1}), (2, {1}), (5, {1, 2, 3, 4})])
+def test_at_least_one_codebook_is_kept_and_never_all_of_several(store, monkeypatch, num_codebooks, left):
+    batches = TokenBatches(store, 200, 50, seed=0, codebook_dropout=1.0)
+    monkeypatch.setattr(store, "codec", replace(store.codec, num_codebooks=num_codebooks))
+    assert {kept for step in range(20) for kept in batches.codebooks_left(step, 4)} == left
 
 
 # --- reading ahead ---

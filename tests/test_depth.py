@@ -9,6 +9,7 @@ from torch import Tensor
 
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
+from codeclm.model.depth import DepthRows, depth_nats
 from codeclm.model.linear import GroupedLinear
 from codeclm.model.shapes import DepthConfig, TextConfig
 from codeclm.model.transformer import KVCache
@@ -223,3 +224,59 @@ def test_a_share_of_the_frames_is_drawn_anew_at_each_call_and_reports_no_nll(mak
     assert len(losses.unique()) > 200
     standard_error = float(losses.std()) / 300**0.5
     assert abs(float(losses.mean() - model(codes).loss)) < 4 * standard_error
+
+
+# --- groups of codebooks ---
+
+
+def slow_nats(model: SpeechLM, codes: Tensor, groups: list[list[int]]) -> Tensor:
+    """Nats [N, K] of codebooks 1..K-1 of steps [N, K], a group at a time from all the groups before: no two codebooks
+    of a group are in one input."""
+    decoder, total = model.depth_decoder, torch.zeros(codes.shape, dtype=torch.float64)
+    context = torch.linspace(-1, 1, len(codes) * model.config.backbone.dim, dtype=torch.float64).view(len(codes), -1)
+    size, table = model.codebook_size + 1, decoder.embedding.weight
+    inputs = []
+    for before, group in itertools.pairwise(groups):
+        x = context @ decoder.project.weight.t()
+        for k in before:
+            x = x + table[k * size + codes[:, k]]
+        inputs.append(x)
+        hidden = decoder.transformer(torch.stack(inputs, dim=1))[:, -1]
+        for k in group:
+            total[:, k] = F.cross_entropy(hidden @ decoder.heads[k - 1], codes[:, k], reduction="none")
+    decoder_rows = DepthRows(codes[:, 1:], decoder.codes_in(codes), None)
+    nats, _ = depth_nats(decoder, model.frame_embedding, context, decoder_rows, 0.0)
+    torch.testing.assert_close(nats, total[:, 1:], rtol=0, atol=1e-12)
+    return total
+
+
+@pytest.mark.parametrize(
+    "num_codebooks, size, groups",
+    [
+        (5, 2, [[0], [1, 2], [3, 4]]),
+        (6, 2, [[0], [1, 2], [3, 4], [5]]),
+        (6, 4, [[0], [1, 2, 3, 4], [5]]),
+        (4, 9, [[0], [1, 2, 3]]),
+        (4, 1, [[0], [1], [2], [3]]),
+    ],
+)
+@torch.no_grad()
+def test_a_group_is_predicted_from_the_groups_before_and_its_codebooks_do_not_see_each_other(
+    make_model, num_codebooks, size, groups
+):
+    model = make_model([0] * num_codebooks, depth=depth(group_size=size))
+    assert model.depth_decoder.num_positions == len(groups) - 1
+    codes = torch.randint(0, SIZE, (4, num_codebooks), generator=torch.Generator().manual_seed(3))
+    assert (slow_nats(model, codes, groups)[:, 1:] > 0).all()
+
+
+def test_a_larger_group_takes_fewer_passes():
+    shape = {size: DepthConfig(group_size=size).num_positions(32) for size in (1, 2, 4, 8, 31, 40)}
+    assert shape == {1: 31, 2: 16, 4: 8, 8: 4, 31: 1, 40: 1}
+    assert DepthConfig(group_size=4, conditioning="prefix").num_positions(8) == 3
+    assert DepthConfig(group_size=4, first_codebook="depth").num_positions(1) == 1
+
+
+def test_groups_of_no_codebook_are_refused():
+    with pytest.raises(ValueError, match="depth.group_size is 0; it must be at least 1"):
+        DepthConfig(group_size=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from codeclm.inference import SamplingConfig
+from codeclm.inference.bench.counts import count
 from codeclm.inference.engine import Request, State, generate
 from codeclm.inference.windows import windows
 from codeclm.model.delay_pattern import ABSENT
@@ -150,6 +151,11 @@ def test_a_model_that_repeats_itself_is_made_to_go_on(make_model):
     assert torch.equal(free[:, :3], stuck[:, :3]) and (free[:, 3:12] != stuck[0, 0]).any()  # from the third repeat on
 
 
+def test_a_code_is_drawn_again_by_other_random_numbers(make_model):
+    once, again = (run(make_model(), Request(30), sampling=replace(FREE, repetition_share=share)) for share in (1, 0))
+    assert not torch.equal(once.codes[:, 0], again.codes[:, 0])  # the same numbers would draw the same code
+
+
 def test_rows_that_may_not_end_go_on_beside_rows_that_do(make_model):
     for end in ("eos", "zeros"):
         model = make_model(end=end)
@@ -168,3 +174,32 @@ def test_rows_must_look_back_alike_for_repetition(make_model):
     rows = [replace(FREE, repetition_share=0.1, repetition_frames=frames) for frames in (8, 9)]
     with pytest.raises(ValueError, match="repetition_frames must be the same"):
         run(make_model(), Request(4), sampling=rows)
+
+
+class Frames:
+    """An engine for `count`."""
+
+    name = "frames"
+
+    def __init__(self, model, sampling, with_codes: bool = False):
+        self.model, self.sampling, self.with_codes = model, sampling, with_codes
+
+    def run(self, num_frames, mark) -> None:
+        codes = torch.full((3, num_frames), ABSENT) if self.with_codes else None
+        request = Request(num_frames, text=torch.tensor([1, 2]), new_codes=codes)
+        for _ in generate(self.model, request, (0, 1), self.sampling):
+            mark()
+
+
+def test_settings_of_each_codebook_cost_nothing_and_no_setting_makes_the_host_wait(make_model):
+    model = make_model(text=TextConfig(11, predicted=False))
+    usual = SamplingConfig(top_k=5)
+    operations = count(Frames(model, usual)).operations
+    for same in (SamplingConfig((0.9, 0.7), top_k=(5, 6, 4)), [usual, usual]):
+        assert count(Frames(model, same)).operations == operations
+    mixed = [SamplingConfig(0.0, guidance=2.0), SamplingConfig(top_k=3, top_p=0.5, min_p=0.1)]
+    for more in (SamplingConfig(top_k=5, top_p=0.5, min_p=0.1), replace(usual, repetition_share=0.1),
+                 replace(usual, guidance=2.0), mixed):  # fmt: skip
+        for with_codes in (True, False):
+            found = count(Frames(model, more, with_codes))
+            assert found.syncs == 0 and found.operations > operations

@@ -13,14 +13,18 @@ from codeclm.inference.fused_weights import fused_weights
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
 
-from .options import OPTIONS, WORDS, backbone
+from .options import OPTIONS, WORDS, backbone, depth
 
 CASES: dict[str, dict[str, Any]] = OPTIONS | {
     "windows": dict(context_frames=6),
     "late": dict(delays=(0, 2, 1), context_frames=8),
     "biases": dict(backbone=backbone(qkv_bias=True, head_dim=6, final_norm=False)),
     "text given, late": dict(text=TextConfig(WORDS, predicted=False), delays=(0, 1, 2)),
+    "groups": dict(delays=(0, 0, 1, 1, 2), depth=depth(group_size=2)),
+    "groups, one not whole": dict(delays=(0,) * 6, depth=depth(group_size=2, first_codebook="depth"), gaps="bos"),
+    "groups after a prefix": dict(delays=(0,) * 5, depth=depth(group_size=3, conditioning="prefix", embeddings="wide")),
     "no rope": dict(backbone=backbone(rope=False)),
+    "sliding text": dict(text=TextConfig(WORDS), backbone=backbone(sliding_window=5), context_frames=8),
 }
 
 SAMPLING = SamplingConfig(temperature=(1.1, 0.9), top_k=5)
@@ -62,6 +66,7 @@ def test_the_step_draws_what_the_walk_draws(make_model, name):
     assert known == (2 * len(requests(model)) if is_supported(model) else 0)
 
 
+OF_EACH_KIND = ["default", "delay", "first", "text", "text flat", "zeros", "never", "windows", "late", "sliding text"]
 EACH_ITS_OWN = [
     SamplingConfig(temperature=0.0),
     SamplingConfig(temperature=(1.5, 0.8), top_k=(0, 3), stop_at_end=True),

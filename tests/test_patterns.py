@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from codeclm.model.presets import PRESETS
 from codeclm.model.shapes import DepthConfig, TransformerConfig
 from codeclm.train.compare_patterns import compare_patterns, table
 from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, PatternsConfig
@@ -48,7 +49,31 @@ def test_every_pattern_is_measured_under_both_budgets_and_only_once(make_store, 
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["results"]) == 8
 
 
-@pytest.mark.parametrize("settings", [{"minutes": 0}, {"patterns": ("depth", "deep")}, {"patterns": ()}])
+@pytest.mark.slow
+def test_groups_of_codebooks_are_priced_beside_single_ones(make_store, make_codec, tmp_path):
+    codec, rng = make_codec(), np.random.default_rng(0)
+    store = make_store(tmp_path / "store", [rng.integers(0, 8, (20, 3)) for _ in range(20)], codec)
+    config = replace(CONFIG, patterns=("depth", "depth-2"))
+    results = compare_patterns(store, codec, tmp_path / "out", config)
+    one, two = (next(row for row in results if (row.pattern, row.budget) == (name, "time")) for name in config.patterns)
+    assert two.petaflops / two.steps < one.petaflops / one.steps  # a pass less for a frame
+    settings = json.loads((tmp_path / "out/depth-2-time/config.json").read_text())["model"]
+    assert settings["pattern"] == "depth" and settings["depth"]["group_size"] == 2
+    assert "depth-2" in table(results, config)
+
+
+def test_groups_are_compared_with_any_preset():
+    training = PatternsConfig(patterns=("depth-4",)).training("depth-4", 1)
+    assert training.model.parts[1] == replace(PRESETS["tiny"][1], group_size=4) and training.model.pattern == "depth"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"minutes": 0}, {"patterns": ("depth", "deep")}, {"patterns": ()}, {"patterns": ("delay-2",)}),
+        {"model": ModelConfig(depth=DepthConfig(group_size=2))},
+    ],
+)
 def test_a_comparison_without_a_meaning_is_refused(settings):
     with pytest.raises(ValueError, match="minutes|patterns"):
         PatternsConfig(**settings)

@@ -14,12 +14,15 @@ from codeclm.inference.demo import PROMPT
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 
+from .options import backbone
+
 MODELS = {
     "depth": dict(),
     "delay": dict(delays=(0, 1, 2), pattern="delay"),
     "never": dict(delays=(0, 1, 2), end="never", gaps="bos"),
     "windows": dict(context_frames=8),
     "flatten": dict(pattern="flatten"),
+    "sliding window": dict(delays=(0, 1, 1), backbone=backbone(sliding_window=5)),
 }
 ENDS = SamplingConfig(temperature=3.0, stop_at_end=True, top_k=0)
 
@@ -99,7 +102,7 @@ def test_the_command_streams_into_a_pipe_and_ends_quietly_when_it_is_closed(embe
     np.testing.assert_allclose(heard, np.clip(embedded.generate(PROMPT, 1.0).audio, -1, 1), rtol=0, atol=2e-4)
     assert list(tmp_path.iterdir()) == []
     with subprocess.Popen(
-        [*command[:6], "100", "--stream", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+        [*command[:6], "inf", "--stream", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(4) == b"RIFF"

@@ -87,8 +87,8 @@ def test_a_prompt_goes_between_the_text_and_what_is_left_to_say(trained):
     lm = load(trained("first"))
     text = "b a d c c a"
     codes = torch.from_numpy(spell(text).T[:, :2].copy())
-    request = lm._request(4, codes, text)
-    (made,) = lm._run(request, [0], GREEDY, False)
+    request = lm._laid_out(4, codes, text)
+    (made,) = lm.run(request, [0], GREEDY)
     np.testing.assert_array_equal(made.codes, spell(text).T)
     assert made.num_prompt_frames == 2 and len(made.prompt_audio) == 2 * lm.codec.hop_length
 

@@ -3,12 +3,14 @@
 The codes come from a source of known entropy (training.py).
 """
 
+import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from codeclm.data.split import split_heldout
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm
+from codeclm.model.files import file_sha256
+from codeclm.model.shapes import DepthConfig
 from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.config import BatchConfig, OptimizerConfig
 from codeclm.train.loop import Trainer, train
@@ -187,6 +191,29 @@ def resumable(store, codec, tmp_path_factory) -> Path:
 def test_resuming_with_another_setting_is_refused_by_name(store, codec, resumable, what, change):
     with pytest.raises(ValueError, match=f"step-00000004: was made with another {what}; give another --out"):
         run(store, codec, resumable, replace(SHORT, **change))
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_run_that_an_earlier_version_began_goes_on_if_newer_settings_have_their_defaults(
+    store, codec, resumable, tmp_path, group_size
+):
+    out = tmp_path / "run"
+    shutil.copytree(resumable, out)
+    checkpoint = latest_checkpoint(out)
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["run"]["batch"]["codebook_dropout"], state["run"]["model"]["depth"]["group_size"]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    hashes = json.loads((checkpoint / "COMPLETE").read_text())
+    hashes["state.json"] = file_sha256(checkpoint / "state.json")
+    (checkpoint / "COMPLETE").write_text(json.dumps(hashes))
+    depth = DepthConfig(**asdict(SHAPE.depth), group_size=group_size)
+    config = replace(SHORT, steps=6, model=replace(SHAPE, depth=depth))
+    if group_size == 1:
+        run(store, codec, out, config)
+        assert latest_checkpoint(out) == out / "step-00000006"
+    else:
+        with pytest.raises(ValueError, match=r"another model;.*depth.group_size was 1, is 2"):
+            run(store, codec, out, config)
 
 
 def test_resuming_with_other_data_is_refused_by_name(make_store, codec, resumable, tmp_path):

@@ -99,6 +99,13 @@ def difference(old: Any, new: Any, name: str = "") -> str:
     return f"{name} was {before}, is {now}".strip()
 
 
+def filled(values: Any, defaults: Any) -> Any:
+    """Values of JSON with what `defaults` has beside them: a setting that an earlier version did not know."""
+    if not isinstance(values, dict) or not isinstance(defaults, dict):
+        return values
+    return defaults | {key: filled(value, defaults.get(key)) for key, value in values.items()}
+
+
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
     """The optimizer's state as named tensors; its hyperparameters come from the config, not from here."""
     state = optimizer.state_dict()["state"]

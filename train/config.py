@@ -8,6 +8,8 @@ from ..model.codec_shapes import SpectralConfig
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, PATTERNS, DepthConfig, Pattern, TextLayout, TransformerConfig
 
+GROUPED = r"depth-[1-9]\d*"  # the name, in comparisons, of pattern "depth" with groups of codebooks
+
 
 def check_device(name: str) -> None:
     """Raise ValueError unless it is the name of a device, before anything heavy is imported to look for it."""
@@ -47,12 +49,16 @@ class BatchConfig:
     frames_per_batch: int = 4096  # frames of a step, over all processes, padding included
     max_frames: int = 512  # longest piece of an utterance, in frames; a row holds several shorter ones
     voice_power: float = 1.0  # below 1, voices with little speech are drawn more often (voice: first folder of a name)
+    # share of the rows of which the model hears and learns a random number of leading codebooks only
+    codebook_dropout: float = 0.0
     heldout_share: float = 0.02  # share of the utterances held out to choose the best weights
 
     def __post_init__(self) -> None:
         if min(self.frames_per_batch, self.max_frames) < 1:
             given = f"frames_per_batch {self.frames_per_batch}, max_frames {self.max_frames}"
             raise ValueError(f"{given}: each must be at least 1")
+        if not 0 <= self.codebook_dropout <= 1:
+            raise ValueError(f"codebook_dropout is {self.codebook_dropout}; it must be from 0 to 1")
         if not 0 < self.heldout_share < 1:
             raise ValueError(f"heldout_share is {self.heldout_share}; it must lie between 0 and 1")
 
@@ -78,8 +84,11 @@ class ModelConfig:
 
     @property
     def parts(self) -> tuple[TransformerConfig, DepthConfig]:
-        """Backbone and depth decoder."""
-        return (self.backbone, self.depth) if self.preset == "default" else PRESETS[self.preset]
+        """Backbone and depth decoder, whose group_size is a choice with any preset."""
+        if self.preset == "default":
+            return self.backbone, self.depth
+        backbone, depth = PRESETS[self.preset]
+        return backbone, replace(depth, group_size=self.depth.group_size)
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,8 @@ class PatternsConfig(LearningConfig):
     """How the patterns are compared."""
 
     minutes: float = 3.0  # minutes of training per pattern
-    patterns: tuple[str, ...] = PATTERNS  # patterns to compare; the first one's run sets the FLOP budget
+    # patterns to compare, the first one's run sets the FLOP budget; depth-2: two codebooks in a pass of the decoder
+    patterns: tuple[str, ...] = PATTERNS
     generated_frames: int = 50  # frames generated to time each pattern
     model: ModelConfig = ModelConfig(preset="tiny")
     batch: BatchConfig = BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1)
@@ -158,16 +168,21 @@ class PatternsConfig(LearningConfig):
         super().__post_init__()
         if not 0 < self.minutes < float("inf") or self.generated_frames < 1:
             raise ValueError(f"minutes ({self.minutes}) must be more than 0, generated_frames at least 1")
-        unknown = sorted(set(self.patterns) - set(PATTERNS))
+        unknown = sorted(name for name in self.patterns if name not in PATTERNS and not re.fullmatch(GROUPED, name))
         if unknown or not self.patterns:
-            raise ValueError(f"patterns {unknown or 'are missing'}; choose from {', '.join(PATTERNS)}")
-        if self.model.pattern != "depth" or self.model.text.layout != "none":
-            raise ValueError("model.pattern and model.text do nothing here: the patterns are compared, without text")
+            choices = f"{', '.join(PATTERNS)}, or depth-2, depth-3, .. for groups of codebooks"
+            raise ValueError(f"patterns {unknown or 'are missing'}; choose from {choices}")
+        model = self.model
+        if model.pattern != "depth" or model.depth.group_size > 1 or model.text.layout != "none":
+            given = "model.pattern, model.depth.group_size and model.text"
+            raise ValueError(f"{given} do nothing here: the patterns are compared, without text")
 
     def training(self, pattern: str, steps: int) -> TrainConfig:
         """The run of one pattern, looked at and saved at its end."""
         shared = {field.name: getattr(self, field.name) for field in fields(LearningConfig)}
-        shared["model"] = replace(self.model, pattern=pattern)  # pyright: ignore[reportArgumentType]
+        kind, _, group_size = pattern.partition("-")
+        depth = replace(self.model.depth, group_size=int(group_size or 1))
+        shared["model"] = replace(self.model, pattern=kind, depth=depth)  # pyright: ignore[reportArgumentType]
         shared["optimizer"] = replace(self.optimizer, warmup_steps=min(self.optimizer.warmup_steps, steps // 4))
         return TrainConfig(**shared, steps=steps, evaluate_every=steps, save_every=steps)
 

@@ -15,7 +15,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
     decayed = [p for p in learning if p.ndim >= 2 and id(p) not in embeddings]
     others = [p for p in learning if p.ndim < 2 or id(p) in embeddings]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = all(parameter.is_cuda for parameter in learning)  # one kernel for all of them
+    fused = all(parameter.is_cuda for parameter in learning) or None  # one kernel for all of them; None: torch's choice
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 

@@ -30,9 +30,11 @@ from ..model.device import has_fast_bf16
 from ..model.layout import num_scored
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
+from ..model.speech_lm_config import SpeechLMConfig
 from .borrowed import borrowed
 from .checkpoint import (
     difference,
+    filled,
     latest_checkpoint,
     load_state,
     load_tensors,
@@ -41,7 +43,7 @@ from .checkpoint import (
     tensors_sha256,
     unpack_optimizer,
 )
-from .config import RunConfig
+from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
 from .optim import learning_rate, make_optimizer
 from .processes import start as start_processes
 
@@ -71,11 +73,9 @@ class Trainer:
         training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
         batch = config.batch
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
-        max_frames = min(batch.max_frames, batch.frames_per_batch)
-        packed = can_be_packed(model.config)
-        self.batches = TokenBatches(
-            store, batch.frames_per_batch, max_frames, config.seed, training, *self._text(), packed
-        )
+        sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
+        how = can_be_packed(model.config), batch.codebook_dropout
+        self.batches = TokenBatches(store, *sizes, config.seed, training, *self._text(), *how)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -195,7 +195,7 @@ class Trainer:
             return False
         state, tensors = load_state(found), load_tensors(found, "model")
         for key, value in self.identity().items():
-            other = difference(state["run"].get(key, value), value)
+            other = difference(filled(state["run"].get(key, value), defaults().get(key)), value)
             # whoever goes on with the model that the run itself has trained does not start anew
             if other and not (key == "start" and tensors_sha256(tensors) == value):
                 raise ValueError(
@@ -230,5 +230,15 @@ class Trainer:
 
     def model_settings(self) -> dict[str, Any]:
         """The model's config.json without what transformers adds to it."""
-        settings = self.raw_model.config.to_dict()
-        return {key: value for key, value in settings.items() if key not in FOREIGN_KEYS}
+        return own_settings(self.raw_model.config)
+
+
+def own_settings(config: SpeechLMConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key not in FOREIGN_KEYS}
+
+
+def defaults() -> dict[str, Any]:
+    """A run's identity where nobody chose: the values of settings that the version which began it did not know."""
+    parts = {"batch": BatchConfig(), "optimizer": OptimizerConfig(), "loss": LossConfig()}
+    values = {name: asdict(part) for name, part in parts.items()} | {"model": own_settings(SpeechLMConfig())}
+    return json.loads(json.dumps(values))

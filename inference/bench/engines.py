@@ -63,7 +63,7 @@ class Linears:
 def make_engine(
     name: str, subject: Subject, batch: int, prompt_frames: int, device: str, weights: WeightPrecision = "float32"
 ) -> Engine:
-    """Ours or a peer's, by name, with a model of its own. weights: of the frame step; the walk keeps the model's own."""
+    """Ours or a peer's, by name, with a model of its own. weights: of the frame step, not of the walk."""
     prompt = subject.prompt(batch, prompt_frames, device)
     if name in (FRAME_STEP, WALK):
         is_step = name == FRAME_STEP

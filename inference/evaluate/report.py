@@ -37,6 +37,7 @@ class LikelihoodReport:
 
     definition: str
     scope: str  # which codebooks bits/s and bits/frame count: all, coarse (codebook 0) or fine (the others)
+    num_codebooks: int  # leading ones that were scored
     context: str
     precision: str  # of matrix products
     model: Likelihood
@@ -87,7 +88,7 @@ class LikelihoodReport:
             f"the model needs {compared}; the raw codes need {smaller:.2f} times the model's",
             f"EOS: {self.eos_nats:.2f} nats per utterance, not counted above",
             *([f"text: {self.text_nats:.3f} nats per token, {self.num_tokens} tokens"] if self.num_tokens else []),
-            f"definition: {self.definition}; scope: {self.scope}",
+            f"definition: {self.definition}; scope: {self.scope}; codebooks: {self.num_codebooks}",
             f"context: {self.context}; {self.precision}; baselines counted on {self.baselines_from}",
         ]
         return "\n".join(lines)

@@ -17,6 +17,7 @@ from ...data.rows import Piece, can_be_packed, pack, stack
 from ...data.split import name_hash
 from ...data.text_tokenizer import TextTokenizer
 from ...data.token_store import TokenStore
+from ...model.check_inputs import check_leading
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM, SpeechLMOutput
 from ..config import EvaluateConfig
@@ -33,7 +34,7 @@ Stretch = tuple[int, Window]  # of an utterance
 class Scores:
     """Nats summed over frames; utterances in store order."""
 
-    nll: np.ndarray  # [N, K]
+    nll: np.ndarray  # [N, K], of the leading codebooks that are scored
     num_frames: np.ndarray  # [N]
     eos_nll: np.ndarray  # [N], 0 for an utterance whose recording goes on
     text_nll: np.ndarray  # [N], 0 without a text that is predicted
@@ -60,16 +61,17 @@ def score_store(
     chosen = list(range(len(store))) if indices is None else list(indices)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
     grids = StoreGrids(store, tokenizer, model.config.text.layout)
-    nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), model.num_codebooks)), np.zeros((3, len(chosen)))
+    num_codebooks = check_leading(config.num_codebooks, model.num_codebooks)
+    nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), num_codebooks)), np.zeros((3, len(chosen)))
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
     with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
         for batch in _batches(model, grids, chosen, config):
             with as_labelled(model, config.bf16):
-                output, text = score_rows(model, grids, batch)
+                output, text = score_rows(model, grids, batch, num_codebooks)
             assert output.nll is not None and output.eos_nll is not None
             eos = output.eos_nll.view(len(batch), -1)
             for row, number, new, i in predicted(batch):
-                nll[row_of[i]] += output.nll[row, :, new].double().sum(dim=-1).cpu().numpy()
+                nll[row_of[i]] += output.nll[row, :num_codebooks, new].double().sum(dim=-1).cpu().numpy()
                 eos_nll[row_of[i]] += eos[row, number].item()
                 if output.text_nll is not None:
                     text_nll[row_of[i]] += output.text_nll[row, new].double().sum().item()
@@ -78,8 +80,13 @@ def score_store(
     return Scores(nll, store.num_frames[chosen], eos_nll, text_nll, num_tokens)
 
 
-def score_rows(model: SpeechLM, grids: StoreGrids, batch: list[list[Stretch]]) -> tuple[SpeechLMOutput, torch.Tensor]:
-    """The windows of each row -> the model's output and the text [B, T]. Raises FloatingPointError for NaN."""
+def score_rows(
+    model: SpeechLM, grids: StoreGrids, batch: list[list[Stretch]], num_codebooks: int
+) -> tuple[SpeechLMOutput, torch.Tensor]:
+    """The windows of each row -> the model's output and the text [B, T]; codebooks from num_codebooks on are ABSENT.
+
+    Raises FloatingPointError for NaN.
+    """
 
     def piece(i: int, window: Window) -> Piece:
         end = grids.last_audio_column(i) - window.start if window.ends else None
@@ -87,6 +94,7 @@ def score_rows(model: SpeechLM, grids: StoreGrids, batch: list[list[Stretch]]) -
 
     pieces = [[piece(*stretch) for stretch in row] for row in batch]
     rows = stack(pieces, model.num_codebooks, max(map(row_length, batch)))
+    rows.codes[:, num_codebooks:] = ABSENT
     inputs = rows.to(model.device)
     text = inputs.text if model.text_size else None
     output = model(inputs.codes, inputs.ends, text=text, documents=inputs.documents)
@@ -160,19 +168,21 @@ def evaluate(
     """
     indices = choose(store, config)
     scores = score_store(model, store, config, indices, progress, tokenizer)
-    unigram, bigram = baseline_scores(store, indices, baseline_store)
+    num_codebooks = scores.nll.shape[1]
+    unigram, bigram = (nll[:, :num_codebooks] for nll in baseline_scores(store, indices, baseline_store))
     rate, info = store.codec.frame_rate, store.codec
     frames = int(scores.num_frames.sum())
     return LikelihoodReport(
         definition=DEFINITION,
         scope=config.scope,
+        num_codebooks=num_codebooks,
         precision=precision_of(model, config),
         context=describe(context_frames(model, config), rate),
         model=likelihood(scores.nll, scores.num_frames, rate, config),
         unigram=likelihood(unigram, scores.num_frames, rate, config),
         bigram=likelihood(bigram, scores.num_frames, rate, config),
         baselines_from=str(baseline_store.folder) if baseline_store else "the other half of the same utterances",
-        raw_bits_per_second=rate * num_counted(info.num_codebooks, config.scope) * math.log2(info.codebook_size),
+        raw_bits_per_second=rate * num_counted(num_codebooks, config.scope) * math.log2(info.codebook_size),
         eos_nats=float(scores.eos_nll.sum() / max(1, sum(map(store.ends, indices)))),
         num_tokens=int(scores.num_tokens.sum()),
         text_nats=float(scores.text_nll.sum() / max(1, scores.num_tokens.sum())),

@@ -57,6 +57,8 @@ def rank(config: SpeechLMConfig, token: Token) -> tuple[int, int]:
     step = token.column if token.slot == TEXT else token.column + delays[token.slot]
     if config.pattern == "delay":  # all heads see the same context
         return step, 0
+    if config.pattern == "depth" and token.slot > 0:  # the codebooks of a group see the same codes
+        return step, 2 + (token.slot - 1) // config.depth.group_size
     return step, token.slot - TEXT  # text, then one codebook after the other
 
 

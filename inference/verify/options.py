@@ -18,6 +18,7 @@ Choice = dict[str, Any]  # option -> value
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "pattern": PATTERNS,
     "delays": ((0, 0, 0), (0, 1, 1), (0, 1, 2), (1, 1, 3)),
+    "group_size": (1, 2),
     "weight_sets": ("shared", "own", "schedule"),
     "conditioning": ("add", "prefix"),
     "first_codebook": ("backbone", "depth"),
@@ -36,14 +37,21 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "final_norm": (True, False),
 }
 PLAIN = {option: values[0] for option, values in OPTIONS.items()}
-DEPTH_OPTIONS = ("weight_sets", "conditioning", "first_codebook", "embeddings", "sees_text", "rope", "final_norm")
-# models with fewer codebooks, and one that the frame step takes with a sliding window
-SMALL: tuple[Choice, ...] = (
+DEPTH_OPTIONS = (
+    *("weight_sets", "group_size", "conditioning", "first_codebook", "embeddings", "sees_text"),
+    *("rope", "final_norm"),
+)
+# models with fewer codebooks, with several groups of them, the last one whole or not, and one that the frame step takes
+# with a sliding window
+OTHERS: tuple[Choice, ...] = (
     {"delays": (0,)},
     {"delays": (1,), "pattern": "delay"},
     {"delays": (0,), "pattern": "flatten"},
     {"delays": (0, 0)},
     {"delays": (0, 1), "conditioning": "prefix", "weight_sets": "own"},
+    {"delays": (0, 0, 0, 0), "group_size": 2},
+    {"delays": (0, 1, 1, 2, 2), "group_size": 2, "weight_sets": "own", "first_codebook": "depth", "gaps": "bos"},
+    {"delays": (0, 0, 0, 0, 0), "group_size": 3, "conditioning": "prefix", "embeddings": "shared"},
     {"delays": (0, 1, 1), "sliding_window": 3},
 )
 
@@ -65,7 +73,7 @@ class TinyModel:
 
 def tiny_models() -> list[TinyModel]:
     """The models of `codeclm verify --every-option`: the same ones in every run."""
-    return [tiny_model(PLAIN | choice) for choice in [*pairwise(), *SMALL]]
+    return [tiny_model(PLAIN | choice) for choice in [*pairwise(), *OTHERS]]
 
 
 def tiny_model(choice: Choice) -> TinyModel:
@@ -85,10 +93,12 @@ def config_of(choice: Choice) -> SpeechLMConfig:
     schedule = (0, 1, 1) if positions == 3 else (0,) * positions
     sets = {"shared": (), "own": tuple(range(positions)), "schedule": schedule}
     kind = choice["text"]
+    # "flatten" has as many positions in a step as this: a window of fewer would hide a given text from every code
+    window = choice["sliding_window"] * (num_codebooks + 1 if choice["pattern"] == "flatten" else 1)
     return SpeechLMConfig(
         num_codebooks,
         3,
-        TransformerConfig(dim=16, ff_dim=24, sliding_window=choice["sliding_window"], **shared),
+        TransformerConfig(dim=16, ff_dim=24, sliding_window=window, **shared),
         replace(decoder, weight_sets=sets[choice["weight_sets"]]),
         list(choice["delays"]),
         CodecReference("none", "0" * 64, 8000, 80),

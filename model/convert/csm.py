@@ -39,7 +39,7 @@ EXPRESSIBLE = {
     "backbone.sliding_window": 0,
     "depth.rope": True, "depth.final_norm": True, "depth.qk_norm": False, "depth.qkv_bias": False,
     "depth.sliding_window": 0, "depth.conditioning": "prefix", "depth.first_codebook": "backbone",
-    "depth.sees_text": False, "depth.weight_sets": (),
+    "depth.group_size": 1, "depth.sees_text": False, "depth.weight_sets": (),
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ EXPRESSIBLE = {
     "text.predicted": True, "text.tied": False,
     "backbone.rope": True, "backbone.final_norm": True, "backbone.qk_norm": False, "backbone.qkv_bias": False,
     "depth.rope": False, "depth.final_norm": False, "depth.qk_norm": False, "depth.qkv_bias": False,
-    "depth.sliding_window": 0, "depth.conditioning": "add", "depth.first_codebook": "depth",
+    "depth.sliding_window": 0, "depth.group_size": 1, "depth.conditioning": "add", "depth.first_codebook": "depth",
     "depth.embeddings": "own", "depth.sees_text": True,
 }  # fmt: skip
 Triples = list[tuple[str, str, tuple[int, ...]]]

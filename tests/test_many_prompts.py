@@ -1,0 +1,173 @@
+"""`codeclm generate PROMPTS.jsonl --out FOLDER`: a file for each line, as alone; a bad line stops no other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codeclm.data.audio import load_audio
+from codeclm.data.audio_out import save_audio
+from codeclm.inference import SamplingConfig, load, many_prompts
+from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.loading import save_model
+from codeclm.train.cli import main
+
+RATE, HOP = 8000, 80
+
+
+@pytest.fixture(scope="module")
+def model(make_model, make_codec, tmp_path_factory) -> Path:
+    codec = make_codec()
+    folder = tmp_path_factory.mktemp("many") / "model"
+    save_model(make_model((0, 1, 1), codec=codec, dtype=torch.float32, context_frames=40), codec, folder)
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> Path:
+    """Two prompts of a length and one of another, in the folder where commands run."""
+    for name, seconds in (("a", 0.5), ("b", 0.5), ("c", 0.3)):
+        noise = np.random.default_rng(ord(name)).standard_normal(round(seconds * RATE))
+        save_audio(tmp_path / "audio" / f"{name}.wav", 0.1 * noise, RATE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path: Path, lines: list) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def run(model: Path, *more: object) -> None:
+    main(["generate", "audio/all.jsonl", "--out", "out", "--model", str(model), *map(str, more)])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+LINES = [
+    {"prompt": "a.wav"},
+    {"prompt": "b.wav", "seed": 5, "temperature": [1.5, 0.5], "top_k": 0, "name": "own"},
+    {"prompt": "a.wav", "seed": 6, "temperature": 0, "top_p": 0.5},
+    {"prompt": "c.wav", "duration": 0.2},
+    {"duration": 0.2, "seed": 7},
+    {"seed": 7, "stop_at_end": True, "min_p": 0.1},
+]
+NAMES = ["0001-a.wav", "0003-a.wav", "0004-c.wav", "0005.wav", "0006.wav", "own.wav"]
+
+
+def test_every_line_gives_the_file_that_it_would_give_alone(model, world, capsys):
+    write(world / "audio/all.jsonl", LINES)
+    run(model, "--duration", 0.1, "--seed", 3, "--temperature", 1.2)
+    assert "out: 6 made" in capsys.readouterr().out and names(world / "out") == NAMES
+    lm = load(model)
+    for line, name in zip(LINES, ["0001-a", "own", "0003-a", "0004-c", "0005", "0006"], strict=True):
+        settings = {"temperature": 1.2} | {key: line[key] for key in line if hasattr(SamplingConfig, key)}
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        prompt = world / "audio" / line["prompt"] if "prompt" in line else None
+        seed, sampling = line.get("seed", 3), SamplingConfig(**settings)
+        alone = lm.generate(prompt, line.get("duration", 0.1), seed, sampling)
+        made = load_audio(world / f"out/{name}.wav", RATE, check_speech=False)
+        np.testing.assert_allclose(made, np.clip(alone.audio, -1, 1), rtol=0, atol=1e-3)
+
+
+def test_lines_of_a_length_are_drawn_as_one_batch_with_settings_of_their_own(model, world, monkeypatch):
+    write(world / "audio/all.jsonl", [{"prompt": f"{'ab'[i % 2]}.wav", "top_k": i + 1} for i in range(11)])
+    batches = []
+    real = SpeechGenerator.run
+    monkeypatch.setattr(
+        SpeechGenerator,
+        "run",
+        lambda self, request, seeds, *rest: batches.append(len(seeds)) or real(self, request, seeds, *rest),
+    )
+    run(model, "--duration", 0.1)
+    assert batches == [many_prompts.BATCH, 3] and len(names(world / "out")) == 11
+
+
+BROKEN = {
+    "not json": "is no JSON",
+    "[1]": "it must be an object",
+    '{"prompt": "missing.wav"}': "missing.wav: no such file",
+    '{"prompt": "silent.wav"}': "silent",
+    '{"prompt": 3}': "prompt is 3; it must be a text",
+    '{"promt": "a.wav"}': "did you mean 'prompt'?",
+    '{"prompt": "a.wav", "duration": -1}': "duration is -1 s",
+    '{"prompt": "a.wav", "duration": NaN}': "duration is nan s",
+    '{"prompt": "a.wav", "duration": true}': "it must be a number",
+    '{"prompt": "a.wav", "seed": -4}': "seed -4",
+    '{"prompt": "a.wav", "seed": 1.5}': "seed is 1.5",
+    '{"prompt": "a.wav", "top_p": 3}': "top_p is 3",
+    '{"prompt": "a.wav", "temperature": "hot"}': "temperature is 'hot'; it must be a number",
+    '{"prompt": "a.wav", "temperature": [1, 1, 1, 1]}': "temperature has 4 numbers; this model has 3 codebooks",
+    '{"prompt": "a.wav", "text": "hello"}': "cannot speak a given text",
+    '{"prompt": "a.wav", "guidance": 2}': "it weighs the text",
+    '{"prompt": "a.wav", "name": "../a"}': "without a folder",
+    '{"prompt": "a.wav", "name": ""}': "without a folder",
+    '{"prompt": "a.wav", "name": "0001-a"}': "name '0001-a' is that of line 1",
+    '{"prompt": "a.wav", "name": "\\ud800"}': "without a folder",
+    json.dumps({"prompt": "a.wav", "name": 100 * "long"}): "not too long",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_line_among_others_is_told_by_its_number_and_the_others_are_made(broken, model, world, capsys):
+    save_audio(world / "audio/silent.wav", np.zeros(RATE), RATE)
+    write(world / "audio/all.jsonl", [*(4 * [{"prompt": "a.wav"}]), broken, "", *(4 * [{"prompt": "a.wav"}])])
+    with pytest.raises(SystemExit) as stopped:
+        run(model, "--duration", 0.1)
+    told = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "%|" not in line]
+    first, last = [line for line in told if line.strip()]
+    assert stopped.value.code == 2 and first.startswith("warning: audio/all.jsonl line 5: ") and BROKEN[broken] in first
+    assert last == "codeclm: audio/all.jsonl: 1 of 9 lines could not be made; out: 8 made"
+    assert names(world / "out") == [f"{i:04d}-a.wav" for i in (1, 2, 3, 4, 7, 8, 9, 10)]
+
+
+def test_what_is_there_is_not_made_again_and_only_a_whole_file_counts(model, world, capsys):
+    write(world / "audio/all.jsonl", LINES)
+    run(model, "--duration", 0.1)
+    before = {name: (world / "out" / name).stat().st_mtime_ns for name in NAMES}
+    (world / "out/own.wav").unlink()
+    (world / "out/.own.wav.partial").write_bytes(b"RIFF")  # what a power cut leaves
+    capsys.readouterr()
+    run(model, "--duration", 0.1)
+    assert "out: 1 made, 5 there already" in capsys.readouterr().out and names(world / "out") == NAMES
+    changed = [name for name in NAMES if (world / "out" / name).stat().st_mtime_ns != before[name]]
+    assert changed == ["own.wav"]
+
+
+def test_a_batch_for_which_memory_is_too_small_is_made_in_halves(model, world, monkeypatch, capsys):
+    write(world / "audio/all.jsonl", 6 * [{"prompt": "a.wav"}])
+    real = SpeechGenerator.run
+
+    def starved(self, request, seeds, *rest):
+        if len(seeds) > 2:
+            raise MemoryError("too many rows")
+        return real(self, request, seeds, *rest)
+
+    monkeypatch.setattr(SpeechGenerator, "run", starved)
+    run(model, "--duration", 0.1)
+    assert "out: 6 made" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_files_that_were_made_before_an_interrupt_are_kept_and_the_same_command_goes_on(model, world):
+    write(world / "audio/all.jsonl", [{"prompt": "a.wav", "duration": 3 + i} for i in range(60)])
+    command = [sys.executable, "-m", "codeclm", "generate", "audio/all.jsonl", "--out", "out", "--model", str(model)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (world / "out").is_dir() or len(names(world / "out")) < 3:
+            time.sleep(0.02)
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.stderr is not None
+        last = process.stderr.read().splitlines()[-1]
+    assert process.returncode == 143 and last.endswith("run the same command again to make what out lacks"), last
+    made = names(world / "out")
+    assert 3 <= len(made) < 60 and all(len(load_audio(world / "out" / name, RATE)) >= 3 * RATE for name in made)
