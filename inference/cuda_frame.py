@@ -70,7 +70,7 @@ class GraphedFrame:
     def __init__(self, model: SpeechLM, batch: int, num_codes: int, can_end: bool):
         """can_end: whether rows may end before others, after which their codes are ABSENT."""
         capacity, device = window_frames(model.config) + max(model.config.delays) + 1, model.device
-        walk = self.walk = FrameStep(model, batch, capacity)
+        walk = self.walk = FrameStep(model, batch, capacity, looks_ahead=False)
         self.model, self.num_codes, self.can_end = model, num_codes, can_end
         self.launcher = Launcher(batch, device)
         self.backbone = KernelStack(walk.backbone, self.launcher)

@@ -180,12 +180,14 @@ def generate(
     sampling: SamplingConfig | Sequence[SamplingConfig] = SamplingConfig(),
     fused: bool = True,
     keep: bool = True,
+    graphs: bool = True,
 ) -> Iterator[State]:
     """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended.
 
     sampling: of all rows, or of each. fused: take the frame step (frame_step.py) where it knows the model; else the
     walk, which draws the same codes. keep: hold every column until the end; else columns are dropped when they were
     yielded and nothing to come depends on them: any number of frames, NO_END included, takes the memory of few.
+    graphs: on a GPU, make a frame one CUDA graph (cuda_frame.py) where that is possible.
     The nats of the prompt are there from the second time on. Raises FloatingPointError if the model gives NaN.
     """
     state = start(model, request, seeds, leading_codebooks(sampling), keep)
@@ -197,7 +199,8 @@ def generate(
     total, context = given + request.num_frames, window_frames(model.config)
     capacity = min(total, context) + longest + 1
     draws_all = state.num_codebooks == model.num_codebooks
-    with graphed(model, request, settings, len(seeds)) if fused and draws_all else nullcontext() as frames:
+    can_be_graphed = graphs and fused and draws_all
+    with graphed(model, request, settings, len(seeds)) if can_be_graphed else nullcontext() as frames:
         for window in each_window(total, context):
             if window.stop <= given:
                 with as_labelled(model):

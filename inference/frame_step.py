@@ -270,15 +270,18 @@ class DepthStep:
 class FrameStep:
     """The walk of a batch through one window, in place of walk.py's `Walk` and with its methods."""
 
-    def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True):
-        """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at."""
+    def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True, looks_ahead: bool = True):
+        """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at.
+
+        looks_ahead: the last known step goes through the backbone with those before it, not with the next one.
+        """
         weights = self.weights = fused_weights(model, batch)
         self.model, self.batch, self.may_be_absent = model, batch, absent
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
         self.backbone = Stack(weights.stack, batch, capacity, weights.tables)
         self.depth = None if weights.depth is None else DepthStep(model.depth_decoder, weights.depth, batch)
         self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
-        self.looks_ahead = model.device.type == "cpu"  # the graph of a frame on a GPU begins with the backbone
+        self.looks_ahead = looks_ahead
         self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 2)
         self.restart()
 

@@ -98,7 +98,7 @@ def narrow() -> SpeechLM:
 @pytest.mark.parametrize("batch", [1, 8])
 def test_a_frame_as_deep_as_shape_s_costs_at_most_620_operations_and_never_makes_the_host_wait(batch):
     prompt = torch.zeros(batch, 8, 3, dtype=torch.long)
-    found = count(Ours(narrow(), prompt, fused=True))
+    found = count(Ours(narrow(), prompt, FRAME_STEP))
     assert found.operations <= MOST_OPERATIONS and found.syncs == 0
     layer = 4 if batch == 1 else 5  # gate and up are two products, if there are several rows
     assert found.products == 8 * layer + 7 * (4 * layer + 1) + 2  # heads of both parts, and the projection
@@ -126,7 +126,7 @@ def test_the_cost_of_a_frame_is_that_of_a_run_that_is_counted(name, make_model):
     batch = 3
     prompt = torch.zeros(batch, model.num_codebooks, 4, dtype=torch.long)
     draws_text = model.predicts_text
-    engine = Ours(model, prompt, fused=True)
+    engine = Ours(model, prompt, FRAME_STEP)
     if draws_text:  # as a model with aligned text draws it
         engine = Scripted(lambda: None)
         engine.run = lambda n, mark: [mark() for _ in generate(model, Request(n, prompt, draw_text=True), range(3))]
@@ -154,7 +154,7 @@ def test_the_limit_is_the_longer_of_reading_and_multiplying():
 
 def test_the_floor_makes_the_same_products_again():
     model = TINY.load("cpu")
-    counted = count(Ours(model, TINY.prompt(1, 3, "cpu"), fused=True))
+    counted = count(Ours(model, TINY.prompt(1, 3, "cpu"), FRAME_STEP))
     again = count(Linears(counted.calls))
     assert again.products == again.operations == counted.products
     shapes = [[[tuple(x.shape) for x in call.factors()] for call in calls] for calls in (counted.calls, again.calls)]

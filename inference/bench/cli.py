@@ -22,8 +22,8 @@ def bench(
             tuple[str, ...],
             arg(
                 metavar="[SHAPE ...]",
-                help=f"shapes with random weights: S (8 x 512, 4 x 256), {', '.join(PRESETS)}; default: S, or none "
-                "beside --model",
+                help=f"shapes with random weights: S (8 x 512, 4 x 256), CSM-1B, {', '.join(PRESETS)}; "
+                "default: S, or none beside --model",
             ),
         ]
     ] = (),
@@ -54,8 +54,8 @@ def bench(
     """Measure how fast models generate, beside the limits of this machine and, with --peers, other libraries."""
     check_writable(json_file, markdown_file)
     for name in shape:
-        if name not in ("S", *PRESETS):
-            raise ValueError(f"shape '{name}' is unknown; choose from S, {', '.join(PRESETS)}")
+        if name not in ("S", "CSM-1B", *PRESETS):
+            raise ValueError(f"shape '{name}' is unknown; choose from S, CSM-1B, {', '.join(PRESETS)}")
     if not batch:
         raise ValueError("--batch: a number of rows is missing; give at least one, such as 1")
     for rows in batch:
