@@ -122,7 +122,7 @@ class SpeechGenerator:
 
         Raises AudioError for unusable audio, ValueError unless some codebooks are kept and some are drawn.
         """
-        check_kept(keep, self.model.num_codebooks)
+        check_kept(keep, sampling.num_codebooks or self.model.num_codebooks)
         known = self.encode(audio, math.inf).clone()
         known[keep:] = ABSENT
         request = replace(self._laid_out(known.shape[1], None, text), new_codes=known)
