@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM
-from ..model.rope import rotary_tables
-from .frame_step import FrameStep, Stack, is_supported
+from .cuda_stack import COLUMNS, KernelDepth, KernelStack, Launcher, power_of_two, stored
+from .frame_step import FrameStep, is_supported
 from .fused_weights import fused_weights
 from .sampling import BatchSampling
 from .windows import Window, window_frames
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .engine import Request, State
 
 MAX_BATCH = 64  # rows; for more, the kernels would have to be others
-FEW = 8  # rows that are multiplied without tensor cores
-COLUMNS = 16  # whose noise and rotations are laid out at once
 
 
 idle: WeakKeyDictionary[SpeechLM, dict[Any, list["GraphedFrame"]]] = WeakKeyDictionary()
@@ -66,109 +64,6 @@ def graphed(
         idle[model][key].append(frame)
 
 
-class Products:
-    """Products of [B, in] with weights that are stored [out, in]."""
-
-    def __init__(self, batch: int, device: torch.device):
-        from . import cuda_kernels
-
-        self.kernels, self.batch = cuda_kernels, batch
-        on_gpu = device.type == "cuda"
-        self.early = on_gpu and torch.cuda.get_device_capability(device) >= (9, 0)
-        self.processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
-        self.block = 2 if on_gpu else 64  # outputs of a program; the interpreter is quick with few programs
-
-    def launch(self, name: str, grid: tuple[int, ...], *args: Any, warps: int = 4, **settings: Any) -> None:
-        """Of a kernel, which may begin before those before it are done, as far as they do not concern it."""
-        early = dict(launch_pdl=True) if self.early else {}
-        getattr(self.kernels, name)[grid](*args, EARLY=self.early, num_warps=warps, **settings, **early)
-
-    def shape(self, weight: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
-        """The grid, and how the kernel divides its work. weight: [N, D]."""
-        outputs, inputs = weight.shape
-        few = self.batch <= FEW
-        if few:  # a program reads all that it needs of the weights at once, and before the inputs are there
-            rows, block = power_of_two(self.batch), self.block
-            each = min(32, 64 // rows)  # numbers of a row that a thread holds
-            block_inputs = min(power_of_two(inputs), 8 * 32 * each)
-            warps = max(1, block_inputs // (32 * each))
-        else:
-            rows, block, warps = 16, 32 if outputs >= self.processors * 32 else 16, 4
-            block_inputs = min(max(16, power_of_two(inputs)), 128 if weight.element_size() == 2 else 64)
-        divided = dict(D=inputs, B=self.batch, ROWS=rows, DOT=not few, BLOCK_N=block, BLOCK_D=block_inputs, warps=warps)
-        return (-(-outputs // block), -(-self.batch // rows)), divided
-
-    def product(self, x: Tensor, weight: Tensor, to: Tensor, floor: float | None = None, add: bool = False) -> None:
-        """to = x weight^T, of x / |x| where a norm's `floor` is given; `add`ed to what it holds."""
-        grid, divided = self.shape(weight)
-        self.launch(
-            "product", grid, x, x.stride(0), weight, to, to.stride(0), weight.shape[0], floor or 0.0,
-            NORM=floor is not None, ADD=add, **divided,
-        )  # fmt: skip
-
-
-class KernelStack:
-    """A Stack's step by kernels, in its buffers and caches."""
-
-    def __init__(self, stack: Stack, products: Products, places: Tensor | None = None):
-        """places: [P + 1] 0, 1, 2, ...: for a stack whose position is known beforehand."""
-        self.stack, self.products, self.config, self.places = stack, products, stack.config, places
-        self.x = stack.x
-        self.floor = self.config.dim * self.config.norm_eps
-        self.end_floor = self.floor if self.config.final_norm else None  # of what follows the stack
-        config, like = self.config, stack.x
-        self.query = like.new_zeros(products.batch, config.num_heads * config.size_of_head)
-        self.mixed, self.gated = torch.zeros_like(self.query), like.new_zeros(products.batch, config.ff_dim)
-        self.layers = [
-            (stored(layer.qkv), layer.qkv_bias, stored(layer.out), stored(layer.gate_up), stored(layer.down))
-            for layer in stack.layers
-        ]
-        count = COLUMNS if places is None else len(places) - 1
-        self.turns = like.new_zeros(count, config.size_of_head // 2, 2)
-        index = torch.zeros(1, dtype=torch.int64, device=like.device)
-        self.slot, self.filled, self.turn, self.position = index, index + 1, index.clone(), index.clone()
-        if places is not None:
-            self.rotate_from(0)
-
-    def rotate_from(self, position: int) -> None:
-        """Lay out the rotations of the positions from here on."""
-        if self.config.rope:
-            count, size = self.turns.shape[:2]
-            cos, sin = rotary_tables(
-                torch.arange(position, position + count, device=self.turns.device), self.config, self.turns.dtype
-            )
-            self.turns.copy_(torch.stack([cos.view(count, size), sin.view(count, size)], dim=-1))
-
-    def step(self, place: int | None = None) -> None:
-        """The next position of every row, or, with `places`, position `place`."""
-        config, batch = self.config, self.products.batch
-        if self.places is None or place is None:
-            slot, filled, turn, mask = self.slot, self.filled, self.turn, self.stack.mask
-        else:
-            slot = turn = self.places[place:]
-            filled, mask = self.places[place + 1 :], None
-        size, capacity = config.size_of_head, self.stack.capacity
-        slots = min(power_of_two(capacity), 64)  # looked at together
-        shape = dict(B=batch, H=config.num_heads, G=config.num_kv_heads, E=size, P=capacity)
-        for (qkv, bias, out, gate_up, down), cache in zip(self.layers, self.stack.caches, strict=True):
-            grid, divided = self.products.shape(qkv)
-            self.products.launch(
-                "heads", grid, self.x, self.x.stride(0), qkv, qkv if bias is None else bias, self.query, cache, slot, self.turns, turn,
-                self.floor, BIAS=bias is not None, ROPE=config.rope, **divided | shape,
-            )  # fmt: skip
-            self.products.launch(
-                "attend", (batch, config.num_heads), self.query, cache, cache if mask is None else mask, 0 if mask is None else mask.stride(0),
-                slot, filled, self.mixed, size**-0.5, MASK=mask is not None,
-                BLOCK_P=slots, BLOCK_E=power_of_two(size), warps=1 if slots * size <= 2048 else 4, **shape,
-            )  # fmt: skip
-            self.products.product(self.mixed, out, self.x, add=True)
-            grid, divided = self.products.shape(gate_up)
-            self.products.launch(
-                "gated", grid, self.x, self.x.stride(0), gate_up, self.gated, config.ff_dim, self.floor, **divided
-            )
-            self.products.product(self.gated, down, self.x, add=True)
-
-
 class GraphedFrame:
     """Frames of one batch in which every code is drawn; the other steps of a generation are the FrameStep's."""
 
@@ -177,18 +72,12 @@ class GraphedFrame:
         capacity, device = window_frames(model.config) + max(model.config.delays) + 1, model.device
         walk = self.walk = FrameStep(model, batch, capacity)
         self.model, self.num_codes, self.can_end = model, num_codes, can_end
-        self.products = Products(batch, device)
-        self.backbone, self.depth = KernelStack(walk.backbone, self.products), None
-        if walk.depth is not None:
-            places = torch.arange(walk.depth.stack.capacity + 1, device=device)
-            self.depth = KernelStack(walk.depth.stack, self.products, places)
+        self.launcher = Launcher(batch, device)
+        self.backbone = KernelStack(walk.backbone, self.launcher)
+        self.depth = None if walk.depth is None else KernelDepth(walk.depth, self.launcher)
         self.sizes = [model.num_classes] + [model.codebook_size] * (model.num_codebooks - 1)
         self.starts = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
         self.heads = {k: stored(head) for k, head in walk.weights.heads.items() if k >= 0}
-        if walk.weights.depth is not None:
-            first = walk.depth.decoder.first
-            self.heads |= {first + k: stored(head) for k, head in enumerate(walk.weights.depth.heads)}
-            self.project = stored(walk.weights.depth.project)
         zeros, like = torch.zeros, self.backbone.x
         self.indices = zeros(batch, model.num_codebooks, dtype=torch.int64, device=device)
         self.text_index = zeros(batch, dtype=torch.int64, device=device)
@@ -247,9 +136,7 @@ class GraphedFrame:
         self.text_index.copy_(walk.text_row)
         self.end.copy_(state.end)
         self.column.fill_(column)
-        for k, limits in enumerate(sampling.codebooks):
-            for place, value in enumerate(limits):
-                self.settings[:, k, place] = value.squeeze(1) if isinstance(value, Tensor) else value
+        self.settings.copy_(settings_of(sampling, self.settings))
         position, capacity = walk.backbone.position, walk.backbone.capacity
         stack.position.fill_(position)
         stack.slot.fill_(position % capacity)
@@ -266,7 +153,8 @@ class GraphedFrame:
             state.codes[:, :, column], state.nll[:, :, column] = self.codes, self.nats
         state.end = self.end
         if walk.weights.text_table is not None:
-            text = self.text_index.new_full((), ABSENT) if state.request.new_text is None else state.text[:, column]
+            known = None if state.request.new_text is None else state.text
+            text = self.text_index.new_full((), ABSENT) if known is None else known[:, column]
             self.text_index.copy_(torch.remainder(text, self.model.text_size + 2))
         walk.rows, walk.text_row = self.indices, self.text_index
 
@@ -295,58 +183,63 @@ class GraphedFrame:
         weights, x = self.walk.weights, self.backbone.x
         block = min(power_of_two(x.shape[1]), 256)
         text = weights.tables if weights.text_table is None else weights.text_table
-        self.products.launch(
-            "embed", (len(x), -(-x.shape[1] // block)), weights.tables, self.indices, text, self.text_index, x, x.stride(0), x.shape[1],
-            self.model.codebook_size + 2, K=self.model.num_codebooks, TEXT=weights.text_table is not None, BLOCK=block,
+        self.launcher.launch(
+            "embed", (len(x), -(-x.shape[1] // block)), weights.tables, self.indices, text, self.text_index, x,
+            x.stride(0), x.shape[1], self.model.codebook_size + 2,
+            K=self.model.num_codebooks, TEXT=weights.text_table is not None, BLOCK=block,
         )  # fmt: skip
 
-    def begin_depth(self, depth: KernelStack) -> None:
+    def begin_depth(self, depth: KernelDepth) -> None:
         """The backbone's word, and the position that takes no code, where there is one."""
-        condition = self.walk.depth.condition
-        self.products.product(self.backbone.x, self.project, condition, self.backbone.end_floor)
-        if self.walk.depth.decoder.codeless:
-            depth.x.copy_(condition)
-            depth.step(0)
+        self.launcher.product(self.backbone.x, depth.project, depth.condition, self.backbone.end_floor)
+        if depth.codeless:
+            depth.stack.x.copy_(depth.condition)
+            depth.stack.step(0)
 
     def draw(self, k: int) -> None:
         """Codebook k: its logits, its code and nats, and, with a depth decoder, the position that takes the code."""
-        model, depth, logits = self.model, self.depth, self.outputs[k]
-        by_depth = depth is not None and k >= self.walk.depth.decoder.first
-        source = depth if by_depth else self.backbone
-        self.products.product(source.x, self.heads[k], logits, source.end_floor)
-        feeds = depth is not None and k < model.num_codebooks - 1
-        table, condition, x = logits, logits, logits  # not looked at
-        adds = False
-        if feeds:
-            decoder = self.walk.depth.decoder
-            table, condition, x = self.walk.weights.depth.tables[k], self.walk.depth.condition, depth.x
-            adds = decoder.config.conditioning == "add" or k + decoder.codeless == 0
-        has_end = k == 0 and model.config.end == "eos"
-        size = self.sizes[k]
-        self.products.launch(
-            "draw", (len(logits),), logits, self.noise[:, :, self.starts[k] :], self.noise.stride(1), self.backbone.turn, len(logits),
-            self.settings, self.column, self.end, self.codes, self.nats, self.indices, len(self.sizes), k,
-            model.config.delays[k], table, condition, x, x.stride(0), x.shape[1], C=size, V=model.codebook_size,
-            NUM_CODES=self.num_codes, ENDS=self.can_end, EOS=has_end, FEED=feeds, ADD=adds,
-            BLOCK=power_of_two(size), BLOCK_X=power_of_two(x.shape[1]), warps=max(1, power_of_two(size) // 1024),
+        depth, logits = self.depth, self.outputs[k]
+        if depth is not None and k >= depth.first:
+            self.launcher.product(depth.stack.x, depth.heads[k - depth.first], logits, depth.stack.end_floor)
+        else:
+            self.launcher.product(self.backbone.x, self.heads[k], logits, self.backbone.end_floor)
+        if depth is None or k == len(self.sizes) - 1:
+            self.choose(k, logits, logits, logits, False, False)
+        else:
+            place = k + depth.codeless
+            self.choose(k, depth.tables[k], depth.condition, depth.stack.x, True, depth.adds or place == 0)
+            depth.stack.step(place)
+
+    def choose(self, k: int, table: Tensor, condition: Tensor, x: Tensor, feeds: bool, adds: bool) -> None:
+        """Draw codebook k. feeds: the code's row of `table` becomes x, with the condition if it `adds`."""
+        config, logits, size = self.model.config, self.outputs[k], self.sizes[k]
+        noise = self.noise[:, :, self.starts[k] :]
+        self.launcher.launch(
+            "draw", (len(logits),), logits, noise, noise.stride(1), self.backbone.turn, len(logits), self.settings,
+            self.column, self.end, self.codes, self.nats, self.indices, len(self.sizes), k, config.delays[k],
+            table, condition, x, x.stride(0), x.shape[1], C=size, V=config.codebook_size, NUM_CODES=self.num_codes,
+            ENDS=self.can_end, EOS=k == 0 and config.end == "eos", FEED=feeds, ADD=adds, BLOCK=power_of_two(size),
+            BLOCK_X=power_of_two(x.shape[1]), warps=max(1, power_of_two(size) // 1024),
         )  # fmt: skip
-        if feeds:
-            depth.step(k + self.walk.depth.decoder.codeless)
 
     def advance(self) -> None:
         stack, mask = self.backbone, self.walk.backbone.mask
-        self.products.launch(
-            "advance", (1,), self.column, stack.position, stack.slot, stack.filled, stack.turn, mask, mask.stride(0), stack.stack.capacity,
-            self.codes, self.end, B=len(mask), K=len(self.sizes),
+        self.launcher.launch(
+            "advance", (1,), self.column, stack.position, stack.slot, stack.filled, stack.turn, mask, mask.stride(0),
+            stack.stack.capacity, self.codes, self.end, B=len(mask), K=len(self.sizes),
             ZEROS=self.can_end and self.model.config.end == "zeros",
         )  # fmt: skip
 
 
-def stored(matrix: Tensor) -> Tensor:
-    """A matrix [in, out] as [out, in] rows in memory: no copy where it lies so already."""
-    return matrix.t().contiguous()
-
-
-def power_of_two(n: int) -> int:
-    """The least that is n or more."""
-    return 1 << max(0, n - 1).bit_length()
+def settings_of(sampling: BatchSampling, like: Tensor) -> Tensor:
+    """[1 or B, K, 4] temperature, top_k, top_p and min_p."""
+    rows = [[values if isinstance(values, Tensor) else None for values in limits] for limits in sampling.codebooks]
+    numbers = [[0.0 if isinstance(values, Tensor) else values for values in limits] for limits in sampling.codebooks]
+    settings = torch.tensor(numbers, dtype=like.dtype).to(like.device).expand_as(like)  # the usual case: all rows alike
+    if any(values is not None for limits in rows for values in limits):
+        settings = settings.clone()
+        for k, limits in enumerate(rows):
+            for place, values in enumerate(limits):
+                if values is not None:
+                    settings[:, k, place] = values.squeeze(1)
+    return settings

@@ -1,7 +1,7 @@
 """The kernels of a frame on a GPU, in Triton: few rows, so each is bound by reading its weights once.
 
-Matrices are stored [out, in]; a program takes some of the outputs, for all rows. Activations are float32; weights and
-cached keys and values may be bfloat16. A norm's division is done after the product that follows it: (x / |x|) W = x W / |x|.
+Matrices are stored [out, in]; a program takes some of the outputs. Activations are float32; weights and cached keys and
+values may be bfloat16. A norm's division is done after the product that follows it: (x / |x|) W = (x W) / |x|.
 B rows, D inputs, N outputs, H heads, G key/value heads, E head width, P positions of a cache, V classes.
 """
 
@@ -120,8 +120,8 @@ def heads(
 ):  # fmt: skip
     """Queries [B, H E], and keys and values into slot `slot` of the cache [2, B, G, P, E], of x / |x|.
 
-    w: [(H + 2 G) E, D], the numbers that turn together side by side. turns: cos, sin [.., E / 2, 2], of which row `turn`
-    is this position's.
+    w: [(H + 2 G) E, D], the numbers that turn together side by side. turns: cos, sin [.., E / 2, 2], this position's
+    in row `turn`.
     """
     N: tl.constexpr = (H + 2 * G) * E
     rows = own_rows(ROWS)
@@ -219,7 +219,8 @@ def draw(
     logits: [B, C]. noise: [.., B, all classes], at this slot's first class, of which row `turn` is this column's.
     settings: [B, K, 4] temperature, top_k, top_p and min_p (see sampling.py). The likeliest class by score is drawn, is
     tested against the limits, and where it is outside of them, the next likeliest.
-    column: the step's number. end: [B] frames at which rows end, written where EOS is drawn. codes, nats, indices: [B, K].
+    column: the step's number. end: [B] frames at which rows end, written where EOS is drawn.
+    codes, nats, indices: [B, K], of which the k-th are written.
     """
     wait(EARLY)
     row = tl.program_id(0)

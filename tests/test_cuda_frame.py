@@ -1,4 +1,4 @@
-"""inference/cuda_frame.py: the kernels draw what the frame step draws. Here Triton's interpreter runs them, on the CPU."""
+"""inference/cuda_frame.py: the kernels draw what the frame step draws. Here Triton's interpreter runs them."""
 
 from typing import Any
 

@@ -16,10 +16,13 @@ from codeclm.inference.codec.contract import PROPERTIES, probe, stream
 from codeclm.inference.codec.random_codecs import EVERY_KIND, load_tiny
 from codeclm.inference.codec.roundtrip import roundtrip
 from codeclm.inference.compress.codes import compress_codes, decompress_codes
+from codeclm.inference.config import SamplingConfig
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.model.codecs import SpectralCodec
+from codeclm.model.delay_pattern import ABSENT
+from codeclm.model.shapes import TextConfig
 from codeclm.train.codec_losses import envelope_loss, loudness_losses, mel_loss
 from codeclm.train.codec_trainer import pitch_error
 from codeclm.train.discriminators import Discriminators, adversarial_losses, discriminator_loss
@@ -27,7 +30,7 @@ from codeclm.train.loop import Trainer
 from codeclm.train.new_model import new_model
 
 from .fake_device import ELSEWHERE, Elsewhere, Mixed, elsewhere
-from .options import OPTIONS, example
+from .options import OPTIONS, WORDS, example
 from .test_codec_training import RATE, TINY, voice
 from .training import SHORT
 
@@ -105,6 +108,23 @@ def test_generation_matches_on_another_device(make_model, options):
         found = list(generate(model.to(ELSEWHERE), request, [0, 1]))[-1]
         assert torch.equal(found.codes.cpu(), expected.codes)
         torch.testing.assert_close(found.nll.cpu(), expected.nll)
+
+
+def test_every_setting_and_known_codes_match_on_another_device(make_model):
+    model = make_model(text=TextConfig(WORDS))
+    codes, text = (value[0] for value in example(model).values())
+    known = torch.where(codes < 3, codes, ABSENT)  # still on the CPU, as a file gives them
+    settings = [
+        SamplingConfig((1.5, 0.5), repetition_share=0.1, guidance=2.0, stop_at_end=True),
+        SamplingConfig(0.0, top_k=(3, 4), top_p=0.9, min_p=0.1),
+    ]
+    request = Request(6, codes, text, new_text=text, new_codes=known)
+    for sampling in (settings, settings[0]):
+        expected = list(generate(model.to("cpu"), request, [0, 1], sampling))[-1]
+        with elsewhere():
+            found = list(generate(model.to(ELSEWHERE), request, [0, 1], sampling))[-1]
+            assert torch.equal(found.codes.cpu(), expected.codes) and torch.equal(found.end.cpu(), expected.end)
+            torch.testing.assert_close(found.nll.cpu(), expected.nll)
 
 
 def test_continued_speech_and_coded_files_match_on_another_device(make_model, make_codec, tmp_path):

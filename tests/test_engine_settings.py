@@ -151,6 +151,11 @@ def test_a_model_that_repeats_itself_is_made_to_go_on(make_model):
     assert torch.equal(free[:, :3], stuck[:, :3]) and (free[:, 3:12] != stuck[0, 0]).any()  # from the third repeat on
 
 
+def test_a_code_is_drawn_again_by_other_random_numbers(make_model):
+    once, again = (run(make_model(), Request(30), sampling=replace(FREE, repetition_share=share)) for share in (1, 0))
+    assert not torch.equal(once.codes[:, 0], again.codes[:, 0])  # the same numbers would draw the same code
+
+
 def test_rows_that_may_not_end_go_on_beside_rows_that_do(make_model):
     for end in ("eos", "zeros"):
         model = make_model(end=end)

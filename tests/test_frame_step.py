@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = OPTIONS | {
     "groups, one not whole": dict(delays=(0,) * 6, depth=depth(group_size=2, first_codebook="depth"), gaps="bos"),
     "groups after a prefix": dict(delays=(0,) * 5, depth=depth(group_size=3, conditioning="prefix", embeddings="wide")),
     "no rope": dict(backbone=backbone(rope=False)),
+    "sliding text": dict(text=TextConfig(WORDS), backbone=backbone(sliding_window=5), context_frames=8),
 }
 
 SAMPLING = SamplingConfig(temperature=(1.1, 0.9), top_k=5)
@@ -65,6 +66,7 @@ def test_the_step_draws_what_the_walk_draws(make_model, name):
     assert known == (2 * len(requests(model)) if is_supported(model) else 0)
 
 
+OF_EACH_KIND = ["default", "delay", "first", "text", "text flat", "zeros", "never", "windows", "late", "sliding text"]
 EACH_ITS_OWN = [
     SamplingConfig(temperature=0.0),
     SamplingConfig(temperature=(1.5, 0.8), top_k=(0, 3), stop_at_end=True),
