@@ -225,8 +225,8 @@ class GraphedFrame:
     def advance(self) -> None:
         stack, mask = self.backbone, self.walk.backbone.mask
         self.launcher.launch(
-            "advance", (1,), self.column, stack.position, stack.slot, stack.filled, stack.turn, mask, mask.stride(0),
-            stack.stack.capacity, self.codes, self.end, B=len(mask), K=len(self.sizes),
+            "advance", (1,), self.column, stack.position, stack.slot, stack.filled, stack.turn, COLUMNS, mask,
+            mask.stride(0), stack.stack.capacity, self.codes, self.end, B=len(mask), K=len(self.sizes),
             ZEROS=self.can_end and self.model.config.end == "zeros",
         )  # fmt: skip
 

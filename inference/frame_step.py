@@ -123,7 +123,7 @@ class Stack:
             self.project(layer, turn)
             cache.index_copy_(3, self.slot, self.new)
             mixed = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=self.seen_mask)
-            layer.out.add(mixed.view(self.batch, -1), self.x)
+            layer.out.add(mixed.reshape(self.batch, -1), self.x)  # on a GPU its numbers may lie in another order
             self.feed_forward(layer)
         self.finish()
         self.position += 1
@@ -224,7 +224,7 @@ class ShortStack(Stack):
             self.places[position][number].copy_(self.new)
             if position or self.config.num_heads != self.config.num_kv_heads:
                 mixed = F.scaled_dot_product_attention(self.query, *self.before[position][number])
-                layer.out.add(mixed.view(self.batch, -1), self.x)
+                layer.out.add(mixed.reshape(self.batch, -1), self.x)  # on a GPU its numbers may lie in another order
             else:  # attention to itself alone
                 layer.out.add(self.value, self.x)
             self.feed_forward(layer)
