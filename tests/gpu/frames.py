@@ -1,8 +1,11 @@
 """Frames as CUDA graphs: the codes of the CPU, and how long they take beside the bandwidth of the card."""
 
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,14 +71,35 @@ def last(model: SpeechLM, request: Request, batch: int) -> Any:
     return state
 
 
+Case = tuple[str, WeightPrecision, tuple[int, ...]]
+ON_CUDA: list[Case] = [
+    ("S", "float32", (1, 8, 64)), ("S", "bfloat16", (1, 8, 64)), ("base", "bfloat16", (1, 8)),
+    ("CSM-1B", "bfloat16", (1,)),
+]  # fmt: skip
+ON_CPU: list[Case] = [("tiny", "float32", (1,))]
+
+
+def compile_case(device: str, shape: str, weights: WeightPrecision, batch: int) -> None:
+    """Draw some frames: the kernels are then in Triton's cache on the disk."""
+    subject = Subject(shape, True)
+    Ours(subject.load(device, weights), subject.prompt(batch, 25, device), FRAME_STEP).run(3, lambda: None)
+
+
+def compile_all(device: str, cases: Sequence[Case]) -> None:
+    """Each case in a process of its own, all at once: one after another they would take minutes."""
+    command = [sys.executable, str(Path(__file__).parent), "--device", device, "--compile"]
+    each = [[shape, weights, str(batch)] for shape, weights, batches in cases for batch in batches]
+    processes = [subprocess.Popen(command + case, stderr=subprocess.PIPE, text=True) for case in each]
+    for case, process in zip(each, processes, strict=True):
+        _, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(case)}: {errors[-500:]}")
+
+
 def speed(setting: Setting) -> Iterator[Reading]:
     """Wall-clock time of a frame of all rows, as `generate` yields them, and of a replay alone."""
-    cases: list[tuple[str, WeightPrecision, tuple[int, ...]]] = [
-        ("S", "float32", (1, 8, 64)), ("S", "bfloat16", (1, 8, 64)), ("base", "bfloat16", (1, 8)),
-        ("CSM-1B", "bfloat16", (1,)),
-    ]  # fmt: skip
-    if not setting.is_cuda:
-        cases = [("tiny", "float32", (1,))]
+    cases = ON_CUDA if setting.is_cuda else ON_CPU
+    compile_all(setting.device.type, cases)
     rate = read_rate(setting.device, setting.amount("read", 4 << 30, 1 << 24))
     yield Reading("reading of memory", rate / 1e9, unit="GB/s")
     for shape, weights, batches in cases:
