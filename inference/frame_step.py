@@ -10,7 +10,7 @@ B rows, K codebooks, D backbone width, d depth width, V codebook size, H heads, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -310,6 +310,20 @@ class FrameStep:
         else:
             self.set_before(rows, *self.nothing_before())
         self.starts[row] = self.position - codes.shape[1]
+
+    def resized(self, kept: Sequence[int], batch: int) -> "FrameStep":
+        """A step of another batch, whose first rows are these of this one, where they are; the others are empty."""
+        other = FrameStep(self.model, batch, self.backbone.capacity, self.may_be_absent)
+        index, rows = torch.tensor(kept, device=self.rows.device), slice(len(kept))
+        mine, theirs = self.backbone, other.backbone
+        for cache, empty in zip(mine.caches, theirs.caches, strict=True):
+            empty[:, rows] = cache[:, index]
+        theirs.mask[rows] = mine.mask[index]
+        theirs.slot.copy_(mine.slot)
+        theirs.position, theirs.num_used, other.position = mine.position, mine.num_used, self.position
+        other.set_before(rows, self.rows[index], self.text_row[index])
+        other.starts[rows] = [self.starts[row] for row in kept]
+        return other
 
     def fill(self, rows: slice, codes: Tensor, text: Tensor | None, user: Tensor | None = None) -> None:
         """Known steps of rows that are empty."""

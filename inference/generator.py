@@ -173,7 +173,7 @@ class SpeechGenerator:
         from .streaming import stream
 
         sampling = self.until_end(sampling, prompt, duration_s, text)
-        request, extra = self._complete(self.request(prompt, duration_s, sampling, text, endless=True))
+        request, extra = self.completed(self.request(prompt, duration_s, sampling, text, endless=True))
         given = 0 if request.codes is None else request.codes.shape[-1]
         return stream(self, request, seed, sampling, given + request.num_frames - extra)
 
@@ -272,7 +272,7 @@ class SpeechGenerator:
         progress: bool = False,
     ) -> list[Generation]:
         """A row for each seed. sampling: of all rows, or of each. Raises MemoryError with the batch that would fit."""
-        request, extra = self._complete(request)
+        request, extra = self.completed(request)
         try:
             return self._drawn(request, extra, seeds, sampling, progress)
         except (RuntimeError, MemoryError) as error:
@@ -299,7 +299,7 @@ class SpeechGenerator:
             assert state is not None
             return [self._finish(state, row, seed, state.num_frames - extra) for row, seed in enumerate(seeds)]
 
-    def _complete(self, request: Request) -> tuple[Request, int]:
+    def completed(self, request: Request) -> tuple[Request, int]:
         """The request for this codec, and the frames that are drawn beyond what is asked for, and dropped.
 
         A model without EOS has not learned what its lagging codebooks are where the others stop.
