@@ -43,6 +43,7 @@ from .options import (
     Options,
     Seed,
     Threads,
+    Weights,
     open_model,
     write_json,
 )
@@ -101,6 +102,7 @@ def evaluate(
     duration: Annotated[float, arg(help="with --continuations: seconds to generate")] = CONTINUATION_S,
     asr: Annotated[bool, arg(help="with --continuations: transcribe them with whisper-base (extra 'asr')")] = False,
     out: Annotated[Path | None, arg(metavar="FOLDER", help="with --continuations: folder to keep them in")] = None,
+    weights: Weights = "float32",
     device: Device = "auto",
     threads: Threads = None,
     config: Annotated[EvaluateConfig, Options] = EvaluateConfig(),
@@ -130,7 +132,7 @@ def evaluate(
         files, skipped = usable_prompts(data, continuations, prompt_s)
         from .evaluate.continuations import continuation_report
 
-        lm = open_model(model, device, threads)
+        lm = open_model(model, device, threads, weights)
         report = continuation_report(lm, files, prompt_s, duration, config.seed, asr, out, skipped)
         write_json(json_file, report.to_dict())
         print(report.table())
@@ -139,7 +141,8 @@ def evaluate(
         return
     check_data(data, settings)
     check_data(baseline_data, settings)
-    lm = open_model(model, device)
+    # in float32 the blocks stay as they were trained
+    lm = open_model(model, device, weights=None if weights == "float32" else weights)
     set_threads(threads)
     report = lm.evaluate(data, baseline_data, config)
     write_json(json_file, json.loads(report.to_json()))

@@ -1,7 +1,10 @@
 """How models are used, as plain dataclasses; importing them needs neither torch nor transformers."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+WeightPrecision = Literal["float32", "bfloat16", "int8"]
+WEIGHTS = ("float32", "bfloat16", "int8")  # see precision.py
 
 
 @dataclass(frozen=True)

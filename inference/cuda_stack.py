@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..model.rope import rotary_tables
 from .frame_step import DepthStep, Stack
+from .products import Product
 
 FEW = 8  # rows that are multiplied without tensor cores
 COLUMNS = 16  # steps whose rotations and noise are laid out at once
@@ -69,7 +70,7 @@ class KernelStack:
         self.query = like.new_zeros(launcher.batch, config.num_heads * config.size_of_head)
         self.mixed, self.gated = torch.zeros_like(self.query), like.new_zeros(launcher.batch, config.ff_dim)
         self.layers = [
-            (stored(layer.qkv), layer.qkv_bias, stored(layer.out), stored(layer.gate_up), stored(layer.down))
+            (stored(layer.qkv), layer.qkv_bias, stored(layer.out), stored(layer.gate.both), stored(layer.down))
             for layer in stack.layers
         ]
         count = COLUMNS if places is None else len(places) - 1
@@ -131,9 +132,9 @@ class KernelDepth:
         self.heads = [stored(head) for head in step.weights.heads]
 
 
-def stored(matrix: Tensor) -> Tensor:
+def stored(product: Product) -> Tensor:
     """A matrix [in, out] as [out, in] rows in memory: no copy where it lies so already."""
-    return matrix.t().contiguous()
+    return product.weight.t().contiguous()
 
 
 def power_of_two(n: int) -> int:

@@ -93,7 +93,7 @@ class State:
 
 @torch.inference_mode()
 def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks: int = 0, keep: bool = True) -> State:
-    """Lay out the grid, one row for each seed, and score what is given. Raises ValueError for what is not the model's.
+    """Lay out the grid, one row for each seed. Raises ValueError for what is not the model's.
 
     Every given code keeps its value while generating, the delayed ones included. keep: as in `generate`.
     num_codebooks: leading ones that are heard and drawn; the others are ABSENT (0: all).
@@ -124,7 +124,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks
         check_inputs(model.config, new_codes)
         request = replace(request, new_codes=new_codes)
     wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
-    state = State(
+    return State(
         codes, text, user, torch.zeros(codes.shape, device=device, dtype=wide),
         None if text is None else torch.zeros(text.shape, device=device, dtype=wide),
         given, torch.full((batch,), total, device=device),
@@ -132,10 +132,6 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks
         Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None,
         Noise(seeds, [model.num_classes], device, stream=2), request, num_codebooks, frame=given,
     )  # fmt: skip
-    with as_labelled(model):
-        for window in each_window(given, window_frames(model.config)) if given else []:
-            score_window(model, state, window)
-    return state
 
 
 def given_columns(request: Request) -> int:
@@ -152,19 +148,28 @@ def given_columns(request: Request) -> int:
     return of_codes or of_text or 0
 
 
-def score_window(model: SpeechLM, state: State, window: Window) -> None:
-    """The nats of given frames first..stop of a window, into the state."""
-    seen, request = slice(window.start, window.stop), state.request
+def given_rows(request: Request) -> slice:
+    """The rows of what is given: the first one, where it is the same in all."""
     given = (request.codes, 2), (request.text, 1), (request.user, 2)
     same = all(values is None or values.ndim == dims for values, dims in given)
-    rows = slice(0, 1 if same else None)  # what is given to every row is scored once
+    return slice(0, 1 if same else None)
+
+
+def score_window(model: SpeechLM, state: State, window: Window, contexts: Tensor | None = None) -> None:
+    """Add the nats of given frames first..stop of a window to the state.
+
+    contexts: of its steps, if they were taken; codes that lag beyond these are for later steps to score.
+    """
+    rows, seen = given_rows(state.request), slice(window.start, window.stop)
     text = None if state.text is None else state.text[rows, seen]
     user = None if state.user is None else state.user[rows, :, seen]
-    output = model(state.codes[rows, :, seen], text=text, user=user)
+    output = model(
+        state.codes[rows, :, seen], text=text, user=user, contexts=None if contexts is None else contexts[rows]
+    )
     kept = slice(window.first, window.stop)
-    state.nll[:, :, kept] = output.nll[:, :, window.first - window.start :]
+    state.nll[:, :, kept] += output.nll[:, :, window.first - window.start :]
     if output.text_nll is not None and state.text_nll is not None:
-        state.text_nll[:, kept] = output.text_nll[:, window.first - window.start :]
+        state.text_nll[:, kept] += output.text_nll[:, window.first - window.start :]
 
 
 @torch.inference_mode()
@@ -181,7 +186,7 @@ def generate(
     sampling: of all rows, or of each. fused: take the frame step (frame_step.py) where it knows the model; else the
     walk, which draws the same codes. keep: hold every column until the end; else columns are dropped when they were
     yielded and nothing to come depends on them: any number of frames, NO_END included, takes the memory of few.
-    Raises FloatingPointError if the model gives NaN.
+    The nats of the prompt are there from the second time on. Raises FloatingPointError if the model gives NaN.
     """
     state = start(model, request, seeds, leading_codebooks(sampling), keep)
     settings = batch_sampling(sampling, len(seeds), model.num_codebooks, state.nll)
@@ -194,7 +199,10 @@ def generate(
     draws_all = state.num_codebooks == model.num_codebooks
     with graphed(model, request, settings, len(seeds)) if fused and draws_all else nullcontext() as frames:
         for window in each_window(total, context):
-            if window.stop > given:
+            if window.stop <= given:
+                with as_labelled(model):
+                    score_window(model, state, window)
+            else:
                 rows = len(seeds) * (2 if settings.is_guided else 1)
                 if not fused or not is_supported(model):
                     state.walk = Walk(model, rows, capacity)
@@ -227,16 +235,15 @@ def walk_window(
         lags = model.config.delays[: state.user.shape[1]]
         heard = delay(state.user[:, :, window.start : window.stop], lags)
         heard = F.pad(heard, (0, num_steps - heard.shape[2]), value=ABSENT)  # [B, U, steps]
-    known = begin - window.start  # columns, and as many steps hold given codes only
-    if known:
-        seen = slice(window.start, begin)
-        delayed = delay(state.codes[:, :, seen], model.config.delays)[:, :, :known]
+    prompt, contexts = Window(window.start, window.first, begin), None
+    if begin > window.start:
         with as_labelled(model):
-            walk.prefill(
-                delayed,
-                None if state.text is None else state.text[:, seen],
-                None if heard is None else heard[:, :, :known],
-            )
+            contexts = prefill(model, state, prompt, heard)
+    is_scored = window.first == begin
+    if not is_scored and contexts is None:
+        with as_labelled(model):
+            score_window(model, state, prompt)
+        is_scored = True
     while walk.position < num_steps:
         column = window.start + walk.position
         if state.num_frames <= column < window.stop:
@@ -256,10 +263,29 @@ def walk_window(
         if done > state.frame:
             state.frame = done
             yield state
+            if not is_scored:  # the first frame does not wait for it
+                with as_labelled(model):
+                    score_window(model, state, prompt, contexts)
+                is_scored = True
             if done % POLL == 0 and has_ended(state, sampling):
                 break
     if frames is not None:
         frames.leave(state)
+
+
+def prefill(model: SpeechLM, state: State, window: Window, heard: Tensor | None) -> Tensor | None:
+    """Let the walk take the columns of a window, as many steps, and give their contexts; see `Walk.prefill`.
+
+    heard: [B, U, steps] of the other speaker.
+    """
+    walk, seen = state.walk, slice(window.start, window.stop)
+    assert walk is not None
+    # a frame step takes what is given to all rows alike once
+    once = isinstance(walk, FrameStep) and window.stop == state.num_prompt_frames
+    rows, steps = given_rows(state.request) if once else slice(None), slice(window.stop - window.start)
+    codes = delay(state.codes[rows, :, seen], model.config.delays)[:, :, steps]
+    text = None if state.text is None else state.text[rows, seen]
+    return walk.prefill(codes, text, None if heard is None else heard[rows, :, steps])
 
 
 def make_room(model: SpeechLM, state: State, window: Window, sampling: BatchSampling) -> Window:

@@ -17,14 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.attention import Visibility
+from ..model.attention import Visibility, prepare
 from ..model.delay_pattern import ABSENT
 from ..model.depth import DepthDecoder
 from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
 from ..model.rope import rotary_tables
 from ..model.walk import Choose, FrameFeed
-from .fused_weights import FusedDepth, FusedStack, Layer, fused_weights
+from .fused_block import FusedBlock
+from .fused_weights import FusedDepth, FusedStack, fused_weights
+from .products import Halves
 
 PAD = 16  # columns beside x, so that its rows stay aligned
 BUCKET = 128  # positions by which the part of a cache that is looked at grows
@@ -52,14 +54,17 @@ class Stack:
     filled on their own; only distances between positions count (RoPE), so a row may begin at any of them.
     """
 
-    def __init__(self, weights: FusedStack, batch: int, capacity: int):
-        """capacity: positions that a row sees, its own included; with a sliding window not more than that."""
-        config, weight = weights.config, weights.layers[0].down
+    def __init__(self, weights: FusedStack, batch: int, capacity: int, like: Tensor):
+        """capacity: positions that a row sees, its own included; with a sliding window not more than that.
+
+        like: a tensor of the same type and device.
+        """
+        config = weights.config
         self.config, self.layers = config, weights.layers
         self.batch, self.capacity = batch, min(capacity, config.sliding_window or capacity)
-        self.floor = weight.new_full((), math.sqrt(config.dim * config.norm_eps))  # a norm's epsilon, for |x|
-        self.make_buffers(weight)
-        self.make_cache(weight)
+        self.floor = like.new_full((), math.sqrt(config.dim * config.norm_eps))  # a norm's epsilon, for |x|
+        self.make_buffers(like)
+        self.make_cache(like)
         self.first_turn, self.turns = -TURNS, ()
 
     def make_buffers(self, like: Tensor) -> None:
@@ -77,9 +82,8 @@ class Stack:
         self.rotating = torch.view_as_complex(split[:, : heads + groups].unflatten(-1, (-1, 2)))  # [B, H + G, E / 2]
         self.query = split[:, :heads].unflatten(1, (groups, -1))  # [B, G, H / G, E]: queries of a group, like positions
         self.value = self.qkv[:, (heads + groups) * size :]  # [B, G E]
+        self.ff = Halves(like.new_zeros(batch, 2 * config.ff_dim))
         self.new = split[:, heads:].unflatten(1, (2, groups)).transpose(0, 1)[:, :, :, None]  # [2, B, G, 1, E]
-        self.ff = like.new_zeros(batch, 2 * config.ff_dim)
-        self.gate, self.up = self.ff.chunk(2, dim=-1)
 
     def make_cache(self, like: Tensor) -> None:
         """Keys and values of each layer, their buckets, and the mask that says which slots a row sees."""
@@ -119,7 +123,7 @@ class Stack:
             self.project(layer, turn)
             cache.index_copy_(3, self.slot, self.new)
             mixed = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=self.seen_mask)
-            self.x.addmm_(mixed.view(self.batch, -1), layer.out)
+            layer.out.add(mixed.view(self.batch, -1), self.x)
             self.feed_forward(layer)
         self.finish()
         self.position += 1
@@ -138,22 +142,18 @@ class Stack:
         positions = torch.arange(first, first + count, device=self.x.device)
         return torch.complex(*rotary_tables(positions, self.config, self.x.dtype))
 
-    def project(self, layer: Layer, turn: Tensor | None) -> None:
+    def project(self, layer: FusedBlock, turn: Tensor | None) -> None:
         """Query, key and value of x, rotated."""
         self.norm()
-        if layer.qkv_bias is None:
-            torch.mm(self.h, layer.qkv, out=self.qkv)
-        else:
-            torch.addmm(layer.qkv_bias, self.h, layer.qkv, out=self.qkv)
+        layer.qkv.into(self.h, self.qkv)
+        if layer.qkv_bias is not None:
+            self.qkv.add_(layer.qkv_bias)
         if turn is not None:
             torch.mul(self.rotating, turn, out=self.rotating)
 
-    def feed_forward(self, layer: Layer) -> None:
+    def feed_forward(self, layer: FusedBlock) -> None:
         self.norm()
-        torch.mm(self.h, layer.gate_up, out=self.ff)
-        F.silu(self.gate, inplace=True)
-        self.gate.mul_(self.up)
-        self.x.addmm_(self.gate, layer.down)
+        layer.down.add(layer.gate.step(self.h, self.ff), self.x)
 
     def norm(self) -> None:
         """h = x / |x|, with the norm's epsilon; sqrt(D) and the gain are in the weights."""
@@ -167,7 +167,7 @@ class Stack:
             self.h.copy_(self.x)
 
     def prefill(self, x: Tensor, rows: slice = EVERY_ROW) -> Tensor:
-        """S positions [R, S, D] of rows that are empty, at once, the last one before the next -> its h [R, D].
+        """S positions [R, S, D] of rows that are empty, at once, the last one before the next -> [R, S, D], no norm.
 
         At position 0 the stack moves on to position S; later rows take the S positions that are over.
         """
@@ -179,32 +179,32 @@ class Stack:
         kept = min(num_positions, self.capacity)
         slots = torch.arange(self.position - kept, self.position, device=x.device).remainder(self.capacity)
         self.num_used = max(self.num_used, self.position if first >= 0 else self.capacity)
-        turns = self.rotations(first, num_positions) if config.rope else None
-        seen = Visibility(num_positions, num_positions, config.sliding_window)
-        mask = None if seen.is_plain else seen.mask(x.device)
-        heads, groups, size = config.num_heads, config.num_kv_heads, config.size_of_head
-        for layer, cache in zip(self.layers, self.caches, strict=True):
-            qkv = self.norm_of(x) @ layer.qkv
-            qkv = qkv if layer.qkv_bias is None else qkv + layer.qkv_bias
-            split = qkv.unflatten(-1, (heads + 2 * groups, size)).transpose(1, 2)  # [B, H + 2 G, S, E]
-            turned = split[:, : heads + groups]
-            if turns is not None:
-                pairs = torch.view_as_complex(turned.unflatten(-1, (-1, 2)).contiguous())
-                turned = torch.view_as_real(pairs * turns).flatten(-2)
-            key, value = turned[:, heads:], split[:, heads + groups :]
-            cache[:, rows].index_copy_(3, slots, torch.stack([key[:, :, -kept:], value[:, :, -kept:]]))
-            causal = mask is None and num_positions > 1
-            mixed = F.scaled_dot_product_attention(
-                turned[:, :heads], key, value, attn_mask=mask, is_causal=causal, enable_gqa=heads != groups
-            )
-            x = x + mixed.transpose(1, 2).flatten(2) @ layer.out
-            gate, up = (self.norm_of(x) @ layer.gate_up).chunk(2, dim=-1)
-            x = x + (F.silu(gate) * up) @ layer.down
+        tables = None
+        if config.rope:
+            tables = rotary_tables(torch.arange(first, self.position, device=x.device), config, x.dtype)
+        attend = prepare(
+            "sdpa", Visibility(num_positions, num_positions, config.sliding_window), x, config.size_of_head
+        )
+        cache = Slots(self.caches, rows, slots)
+        for layer in self.layers:
+            x = layer(x, tables, attend, cache)
         self.mask[rows].index_fill_(3, slots, 0.0)
-        return self.norm_of(x[:, -1]) if config.final_norm else x[:, -1]
+        return x
 
-    def norm_of(self, x: Tensor) -> Tensor:
-        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+
+class Slots:
+    """Where keys and values of positions go that some rows take at once: the first ones are forgotten if need be."""
+
+    def __init__(self, caches: Sequence[Tensor], rows: slice, slots: Tensor):
+        """caches: of each layer [2, B, G, capacity, E]. slots: of the last positions."""
+        self.caches, self.rows, self.slots = caches, rows, slots
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """key, value: [R or 1, G, S, E] -> the same."""
+        cache = self.caches[layer][:, self.rows]
+        new = torch.stack([key, value])[:, :, :, -len(self.slots) :]
+        cache.index_copy_(3, self.slots, new.expand(-1, cache.shape[1], -1, -1, -1))
+        return key, value
 
 
 class ShortStack(Stack):
@@ -224,9 +224,9 @@ class ShortStack(Stack):
             self.places[position][number].copy_(self.new)
             if position or self.config.num_heads != self.config.num_kv_heads:
                 mixed = F.scaled_dot_product_attention(self.query, *self.before[position][number])
-                self.x.addmm_(mixed.view(self.batch, -1), layer.out)
+                layer.out.add(mixed.view(self.batch, -1), self.x)
             else:  # attention to itself alone
-                self.x.addmm_(self.value, layer.out)
+                layer.out.add(self.value, self.x)
             self.feed_forward(layer)
         self.finish()
 
@@ -236,22 +236,22 @@ class DepthStep:
 
     def __init__(self, decoder: DepthDecoder, weights: FusedDepth, batch: int):
         self.decoder, self.weights = decoder, weights
-        self.stack = ShortStack(weights.stack, batch, decoder.num_positions)
-        self.condition = weights.project.new_zeros(batch, decoder.config.dim)
+        self.stack = ShortStack(weights.stack, batch, decoder.num_positions, weights.tables[0])
+        self.condition = weights.tables[0].new_zeros(batch, decoder.config.dim)
         self.num_run = 0
 
     def begin(self, h: Tensor) -> None:
         """A new step, of which the backbone says h [B, D]."""
-        torch.mm(h, self.weights.project, out=self.condition)
+        self.weights.project.into(h, self.condition)
         self.num_run = 0
 
-    def logits(self, k: int, values: Mapping[int, Tensor], out: Tensor) -> Tensor:
-        """Codebook k's, into `out`. values: rows of the tables [B], for the slots before it."""
+    def logits(self, k: int, values: Mapping[int, Tensor]) -> Tensor:
+        """Codebook k's. values: rows of the tables [B], for the slots before it."""
         last = self.decoder.position_of(k)
         for position in range(self.num_run, last + 1):
             self.take(position, values)
         self.num_run = last + 1
-        return torch.mm(self.stack.h, self.weights.heads[k - self.decoder.first], out=out)
+        return self.weights.heads[k - self.decoder.first](self.stack.h)
 
     def take(self, position: int, values: Mapping[int, Tensor]) -> None:
         """One position: the codes of the group before, the backbone's word, and the text at the first one."""
@@ -272,31 +272,32 @@ class FrameStep:
 
     def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True):
         """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at."""
-        weights = self.weights = fused_weights(model)
+        weights = self.weights = fused_weights(model, batch)
         self.model, self.batch, self.may_be_absent = model, batch, absent
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
-        self.backbone = Stack(weights.stack, batch, capacity)
+        self.backbone = Stack(weights.stack, batch, capacity, weights.tables)
         self.depth = None if weights.depth is None else DepthStep(model.depth_decoder, weights.depth, batch)
         self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
+        self.looks_ahead = model.device.type == "cpu"  # the graph of a frame on a GPU begins with the backbone
         self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 2)
-        sizes = {TEXT: model.text_size, 0: model.num_classes}
-        zeros = weights.tables.new_zeros
-        self.outputs = {slot: zeros(batch, sizes.get(slot, model.codebook_size)) for slot in self.slots}
         self.restart()
 
     def restart(self) -> None:
         """To the start of a window, every row."""
         self.backbone.restart()
         self.position = 0
+        self.is_ahead = False  # whether the backbone has already taken the step before
         self.starts = [0] * self.batch  # positions at which the rows began
         # the step before: rows of the tables [B, K] and [B]
         self.rows, self.text_row = (x.expand(self.batch, *x.shape[1:]) for x in self.nothing_before())
 
-    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
-        """Known steps, at the start of the window; as `Walk.prefill`."""
-        if codes.shape[2]:
-            assert self.position == 0
-            self.fill(EVERY_ROW, codes, text, user)
+    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> Tensor | None:
+        """Known steps, at the start of the window; as `Walk.prefill`. A single row stands for all."""
+        if not codes.shape[2]:
+            return None
+        assert self.position == 0
+        self.is_ahead = self.looks_ahead
+        return self.fill(EVERY_ROW, codes, text, user)
 
     def join(self, row: int, codes: Tensor, text: Tensor | None = None) -> None:
         """Empty a row and let it begin anew: with known steps, codes [K, S] and text [S], of which S may be 0.
@@ -305,10 +306,7 @@ class FrameStep:
         """
         rows = slice(row, row + 1)
         self.backbone.clear(rows)
-        if codes.shape[1]:
-            self.fill(rows, codes[None], None if text is None else text[None])
-        else:
-            self.set_before(rows, *self.nothing_before())
+        self.fill(rows, codes[None], None if text is None else text[None])
         self.starts[row] = self.position - codes.shape[1]
 
     def resized(self, kept: Sequence[int], batch: int) -> "FrameStep":
@@ -325,13 +323,17 @@ class FrameStep:
         other.starts[rows] = [self.starts[row] for row in kept]
         return other
 
-    def fill(self, rows: slice, codes: Tensor, text: Tensor | None, user: Tensor | None = None) -> None:
-        """Known steps of rows that are empty."""
+    def fill(self, rows: slice, codes: Tensor, text: Tensor | None, user: Tensor | None = None) -> Tensor | None:
+        """Known steps of rows that are empty -> their contexts."""
         feed = FrameFeed(self.model, len(codes), partial(self.backbone.prefill, rows=rows))
-        feed.prefill(codes, text, user)
+        contexts = feed.prefill(codes, text, user, self.is_ahead)
+        if feed.last is not None:
+            self.backbone.x[rows] = feed.last
+            self.backbone.finish()
         before = (feed.codes, self.model.codebook_size + 2), (feed.text, self.model.text_size + 2)
         self.set_before(rows, *(torch.remainder(tokens, size) for tokens, size in before))
         self.position = self.position or codes.shape[2]
+        return None if contexts is None else self.model.backbone.norm(contexts)
 
     def nothing_before(self) -> tuple[Tensor, Tensor]:
         """The rows of the tables that stand for BOS: [1, K] and [1]."""
@@ -347,7 +349,9 @@ class FrameStep:
         """The next step; as `Walk.step`."""
         if not self.position and not self.model.config.bos:
             raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
-        self.run_backbone()
+        if not self.is_ahead:
+            self.run_backbone()
+        self.is_ahead = False
         self.values, known = {}, known or {}
         if self.depth is not None:
             self.depth.begin(self.backbone.h)
@@ -379,8 +383,7 @@ class FrameStep:
         return torch.remainder(tokens, self.model.codebook_size + 2)
 
     def logits(self, slot: int) -> Tensor:
-        out = self.outputs[slot]
         if slot in self.weights.heads:
-            return torch.mm(self.backbone.h, self.weights.heads[slot], out=out)
+            return self.weights.heads[slot](self.backbone.h)
         assert self.depth is not None
-        return self.depth.logits(slot, self.values, out)
+        return self.depth.logits(slot, self.values)

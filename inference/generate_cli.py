@@ -21,8 +21,8 @@ from .argument_checks import (
     check_stream,
 )
 from .config import SamplingConfig
-from .many_prompts import Line, generate_many
-from .options import Device, Model, Options, Seed, Threads, open_model
+from .many_prompts import BATCH, Line, generate_many
+from .options import Device, Model, Options, Seed, Threads, Weights, open_model
 from .threads import check_threads
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -73,6 +73,7 @@ def generate(
         int, arg(help="with --then: draw N gaps, and take the one after which AUDIO costs the fewest bits")
     ] = 1,
     report: Annotated[bool, arg(help="print loudness, pauses, voice, pitch and bits/s of each quarter")] = False,
+    weights: Weights = "float32",
     device: Device = "auto",
     threads: Threads = None,
     sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
@@ -119,9 +120,9 @@ def generate(
     if is_many:
         assert prompt is not None
         defaults = Line(0, "", None, text, duration, seed, sampling)
-        print(generate_many(prompt, out, defaults, lambda: open_model(model, device, threads)))
+        print(generate_many(prompt, out, defaults, lambda: open_model(model, device, threads, weights, BATCH)))
         return
-    lm = open_model(model, device, threads)
+    lm = open_model(model, device, threads, weights, best_of)
     if stream is not None:
         from ..data.audio_out import audio_to
 

@@ -27,6 +27,7 @@ from .config import EvaluateConfig, SamplingConfig
 from .engine import Request, State, generate
 from .generation import Generation
 from .out_of_memory import is_out_of_memory, out_of_memory
+from .precision import weights_of
 from .prompt import Audio, Prompt, encode_end
 from .threads import decoding_threads
 from .windows import NO_END
@@ -54,6 +55,10 @@ class SpeechGenerator:
     def to(self, device: str | torch.device) -> "SpeechGenerator":
         """Move model and codec to "auto", "cpu", "cuda", "cuda:N" or "mps"; ValueError if it is not there."""
         target = resolve_device(device)
+        if target.type != self.device.type and (precision := weights_of(self.model)):
+            raise ValueError(
+                f"a model with weights={precision!r} stays where it was loaded; load it with device='{target}'"
+            )
         torch.nn.Module.to(self.model, target)
         self.codec.to(target)
         return self

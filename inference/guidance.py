@@ -30,10 +30,11 @@ class GuidedWalk:
     def position(self) -> int:
         return self.walk.position
 
-    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
-        self.walk.prefill(
-            twice(codes), None if text is None else with_and_without(text), None if user is None else twice(user)
-        )
+    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> Tensor | None:
+        """As `Walk.prefill`; the contexts are those with the text."""
+        text = None if text is None else with_and_without(text)
+        contexts = self.walk.prefill(twice(codes), text, None if user is None else twice(user))
+        return None if contexts is None else contexts[: len(codes)]
 
     def step(self, choose: GuidedChoose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
         def choose_for_both(slot: int, logits: Tensor) -> Tensor:

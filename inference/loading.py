@@ -25,7 +25,9 @@ from ..model.speech_lm_config import SETTINGS, SpeechLMConfig
 from ..model.strict import check_names, read_object
 from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
 from .argument_checks import no_model
+from .config import WeightPrecision
 from .generator import SpeechGenerator
+from .precision import set_weights, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +42,31 @@ PATTERNS = (
 )
 
 
-def load(name_or_folder: str | Path = DEFAULT, device: str | torch.device = "auto") -> SpeechGenerator:
+def load(
+    name_or_folder: str | Path = DEFAULT,
+    device: str | torch.device = "auto",
+    weights: WeightPrecision | None = None,
+    rows: int = 1,
+) -> SpeechGenerator:
     """A `SpeechGenerator`: "default" (embedded), a folder, a training run, or "owner/name" on the Hugging Face hub.
 
     device: where model and codec compute, "auto", "cpu", "cuda", "cuda:N" or "mps". The model is in float32 whatever
     its file holds (`AutoModel.from_pretrained` keeps the file's type: bfloat16 for the embedded one).
+    weights: "float32", "bfloat16" or "int8" for a model that generates and scores in less memory and time, and cannot
+    be trained, saved or moved any more (precision.py). rows: that it will mostly generate together.
 
     Raises FileNotFoundError, ValueError or OSError in one line: no model there, weights broken or changed, a setting
-    unknown, the codec not the one that the model was trained on, no such device, or the hub out of reach.
+    unknown, the codec not the one that the model was trained on, no such device, weights that the machine is not made
+    for, or the hub out of reach.
     """
     target = resolve_device(device)
     folder = model_folder(name_or_folder)
     model = load_speech_lm(folder)
     codec = load_model_codec(folder, model)
-    return SpeechGenerator(model, codec, str(name_or_folder), load_tokenizer(folder, model)).to(target)
+    lm = SpeechGenerator(model, codec, str(name_or_folder), load_tokenizer(folder, model)).to(target)
+    if weights is not None:
+        set_weights(model, weights, rows)
+    return lm
 
 
 def model_folder(name_or_folder: str | Path) -> Path:
@@ -167,6 +180,8 @@ def save_model(
     replace: what was in `folder` goes, once the new model is whole; else FileExistsError if there is anything.
     Raises OSError if the disk does not take it; what was in `folder` before is then still there.
     """
+    if precision := weights_of(model):
+        raise ValueError(f"a model loaded with weights={precision!r} cannot be saved; load it without")
     weights = {name: tensor.detach().cpu().to(dtype) for name, tensor in model.state_dict().items()}
     with whole_folder(folder, replace) as partial:
         model.config.save_pretrained(partial)

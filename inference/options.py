@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from ..model.files import write_whole
+from .config import WeightPrecision
 from .screen import say_loading
 
 if TYPE_CHECKING:
@@ -24,18 +25,21 @@ AudioOut = Annotated[Path, arg(metavar="OUT", help="the file to write: .wav, .fl
 Data = Annotated[Path, arg(metavar="DATA", help="a token store, an audio file, or a folder of them")]
 Seed = Annotated[int, arg(help="random seed; same seed, same machine: same bytes")]
 Device = Annotated[str, arg(help="where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N or mps")]
+Weights = Annotated[WeightPrecision, arg(help="precision of the weights; int8 and bfloat16 are faster and less exact")]
 Threads = Annotated[
     int | None, arg(metavar="N", help="torch threads; default: OMP_NUM_THREADS, else one while decoding")
 ]
 Numbers = Annotated[Path | None, arg(name="json", metavar="FILE", help="also write the numbers here, as JSON")]
 
 
-def open_model(name: str, device: str = "auto", threads: int | None = None) -> "SpeechGenerator":
+def open_model(
+    name: str, device: str = "auto", threads: int | None = None, weights: WeightPrecision | None = None, rows: int = 1
+) -> "SpeechGenerator":
     """`load`, with a sign of life. threads: torch's while decoding."""
     say_loading(f"the model '{name}'")
     from .loading import load
 
-    lm = load(name, device=device)
+    lm = load(name, device=device, weights=weights, rows=rows)
     lm.threads = threads
     return lm
 

@@ -33,3 +33,11 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def put(values: Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Numbers as a tensor on the device. `torch.tensor(device=)` would wait until a GPU has done all it was given."""
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=device.type == "cuda")
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 products are fast: on any CUDA GPU, or a CPU with AMX or AVX512-BF16 (else 100x slower)."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()

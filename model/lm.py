@@ -15,6 +15,7 @@ the depth decoder.
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,6 +146,7 @@ class SpeechLM(StrictModel):
         depth_chunk: int = 0,
         input_dropout: float = 0.0,
         return_logits: bool = False,
+        contexts: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SpeechLMOutput | tuple:
         """Score codes [B, K, T] (ABSENT pads the end of shorter rows) given everything before each code.
@@ -160,6 +162,9 @@ class SpeechLM(StrictModel):
         steps whose activations are held at a time (0: by the device); input_dropout, share of the codes, drawn anew at
         each call, that are ABSENT as input, though scored as targets (the nll is then not the model's).
 
+        contexts: [B, S, D] the backbone's output at the first S steps, from a walk that has taken them; codes that lag
+        beyond these steps are then not scored (0).
+
         return_dict: False gives a tuple of what there is, in the order of SpeechLMOutput's fields.
         Raises ValueError for input that is not this model's.
         """
@@ -171,11 +176,14 @@ class SpeechLM(StrictModel):
         steps = arrange(self.config, codes, ends, text, user, documents)
         heard = drop_codes(steps, input_dropout, self.bos) if input_dropout > 0 else steps
         options = weights, depth_fraction, depth_chunk
-        if is_long(self.config.backbone, steps) and not return_logits:
-            scored, contexts = score_in_pieces(self, heard, steps, *options), None
+        parts = None
+        if contexts is not None:
+            scored = self.score_first(contexts, steps, *options)
+        elif is_long(self.config.backbone, steps) and not return_logits:
+            scored = score_in_pieces(self, heard, steps, *options)
         else:
-            contexts = self.contexts(heard)
-            scored = self.score(contexts, steps, heard.targets, *options)
+            parts = self.contexts(heard)
+            scored = self.score(parts, steps, heard.targets, *options)
         # a model without BOS has nothing before its first step: equal probabilities there
         delays, place, dtype = self.config.delays, steps.place, scored.total.dtype
         first_nats = given_first(place, delays, codes != ABSENT).to(dtype) * math.log(self.codebook_size)
@@ -192,16 +200,16 @@ class SpeechLM(StrictModel):
             output.text_nll = (to_frames(scored.text_nll[:, None], place, [0]) + first_text)[:, 0]
             total = total + weights.text * first_text.sum()
         output.loss = total / num_scored(self.config, codes, ends, text).clamp_min(1)
-        if contexts is not None and return_logits:
-            logits, text_logits = self.all_logits(contexts, steps)
+        if parts is not None and return_logits:
+            logits, text_logits = self.all_logits(parts, steps)
             output.logits = to_frames(logits, place, delays)  # 0, so equal, for what comes first
             if not self.config.bos:
                 output.logits[..., self.codebook_size :].masked_fill_(first_nats[..., None] > 0, float("-inf"))
             if text_logits is not None:
                 output.text_logits = to_frames(text_logits[:, None], place, [0])[:, 0]
         if return_dict is False:
-            parts = (getattr(output, field.name) for field in fields(output))
-            return tuple(part for part in parts if part is not None)
+            values = (getattr(output, field.name) for field in fields(output))
+            return tuple(value for value in values if value is not None)
         return output
 
     def contexts(self, steps: Steps, cache: KVCache | None = None, seen: int = 0) -> "Contexts":
@@ -243,6 +251,14 @@ class SpeechLM(StrictModel):
             total = total + (nll.sum(dim=(0, 2)) * codebook_weights[1:]).sum() + penalty
             parts.append(nll)
         return Scored(total, None if parts is None else torch.cat(parts, dim=1), text_nll)
+
+    def score_first(self, contexts: Tensor, steps: Steps, *options: Any) -> Scored:
+        """`score` of the steps that contexts [B, S, D] are of; 0 for those after them."""
+        count = contexts.shape[1]
+        first, after = steps.part(0, count), (0, steps.targets.shape[2] - count)
+        scored = self.score(Contexts(contexts, contexts, contexts[:, :, None]), first, first.targets, *options)
+        nll, text_nll = (None if x is None else F.pad(x, after) for x in (scored.nll, scored.text_nll))
+        return Scored(scored.total, nll, text_nll)
 
     @property
     def predicts_text(self) -> bool:

@@ -43,14 +43,16 @@ class Walk:
         self._condition: Tensor | None = None
         self._predicted: dict[int, Tensor] = {}  # logits of codebooks, by the depth decoder's last call
 
-    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> None:
+    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> Tensor | None:
         """Take the steps in codes [B, K, S] (delayed as the model's are, ABSENT allowed), text [B, S], user [B, U, S].
 
-        For a model without BOS the first step is the first of these.
+        For a model without BOS the first step is the first of these. Gives the contexts from which the steps are
+        predicted, [B, S, D] (without BOS one less), or None in "flatten".
         """
-        if codes.shape[2]:
-            self.feed.prefill(codes, text, user)
-            self.position += codes.shape[2]
+        if not codes.shape[2]:
+            return None
+        self.position += codes.shape[2]
+        return self.feed.prefill(codes, text, user)
 
     def step(self, choose: Choose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
         """Take the next step: `choose` says what each slot holds. EOS counts as ABSENT for what follows.
@@ -114,19 +116,27 @@ class FrameFeed:
         self.text = torch.full((batch,), model.text_size, device=model.device)
         self.last: Tensor | None = None
 
-    def prefill(self, codes: Tensor, text: Tensor | None, user: Tensor | None) -> None:
-        """Known steps: codes [B, K, S], text [B, S], user [B, U, S]."""
+    def prefill(self, codes: Tensor, text: Tensor | None, user: Tensor | None, ahead: bool = True) -> Tensor | None:
+        """Known steps: codes [B, K, S], text [B, S], user [B, U, S] -> their contexts; None if there are none.
+
+        ahead: the backbone also takes the last one, from which the next step is predicted.
+        """
         codes = self.fill_gaps(codes, user)
         texts = torch.full_like(codes[:, 0], ABSENT) if text is None else text
-        inputs = torch.cat([self.codes[:, :, None], codes[:, :, :-1]], dim=2)
-        text_inputs = torch.cat([self.text[:, None], texts[:, :-1]], dim=1)
-        if self.is_first and not self.model.config.bos:  # nothing comes before the first step
-            inputs = inputs[:, :, 1:]
-            text_inputs = text_inputs[:, 1:]
-        if inputs.shape[2]:
-            self.run(inputs, text_inputs)
-        self.codes, self.text = codes[:, :, -1], texts[:, -1]
+        inputs = torch.cat([self.codes[:, :, None], codes], dim=2)
+        text_inputs = torch.cat([self.text[:, None], texts], dim=1)
+        self.codes, self.text = inputs[:, :, -1], text_inputs[:, -1]
+        # nothing comes before the first step of a model without BOS; a step that the backbone has taken is over
+        first = int(self.last is not None or (self.is_first and not self.model.config.bos))
+        stop = inputs.shape[2] if ahead else -1
+        contexts = [] if self.last is None else [self.last[:, None]]
+        if inputs[:, :, first:stop].shape[2]:
+            contexts.append(self.run(inputs[:, :, first:stop], text_inputs[:, first:stop]))
         self.is_first, self.last = False, None
+        x = torch.cat(contexts, dim=1) if contexts else None
+        if ahead and x is not None:
+            x, self.last = x[:, :-1], x[:, -1]
+        return x if x is not None and x.shape[1] else None
 
     def run(self, codes: Tensor, text: Tensor) -> Tensor:
         """Steps [B, K + U, S] and text [B, S] through the backbone -> [B, S, D]."""

@@ -27,6 +27,9 @@ if "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU, one program after another
+
 BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 DEPTH = DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)
 

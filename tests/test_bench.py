@@ -100,7 +100,8 @@ def test_a_frame_as_deep_as_shape_s_costs_at_most_620_operations_and_never_makes
     prompt = torch.zeros(batch, 8, 3, dtype=torch.long)
     found = count(Ours(narrow(), prompt, fused=True))
     assert found.operations <= MOST_OPERATIONS and found.syncs == 0
-    assert found.products == 8 * 4 + 7 * (4 * 4 + 1) + 2  # layers, heads of both parts, and the projection
+    layer = 4 if batch == 1 else 5  # gate and up are two products, if there are several rows
+    assert found.products == 8 * layer + 7 * (4 * layer + 1) + 2  # heads of both parts, and the projection
 
 
 @pytest.mark.slow
@@ -153,7 +154,7 @@ def test_the_limit_is_the_longer_of_reading_and_multiplying():
 
 def test_the_floor_makes_the_same_products_again():
     model = TINY.load("cpu")
-    counted = count(Ours(model, TINY.prompt(2, 3, "cpu"), fused=True))
+    counted = count(Ours(model, TINY.prompt(1, 3, "cpu"), fused=True))
     again = count(Linears(counted.calls))
     assert again.products == again.operations == counted.products
     shapes = [[[tuple(x.shape) for x in call.factors()] for call in calls] for calls in (counted.calls, again.calls)]

@@ -44,6 +44,16 @@ def test_the_recorded_nll_is_what_the_model_gives_the_codes(make_model, prompt, 
 
 
 @pytest.mark.parametrize("delays", DELAYS)
+def test_every_step_goes_through_the_backbone_once(make_model, prompt, delays):
+    model, positions = make_model(delays), []
+    model.backbone.register_forward_hook(lambda module, args, output: positions.append(output.shape[1]))
+    *_, state = generate(model, Request(6, prompt), [0], fused=False)
+    assert sum(positions) == state.num_frames + max(delays) and positions[0] == prompt.shape[1] + 1
+    with torch.no_grad():
+        torch.testing.assert_close(state.nll, model(state.codes).nll, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("delays", DELAYS)
 def test_every_code_of_the_prompt_is_kept(make_model, prompt, delays):
     model = make_model(delays)
     codes = run(model, prompt, 6, [0, 1, 2]).codes

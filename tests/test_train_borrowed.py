@@ -13,11 +13,11 @@ from codeclm.inference.config import SamplingConfig
 from codeclm.inference.engine import Request, generate
 from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.verify.training import is_idle
+from codeclm.model.device import has_fast_bf16
 from codeclm.model.lm import SpeechLM
 from codeclm.model.transformer import Block
 from codeclm.train.loop import Trainer, train
 from codeclm.train.new_model import new_model
-from codeclm.train.precision import has_fast_bf16
 
 from .options import DEPTHS, OPTIONS, example
 from .training import SHORT

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ..model.codecs.spectral import SpectralCodec
+from ..model.device import has_fast_bf16
 from . import codec_losses as losses
 from .balancer import Balancer
 from .checkpoint import load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import CodecTrainConfig
 from .discriminators import Discriminators, adversarial_losses, discriminator_loss
 from .distillation import Teacher
-from .precision import has_fast_bf16
 from .processes import start
 from .voice_crops import VoiceCrops
 

@@ -26,6 +26,7 @@ from ..inference.config import EvaluateConfig
 from ..inference.evaluate.score import score_store
 from ..inference.loading import FOREIGN_KEYS, save_model
 from ..model.codecs import Codec
+from ..model.device import has_fast_bf16
 from ..model.layout import num_scored
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
@@ -44,7 +45,6 @@ from .checkpoint import (
 )
 from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
 from .optim import learning_rate, make_optimizer
-from .precision import has_fast_bf16
 from .processes import start as start_processes
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import torch
 
 from ...data.progress import progress_bar
 from ...model.lm import SpeechLM
+from ..config import WeightPrecision
 from ..frame_step import is_supported
 from ..json_safe import json_safe
 from ..loading import load
@@ -30,7 +31,7 @@ from .peers import PEERS, make_peer, missing_peers
 from .stopwatch import Stopwatch
 from .subjects import Subject
 
-BYTES = 4  # in a number: float32
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class BenchConfig:
     peers: bool = False  # other libraries, too
     memory: bool = True  # also measure memory, in processes of their own
     with_codec: bool = False  # also measure when the codec's first sound is there; for checkpoints
+    weights: WeightPrecision = "float32"  # of our models
 
     def __post_init__(self) -> None:
         if self.device not in MATRIX_SIZE:
@@ -120,7 +122,9 @@ def bench(subjects: Sequence[Subject], config: BenchConfig = BenchConfig()) -> B
         heard = []
         for subject in subjects:
             if config.with_codec and not subject.is_shape:
-                heard.append(first_sound(load(subject.name, config.device), config.frames, config.rounds))
+                heard.append(
+                    first_sound(load(subject.name, config.device, config.weights), config.frames, config.rounds)
+                )
     machine = Machine(
         processor_name(config.device), os.cpu_count() or 1, config.threads, torch.__version__, config.device, busy,
         max(peaks) / 1e9,
@@ -136,7 +140,8 @@ class _Runner:
         prompt = subject.prompt(batch, config.prompt_frames, config.device)
         self.engines: list[Engine] = [Ours(model, prompt, fused=False)]
         if is_supported(model):
-            self.engines.insert(0, Ours(model, prompt, fused=True))
+            fused = subject.load(config.device, config.weights, batch)
+            self.engines.insert(0, Ours(fused, prompt, fused=True))
         self.engines += [make_peer(name, model.config, prompt) for name in peers]
         self.counts = {engine.name: count(engine) for engine in self.engines}  # warms them up, too
         self.launches: dict[str, float] = {}
@@ -147,6 +152,7 @@ class _Runner:
         self.counts[floor.name] = Counts(len(floor.calls), len(floor.calls), 0, [])
         self.first: dict[str, list[float]] = {engine.name: [] for engine in self.engines}
         self.later: dict[str, list[float]] = {engine.name: [] for engine in self.engines}
+        self.weight_bytes = BYTES[config.weights]
         self.memory_rate = self.depth_rate = 0.0  # bytes/s, of all that a frame reads, and of the depth decoder
         self.cost = frame_cost(model.config, batch, config.prompt_frames + config.frames / 2)
 
@@ -163,14 +169,14 @@ class _Runner:
     def measure_rates(self) -> None:
         """The fastest of all rounds."""
         device, depth = torch.device(self.config.device), self.cost.distinct_depth_weights
-        everything = read_rate(device, BYTES * (self.cost.backbone_weights + depth))
+        everything = read_rate(device, self.weight_bytes * (self.cost.backbone_weights + depth))
         self.memory_rate = max(self.memory_rate, everything)
-        self.depth_rate = max(self.depth_rate, read_rate(device, BYTES * depth) if depth else everything)
+        self.depth_rate = max(self.depth_rate, read_rate(device, self.weight_bytes * depth) if depth else everything)
 
     def trial(self, peak: float) -> Trial:
         """peak: FLOP/s."""
         rates, parameters = Rates(peak, self.memory_rate, self.depth_rate), self.model.num_parameters()
-        limit = limit_s(self.cost, rates, BYTES)
+        limit = limit_s(self.cost, rates, self.weight_bytes)
         speeds = [self.speed(engine.name, limit) for engine in self.engines]
         return Trial(self.subject.title, parameters, self.batch, self.cost, rates, 1000 * limit, speeds)
 
@@ -197,4 +203,5 @@ class _Runner:
 
     def peak_mb(self, name: str) -> float:
         config = self.config
-        return peak_mb(name, self.subject, self.batch, config.prompt_frames, config.frames, config.device)
+        sizes = self.batch, config.prompt_frames, config.frames
+        return peak_mb(name, self.subject, *sizes, config.device, config.weights)

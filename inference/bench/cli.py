@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from ...model.files import write_whole
 from ...model.presets import PRESETS
 from ..argument_checks import check_model, check_number, check_writable
-from ..options import Numbers, write_json
+from ..options import Numbers, Weights, write_json
 from ..screen import say_loading
 from ..threads import check_threads, decoding_threads
 
@@ -40,6 +40,7 @@ def bench(
     ] = False,
     with_codec: Annotated[bool, arg(help="also wait for the first sound; needs --model")] = False,
     memory: Annotated[bool, arg(help="also measure memory, each engine in a process of its own")] = True,
+    weights: Weights = "float32",
     threads: Annotated[int | None, arg(metavar="N", help="torch threads; default: OMP_NUM_THREADS, else one")] = None,
     device: Annotated[Literal["cpu", "cuda"], arg(help="where models compute")] = "cpu",
     clock: Annotated[
@@ -78,7 +79,9 @@ def bench(
 
     with decoding_threads(threads):
         num_threads = torch.get_num_threads()
-    config = BenchConfig(batch, prompt_frames, frames, rounds, num_threads, device, clock, peers, memory, with_codec)
+    config = BenchConfig(
+        batch, prompt_frames, frames, rounds, num_threads, device, clock, peers, memory, with_codec, weights
+    )
     subjects = [Subject(name, True) for name in shapes] + [Subject(name, False) for name in model]
     report = run(subjects, config)
     write_json(json_file, report.to_dict() | {"notes": notes(report)})

@@ -13,7 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .engines import Engine
 from .product import Call, name_of
 
-PRODUCTS = ("mm", "addmm", "linear", "matmul", "bmm", "baddbmm", "mv", "addmv", "einsum", "linear_dynamic")
+PRODUCTS = (
+    *("mm", "addmm", "linear", "matmul", "bmm", "baddbmm", "mv", "addmv", "einsum", "linear_dynamic"),
+    *("_linear_pointwise", "linear_with_input_q_dq_qweight_dq_output_fp32"),
+)
 # the host reads a number of the device, or needs one to know a shape
 SYNCS = (
     *("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "nonzero", "masked_select"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...model.lm import SpeechLM
-from ..config import SamplingConfig
+from ..config import SamplingConfig, WeightPrecision
 from ..engine import Request, generate
 from .peers import make_peer
 from .subjects import Subject
@@ -60,9 +60,12 @@ class Linears:
             mark()
 
 
-def make_engine(name: str, subject: Subject, batch: int, prompt_frames: int, device: str) -> Engine:
-    """Ours or a peer's, by name, with a model of its own."""
+def make_engine(
+    name: str, subject: Subject, batch: int, prompt_frames: int, device: str, weights: WeightPrecision = "float32"
+) -> Engine:
+    """Ours or a peer's, by name, with a model of its own. weights: of the frame step, not of the walk."""
     prompt = subject.prompt(batch, prompt_frames, device)
     if name in (FRAME_STEP, WALK):
-        return Ours(subject.load(device), prompt, name == FRAME_STEP)
+        is_step = name == FRAME_STEP
+        return Ours(subject.load(device, weights if is_step else None, batch), prompt, is_step)
     return make_peer(name, subject.config, prompt)

@@ -64,7 +64,11 @@ def cached_per_position(config: TransformerConfig) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.size_of_head
 
 
-def limit_s(cost: FrameCost, rates: Rates, bytes_per_number: int = 4) -> float:
-    """Seconds that a frame takes at least: for reading or for multiplying, whichever is longer."""
-    once = bytes_per_number * (cost.backbone_weights + cost.cached_values) / rates.memory
-    return max(once + bytes_per_number * cost.depth_weights / rates.depth, cost.flops / rates.flops)
+def limit_s(cost: FrameCost, rates: Rates, weight_bytes: int = 4) -> float:
+    """Seconds that a frame takes at least: for reading or, in float32, for multiplying, whichever is longer.
+
+    weight_bytes: of each weight; those that stay in float32 are counted alike.
+    """
+    once = (weight_bytes * cost.backbone_weights + 4 * cost.cached_values) / rates.memory
+    reading = once + weight_bytes * cost.depth_weights / rates.depth
+    return max(reading, cost.flops / rates.flops) if weight_bytes == 4 else reading

@@ -4,6 +4,7 @@ import gc
 
 import torch
 
+from ..config import WeightPrecision
 from ..fresh_process import in_fresh_process
 from ..resources import PeakMemory
 from ..threads import torch_threads
@@ -13,23 +14,40 @@ from .subjects import Subject
 SMALL = Subject("tiny", True)
 
 
-def peak_mb(name: str, subject: Subject, batch: int, prompt_frames: int, frames: int, device: str) -> float:
+def peak_mb(
+    name: str,
+    subject: Subject,
+    batch: int,
+    prompt_frames: int,
+    frames: int,
+    device: str,
+    weights: WeightPrecision = "float32",
+) -> float:
     """MB (10^6 bytes) that making the model and drawing `frames` frames adds at most: resident, or of the GPU.
 
     Python and the libraries are not counted. NaN: the system does not tell.
     """
-    work = subject, batch, prompt_frames, frames, device
+    work = subject, batch, prompt_frames, frames, device, weights
     return in_fresh_process(f"{name} of {subject.title}, batch {batch}", _peak_mb, name, torch.get_num_threads(), *work)
 
 
 def _peak_mb(
-    name: str, threads: int, subject: Subject, batch: int, prompt_frames: int, frames: int, device: str
+    name: str,
+    threads: int,
+    subject: Subject,
+    batch: int,
+    prompt_frames: int,
+    frames: int,
+    device: str,
+    weights: WeightPrecision,
 ) -> float:
     with torch_threads(threads):
-        make_engine(name, SMALL, 1, 1, device).run(2, lambda: None)  # what is loaded on first use is not counted
+        make_engine(name, SMALL, 1, 1, device, weights).run(
+            2, lambda: None
+        )  # what is loaded on first use is not counted
         gc.collect()
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         memory = PeakMemory()
-        make_engine(name, subject, batch, prompt_frames, device).run(frames, lambda: None)
+        make_engine(name, subject, batch, prompt_frames, device, weights).run(frames, lambda: None)
         return torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else memory.growth_mb()

@@ -18,6 +18,9 @@ class Call(NamedTuple):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Activations and weights."""
+        if name_of(self.operation) == "_linear_pointwise":  # (x, [other,] weight in oneDNN's layout, ...)
+            first, second = self.args[0], next(x for x in self.args if isinstance(x, Tensor) and x.is_mkldnn)
+            return first, second.to_dense().t()
         first, second = [x for x in self.args if isinstance(x, Tensor)][-2:]
         if name_of(self.operation) == "linear":  # (x, weight [out, in]), and perhaps a bias
             first, second = self.args[0], self.args[1].t()

@@ -12,7 +12,9 @@ from torch import Tensor
 from ...model.lm import SpeechLM
 from ...model.presets import PRESETS, SHAPE_S
 from ...model.speech_lm_config import SpeechLMConfig
+from ..config import WeightPrecision
 from ..loading import load, model_folder, read_config
+from ..precision import set_weights
 
 SHAPES = {"S": SHAPE_S} | PRESETS
 NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 1024  # of shapes
@@ -40,13 +42,15 @@ class Subject:
         codec = self.config.codec
         return codec.frame_rate if codec.sample_rate else None
 
-    def load(self, device: str) -> SpeechLM:
-        """Raises what `load` raises."""
+    def load(self, device: str, weights: WeightPrecision | None = None, rows: int = 1) -> SpeechLM:
+        """Arguments, and what is raised, as of `load`."""
         if not self.is_shape:
-            return load(self.name, device).model
+            return load(self.name, device, weights, rows).model
         torch.manual_seed(0)
         model = SpeechLM(self.config).eval()
         torch.nn.Module.to(model, device)
+        if weights is not None:
+            set_weights(model, weights, rows)
         return model
 
     def prompt(self, batch: int, num_frames: int, device: str) -> Tensor:

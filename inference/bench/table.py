@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from ..machine import MATRIX_SIZE
 from ..text_table import markdown_table, number, text_table
-from .bench import BenchReport, Speed, Trial
+from .bench import BYTES, BenchReport, Speed, Trial
 from .engines import FRAME_STEP, LINEARS, WALK
 from .first_sound import PROMPT_S, STARTS, Heard
 
@@ -33,7 +33,7 @@ def parts(report: BenchReport, columns: Callable[[Rows], list[str]]) -> list[lis
         trials = [trial for trial in report.trials if trial.subject == subject]
         title = f"{subject}, {trials[0].parameters / 1e6:.1f} M parameters"
         rows = [HEADING, *(cells(trial, speed) for trial in trials for speed in trial.engines)]
-        found += [[title, "", *columns(without_empty(rows))], columns(limits(trials))]
+        found += [[title, "", *columns(without_empty(rows))], columns(limits(trials, BYTES[report.config.weights]))]
     if report.heard:
         found.append(columns(sounds(report.heard)))
     return found
@@ -55,14 +55,14 @@ def cells(trial: Trial, speed: Speed) -> list[str]:
     ]  # fmt: skip
 
 
-def limits(trials: Sequence[Trial]) -> list[list[str]]:
-    """What a frame reads and computes, and how fast this machine would be at most."""
+def limits(trials: Sequence[Trial], size: int) -> list[list[str]]:
+    """What a frame reads and computes, and how fast this machine would be at most. size: bytes of a weight."""
     rows = [["batch", "limit ms", "MB read", "MB of the depth decoder", "GB/s", "GB/s of the depth decoder", "GFLOP"]]
     for trial in trials:
         cost, rates = trial.cost, trial.rates
-        read = 4 * (cost.weights + cost.cached_values) / 1e6
+        read = (size * cost.weights + 4 * cost.cached_values) / 1e6
         rows.append([
-            str(trial.batch), f"{trial.limit_ms:.3g}", f"{read:.4g}", f"{4 * cost.depth_weights / 1e6:.4g}",
+            str(trial.batch), f"{trial.limit_ms:.3g}", f"{read:.4g}", f"{size * cost.depth_weights / 1e6:.4g}",
             f"{rates.memory / 1e9:.3g}", f"{rates.depth / 1e9:.3g}" if cost.depth_weights else "-",
             f"{cost.flops / 1e9:.3g}",
         ])  # fmt: skip
@@ -83,7 +83,8 @@ def notes(report: BenchReport) -> list[str]:
     size = MATRIX_SIZE[machine.device]
     found = [
         machine.describe(),
-        f"{config.prompt_frames} frames of random codes as the prompt, {config.frames} frames drawn, float32, "
+        f"{config.prompt_frames} frames of random codes as the prompt, {config.frames} frames drawn, "
+        f"{config.weights} weights{'' if config.weights == 'float32' else ' in the frame step, float32 elsewhere'}, "
         f"{config.rounds} rounds in which engines take turns; ms a frame: median of all frames but each round's first, "
         f"of all rows together{CLOCK_NOTES[config.clock]}; slower: how many times, than the first engine.",
         f"{FRAME_STEP}: what generation does by itself; {WALK}: its readable reference; {LINEARS}: the same matrix "

@@ -22,6 +22,7 @@ from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM, SpeechLMOutput
 from ..config import EvaluateConfig
 from ..labelled import as_labelled
+from ..precision import weights_of
 from ..windows import Window, describe, window_frames, windows
 from .baselines import CountBaselines
 from .report import DEFINITION, LikelihoodReport, likelihood, num_counted
@@ -175,7 +176,7 @@ def evaluate(
         definition=DEFINITION,
         scope=config.scope,
         num_codebooks=num_codebooks,
-        precision="bfloat16" if config.bf16 else str(model.dtype).removeprefix("torch."),
+        precision=precision_of(model, config),
         context=describe(context_frames(model, config), rate),
         model=likelihood(scores.nll, scores.num_frames, rate, config),
         unigram=likelihood(unigram, scores.num_frames, rate, config),
@@ -193,6 +194,16 @@ def evaluate(
         data_hash=store.data_hash,
         checkpoint_hash=checkpoint_hash,
     )
+
+
+def precision_of(model: SpeechLM, config: EvaluateConfig) -> str:
+    """In words. Raises ValueError for two at once."""
+    weights = weights_of(model)
+    if config.bf16 and weights is not None:
+        raise ValueError(f"bf16: of no use beside weights '{weights}'; give one of the two")
+    if weights in (None, "float32"):
+        return "bfloat16" if config.bf16 else str(model.dtype).removeprefix("torch.")
+    return f"{weights} weights"
 
 
 def choose(store: TokenStore, config: EvaluateConfig) -> list[int]:
