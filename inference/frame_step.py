@@ -25,7 +25,7 @@ from ..model.lm import SpeechLM
 from ..model.rope import rotary_tables
 from ..model.walk import Choose, FrameFeed
 from .fused_block import FusedBlock
-from .fused_weights import FusedDepth, FusedStack, fused_weights
+from .fused_weights import Fused, FusedDepth, FusedStack, fused_weights
 from .products import Halves
 
 PAD = 16  # columns beside x, so that its rows stay aligned
@@ -270,9 +270,12 @@ class DepthStep:
 class FrameStep:
     """The walk of a batch through one window, in place of walk.py's `Walk` and with its methods."""
 
-    def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True):
-        """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at."""
-        weights = self.weights = fused_weights(model, batch)
+    def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True, weights: Fused | None = None):
+        """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at.
+
+        weights: of the model, if another step has them.
+        """
+        weights = self.weights = weights or fused_weights(model, batch)
         self.model, self.batch, self.may_be_absent = model, batch, absent
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
         self.backbone = Stack(weights.stack, batch, capacity, weights.tables)
@@ -311,7 +314,7 @@ class FrameStep:
 
     def resized(self, kept: Sequence[int], batch: int) -> "FrameStep":
         """A step of another batch, whose first rows are these of this one, where they are; the others are empty."""
-        other = FrameStep(self.model, batch, self.backbone.capacity, self.may_be_absent)
+        other = FrameStep(self.model, batch, self.backbone.capacity, self.may_be_absent, self.weights)
         index, rows = torch.tensor(kept, device=self.rows.device), slice(len(kept))
         mine, theirs = self.backbone, other.backbone
         for cache, empty in zip(mine.caches, theirs.caches, strict=True):

@@ -109,12 +109,14 @@ class RowBatch:
         self.longest, self.context = max(model.config.delays), window_frames(model.config)
         # columns that are kept: half a window is given to the next one
         self.kept = SPARE + self.longest + (0 if self.context == NO_END else self.context)
-        self.state = start(model, Request(NO_END, num_codes=num_codes), [0], keep=False)
-        self.state.walk = FrameStep(model, 1, min(NO_END, self.context) + self.longest + 1)
+        # a single row's weights would have another layout
+        rows = min(2, max_rows)
+        self.state = start(model, Request(NO_END, num_codes=num_codes), [0] * rows, keep=False)
+        self.state.walk = FrameStep(model, rows, self.context + self.longest + 1)
         for name, empty in ("codes", ABSENT), ("nll", 0), ("text", ABSENT), ("text_nll", 0):
             if (grid := getattr(self.state, name)) is not None:
                 setattr(self.state, name, F.pad(grid, (self.kept, 0), value=empty))
-        self.rows: list[Row | None] = [None]
+        self.rows: list[Row | None] = [None] * rows
         self.column = self.kept  # that comes next, in the grid
         self.sampling: BatchSampling | None = None  # None: to be found out
         self.bounds: Bounds | None = None
@@ -204,7 +206,7 @@ class RowBatch:
             self.state.drop(self.column - self.kept)
             self.column, self.bounds = self.kept, None
         taken = [row for row in self.rows if row is not None]
-        if 4 * len(taken) <= len(self.rows):
+        if 4 * len(taken) <= len(self.rows) > 2:
             self.resize(len(self.rows) // 2)
         if self.sampling is None:
             settings = [(row or taken[0]).sampling for row in self.rows]
