@@ -25,6 +25,7 @@ from .config import SamplingConfig
 from .engine import Request, Step, can_end, given_columns, start
 from .frame_step import FrameStep, is_supported
 from .labelled import as_labelled
+from .prefix import Prefix
 from .sampling import BatchSampling, batch_sampling
 from .windows import NO_END, Window, each_window, window_frames
 
@@ -148,17 +149,17 @@ class RowBatch:
                 grid[place].fill_(ABSENT)
                 grid[place, ..., self.column - room : self.column] = values[..., given - room :]
         self.rows[place], self.sampling = row, None
-        self.join(place, row, codes[:, window.start :], None if text is None else text[window.start :])
+        self.join(place, row, codes[:, window.start :], None if text is None else text[window.start :], request.prefix)
         return row
 
-    def join(self, place: int, row: Row, codes: Tensor, text: Tensor | None) -> None:
+    def join(self, place: int, row: Row, codes: Tensor, text: Tensor | None, prefix: Prefix | None = None) -> None:
         """Let a row begin its window, with these columns of it as given, which come before the grid's next one."""
         state, num_known = self.state, codes.shape[1]
         row.ahead = row.window.start + num_known - (self.column + state.num_dropped)
         if self.longest and num_known:
             codes = delay(codes[None], self.model.config.delays)[0, :, :num_known]
         with as_labelled(self.model):
-            self.walk.join(place, codes, text)
+            self.walk.join(place, codes, text, prefix)
         for noise in (state.noise, state.again_noise):
             noise.set_row(place, row.seed, row.ahead)
         state.end[place] = self.in_grid(row, row.total)
