@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from codeclm.data.audio import load_audio
+from codeclm.data.audio_out import save_audio
 from codeclm.inference import SamplingConfig
 from codeclm.inference.frame_step import is_supported
 from codeclm.inference.generator import SpeechGenerator
@@ -15,6 +17,7 @@ from codeclm.inference.precision import set_weights
 from codeclm.inference.prefix import Prefix
 from codeclm.inference.scheduler import Scheduler
 from codeclm.model.shapes import TextConfig
+from codeclm.train.cli import main
 
 from .options import WORDS, backbone
 from .test_scheduler import MODELS
@@ -99,10 +102,13 @@ def test_a_prefix_of_another_model_or_codec_is_refused(make_lm, tmp_path):
     path = tmp_path / "voice.safetensors"
     voice = voice_of(lm, 5)
     voice.save(path)
-    for part, other in ("model", make_lm(seed=1)), ("codec", make_lm(codec_seed=1)), ("model", make_lm(bos=False)):
+    for other in make_lm(seed=1), make_lm(codec_seed=1), make_lm(bos=False):
         for start, name in (voice, "the prefix"), (path, str(path)):
-            with pytest.raises(ValueError, match=rf"^{name}: was made with the {part} \w+, not with this one"):
+            with pytest.raises(ValueError, match=rf"^{name}: was made with the model \w+, not with this one"):
                 other.generate(start, 0.1)
+    strange = replace(voice, owner=voice.owner | {"codec": "another"})
+    with pytest.raises(ValueError, match="was made with the codec another, not with this one"):
+        lm.generate(strange, 0.1)
 
 
 def test_a_prefix_of_weights_in_another_precision_is_refused(make_lm):
@@ -145,3 +151,39 @@ def test_tensors_that_this_model_would_not_make_are_refused(make_lm, tmp_path):
         lm.load_prefix(path)
     with pytest.raises(FileNotFoundError, match="no such file; codeclm prefix"):
         lm.generate(tmp_path / "missing.safetensors")
+
+
+def test_a_voice_is_kept_by_one_command_and_spoken_by_the_next(make_lm, tmp_path, monkeypatch, capsys):
+    lm = make_lm(dtype=torch.float32)
+    lm.save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    save_audio("voice.wav", recording(lm)[0], lm.codec.sample_rate)
+    main(["prefix", "voice.wav", "--out", "voice.safetensors", "--model", "model", "--max-prompt-s", "0.2"])
+    assert "voice.safetensors: 0.20 s" in capsys.readouterr().out
+    for start, out in ("voice.wav", "a.wav"), ("voice.safetensors", "b.wav"):
+        main(["generate", start, "--out", out, "--duration", "0.2", "--model", "model", "--max-prompt-s", "0.2"])
+    first, second = (load_audio(name, lm.codec.sample_rate, check_speech=False) for name in ("a.wav", "b.wav"))
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-3)
+
+
+BAD = {
+    "prefix missing.wav": "missing.wav: no such file",
+    "prefix voice.wav --out voice.wav": "--out voice.wav: a prefix is a .safetensors file",
+    "prefix voice.wav --max-prompt-s 0": "--max-prompt-s",
+    "generate missing.safetensors": "missing.safetensors: no such file",
+    "generate broken.safetensors": "broken.safetensors: is not a whole safetensors file",
+    "generate broken.safetensors --keep-codebooks 1": "--keep-codebooks needs a recording",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_voice_that_cannot_be_is_told_in_one_line(line, make_lm, tmp_path, monkeypatch, capsys):
+    lm = make_lm(dtype=torch.float32)
+    lm.save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    save_audio("voice.wav", recording(lm)[0], lm.codec.sample_rate)
+    Path("broken.safetensors").write_bytes(b"broken")
+    with pytest.raises(SystemExit) as stopped:
+        main([*line.split(), "--model", "model"])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and told.startswith("codeclm: ") and BAD[line] in told
