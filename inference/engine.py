@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,9 @@ from .noise import Noise
 from .sampling import BatchSampling, batch_sampling, draw_again, leading_codebooks, sample
 from .windows import Window, each_window, window_frames
 
+if TYPE_CHECKING:
+    from .prefix import Prefix
+
 SPARE = 256  # columns that a grid which drops others has more than it needs
 POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
@@ -45,6 +49,7 @@ class Request:
     draw_text: bool = False
     text_end: int | None = None  # the token after which a row draws no more text; rows without codes end there
     num_codes: int | None = None  # codes from here on are never drawn: a model may have more than its codec (CSM has)
+    prefix: "Prefix | None" = None  # of the given columns, for every row: the frame step need not take them again
     new_codes: Tensor | None = None  # [K, num_frames] or [B, K, num_frames], of the new columns; ABSENT: to be drawn
 
 
@@ -124,8 +129,11 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks
         check_inputs(model.config, new_codes)
         request = replace(request, new_codes=new_codes)
     wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
+    nll = torch.zeros(codes.shape, device=device, dtype=wide)
+    if request.prefix is not None:
+        nll[:, :, :given] = request.prefix.nll
     return State(
-        codes, text, user, torch.zeros(codes.shape, device=device, dtype=wide),
+        codes, text, user, nll,
         None if text is None else torch.zeros(text.shape, device=device, dtype=wide),
         given, torch.full((batch,), total, device=device),
         Noise(seeds, [model.num_classes] + [model.codebook_size] * (model.num_codebooks - 1), device),
@@ -190,6 +198,8 @@ def generate(
     graphs: on a GPU, make a frame one CUDA graph (cuda_frame.py) where that is possible.
     The nats of the prompt are there from the second time on. Raises FloatingPointError if the model gives NaN.
     """
+    if not fused or not is_supported(model):
+        request = replace(request, prefix=None)
     state = start(model, request, seeds, leading_codebooks(sampling), keep)
     settings = batch_sampling(sampling, len(seeds), model.num_codebooks, state.nll)
     has_text = request.text is not None or request.new_text is not None or request.draw_text
@@ -203,8 +213,9 @@ def generate(
     with graphed(model, request, settings, len(seeds)) if can_be_graphed else nullcontext() as frames:
         for window in each_window(total, context):
             if window.stop <= given:
-                with as_labelled(model):
-                    score_window(model, state, window)
+                if request.prefix is None:
+                    with as_labelled(model):
+                        score_window(model, state, window)
             else:
                 rows = len(seeds) * (2 if settings.is_guided else 1)
                 if not fused or not is_supported(model):
@@ -242,7 +253,7 @@ def walk_window(
     if begin > window.start:
         with as_labelled(model):
             contexts = prefill(model, state, prompt, heard)
-    is_scored = window.first == begin
+    is_scored = window.first == begin or state.request.prefix is not None
     if not is_scored and contexts is None:
         with as_labelled(model):
             score_window(model, state, prompt)
@@ -288,6 +299,9 @@ def prefill(model: SpeechLM, state: State, window: Window, heard: Tensor | None)
     rows, steps = given_rows(state.request) if once else slice(None), slice(window.stop - window.start)
     codes = delay(state.codes[rows, :, seen], model.config.delays)[:, :, steps]
     text = None if state.text is None else state.text[rows, seen]
+    prefix = state.request.prefix if window.stop == state.num_prompt_frames else None
+    if prefix is not None and isinstance(walk, FrameStep):
+        return walk.prefill(codes, text, prefix=prefix)
     return walk.prefill(codes, text, None if heard is None else heard[rows, :, steps])
 
 
