@@ -23,7 +23,7 @@ from .sampling import BatchSampling
 from .windows import Window, window_frames
 
 if TYPE_CHECKING:
-    from .engine import Request, State
+    from .grid import Request, State
 
 MAX_BATCH = 64  # rows; for more, the kernels would have to be others
 

@@ -22,8 +22,8 @@ from .config import SamplingConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .engine import Request
     from .generator import SpeechGenerator
+    from .grid import Request
 
     Row = tuple["Line", Request]
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from ..model.check_inputs import check_inputs
 from ..model.files import readable, write_whole
 from ..model.lm import SpeechLM
-from .engine import Request, prefill, score_window, start
+from .engine import prefill, score_window
 from .frame_step import FrameStep, is_supported
+from .grid import Request, start
 from .labelled import as_labelled
 from .precision import weights_of
 from .windows import Window, each_window, window_frames

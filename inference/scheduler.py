@@ -19,8 +19,9 @@ import torch
 
 from ..model.check_inputs import check_inputs
 from .config import SamplingConfig
-from .engine import Request, generate, given_columns
+from .engine import generate
 from .generator import SpeechGenerator
+from .grid import Request, given_columns
 from .prompt import Prompt
 from .row_batch import Drawn, Row, RowBatch, can_share
 from .sampling import batch_sampling

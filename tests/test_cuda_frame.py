@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from codeclm.inference import SamplingConfig, cuda_frame, fused_weights
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.frame_step import is_supported
+from codeclm.inference.grid import Request
 from codeclm.inference.products import Product
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
