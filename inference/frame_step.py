@@ -262,6 +262,8 @@ class DepthStep:
         self.decoder, self.weights = decoder, weights
         self.stack = ShortStack(weights.stack, batch, decoder.num_positions, weights.tables[0])
         self.condition = weights.tables[0].new_zeros(batch, decoder.config.dim)
+        self.position_of = {k: decoder.position_of(k) for k in range(decoder.first, decoder.num_codebooks)}
+        self.reads = [list(decoder.read_at(position)) for position in range(decoder.num_positions)]
         self.num_run = 0
 
     def begin(self, h: Tensor) -> None:
@@ -271,7 +273,7 @@ class DepthStep:
 
     def logits(self, k: int, values: Mapping[int, Tensor]) -> Tensor:
         """Codebook k's. values: rows of the tables [B], for the slots before it."""
-        last = self.decoder.position_of(k)
+        last = self.position_of[k]
         for position in range(self.num_run, last + 1):
             self.take(position, values)
         self.num_run = last + 1
@@ -280,7 +282,7 @@ class DepthStep:
     def take(self, position: int, values: Mapping[int, Tensor]) -> None:
         """One position: the codes of the group before, the backbone's word, and the text at the first one."""
         x = self.stack.x
-        codes = [F.embedding(values[k], self.weights.tables[k]) for k in self.decoder.read_at(position)]
+        codes = [F.embedding(values[k], self.weights.tables[k]) for k in self.reads[position]]
         if self.decoder.config.conditioning == "add" or position == 0:
             codes.append(self.condition)
         torch.add(*codes[:2], out=x) if len(codes) > 1 else x.copy_(codes[0])

@@ -43,7 +43,7 @@ class BenchConfig:
     threads: int = 1  # torch threads
     device: str = "cpu"
     clock: str = "wall"  # or "cpu", see Stopwatch
-    peers: bool = False  # other libraries, too
+    peers: bool = False  # a hand-written loop and other libraries, too
     memory: bool = True  # also measure memory, in processes of their own
     with_codec: bool = False  # also measure when the codec's first sound is there; for checkpoints
     weights: WeightPrecision = "float32"  # of our models

@@ -36,7 +36,7 @@ def bench(
     frames: Annotated[int, arg(help="frames to draw in each round")] = 100,
     rounds: Annotated[int, arg(help="rounds in which the engines are measured in turn")] = 3,
     peers: Annotated[
-        bool, arg(help="also transformers' CSM and Moshi and the moshi package, at the same shape")
+        bool, arg(help="also a hand-written loop, transformers' CSM and Moshi and the moshi package, at the same shape")
     ] = False,
     with_codec: Annotated[bool, arg(help="also wait for the first sound; needs --model")] = False,
     memory: Annotated[bool, arg(help="also measure memory, each engine in a process of its own")] = True,
@@ -51,7 +51,7 @@ def bench(
         Path | None, arg(name="markdown", metavar="FILE", help="also write the tables here, as Markdown")
     ] = None,
 ) -> None:
-    """Measure how fast models generate, beside the limits of this machine and, with --peers, other libraries."""
+    """Measure how fast models generate, beside the limits of this machine and, with --peers, other generation."""
     check_writable(json_file, markdown_file)
     for name in shape:
         if name not in ("S", "CSM-1B", *PRESETS):
