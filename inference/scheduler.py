@@ -40,6 +40,8 @@ class Ticket:
         self.scheduler, self.request, self.seed, self.sampling = scheduler, request, seed, sampling
         self.num_left = request.num_frames - extra  # frames that may still come
         self.ready: deque[Drawn] = deque()  # frames that nobody took yet
+        self.decoder: AudioStream | None = None
+        self.is_heard = False  # whether the decoder has said all
         self.is_done = False
         self.finish_reason = ""  # once it is done: "length", "eos", "cancelled" or "error"
         self.error: Exception | None = None
@@ -48,43 +50,49 @@ class Ticket:
         """The frames that have come since the last call."""
         return [self.ready.popleft() for _ in range(len(self.ready))]
 
-    def blocks(self) -> Iterator[list[Drawn]]:
-        """Frames as they come, one or more at a time. Raises what went wrong in drawing them."""
-        while True:
+    def frames(self) -> Iterator[Drawn]:
+        """Frames as they come. Raises what went wrong in drawing them."""
+        done = False
+        while not done:
             done = self.is_done  # before the last frames are taken
-            if found := self.take():
-                yield found
-            elif done:
-                break
-            else:
+            found = self.take()
+            yield from found
+            if not found and not done:
                 self.scheduler.step_for(self)
         if self.error is not None:
             raise self.error
 
-    def frames(self) -> Iterator[Drawn]:
-        for block in self.blocks():
-            yield from block
-
     def audio(self) -> Iterator[np.ndarray]:
-        """Chunks [S] float32, as soon as the codec can say them; joined they are the audio that `generate` gives."""
-        lm = self.scheduler.lm
-        audio, blocks = AudioStream(lm), self.blocks()
-        block: list[Drawn] | None = []
-        while block is not None:
-            with decoding_threads(lm.threads):
-                if block:
-                    chunk = audio.push(torch.stack([frame.codes for frame in block], dim=1).to(lm.device))
-                elif self.request.codes is not None:
-                    chunk = audio.push(self.request.codes, self.request.codes.shape[1])
-                else:
-                    chunk = np.zeros(0, np.float32)
+        """Chunks [S] float32, as soon as the codec can say them; joined they are the audio that `generate` gives.
+
+        Raises as `frames`.
+        """
+        done = False
+        while not done:
+            done = self.is_done
+            chunk = self.next_chunk()
             if len(chunk):
                 yield chunk
-            block = next(blocks, None)
+            elif not done:
+                self.scheduler.step_for(self)
+        if self.error is not None:
+            raise self.error
+
+    def next_chunk(self) -> np.ndarray:
+        """The audio [S] of frames that have come since the last call, perhaps of none; does not wait."""
+        lm, done = self.scheduler.lm, self.is_done
         with decoding_threads(lm.threads):
-            chunk = audio.finish()
-        if len(chunk):
-            yield chunk
+            parts = []
+            if self.decoder is None:
+                self.decoder = AudioStream(lm)
+                if self.request.codes is not None:
+                    parts.append(self.decoder.push(self.request.codes, self.request.codes.shape[1]))
+            if frames := self.take():
+                parts.append(self.decoder.push(torch.stack([frame.codes for frame in frames], dim=1).to(lm.device)))
+            if done and not self.is_heard:
+                self.is_heard = True
+                parts.append(self.decoder.finish())
+        return np.concatenate([np.zeros(0, np.float32), *parts])
 
     def cancel(self) -> None:
         """No more frames come; the row is free for another request."""
