@@ -50,6 +50,7 @@ class Load:
     requests: int
     rejects: int  # refused, because too many waited
     unfinished: int  # were still open at the end
+    first_ms: float  # from the arrival to the first sample, median
     audible_ms: float  # from the arrival to the first sample above -50 dBFS, median; NaN: none was heard
     audible_p95_ms: float
     real_time: float  # times real time, of a request from its arrival to its last sample, median of those that ended
@@ -65,6 +66,7 @@ class Listener:
     arrival: float  # in seconds, as all times
     ticket: Ticket
     num_samples: int = 0
+    first: float = NEVER
     audible: float = NEVER
     plays_until: float = NEVER  # when the sound that has come will have been played
     underruns: int = 0
@@ -76,6 +78,7 @@ class Listener:
             is_late = self.num_samples > 0 and now > self.plays_until
             self.underruns += is_late
             begins = now if is_late or not self.num_samples else self.plays_until
+            self.first = min(self.first, now)
             self.plays_until = begins + len(chunk) / sample_rate
             self.num_samples += len(chunk)
             if self.audible == NEVER and (np.abs(chunk) > AUDIBLE).any():
@@ -158,6 +161,7 @@ def summary(lm: SpeechGenerator, rate: float, rejects: int, listeners: list[List
     """elapsed: seconds."""
     sample_rate = lm.codec.sample_rate
     heard = [1000 * (listener.audible - listener.arrival) for listener in listeners if listener.audible < NEVER]
+    firsts = [1000 * (listener.first - listener.arrival) for listener in listeners if listener.first < NEVER]
     ended = [listener for listener in listeners if listener.end < NEVER]
     speeds = [listener.num_samples / sample_rate / (listener.end - listener.arrival) for listener in ended]
     return Load(
@@ -166,6 +170,7 @@ def summary(lm: SpeechGenerator, rate: float, rejects: int, listeners: list[List
         requests=len(listeners) + rejects,
         rejects=rejects,
         unfinished=len(listeners) - len(ended),
+        first_ms=float(np.median(firsts)) if firsts else NAN,
         audible_ms=float(np.median(heard)) if heard else NAN,
         audible_p95_ms=float(np.percentile(heard, 95, method="higher")) if heard else NAN,
         real_time=float(np.median(speeds)) if speeds else NAN,
@@ -187,13 +192,14 @@ class LoadReport:
         return json_safe(asdict(self)) | {"notes": self.notes()}
 
     def rows(self) -> Rows:
-        heading = ["model", "requests/s", "requests", "audible ms", "p95", "times real", "all together", "underruns"]
-        found = [[*heading, "interrupted", "rejects", "unfinished"]]
-        for load in self.loads:
+        heading = ["model", "requests/s", "requests", "first sample ms", "audible ms", "p95", "times real"]
+        found = [[*heading, "all together", "underruns", "interrupted", "rejects", "unfinished"]]
+        for one in self.loads:
             found.append([
-                load.model, f"{load.rate:g}", str(load.requests), number(load.audible_ms, ".3g"),
-                number(load.audible_p95_ms, ".3g"), number(load.real_time, ".3g"), f"{load.total_real_time:.3g}",
-                str(load.underruns), str(load.interrupted), str(load.rejects), str(load.unfinished),
+                one.model, f"{one.rate:g}", str(one.requests), number(one.first_ms, ".3g"),
+                number(one.audible_ms, ".3g"), number(one.audible_p95_ms, ".3g"), number(one.real_time, ".3g"),
+                f"{one.total_real_time:.3g}",
+                str(one.underruns), str(one.interrupted), str(one.rejects), str(one.unfinished),
             ])  # fmt: skip
         return found
 
@@ -202,12 +208,13 @@ class LoadReport:
         config = self.config
         return [
             self.machine.describe(),
-            f"Requests arrive for {config.seconds:g} s at random times (Poisson, the same in each run) and are not kept "
-            f"back by those before; each asks for {config.speech_s:g} s of speech after {PROMPT_S:g} s of a voice, kept "
-            f"as a prefix; {config.rows} are drawn at the same time, {config.waiting} may wait, more are refused "
+            f"Requests arrive for {config.seconds:g} s at random times (Poisson, the same in each run), whether those "
+            f"before are done or not; each asks for {config.speech_s:g} s of speech after {PROMPT_S:g} s of a voice, "
+            f"kept as a prefix; {config.rows} are drawn at the same time, {config.waiting} may wait, more are refused "
             f"(rejects). Weights in {self.weights}.",
-            "audible: from the arrival to the first sample above -50 dBFS on the host; times real: speech over the time "
-            "from a request's arrival to its last sample, median; all together: seconds of speech made a second.",
+            "first sample, audible: from the arrival to samples on the host, and to the first above -50 dBFS; times "
+            "real: speech over the time from a request's arrival to its last sample, median; all together: seconds of "
+            "speech made a second.",
             "underruns: chunks that came later than they were to be played, where playing begins with the first one; "
             "interrupted: requests that had any; unfinished: still open after as long again.",
         ]
