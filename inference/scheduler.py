@@ -11,17 +11,21 @@ All methods may be called from any thread. K codebooks, S samples.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Lock
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..model.check_inputs import check_inputs
+from ..model.delay_pattern import ABSENT
 from .config import SamplingConfig
 from .engine import generate
 from .generator import SpeechGenerator
 from .grid import Request, given_columns
+from .prefix import Prefix
 from .prompt import Prompt
 from .row_batch import Drawn, Row, RowBatch, can_share
 from .sampling import batch_sampling
@@ -41,6 +45,9 @@ class Ticket:
         self.scheduler, self.request, self.seed, self.sampling = scheduler, request, seed, sampling
         self.num_left = request.num_frames - extra  # frames that may still come
         self.ready: deque[Drawn] = deque()  # frames that nobody took yet
+        self.audio_stream: AudioStream | None = None  # once somebody listens
+        self.chunks: list[np.ndarray] = []  # that nobody took yet
+        self.is_said = False  # whether there is no more audio to come
         self.is_done = False
         self.finish_reason = ""  # once it is done: "length", "eos", "cancelled" or "error"
         self.error: Exception | None = None
@@ -49,43 +56,40 @@ class Ticket:
         """The frames that have come since the last call."""
         return [self.ready.popleft() for _ in range(len(self.ready))]
 
-    def blocks(self) -> Iterator[list[Drawn]]:
-        """Frames as they come, one or more at a time. Raises what went wrong in drawing them."""
-        while True:
+    def frames(self) -> Iterator[Drawn]:
+        """Frames as they come. Raises what went wrong in drawing them."""
+        done = False
+        while not done:
             done = self.is_done  # before the last frames are taken
-            if found := self.take():
-                yield found
-            elif done:
-                break
-            else:
+            found = self.take()
+            yield from found
+            if not found and not done:
                 self.scheduler.step_for(self)
         if self.error is not None:
             raise self.error
 
-    def frames(self) -> Iterator[Drawn]:
-        for block in self.blocks():
-            yield from block
-
     def audio(self) -> Iterator[np.ndarray]:
-        """Chunks [S] float32, as soon as the codec can say them; joined they are the audio that `generate` gives."""
-        lm = self.scheduler.lm
-        audio, blocks = AudioStream(lm), self.blocks()
-        block: list[Drawn] | None = []
-        while block is not None:
-            with decoding_threads(lm.threads):
-                if block:
-                    chunk = audio.push(torch.stack([frame.codes for frame in block], dim=1).to(lm.device))
-                elif self.request.codes is not None:
-                    chunk = audio.push(self.request.codes, self.request.codes.shape[1])
-                else:
-                    chunk = np.zeros(0, np.float32)
+        """Chunks [S] float32, as soon as the codec can say them; joined they are the audio that `generate` gives.
+
+        Raises as `frames`.
+        """
+        done = False
+        while not done:
+            done = self.is_done
+            chunk = self.next_chunk()
             if len(chunk):
                 yield chunk
-            block = next(blocks, None)
-        with decoding_threads(lm.threads):
-            chunk = audio.finish()
-        if len(chunk):
-            yield chunk
+            elif not done:
+                self.scheduler.step_for(self)
+        if self.error is not None:
+            raise self.error
+
+    def next_chunk(self) -> np.ndarray:
+        """The audio [S] that has come since the last call, perhaps none; does not wait.
+
+        From the first call on, the frames of each step become audio together with those of other tickets.
+        """
+        return self.scheduler.next_chunk(self)
 
     def cancel(self) -> None:
         """No more frames come; the row is free for another request."""
@@ -102,6 +106,8 @@ class Scheduler:
         self.waiting: deque[Ticket] = deque()
         self.rows: dict[Row, Ticket] = {}
         self.alone: dict[Ticket, Iterator[Drawn]] = {}
+        self.listened: dict[Ticket, None] = {}  # in the order in which they began to listen
+        self.voices: WeakKeyDictionary[Prefix, AudioStream] = WeakKeyDictionary()  # streams that have said a prefix
         self.batch: RowBatch | None = None
         self.lock = Lock()
 
@@ -155,6 +161,15 @@ class Scheduler:
             if not ticket.ready and not ticket.is_done:
                 self._step()
 
+    def next_chunk(self, ticket: Ticket) -> np.ndarray:
+        """See `Ticket.next_chunk`."""
+        with self.lock, decoding_threads(self.lm.threads):
+            if not ticket.is_said:
+                self.listened[ticket] = None
+                self._say([ticket])
+            chunks, ticket.chunks = ticket.chunks, []
+        return np.concatenate([np.zeros(0, np.float32), *chunks])
+
     def cancel(self, ticket: Ticket) -> None:
         with self.lock:
             if not ticket.is_done:
@@ -175,11 +190,45 @@ class Scheduler:
             except Exception as error:  # what the batch holds is lost
                 for ticket in list(self.rows.values()):
                     self._fail(ticket, error)
-                self.batch = None
-                return
+                self.batch, found = None, []
             for row, frame in found:
                 if row in self.rows:
                     self._give(self.rows[row], frame)
+        self._say(list(self.listened))
+
+    def _say(self, tickets: Sequence[Ticket]) -> None:
+        """Let the codec say the frames that have come, those of several tickets in one go."""
+        alike: dict[torch.Size, list[tuple[Ticket, AudioStream, Tensor]]] = {}
+        for ticket in tickets:
+            if ticket.audio_stream is None:
+                ticket.audio_stream = self._begin_audio(ticket.request)
+            if frames := ticket.take():
+                codes = torch.stack([frame.codes for frame in frames], dim=1)
+                codes = codes[:, codes[0] != ABSENT]  # columns of text alone make no sound
+                alike.setdefault(codes.shape, []).append((ticket, ticket.audio_stream, codes))
+        for shape, group in alike.items():
+            if shape[1]:
+                heard, (first, *others), codes = zip(*group, strict=True)
+                chunks = first.push_with(others, torch.stack(codes).to(self.lm.device))
+                for ticket, chunk in zip(heard, chunks, strict=True):
+                    ticket.chunks.append(chunk)
+        for ticket in tickets:
+            if ticket.is_done and not ticket.is_said and ticket.audio_stream is not None:
+                ticket.is_said = True
+                ticket.chunks.append(ticket.audio_stream.finish())
+                self.listened.pop(ticket, None)
+
+    def _begin_audio(self, request: Request) -> AudioStream:
+        """A stream that has said what is given."""
+        known = None if request.prefix is None else self.voices.get(request.prefix)
+        if known is not None and (begun := known.copy()) is not None:
+            return begun
+        begun = AudioStream(self.lm)
+        if request.codes is not None:
+            begun.push(request.codes.to(self.lm.device), request.codes.shape[1])
+        if request.prefix is not None and (known := begun.copy()) is not None:
+            self.voices[request.prefix] = known
+        return begun
 
     def _begin(self, ticket: Ticket) -> None:
         model, request = self.lm.model, ticket.request

@@ -1,6 +1,7 @@
 """A continuation as it is made: chunks of audio that join to what `generate` gives. K codebooks, S samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +42,19 @@ class AudioStream:
         audible = codes[0] != ABSENT  # columns of text alone make no sound
         self.to_drop += int(audible[:num_given].sum()) * self.codec.hop_length
         return self._kept(self.decoder.push(codes[None, :, audible])) if audible.any() else np.zeros(0, np.float32)
+
+    def copy(self) -> "AudioStream | None":
+        """Another that goes on from here, or None where the codec offers none."""
+        other, decoder = copy(self), self.decoder.copy()
+        if decoder is None:
+            return None
+        other.decoder = decoder
+        return other
+
+    def push_with(self, others: "Sequence[AudioStream]", codes: Tensor) -> list[np.ndarray]:
+        """`push` a row of codes [R, K, N] to this one and to each of the others, after the prompt and all audible."""
+        found = self.decoder.push_with([other.decoder for other in others], codes)
+        return [stream._kept(audio) for stream, audio in zip((self, *others), found, strict=True)]
 
     def finish(self) -> np.ndarray:
         return self._kept(self.decoder.flush())
