@@ -72,3 +72,21 @@ def counted(record: Any, taken: list[int]) -> Any:
         record(self, state, column)
 
     return counting
+
+
+@torch.no_grad()
+def test_where_kernels_cannot_be_launched_the_frame_step_goes_on(make_model, monkeypatch, caplog):
+    model: SpeechLM = make_model().float()
+    expected = last(model, Request(4), SAMPLINGS[0], 2)
+    monkeypatch.setattr(
+        cuda_frame, "is_possible", lambda model, batch: is_supported(model) and model not in cuda_frame.hopeless
+    )
+    monkeypatch.setattr(cuda_frame, "GraphedFrame", no_compiler)
+    for _ in range(2):
+        assert torch.equal(last(model, Request(4), SAMPLINGS[0], 2).codes, expected.codes)
+    (line,) = [record.message for record in caplog.records]
+    assert "no graph of a frame (Failed to find C compiler)" in line
+
+
+def no_compiler(*_: Any) -> None:
+    raise RuntimeError("Failed to find C compiler\nPlease specify via CC environment variable")
