@@ -23,7 +23,7 @@ from .sampling import BatchSampling
 from .windows import Window, window_frames
 
 if TYPE_CHECKING:
-    from .engine import Request, State
+    from .grid import Request, State
 
 MAX_BATCH = 64  # rows; for more, the kernels would have to be others
 
@@ -70,7 +70,7 @@ class GraphedFrame:
     def __init__(self, model: SpeechLM, batch: int, num_codes: int, can_end: bool):
         """can_end: whether rows may end before others, after which their codes are ABSENT."""
         capacity, device = window_frames(model.config) + max(model.config.delays) + 1, model.device
-        walk = self.walk = FrameStep(model, batch, capacity)
+        walk = self.walk = FrameStep(model, batch, capacity, looks_ahead=False)
         self.model, self.num_codes, self.can_end = model, num_codes, can_end
         self.launcher = Launcher(batch, device)
         self.backbone = KernelStack(walk.backbone, self.launcher)
@@ -225,8 +225,8 @@ class GraphedFrame:
     def advance(self) -> None:
         stack, mask = self.backbone, self.walk.backbone.mask
         self.launcher.launch(
-            "advance", (1,), self.column, stack.position, stack.slot, stack.filled, stack.turn, mask, mask.stride(0),
-            stack.stack.capacity, self.codes, self.end, B=len(mask), K=len(self.sizes),
+            "advance", (1,), self.column, stack.position, stack.slot, stack.filled, stack.turn, COLUMNS, mask,
+            mask.stride(0), stack.stack.capacity, self.codes, self.end, B=len(mask), K=len(self.sizes),
             ZEROS=self.can_end and self.model.config.end == "zeros",
         )  # fmt: skip
 

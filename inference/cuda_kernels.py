@@ -277,7 +277,7 @@ def draw(
 
 @triton.jit
 def advance(
-    column, position, slot, filled, turn, mask, mask_stride, P, codes, end,
+    column, position, slot, filled, turn, num_turns, mask, mask_stride, P, codes, end,
     B: tl.constexpr, K: tl.constexpr, ZEROS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """To the next position: the slot that was written is seen from now on. ZEROS: a frame of zeros ends its row."""
@@ -294,6 +294,6 @@ def advance(
     now = tl.load(position) + 1
     tl.store(position, now)
     tl.store(column, tl.load(column) + 1)
-    tl.store(turn, tl.load(turn) + 1)
+    tl.store(turn, (tl.load(turn) + 1) % num_turns)
     tl.store(slot, now % P)
     tl.store(filled, tl.minimum(tl.maximum(tl.load(filled), now + 1), P))

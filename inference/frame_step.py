@@ -127,7 +127,7 @@ class Stack:
             self.project(layer, turn)
             cache.index_copy_(3, self.slot, self.new)
             mixed = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=self.seen_mask)
-            layer.out.add(mixed.view(self.batch, -1), self.x)
+            layer.out.add(mixed.reshape(self.batch, -1), self.x)  # on a GPU its numbers may lie in another order
             self.feed_forward(layer)
         self.finish()
         self.position += 1
@@ -248,7 +248,7 @@ class ShortStack(Stack):
             self.places[position][number].copy_(self.new)
             if position or self.config.num_heads != self.config.num_kv_heads:
                 mixed = F.scaled_dot_product_attention(self.query, *self.before[position][number])
-                layer.out.add(mixed.view(self.batch, -1), self.x)
+                layer.out.add(mixed.reshape(self.batch, -1), self.x)  # on a GPU its numbers may lie in another order
             else:  # attention to itself alone
                 layer.out.add(self.value, self.x)
             self.feed_forward(layer)
@@ -262,6 +262,8 @@ class DepthStep:
         self.decoder, self.weights = decoder, weights
         self.stack = ShortStack(weights.stack, batch, decoder.num_positions, weights.tables[0])
         self.condition = weights.tables[0].new_zeros(batch, decoder.config.dim)
+        self.position_of = {k: decoder.position_of(k) for k in range(decoder.first, decoder.num_codebooks)}
+        self.reads = [list(decoder.read_at(position)) for position in range(decoder.num_positions)]
         self.num_run = 0
 
     def begin(self, h: Tensor) -> None:
@@ -271,7 +273,7 @@ class DepthStep:
 
     def logits(self, k: int, values: Mapping[int, Tensor]) -> Tensor:
         """Codebook k's. values: rows of the tables [B], for the slots before it."""
-        last = self.decoder.position_of(k)
+        last = self.position_of[k]
         for position in range(self.num_run, last + 1):
             self.take(position, values)
         self.num_run = last + 1
@@ -280,7 +282,7 @@ class DepthStep:
     def take(self, position: int, values: Mapping[int, Tensor]) -> None:
         """One position: the codes of the group before, the backbone's word, and the text at the first one."""
         x = self.stack.x
-        codes = [F.embedding(values[k], self.weights.tables[k]) for k in self.decoder.read_at(position)]
+        codes = [F.embedding(values[k], self.weights.tables[k]) for k in self.reads[position]]
         if self.decoder.config.conditioning == "add" or position == 0:
             codes.append(self.condition)
         torch.add(*codes[:2], out=x) if len(codes) > 1 else x.copy_(codes[0])
@@ -294,9 +296,18 @@ class DepthStep:
 class FrameStep:
     """The walk of a batch through one window, in place of walk.py's `Walk` and with its methods."""
 
-    def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True, weights: Fused | None = None):
+    def __init__(
+        self,
+        model: SpeechLM,
+        batch: int,
+        capacity: int,
+        absent: bool = True,
+        looks_ahead: bool = True,
+        weights: Fused | None = None,
+    ):
         """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at.
 
+        looks_ahead: the last known step goes through the backbone with those before it, not with the next one.
         weights: of the model, if another step has them.
         """
         weights = self.weights = weights or fused_weights(model, batch)
@@ -305,7 +316,7 @@ class FrameStep:
         self.backbone = Stack(weights.stack, batch, capacity, weights.tables)
         self.depth = None if weights.depth is None else DepthStep(model.depth_decoder, weights.depth, batch)
         self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
-        self.looks_ahead = model.device.type == "cpu"  # the graph of a frame on a GPU begins with the backbone
+        self.looks_ahead = looks_ahead
         self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 2)
         self.restart()
 
@@ -347,7 +358,7 @@ class FrameStep:
 
     def resized(self, kept: Sequence[int], batch: int) -> "FrameStep":
         """A step of another batch, whose first rows are these of this one, where they are; the others are empty."""
-        other = FrameStep(self.model, batch, self.backbone.capacity, self.may_be_absent, self.weights)
+        other = FrameStep(self.model, batch, self.backbone.capacity, self.may_be_absent, self.looks_ahead, self.weights)
         index, rows = torch.tensor(kept, device=self.rows.device), slice(len(kept))
         mine, theirs = self.backbone, other.backbone
         for cache, empty in zip(mine.caches, theirs.caches, strict=True):

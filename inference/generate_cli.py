@@ -126,7 +126,7 @@ def generate(
     if text is not None:
         check_layout("--text", model, config, "first", "aligned")
     if keep_codebooks is not None:
-        check_kept(keep_codebooks, config.get("num_codebooks"))
+        check_kept(keep_codebooks, sampling.num_codebooks or config.get("num_codebooks"))
     if is_many:
         assert prompt is not None
         defaults = Line(0, "", None, text, duration, seed, sampling)

@@ -25,8 +25,9 @@ from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .argument_checks import check_kept
 from .config import EvaluateConfig, SamplingConfig
-from .engine import Request, State, generate
+from .engine import generate
 from .generation import Generation
+from .grid import Request, State
 from .out_of_memory import is_out_of_memory, out_of_memory
 from .precision import weights_of
 from .prefix import SUFFIX, Prefix, fingerprint_of, make_prefix, read_prefix
@@ -134,7 +135,7 @@ class SpeechGenerator:
 
         Raises AudioError for unusable audio, ValueError unless some codebooks are kept and some are drawn.
         """
-        check_kept(keep, self.model.num_codebooks)
+        check_kept(keep, sampling.num_codebooks or self.model.num_codebooks)
         known = self.encode(audio, math.inf).clone()
         known[keep:] = ABSENT
         request = replace(self._laid_out(known.shape[1], None, text), new_codes=known)

@@ -22,8 +22,8 @@ from .config import SamplingConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .engine import Request
     from .generator import SpeechGenerator
+    from .grid import Request
 
     Row = tuple["Line", Request]
 
@@ -136,7 +136,7 @@ def generate_lines(lm: "SpeechGenerator", lines: Sequence[Line], out: Path, fail
 def kind_of(request: "Request", sampling: SamplingConfig) -> tuple[Any, ...]:
     """Requests of one kind fit into a batch."""
     shapes = [None if x is None else tuple(x.shape) for x in tensors(request).values()]
-    return request.num_frames, request.draw_text, sampling.repetition_frames, *shapes
+    return request.num_frames, request.draw_text, sampling.repetition_frames, sampling.num_codebooks, *shapes
 
 
 def tensors(request: "Request") -> "dict[str, Tensor | None]":

@@ -20,8 +20,9 @@ from torch import Tensor
 from ..model.check_inputs import check_inputs
 from ..model.files import readable, write_whole
 from ..model.lm import SpeechLM
-from .engine import Request, prefill, score_window, start
+from .engine import prefill, score_window
 from .frame_step import FrameStep, is_supported
+from .grid import Request, start
 from .labelled import as_labelled
 from .precision import weights_of
 from .windows import Window, each_window, window_frames
@@ -73,8 +74,8 @@ def make_prefix(lm: "SpeechGenerator", codes: Tensor) -> Prefix:
                     score_window(model, state, window)
                 continue
             capacity = window.stop - window.start + max(model.config.delays) + 1
-            walk = state.walk = FrameStep(model, 1, capacity)
-            walk.looks_ahead = False  # a batch that runs takes the last frame with its next step
+            # a batch that runs takes the last frame with its next step
+            walk = state.walk = FrameStep(model, 1, capacity, looks_ahead=False)
             seen = Window(window.start, window.first, given)
             with as_labelled(model):
                 contexts = prefill(model, state, seen, None)

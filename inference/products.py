@@ -25,7 +25,8 @@ class Product:
 
     def __init__(self, weight: Tensor):
         """weight: [in, out]."""
-        self.weight = weight.contiguous()
+        # on a GPU the numbers of an output lie together (cuda_kernels.py)
+        self.weight = weight.t().contiguous().t() if weight.is_cuda else weight.contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
         return x @ self.weight

@@ -1,6 +1,6 @@
 """A running batch whose rows begin and end on their own: each has a prompt, a length, a seed and settings of its own.
 
-All rows are at the same column of one grid (engine.py's `State`), and take the same step; a row's own columns are
+All rows are at the same column of one grid (grid.py's `State`), and take the same step; a row's own columns are
 `ahead` of the grid's by a number of its own. A prompt is laid out right before the column that comes next:
 
     grid     ..  40  41  42  43  44
@@ -22,11 +22,12 @@ from torch import Tensor
 from ..model.delay_pattern import ABSENT, delay
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
-from .engine import Request, Step, can_end, given_columns, start
 from .frame_step import FrameStep, is_supported
+from .grid import Request, given_columns, start
 from .labelled import as_labelled
 from .prefix import Prefix
 from .sampling import BatchSampling, batch_sampling
+from .step import Step, can_end
 from .windows import NO_END, Window, each_window, window_frames
 
 SPARE = 64  # columns that are kept at least, for repetition-aware sampling

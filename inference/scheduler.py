@@ -22,8 +22,9 @@ from torch import Tensor
 from ..model.check_inputs import check_inputs
 from ..model.delay_pattern import ABSENT
 from .config import SamplingConfig
-from .engine import Request, generate, given_columns
+from .engine import generate
 from .generator import SpeechGenerator
+from .grid import Request, given_columns
 from .prefix import Prefix
 from .prompt import Prompt
 from .row_batch import Drawn, Row, RowBatch, can_share

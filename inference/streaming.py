@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..model.delay_pattern import ABSENT
 from .config import SamplingConfig
-from .engine import Request, State, generate
+from .engine import generate
+from .grid import Request, State
 from .threads import decoding_threads
 from .windows import NO_END
 

@@ -79,7 +79,6 @@ generate good.wav --out out.m4a | choose one of .wav
 generate good.wav --duration 0 | --duration
 generate good.wav --duration -1 | --duration
 generate good.wav --duration nan | --duration
-generate good.wav --duration inf | --duration
 generate good.wav --duration 1e9 | at most a day
 generate good.wav --duration inf | at most a day
 generate good.wav --stream - --report | --report: of no use with --stream

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import codeclm.inference.engine as engine
 import codeclm.inference.evaluate.score as score
+import codeclm.inference.fused_block as fused_block
 import codeclm.inference.fused_weights as fused_weights
 import codeclm.model.attention as attention
 import codeclm.model.depth as depth
@@ -159,12 +160,8 @@ def keep_depth_cache(patch: pytest.MonkeyPatch) -> None:
 
 
 def swap_gate_and_up(patch: pytest.MonkeyPatch) -> None:
-    def fused(*args: Any) -> fused_weights.Layer:
-        layer = real(*args)
-        return layer._replace(gate_up=layer.gate_up.roll(layer.gate_up.shape[1] // 2, dims=1))
-
-    real = fused_weights.fused_layer
-    patch.setattr(fused_weights, "fused_layer", fused)
+    real = fused_block.make_gate
+    patch.setattr(fused_block, "make_gate", lambda gate, up, kind: real(up, gate, kind))
     patch.setattr(fused_weights, "kept", WeakKeyDictionary())  # those of the model while it was whole
 
 

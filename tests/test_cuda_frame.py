@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from codeclm.inference import SamplingConfig, cuda_frame
-from codeclm.inference.engine import Request, generate
+from codeclm.inference import SamplingConfig, cuda_frame, fused_weights
+from codeclm.inference.engine import generate
 from codeclm.inference.frame_step import is_supported
+from codeclm.inference.grid import Request
+from codeclm.inference.products import Product
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
 
@@ -55,6 +57,7 @@ def test_the_kernels_draw_what_the_frame_step_draws(make_model, monkeypatch, nam
     )
     expected = last(model, request, sampling, batch)
     taken: list[int] = []
+    monkeypatch.setattr(fused_weights, "plain_product", lambda *_: Product)  # as on a GPU
     monkeypatch.setattr(cuda_frame, "is_possible", lambda model, batch: is_supported(model))
     monkeypatch.setattr(cuda_frame.GraphedFrame, "record", counted(cuda_frame.GraphedFrame.record, taken))
     got = last(model, request, sampling, batch)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.inference.loading import save_model
 from codeclm.train.cli import main
 

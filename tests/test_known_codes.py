@@ -48,6 +48,15 @@ def test_the_coarsest_codebooks_of_a_recording_are_kept_and_the_others_are_drawn
             lm.regenerate(audio, keep)
 
 
+def test_of_the_leading_codebooks_some_are_kept_and_some_drawn(lm):
+    leading = SamplingConfig(num_codebooks=2)
+    made = lm.regenerate(speech(20), 1, sampling=leading)
+    assert made.codes.shape == (2, 20) and np.array_equal(made.codes[0], lm.encode(speech(20), 10.0)[0].numpy())
+    assert lm.fill(speech(20), speech(12, 1), 0.1, sampling=leading).codes.shape == (2, 20 + 10 + 12)
+    with pytest.raises(ValueError, match="2 codebooks are to be kept; it must be 1 to 1"):
+        lm.regenerate(speech(20), 2, sampling=leading)
+
+
 def test_all_of_a_recording_is_regenerated_however_long_a_prompt_may_be(lm):
     made = lm.regenerate(speech(120), sampling=SamplingConfig(max_prompt_s=0.2, stop_at_end=True))
     assert made.codes.shape[1] == 120 and made.finish_reason == "length"

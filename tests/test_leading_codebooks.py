@@ -10,9 +10,11 @@ import torch
 
 from codeclm.inference import SamplingConfig
 from codeclm.inference.config import EvaluateConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
+from codeclm.inference.many_prompts import kind_of
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.train.config import OptimizerConfig
@@ -113,6 +115,21 @@ def test_audio_is_the_codecs_from_the_first_codebooks_also_streamed(make_model, 
     np.testing.assert_allclose(streamed, made.audio, rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="num_codebooks is 9; this model takes 1 to 3"):
         lm.generate(prompt, 0.3, sampling=replace(TWO, num_codebooks=9))
+
+
+def test_regenerated_codes_of_the_first_codebooks_only(make_model, make_codec):
+    codec = make_codec()
+    lm = SpeechGenerator(make_model(codec=codec), codec, "tiny")
+    audio = (0.1 * np.random.default_rng(0).standard_normal(3000).astype(np.float32), codec.sample_rate)
+    made = lm.regenerate(audio, keep=1, sampling=TWO)
+    assert made.codes.shape[0] == 2 and np.array_equal(made.codes[0], lm.encode(audio)[0].numpy())
+    with pytest.raises(ValueError, match="2 codebooks are to be kept; it must be 1 to 1"):
+        lm.regenerate(audio, keep=2, sampling=TWO)
+
+
+def test_lines_with_other_numbers_of_codebooks_are_not_drawn_together():
+    kinds = {kind_of(Request(5), SamplingConfig(num_codebooks=number)) for number in (0, 1, 1, 2)}
+    assert len(kinds) == 3
 
 
 # --- speech ---

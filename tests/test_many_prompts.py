@@ -79,6 +79,13 @@ def test_every_line_gives_the_file_that_it_would_give_alone(model, world, capsys
         np.testing.assert_allclose(made, np.clip(alone.audio, -1, 1), rtol=0, atol=1e-3)
 
 
+def test_lines_that_cannot_be_drawn_together_are_drawn_apart(model, world, capsys):
+    settings = [{"repetition_share": 0.1, "repetition_frames": n} for n in (4, 5)]
+    write(world / "audio/all.jsonl", [{"prompt": "a.wav"} | more for more in [*settings, {"num_codebooks": 2}, {}]])
+    run(model, "--duration", 0.1)
+    assert "out: 4 made" in capsys.readouterr().out
+
+
 def test_lines_of_a_length_are_drawn_as_one_batch_with_settings_of_their_own(model, world, monkeypatch):
     write(world / "audio/all.jsonl", [{"prompt": f"{'ab'[i % 2]}.wav", "top_k": i + 1} for i in range(11)])
     batches = []

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from codeclm.inference import SamplingConfig, row_batch
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.inference.row_batch import can_share
 from codeclm.inference.scheduler import QueueFull, Scheduler, Ticket
 from codeclm.model.delay_pattern import ABSENT
@@ -57,7 +58,7 @@ def make_lm(make_model, make_codec):
 
 @pytest.fixture(autouse=True)
 def small_grid(monkeypatch):
-    monkeypatch.setattr("codeclm.inference.engine.SPARE", 9)
+    monkeypatch.setattr("codeclm.inference.grid.SPARE", 9)
     monkeypatch.setattr(row_batch, "SPARE", 12)
 
 

@@ -23,8 +23,8 @@ def bench(
             tuple[str, ...],
             arg(
                 metavar="[SHAPE ...]",
-                help=f"shapes with random weights: S (8 x 512, 4 x 256), {', '.join(PRESETS)}; default: S, or none "
-                "beside --model",
+                help=f"shapes with random weights: S (8 x 512, 4 x 256), CSM-1B, {', '.join(PRESETS)}; "
+                "default: S, or none beside --model",
             ),
         ]
     ] = (),
@@ -37,7 +37,7 @@ def bench(
     frames: Annotated[int, arg(help="frames to draw in each round")] = 100,
     rounds: Annotated[int, arg(help="rounds in which the engines are measured in turn")] = 3,
     peers: Annotated[
-        bool, arg(help="also transformers' CSM and Moshi and the moshi package, at the same shape")
+        bool, arg(help="also a hand-written loop, transformers' CSM and Moshi and the moshi package, at the same shape")
     ] = False,
     with_codec: Annotated[bool, arg(help="also wait for the first sound; needs --model")] = False,
     load: Annotated[
@@ -65,11 +65,11 @@ def bench(
         Path | None, arg(name="markdown", metavar="FILE", help="also write the tables here, as Markdown")
     ] = None,
 ) -> None:
-    """Measure how fast models generate, beside the limits of this machine and, with --peers, other libraries."""
+    """Measure how fast models generate, beside the limits of this machine and, with --peers, other generation."""
     check_writable(json_file, markdown_file)
     for name in shape:
-        if name not in ("S", *PRESETS):
-            raise ValueError(f"shape '{name}' is unknown; choose from S, {', '.join(PRESETS)}")
+        if name not in ("S", "CSM-1B", *PRESETS):
+            raise ValueError(f"shape '{name}' is unknown; choose from S, CSM-1B, {', '.join(PRESETS)}")
     if not batch:
         raise ValueError("--batch: a number of rows is missing; give at least one, such as 1")
     for rows in batch:

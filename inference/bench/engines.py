@@ -11,14 +11,15 @@ from torch import Tensor
 
 from ...model.lm import SpeechLM
 from ..config import SamplingConfig, WeightPrecision
-from ..engine import Request, generate
+from ..engine import generate
+from ..grid import Request
 from .peers import make_peer
 from .subjects import Subject
 
 if TYPE_CHECKING:
     from .product import Call
 
-FRAME_STEP, WALK, LINEARS = "frame step", "walk", "linears only"
+FRAME_STEP, LAUNCHED, WALK, LINEARS = "frame step", "step without a graph", "walk", "linears only"
 
 
 class Engine(Protocol):
@@ -32,15 +33,15 @@ class Engine(Protocol):
 class Ours:
     """codeclm's own generation, by the fused frame step or by the walk that it must equal."""
 
-    def __init__(self, model: SpeechLM, prompt: Tensor, fused: bool):
-        """prompt: [B, K, T]."""
-        self.name = FRAME_STEP if fused else WALK
-        self.model, self.prompt, self.fused = model, prompt, fused
+    def __init__(self, model: SpeechLM, prompt: Tensor, name: str):
+        """prompt: [B, K, T]. name: FRAME_STEP, on a GPU LAUNCHED (its kernels one by one), or WALK."""
+        self.name, self.model, self.prompt = name, model, prompt
 
     def run(self, num_frames: int, mark: Callable[[], None]) -> None:
         num_codes = self.model.config.codec.codebook_size
         request = Request(num_frames, self.prompt, num_codes=num_codes)
-        for _ in generate(self.model, request, range(len(self.prompt)), SamplingConfig(), self.fused):
+        fused, graphs = self.name != WALK, self.name == FRAME_STEP
+        for _ in generate(self.model, request, range(len(self.prompt)), SamplingConfig(), fused, graphs=graphs):
             mark()
 
 
@@ -65,7 +66,6 @@ def make_engine(
 ) -> Engine:
     """Ours or a peer's, by name, with a model of its own. weights: of the frame step, not of the walk."""
     prompt = subject.prompt(batch, prompt_frames, device)
-    if name in (FRAME_STEP, WALK):
-        is_step = name == FRAME_STEP
-        return Ours(subject.load(device, weights if is_step else None, batch), prompt, is_step)
+    if name in (FRAME_STEP, LAUNCHED, WALK):
+        return Ours(subject.load(device, weights if name != WALK else None, batch), prompt, name)
     return make_peer(name, subject.config, prompt)

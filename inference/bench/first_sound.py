@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from ...model.pretrained import PROMPT
 from ..config import SamplingConfig
-from ..engine import Request
 from ..generator import SpeechGenerator
+from ..grid import Request
 from ..streaming import stream
 
 PROMPT_S = 3.0  # of the bundled recording, encoded before the clock starts
@@ -34,9 +35,9 @@ class Heard:
     real_time: float  # times real time, codes and audio, by the median of the rounds
 
 
-def first_sound(lm: SpeechGenerator, num_frames: int, rounds: int) -> Heard:
-    """Generate and decode as a stream, again and again."""
-    codes = lm.encode(PROMPT, PROMPT_S)
+def first_sound(lm: SpeechGenerator, num_frames: int, rounds: int, prompt: Tensor | None = None) -> Heard:
+    """Generate and decode as a stream, again and again. prompt: codes [K, T], in place of the bundled recording's."""
+    codes = lm.encode(PROMPT, PROMPT_S) if prompt is None else prompt
 
     def chunks(count: int, seed: int) -> Iterator[np.ndarray]:
         request = Request(count, codes, num_codes=lm.codec.codebook_size)

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from ...model.lm import SpeechLM
-from ...model.presets import PRESETS, SHAPE_S
+from ...model.presets import PRESETS, SHAPE_CSM_1B, SHAPE_S
 from ...model.speech_lm_config import SpeechLMConfig
 from ..config import WeightPrecision
 from ..loading import load, model_folder, read_config
 from ..precision import set_weights
 
-SHAPES = {"S": SHAPE_S} | PRESETS
-NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 1024  # of shapes
+SHAPES = {"S": SHAPE_S, "CSM-1B": SHAPE_CSM_1B} | PRESETS
+CODES = {"CSM-1B": (32, 2051)}  # codebooks, and codes of each; of other shapes:
+NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 1024
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Subject:
     def config(self) -> SpeechLMConfig:
         """Raises what `load` raises."""
         if self.is_shape:
-            return SpeechLMConfig(NUM_CODEBOOKS, CODEBOOK_SIZE, *SHAPES[self.name])
+            return SpeechLMConfig(*CODES.get(self.name, (NUM_CODEBOOKS, CODEBOOK_SIZE)), *SHAPES[self.name])
         return read_config(model_folder(self.name) / "config.json")
 
     @property
@@ -47,8 +48,8 @@ class Subject:
         if not self.is_shape:
             return load(self.name, device, weights, rows).model
         torch.manual_seed(0)
-        model = SpeechLM(self.config).eval()
-        torch.nn.Module.to(model, device)
+        with torch.device(device):
+            model = SpeechLM(self.config).eval()
         if weights is not None:
             set_weights(model, weights, rows)
         return model

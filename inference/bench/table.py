@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from ..machine import MATRIX_SIZE
 from ..text_table import markdown_table, number, text_table
 from .bench import BYTES, BenchReport, Speed, Trial
-from .engines import FRAME_STEP, LINEARS, WALK
+from .engines import FRAME_STEP, LAUNCHED, LINEARS, WALK
 from .first_sound import PROMPT_S, STARTS, Heard
 
 Rows = Sequence[Sequence[str]]
@@ -103,8 +103,13 @@ def notes(report: BenchReport) -> list[str]:
             f"streamed; audible: above -50 dBFS; medians of {STARTS} starts with other seeds; times real: all "
             f"{config.frames} frames and their audio."
         )
-    if any(speed.engine not in (FRAME_STEP, WALK, LINEARS) for trial in report.trials for speed in trial.engines):
-        found.append("Other libraries: the same widths and layers with random weights; they keep no nats of codes.")
+    if any(
+        speed.engine not in (FRAME_STEP, LAUNCHED, WALK, LINEARS) for trial in report.trials for speed in trial.engines
+    ):
+        found.append(
+            "Hand-written loop and other libraries: the same widths and layers with random weights in float32; they "
+            "keep no nats of codes."
+        )
     for name, package in report.missing.items():
         found.append(f"{name} was left out: the package {package} is not installed.")
     return found

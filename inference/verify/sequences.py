@@ -222,8 +222,10 @@ def walked_end(model: SpeechLM, row: Rows) -> Tensor:
     laid = lay_out(model, replace(row, ends=torch.zeros_like(row.ends)))
     num_steps = row.codes.shape[2] + lag
     walk = Walk(model, 1, num_steps + 1)
-    if num_steps:
-        prefill(walk, laid, slice(0, num_steps))
+    count = max(num_steps - 1, min(num_steps, int(not model.config.bos)))
+    prefill(walk, laid, slice(0, count))
+    for s in range(count, num_steps):  # the last one by itself, onto the cache
+        walk_step(walk, laid, s)
     nats = []
     absent = row.codes.new_full((1,), ABSENT)
 

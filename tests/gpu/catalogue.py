@@ -1,6 +1,6 @@
 """Every check by name, in the order in which they run: what must hold first, what is measured last."""
 
-from . import attention, codec, generation, launches, likelihood, machine, speed, training
+from . import attention, codec, frames, generation, launches, likelihood, machine, speed, training
 from .harness import Check
 
 CHECKS = (
@@ -16,6 +16,7 @@ CHECKS = (
     Check("train-bfloat16", "steps of training in bfloat16 are near those in float32", training.bfloat16),
     Check("generate-codes", "a continuation of codes costs what the CPU says", generation.from_codes),
     Check("generate-audio", "a continuation of audio, and its audio streamed", generation.from_audio),
+    Check("frames-as-cpu", "frames as CUDA graphs draw the CPU's codes", frames.as_cpu),
     Check("score", "nats of a token store == the CPU's", generation.scored),
     Check("compress", "compressed codes come back, in as many bits as predicted", generation.compressed),
     Check("attention-eager", "attention written out == sdpa", attention.eager),
@@ -27,6 +28,9 @@ CHECKS = (
     Check("copies", "bandwidth of copies", machine.copies, True),
     Check("matrix-products", "rate of bfloat16 matrix products", machine.matrix_products, True),
     Check("speed-generation", "generation throughput", speed.generation),
+    Check("speed-frames", "time of a frame by shape, rows and precision, beside the bandwidth", frames.speed),
+    Check("first-audible", "first sample and first audible sample of a stream", frames.first_audible),
+    Check("speed-peer", "transformers' CSM in turn with ours", frames.peer),
     Check("train-compiled", "bfloat16 with compiled blocks is near float32", training.bfloat16_compiled, True),
     Check("attention-flex", "flex_attention == sdpa", attention.flex),
     Check("speed-training", "training throughput", speed.training),
