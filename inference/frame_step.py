@@ -359,16 +359,20 @@ class FrameStep:
     def resized(self, kept: Sequence[int], batch: int) -> "FrameStep":
         """A step of another batch, whose first rows are these of this one, where they are; the others are empty."""
         other = FrameStep(self.model, batch, self.backbone.capacity, self.may_be_absent, self.looks_ahead, self.weights)
-        index, rows = torch.tensor(kept, device=self.rows.device), slice(len(kept))
-        mine, theirs = self.backbone, other.backbone
-        for cache, empty in zip(mine.caches, theirs.caches, strict=True):
-            empty[:, rows] = cache[:, index]
-        theirs.mask[rows] = mine.mask[index]
-        theirs.slot.copy_(mine.slot)
-        theirs.position, theirs.num_used, other.position = mine.position, mine.num_used, self.position
-        other.set_before(rows, self.rows[index], self.text_row[index])
-        other.starts[rows] = [self.starts[row] for row in kept]
+        other.go_on(self, kept)
         return other
+
+    def go_on(self, before: "FrameStep", kept: Sequence[int]) -> None:
+        """From where another step's rows are, which become this one's first; this one is at the start of a window."""
+        index, rows = torch.tensor(kept, device=before.rows.device), slice(len(kept))
+        theirs, mine = before.backbone, self.backbone
+        for cache, empty in zip(theirs.caches, mine.caches, strict=True):
+            empty[:, rows] = cache[:, index]
+        mine.mask[rows] = theirs.mask[index]
+        mine.slot.copy_(theirs.slot)
+        mine.position, mine.num_used, self.position = theirs.position, theirs.num_used, before.position
+        self.set_before(rows, before.rows[index], before.text_row[index])
+        self.starts[rows] = [before.starts[row] for row in kept]
 
     def fill(
         self,

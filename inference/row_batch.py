@@ -12,6 +12,7 @@ anew, given half of that window. B rows, K codebooks, T columns.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from ..model.delay_pattern import ABSENT, delay
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
+from .cuda_frame import GraphedFrame, graphed
 from .frame_step import FrameStep, is_supported
 from .grid import Request, given_columns, start
 from .labelled import as_labelled
@@ -122,6 +124,10 @@ class RowBatch:
         self.column = self.kept  # that comes next, in the grid
         self.sampling: BatchSampling | None = None  # None: to be found out
         self.bounds: Bounds | None = None
+        self.frames: GraphedFrame | None = None  # on a GPU, for steps in which every code is drawn
+        self.held = ExitStack()  # gives the graph back
+        self.graph: tuple[int, bool] | None = None  # rows of the one that is held, and whether they may end
+        self.is_graphed = False  # whether it knows the settings of all rows
 
     @property
     def num_free(self) -> int:
@@ -155,6 +161,7 @@ class RowBatch:
 
     def join(self, place: int, row: Row, codes: Tensor, text: Tensor | None, prefix: Prefix | None = None) -> None:
         """Let a row begin its window, with these columns of it as given, which come before the grid's next one."""
+        self.leave_graph()
         state, num_known = self.state, codes.shape[1]
         row.ahead = row.window.start + num_known - (self.column + state.num_dropped)
         if self.longest and num_known:
@@ -177,11 +184,15 @@ class RowBatch:
         self.make_ready()
         assert self.sampling is not None
         ends = can_end(self.model, self.sampling)
-        step = RowStep(
-            self.model, self.state, Window(0, 0, NO_END), self.sampling, self.column, ends, bounds=self.bounds
-        )
-        with as_labelled(self.model):
-            step.take()
+        if self.frames is not None and self.is_graphed and self.draws_all():
+            self.frames.take(self.state, self.column, self.sampling)
+        else:
+            self.leave_graph()
+            step = RowStep(
+                self.model, self.state, Window(0, 0, NO_END), self.sampling, self.column, ends, bounds=self.bounds
+            )
+            with as_labelled(self.model):
+                step.take()
         self.column += 1
         frame = self.column - 1 - self.longest
         # the grid is written over when another row joins
@@ -205,6 +216,7 @@ class RowBatch:
     def make_ready(self) -> None:
         """What the next step needs: a grid with room, and what changed since the one before."""
         if self.column == self.state.num_frames:
+            self.leave_graph()
             self.state.drop(self.column - self.kept)
             self.column, self.bounds = self.kept, None
         taken = [row for row in self.rows if row is not None]
@@ -213,6 +225,7 @@ class RowBatch:
         if self.sampling is None:
             settings = [(row or taken[0]).sampling for row in self.rows]
             self.sampling = batch_sampling(settings, len(self.rows), self.model.num_codebooks, self.state.nll)
+            self.use_graph(self.sampling)
         if self.longest and self.bounds is None:
             columns = [
                 (0, 0, 0) if row is None
@@ -221,6 +234,35 @@ class RowBatch:
             ]  # fmt: skip
             moved = [[self.in_grid(row, c) for c in found] for row, found in zip(self.rows, columns, strict=True)]
             self.bounds = Bounds(*torch.tensor(moved, device=self.model.device).unbind(1))
+
+    def draws_all(self) -> bool:
+        """Whether no row's step holds a code that is given, or none."""
+        least, most = min(self.model.config.delays), self.longest
+        for row in self.rows:
+            if row is not None:
+                column = self.column + self.state.num_dropped + row.ahead
+                first, stop = max(row.window.first, row.num_given), min(row.window.stop, row.total)
+                if not (first <= column - most and column - least < stop):
+                    return False
+        return True
+
+    def use_graph(self, sampling: BatchSampling) -> None:
+        """Take the steps of these settings by a graph, where there can be one."""
+        wanted = len(self.rows), can_end(self.model, sampling)
+        is_plain = sampling.endless is None and not sampling.repetition_frames
+        if is_plain and wanted != self.graph:
+            held = ExitStack()
+            frames = held.enter_context(graphed(self.model, self.state.request, sampling, len(self.rows)))
+            if frames is not None:
+                self.leave_graph()
+                frames.walk.go_on(self.walk, range(len(self.rows)))
+                self.held.close()
+                self.state.walk, self.frames, self.held, self.graph = frames.walk, frames, held, wanted
+        self.is_graphed = is_plain and wanted == self.graph
+
+    def leave_graph(self) -> None:
+        if self.frames is not None:
+            self.frames.leave(self.state)
 
     def next_window(self, place: int, row: Row) -> None:
         """The last half of a row's window is given to the next one."""
@@ -244,9 +286,12 @@ class RowBatch:
     @torch.inference_mode()
     def resize(self, batch: int) -> None:
         """Room for this many rows, for all that are taken at least: each costs time, whether it is taken or not."""
+        self.leave_graph()
         kept = [place for place, row in enumerate(self.rows) if row is not None]
         state, index = self.state, torch.tensor([*kept, *[0] * (batch - len(kept))], device=self.model.device)
         state.walk = self.walk.resized(kept, batch)
+        self.held.close()
+        self.frames = self.graph = None
         for name in ("codes", "nll", "text", "text_nll", "end"):
             if (grid := getattr(state, name)) is not None:
                 setattr(state, name, grid[index])

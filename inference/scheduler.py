@@ -158,7 +158,7 @@ class Scheduler:
     def step_for(self, ticket: Ticket) -> None:
         """A step, unless frames have come meanwhile."""
         with self.lock, decoding_threads(self.lm.threads):
-            if not ticket.ready and not ticket.is_done:
+            if not ticket.ready and not ticket.chunks and not ticket.is_done:
                 self._step()
 
     def next_chunk(self, ticket: Ticket) -> np.ndarray:
