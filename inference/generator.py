@@ -278,6 +278,13 @@ class SpeechGenerator:
 
         return evaluate_speech(self, data, baseline_data, with_settings(config, settings), progress)
 
+    def warmup(self, rows: int = 1) -> None:
+        """Make what the first generation of that many rows would make: on a GPU, compiled kernels and their graph."""
+        codes = torch.zeros(self.model.num_codebooks, 2, dtype=torch.int64)
+        request, _ = self.completed(Request(2 + max(self.model.config.delays), codes))
+        for _ in generate(self.model, request, range(rows)):
+            pass
+
     def _laid_out(self, num_frames: int, codes: Tensor | None, text: str | None) -> Request:
         """Lay out what is given, as the model was trained."""
         layout = self.model.config.text.layout if self.model.text_size else "none"

@@ -31,7 +31,7 @@ from .peers import PEERS, make_peer, missing_peers
 from .stopwatch import Stopwatch
 from .subjects import Subject
 
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a weight
 
 
 @dataclass(frozen=True)
