@@ -104,7 +104,7 @@ def test_the_kernels_draw_rows_that_come_and_go_as_each_is_drawn_alone(make_mode
     while scheduler.step():
         steps += 1
     assert not [ticket.error for ticket in tickets if ticket.error]
-    assert 4 <= len(taken) < steps + 1
+    assert 2 <= len(taken) <= steps
     for ticket, codes in zip(tickets, expected, strict=True):
         found = [frame.codes for frame in ticket.take()]
         assert len(found) == codes.shape[1] and torch.equal(torch.stack(found, dim=1), codes)
