@@ -16,7 +16,7 @@ from codeclm.data.ahead import Ahead
 from codeclm.data.dataset import TokenBatches
 from codeclm.data.grids import StoreGrids
 from codeclm.data.rows import Rows
-from codeclm.data.split import balance_voices, split_heldout
+from codeclm.data.split import balance_voices, first_by_hash, split_heldout
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
 from codeclm.data.token_store import TokenStore
@@ -200,6 +200,15 @@ def test_heldout_names_stay_held_out_when_files_are_added():
     more = ["new/a", *names, "new/b"]
     assert {names[i] for i in heldout} == {more[i] for i in split_heldout(more, 0.1, 0)[1]} - {"new/a", "new/b"}
     assert split_heldout(names, 0.1, seed=1)[1] != heldout
+
+
+def test_the_first_by_hash_are_at_most_so_many_frames_and_stay_the_first_when_there_are_more(store):
+    everything = list(range(len(store)))
+    assert first_by_hash(store, everything, 0) == everything == first_by_hash(store, everything, 10**9)
+    few, more = (first_by_hash(store, everything, share * store.num_frames.sum() // 4) for share in (1, 2))
+    assert set(few) < set(more) < set(everything) and few == sorted(few)
+    assert store.num_frames[few].sum() <= store.num_frames.sum() // 4
+    assert len(first_by_hash(store, everything, 1)) == 1  # never none
 
 
 def test_pieces_of_one_file_are_held_out_together():

@@ -51,11 +51,25 @@ def counted(self, *arguments):
     assert self.accelerator.num_processes == 2, "not two processes"
 loop.Trainer.__init__ = counted
 """
+SHARES_ONLY = """
+from codeclm.train import trainer
+rows, score = trainer.TokenBatches.rows, trainer.score_store
+def own_rows(self, step, rank=0, world_size=1):
+    assert world_size > 1, "a rank made the whole batch"
+    return rows(self, step, rank, world_size)
+def own_score(model, store, config, indices, *rest):
+    assert len(indices) <= 2, "a rank scored more than its half"
+    return score(model, store, config, indices, *rest)
+trainer.TokenBatches.rows, trainer.score_store = own_rows, own_score
+"""
 
 
 @pytest.mark.slow
 def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
-    """In float64. One batch of an epoch has a single row, which leaves a rank without any."""
+    """In float64. One batch of an epoch has a single row, which leaves a rank without any.
+
+    Each makes its rows only, and scores its half of the held-out speech.
+    """
     config = replace(
         SHORT,
         depth_fraction=1.0,
@@ -68,8 +82,9 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
     trainer = Trainer(model, codec, store, tmp_path, config)
     rows = {len(trainer.batches.rows(step)) for step in range(16)}
     assert rows == {1, 2}
+    assert len(trainer.heldout) == 4
     train(model, codec, store, tmp_path / "one", config)
-    script = program(store, codec, tmp_path / "two", config, CHECK_RANKS)
+    script = program(store, codec, tmp_path / "two", config, CHECK_RANKS + SHARES_ONLY)
     status, output = torchrun(script, timeout=240)
     assert status == 0, output[-3000:]
     one, two = state_of(tmp_path / "one", 16), state_of(tmp_path / "two", 16)
@@ -78,6 +93,8 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
         torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
     one_loss, two_loss = (metrics(tmp_path / name, "loss") for name in ("one", "two"))
     assert one_loss == pytest.approx(two_loss, abs=2e-6) and len(one_loss) == 2
+    one_bits, two_bits = (metrics(tmp_path / name, "heldout_bits_per_second") for name in ("one", "two"))
+    assert one_bits == pytest.approx(two_bits, abs=2e-6) and len(one_bits) == 3
 
 
 def one_codebook(make_store, codec, folder: Path) -> TokenStore:

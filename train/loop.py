@@ -46,12 +46,12 @@ def train(
     ):
         begin(trainer)
         with Log(trainer) as written:
-            if trainer.step == 0 and trainer.is_main:
+            if trainer.step == 0:
                 written.heldout(trainer.evaluate())
             while trainer.step < config.steps:
                 written.step(trainer.train_step())
                 last = trainer.step == config.steps
-                if trainer.is_main and (trainer.step % config.evaluate_every == 0 or last):
+                if trainer.step % config.evaluate_every == 0 or last:
                     written.heldout(trainer.evaluate())
                 asked = 0 if last else agree(trainer.accelerator, interruption.number)
                 if trainer.is_main and (trainer.is_due() or last or asked):

@@ -82,6 +82,14 @@ def open_store(
         return TokenStore(data if (Path(data) / HEADER).is_file() else out)
 
 
+def total(accelerator: Accelerator, *numbers: float) -> list[float]:
+    """The sum over the ranks of each number."""
+    if accelerator.num_processes == 1:
+        return [float(number) for number in numbers]
+    mine = torch.tensor(numbers, dtype=torch.float64, device=accelerator.device)
+    return cast(Tensor, accelerator.reduce(mine, "sum")).tolist()
+
+
 def agree(accelerator: Accelerator, number: int) -> int:
     """The largest of the ranks' numbers; each waits here for the others."""
     if accelerator.num_processes == 1:
