@@ -56,7 +56,7 @@ class TokenBatches:
         self.store, self.frames_per_batch, self.max_frames, self.seed = store, frames_per_batch, max_frames, seed
         self.packed, self.codebook_dropout = packed, codebook_dropout
         self.indices = _chosen(store, indices)
-        self.grids = StoreGrids(store, tokenizer, layout, max_frames)
+        self.grids = StoreGrids(store, tokenizer, layout, max_frames, self.indices.tolist())
         self.num_frames = int(store.num_frames[self.indices].sum())  # in one epoch
         total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
         # columns of a packed row: the remainder of the division is shared among the rows

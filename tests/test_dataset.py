@@ -350,6 +350,29 @@ def test_the_columns_of_an_utterance_have_its_whole_text_beside_its_audio(tmp_pa
     ]
 
 
+class Counting(TextTokenizer):
+    """Remembers which texts it was given."""
+
+    def encode_words(self, text: str) -> list[list[int]]:
+        vars(self).setdefault("texts", []).append(text)
+        return super().encode_words(text)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_the_texts_of_utterances_that_are_asked_for_are_tokenized(tmp_path, tokenizer, layout):
+    texts = ["the dog", "the quick brown fox", "over", "the lazy dog"]
+    store, counting = make_store(tmp_path, [30, 17, 9, 80], texts=texts), Counting(tokenizer.model)
+    grids, whole = StoreGrids(store, counting, layout, indices=[1, 3, 1]), StoreGrids(store, tokenizer, layout)
+    assert vars(counting)["texts"] == [texts[1], texts[3]]
+    for i in (1, 3):
+        assert grids.has_text[i] and grids.length(i) == whole.length(i)
+        for one, other in zip(grids.columns(i, 0, 12), whole.columns(i, 0, 12), strict=True):
+            np.testing.assert_array_equal(one, other)
+    counting = Counting(tokenizer.model)
+    TokenBatches(store, 200, 100, 0, [0, 2], counting, layout)
+    assert vars(counting)["texts"] == [texts[0], texts[2]]
+
+
 def test_a_text_is_kept_up_to_the_last_column_that_there_is(tmp_path, tokenizer):
     num_tokens = len(tokenizer.encode("the lazy dog"))
     store = make_store(tmp_path, [num_tokens, num_tokens - 1], texts=["the lazy dog"] * 2)
