@@ -152,6 +152,14 @@ def test_hardly_anything_is_padding(tmp_path, packed, full):
     assert sum(lengths) / sum(rows.text.numel() for rows in epoch_of(batches, 0)) > full
 
 
+@pytest.mark.parametrize("count", [41, 81, 401, 801])
+def test_no_batch_is_a_mere_rest(tmp_path, count):
+    """Every batch weighs the same in training; one utterance alone would weigh as much as twenty."""
+    batches = TokenBatches(make_store(tmp_path, [10] * count), 200, 10, seed=0, packed=False)
+    sizes = [len(batches.rows(step)) for step in range(len(batches.epoch_batches(0)))]
+    assert sum(sizes) == count and max(sizes) <= 20 and min(sizes) >= 10
+
+
 def test_packed_batches_have_one_shape_and_use_all_of_their_frames(store):
     batches = TokenBatches(store, 100, 40, seed=0)
     shapes = [tuple(batches.rows(step).text.shape) for step in range(len(batches.epoch_batches(0)))]
@@ -202,7 +210,7 @@ def test_heldout_names_stay_held_out_when_files_are_added():
     assert split_heldout(names, 0.1, seed=1)[1] != heldout
 
 
-def test_the_first_by_hash_are_at_most_so_many_frames_and_stay_the_first_when_there_are_more(store):
+def test_the_first_by_hash_are_at_most_the_frames_asked_for_and_stay_the_first_of_more(store):
     everything = list(range(len(store)))
     assert first_by_hash(store, everything, 0) == everything == first_by_hash(store, everything, 10**9)
     few, more = (first_by_hash(store, everything, share * store.num_frames.sum() // 4) for share in (1, 2))
