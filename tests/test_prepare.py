@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 
 from codeclm.data.audio import AudioError
+from codeclm.data.encode_files import encoder
 from codeclm.data.preparation import PrepareConfig, duration, open_or_prepare, prepare
 from codeclm.data.store_index import StoreHeader
 from codeclm.data.token_store import TokenStore
@@ -348,6 +349,15 @@ def test_more_workers_than_cores_are_told_and_not_made(audio, codec, unbroken, t
         "num_workers is 64, more than the cores of this process: 1 will do" in record.getMessage()
         for record in caplog.records
     )
+
+
+def test_many_files_in_one_process_of_many_cores_are_told_about_workers(codec, caplog, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    caplog.set_level("INFO")
+    with encoder(codec, PrepareConfig(), 20):
+        assert not caplog.records
+    with encoder(codec, PrepareConfig(), 200):
+        assert "1 of 4 cores is used; codeclm prepare --num-workers 4 is faster" in caplog.text
 
 
 @pytest.mark.parametrize("off", ["option", "environment"])
