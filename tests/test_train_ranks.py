@@ -186,15 +186,26 @@ loop.Trainer.train_step = ask
 
 @pytest.mark.slow
 def test_all_ranks_save_and_stop_at_the_step_at_which_one_is_asked_to(make_store, make_codec, tmp_path):
+    """With a single row in a step, of which they are told."""
     codec = make_codec(num_codebooks=2, codebook_size=SIZE)
     store = make_store(tmp_path / "store", draw(SOURCE, [20, 33, 7, 50] * 4, 0), codec)
-    script = program(store, codec, tmp_path / "run", SHORT, ASK_RANK_1)
+    config = replace(SHORT, batch=replace(SHORT.batch, frames_per_batch=32))
+    script = program(store, codec, tmp_path / "run", config, ASK_RANK_1)
     status, output = torchrun(script)
+    assert output.count("1 of 2 processes have nothing to do: a step of 32 frames has 1 rows") == 1, output[-3000:]
     assert status != 0 and latest_checkpoint(tmp_path / "run") == tmp_path / "run/step-00000007"
     assert len(re.findall(r"Interrupted: .*run: stopped and saved at step 7 of 12", output)) == 2, output[-3000:]
 
 
 # --- accelerate's environment ---
+
+
+def test_a_process_that_is_alone_although_there_should_be_two_is_told(store, codec, tmp_path, monkeypatch):
+    with Trainer(new_model(store, SHORT), codec, store, tmp_path / "run", SHORT):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 2, but this process is alone; start all of them with torchrun"):
+        Trainer(new_model(store, SHORT), codec, store, tmp_path / "run", SHORT)
 
 
 def test_accelerates_environment_does_not_divide_gradients(make_store, make_codec, tmp_path, monkeypatch):

@@ -77,6 +77,12 @@ def begin(trainer: Trainer) -> None:
     if resumed:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
+    ranks, rows = trainer.accelerator.num_processes, max(map(len, trainer.batches.epoch_batches(0)))
+    if rows < ranks:
+        log.warning(
+            f"{ranks - rows} of {ranks} processes have nothing to do: a step of "
+            f"{trainer.batches.frames_per_batch} frames has {rows} rows; give more --batch.frames-per-batch"
+        )
 
 
 def for_small_data(config: RunConfig, names: Sequence[str]) -> RunConfig:
