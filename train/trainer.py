@@ -135,9 +135,10 @@ class Trainer:
         reduced = cast(Tensor, self.accelerator.reduce(loss.detach(), "mean"))
         value, slope = torch.stack([reduced, norm]).tolist()  # a GPU is waited for here
         if not math.isfinite(value) or not math.isfinite(slope):
+            newest = latest_checkpoint(self.out)
+            kept = f", and {newest} is intact" if newest else ""
             raise FloatingPointError(
-                f"step {self.step}: the loss is {value}, its gradient {slope}; "
-                f"the weights were not touched, and the newest checkpoint in {self.out} is intact"
+                f"step {self.step}: the loss is {value}, its gradient {slope}; the weights were not touched{kept}"
             )
         self.optimizer.step()
         self.step += 1
