@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-WeightPrecision = Literal["float32", "bfloat16", "int8"]
-WEIGHTS = ("float32", "bfloat16", "int8")  # see precision.py
+WeightPrecision = Literal["float32", "float16", "bfloat16", "int8"]
+WEIGHTS = ("float32", "float16", "bfloat16", "int8")  # see precision.py
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ def load(
 
     device: where model and codec compute, "auto", "cpu", "cuda", "cuda:N" or "mps". The model is in float32 whatever
     its file holds (`AutoModel.from_pretrained` keeps the file's type: bfloat16 for the embedded one).
-    weights: "float32", "bfloat16" or "int8" for a model that generates and scores in less memory and time, and cannot
-    be trained, saved or moved any more (precision.py). rows: that it will mostly generate together.
+    weights: "float32", "float16", "bfloat16" or "int8" for a model that generates and scores in less memory and time,
+    and cannot be trained, saved or moved any more (precision.py). rows: that it will mostly generate together.
 
     Raises FileNotFoundError, ValueError or OSError in one line: no model there, weights broken or changed, a setting
     unknown, the codec not the one that the model was trained on, no such device, weights that the machine is not made
@@ -65,6 +65,7 @@ def load(
     codec = load_model_codec(folder, model)
     lm = SpeechGenerator(model, codec, str(name_or_folder), load_tokenizer(folder, model)).to(target)
     if weights is not None:
+        _ = lm.fingerprint  # of the weights as they are in the file
         set_weights(model, weights, rows)
     return lm
 

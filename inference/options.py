@@ -25,7 +25,7 @@ AudioOut = Annotated[Path, arg(metavar="OUT", help="the file to write: .wav, .fl
 Data = Annotated[Path, arg(metavar="DATA", help="a token store, an audio file, or a folder of them")]
 Seed = Annotated[int, arg(help="random seed; same seed, same machine: same bytes")]
 Device = Annotated[str, arg(help="where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N or mps")]
-Weights = Annotated[WeightPrecision, arg(help="precision of the weights; int8 and bfloat16 are faster and less exact")]
+Weights = Annotated[WeightPrecision, arg(help="precision of the weights; all but float32 are faster and less exact")]
 Threads = Annotated[
     int | None, arg(metavar="N", help="torch threads; default: OMP_NUM_THREADS, else one while decoding")
 ]

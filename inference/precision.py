@@ -12,8 +12,9 @@ from ..model.transformer import Transformer
 from .config import WEIGHTS
 from .fused_block import FusedBlock
 from .machine import seconds
-from .products import BFloat16, Int8, PackedBFloat16, Product, plain_product
+from .products import BFloat16, Float16, Int8, PackedBFloat16, Product, plain_product
 
+FBGEMM = {"float16": Float16, "int8": Int8}
 ROWS, SIDE = 8, 1024  # of the product that shows how slow bfloat16 is
 
 
@@ -47,18 +48,18 @@ def product_kind(weights: str, device: torch.device, dtype: torch.dtype, rows: i
     """Raises ValueError as `set_weights` does."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights '{weights}' are unknown; choose one of {', '.join(WEIGHTS)}")
-    if weights == "int8":
+    if weights in FBGEMM:
         if device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
             where = (
                 "this torch has no fbgemm" if device.type == "cpu" else f"{device.type} has no kernels for them here"
             )
-            raise ValueError(f"weights 'int8' cannot be used: {where}; choose float32 or bfloat16")
-        return Int8
+            raise ValueError(f"weights '{weights}' cannot be used: {where}; choose float32 or bfloat16")
+        return FBGEMM[weights]
     if weights == "bfloat16":
         if not has_fast_bf16(device):
             raise ValueError(
                 f"weights 'bfloat16' would be slow: without hardware for them, products take {bf16_factor(device):.0f} "
-                f"times as long as in float32 here; choose float32{' or int8' if device.type == 'cpu' else ''}"
+                f"times as long as in float32 here; choose float32{', float16 or int8' if device.type == 'cpu' else ''}"
             )
         return PackedBFloat16 if device.type == "cpu" else BFloat16
     return plain_product(device, dtype, rows)

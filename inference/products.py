@@ -8,6 +8,8 @@ The result of a row depends on that row alone, whatever stands beside it. precis
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,6 +85,36 @@ class BFloat16(Product):
         total.add_(x.bfloat16() @ self.weight)
 
 
+@contextmanager
+def fbgemm() -> Iterator[None]:
+    """Within: weights are packed for fbgemm."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
+
+
+class Float16(Product):
+    """In float16, multiplied in float32: only the weight is rounded. By fbgemm, for a CPU."""
+
+    precision = "float16"
+
+    def __init__(self, weight: Tensor):
+        with fbgemm():
+            self.packed = torch.ops.quantized.linear_prepack_fp16(weight.t().float().contiguous(), None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+
+    def into(self, x: Tensor, out: Tensor) -> None:
+        out.copy_(self(x))
+
+    def add(self, x: Tensor, total: Tensor) -> None:
+        total.add_(self(x))
+
+
 class Int8(Product):
     """8 bits for each number of W, with a scale for each column; x is rounded to 8 bits, with a scale for each row.
 
@@ -94,14 +126,9 @@ class Int8(Product):
     def __init__(self, weight: Tensor):
         rows = weight.t().float()
         scales = rows.abs().amax(dim=1).clamp_min(TINY).double() / 127
-        before = torch.backends.quantized.engine
-        torch.backends.quantized.engine = "fbgemm"
-        try:
-            with warnings.catch_warnings(action="ignore"):  # torch means to remove quantized tensors, one day
-                rounded = torch.quantize_per_channel(rows, scales, torch.zeros(len(rows)).long(), 0, torch.qint8)
+        with fbgemm(), warnings.catch_warnings(action="ignore"):  # torch means to remove quantized tensors, one day
+            rounded = torch.quantize_per_channel(rows, scales, torch.zeros(len(rows)).long(), 0, torch.qint8)
             self.packed = torch.ops.quantized.linear_prepack(rounded, None)
-        finally:
-            torch.backends.quantized.engine = before
         self.zero = 128 if torch.cpu._is_vnni_supported() else 64
 
     def scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,12 +20,15 @@ from codeclm.inference.bench.first_sound import listen
 from codeclm.inference.bench.launches import count_launches
 from codeclm.inference.bench.limits import Rates, frame_cost, limit_s
 from codeclm.inference.bench.memory import peak_mb
+from codeclm.inference.bench.minimal import TOP_K, HandWrittenLoop, Positions, Transformer, draw_code
 from codeclm.inference.bench.peers import PEERS, missing_peers
 from codeclm.inference.bench.stopwatch import Stopwatch
 from codeclm.inference.bench.subjects import Subject
 from codeclm.inference.bench.table import markdown, table
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.config import SamplingConfig
+from codeclm.inference.engine import generate
 from codeclm.inference.frame_step import is_supported
+from codeclm.inference.grid import Request
 from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.presets import SHAPE_S
 
@@ -109,6 +112,49 @@ def test_a_frame_as_deep_as_shape_s_costs_at_most_620_operations_and_never_makes
 def test_a_frame_of_shape_s_costs_at_most_620_operations_and_never_makes_the_host_wait(batch):
     found = count(make_engine(FRAME_STEP, Subject("S", True), batch, 3, "cpu"))
     assert found.operations <= MOST_OPERATIONS and found.syncs == 0
+
+
+# --- the loop written by hand ---
+
+
+def test_the_hand_written_loop_makes_the_products_of_our_frame_and_draws_codes():
+    model, prompt = narrow(), torch.zeros(1, 8, 3, dtype=torch.long)
+    loop = HandWrittenLoop(model.config, prompt)
+    found, ours = count(loop), count(Ours(model, prompt, FRAME_STEP))
+    assert found.products == ours.products == 153 and found.syncs == 0
+    assert sum(call.flops() for call in found.calls) <= sum(call.flops() for call in ours.calls)  # no EOS
+    assert found.operations <= 1.1 * MOST_OPERATIONS
+
+
+@pytest.mark.parametrize("name", ["tiny", "base"])  # each head its own keys; several share one
+def test_positions_at_once_are_those_one_by_one_in_the_hand_written_loop(name):
+    config, batch, length = replace(Subject(name, True).config.backbone, num_layers=2, ff_dim=64), 2, 5
+    part, like = Transformer(config, torch.empty(0)), torch.empty(0)
+    x = torch.randn(batch, length, config.dim, generator=torch.Generator().manual_seed(0))
+    part.reserve(batch, length)
+    many, one = (Positions(config, batch, count_at_once, like) for count_at_once in (length, 1))
+    many.x.copy_(x.flatten(0, 1))
+    together = part(many, 0).view(x.shape)
+    for position in range(length):
+        one.x.copy_(x[:, position])
+        torch.testing.assert_close(part(one, position), together[:, position], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("conditioning", ["add", "prefix"])
+def test_the_hand_written_loop_draws_other_codes_in_every_frame_and_row(conditioning):
+    config = Subject("tiny", True).config
+    config.depth = replace(config.depth, conditioning=conditioning)
+    codes = HandWrittenLoop(config, torch.zeros(2, 8, 1, dtype=torch.long)).run(4, lambda: None)
+    assert codes.shape == (2, 8, 4) and codes.min() >= 0 and codes.max() < config.codebook_size
+    assert len(codes.transpose(1, 2).flatten(0, 1).unique(dim=0)) == 8
+
+
+def test_the_hand_written_loop_draws_as_often_as_the_likeliest_are_likely():
+    torch.manual_seed(0)
+    logits = 0.8 * torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(20_000, 1)
+    drawn = draw_code(logits, -torch.empty(20_000, 2).exponential_().log())
+    assert SamplingConfig().top_k == TOP_K
+    torch.testing.assert_close(drawn.bincount(minlength=3) / 20_000, torch.tensor([0.625, 0.375, 0]), rtol=0, atol=0.02)
 
 
 # --- costs ---
@@ -303,7 +349,7 @@ def test_launches_are_those_of_a_frame_without_its_prompt(monkeypatch):
 @pytest.mark.parametrize(
     "message, arguments",
     [
-        ("shape 'huge' is unknown; choose from S, default, tiny, small, base", dict(shape=("huge",))),
+        ("shape 'huge' is unknown; choose from S, CSM-1B, default, tiny, small, base", dict(shape=("huge",))),
         ("--batch is 0; it must be at least 1", dict(batch=(1, 0))),
         ("--batch: a number of rows is missing", dict(batch=())),
         ("--frames is 1; it must be at least 2", dict(frames=1)),

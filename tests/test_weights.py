@@ -1,30 +1,31 @@
-"""Weights in float32, bfloat16 or 8 bits: products, a model's numbers with them, and what is refused."""
+"""Weights in float32, float16, bfloat16 or 8 bits: products, a model's numbers with them, and what is refused."""
 
 import pytest
 import torch
 
 from codeclm import load
 from codeclm.inference.config import EvaluateConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import precision_of
 from codeclm.inference.frame_step import is_supported
 from codeclm.inference.fused_weights import fused_weights
-from codeclm.inference.precision import is_fusable, set_weights, transformers, weights_of
-from codeclm.inference.products import BFloat16, Gate, Halves, Int8, Packed, PackedBFloat16, Product, make_gate
+from codeclm.inference.grid import Request
+from codeclm.inference.precision import is_fusable, product_kind, set_weights, transformers, weights_of
+from codeclm.inference.products import BFloat16, Float16, Gate, Halves, Int8, Packed, PackedBFloat16, Product, make_gate
 from codeclm.model import SpeechLM
 from codeclm.model.device import has_fast_bf16
 from codeclm.model.shapes import DepthConfig, TransformerConfig
 
 from .options import OPTIONS, backbone, example
 
-KINDS = [Product, Packed, BFloat16, Int8]
+KINDS = [Product, Packed, Float16, BFloat16, Int8]
 if has_fast_bf16(torch.device("cpu")):
     KINDS.append(PackedBFloat16)
-ERROR = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.1}  # of a product of 48 numbers around 1
-SHARES = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.05}  # of the nats of a model with random weights
+ERROR = {"float32": 1e-5, "float16": 0.003, "bfloat16": 0.03, "int8": 0.1}  # of a product of 48 numbers around 1
+SHARES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 0.01, "int8": 0.05}  # of the nats with random weights
 
 needs_bf16 = pytest.mark.skipif(not has_fast_bf16(torch.device("cpu")), reason="no hardware for bfloat16")
-PRECISIONS = ["float32", "int8", pytest.param("bfloat16", marks=needs_bf16)]
+PRECISIONS = ["float32", "float16", "int8", pytest.param("bfloat16", marks=needs_bf16)]
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -58,13 +59,21 @@ def test_a_gate_is_that_of_its_precision_in_both_its_forms(kind):
     torch.testing.assert_close(stepped, found(x), rtol=0, atol=1e-5)
 
 
-def test_a_row_in_8_bits_depends_on_no_other_row_however_large():
-    product, x = Int8(draw(48, 32)), draw(3, 48)
+@pytest.mark.parametrize("kind", [Int8, Float16])
+def test_a_row_times_reduced_weights_depends_on_no_other_row_however_large(kind):
+    product, x = kind(draw(48, 32)), draw(3, 48)
     x[1] *= 1000
     x[2] = 0
     together, alone = product(x), torch.cat([product(row[None]) for row in x])
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=0)
     assert not together[2].any()
+
+
+def test_float16_rounds_the_weight_and_nothing_else():
+    weight, x = draw(300, 70), draw(9, 300)
+    exact = x.double() @ weight.half().double()
+    torch.testing.assert_close(Float16(weight)(x), exact.float(), rtol=0, atol=1e-4)
+    assert (x @ weight - exact).abs().max() > 3e-3
 
 
 # --- models ---
@@ -114,10 +123,11 @@ def test_generation_records_the_nats_that_likelihood_gives_at_its_precision(make
     assert (scored != model(state.codes).nll).any() or weights == "float32"
 
 
+@pytest.mark.parametrize("weights", ["int8", "float16"])
 @torch.no_grad()
-def test_a_row_in_8_bits_draws_the_same_codes_alone_in_a_batch_and_by_the_walk(make_model):
+def test_a_row_with_reduced_weights_draws_the_same_codes_alone_in_a_batch_and_by_the_walk(make_model, weights):
     model = make_model(**larger())
-    set_weights(model, "int8")
+    set_weights(model, weights)
     codes = torch.randint(0, 64, (4, 5), generator=torch.Generator().manual_seed(0))
     together = last(model, Request(8, codes), seeds=(1, 2, 3)).codes
     for row, seed in enumerate((1, 2, 3)):
@@ -144,14 +154,15 @@ def test_a_model_with_fused_blocks_holds_each_matrix_once(make_model):
 
 def test_bfloat16_without_hardware_is_refused_with_the_factor_that_was_measured(make_model, monkeypatch):
     monkeypatch.setattr("codeclm.inference.precision.has_fast_bf16", lambda device: False)
-    with pytest.raises(ValueError, match=r"products take \d+ times as long as in float32 here; choose float32 or int8"):
+    told = r"products take \d+ times as long as in float32 here; choose float32, float16 or int8"
+    with pytest.raises(ValueError, match=told):
         set_weights(make_model(**larger()), "bfloat16")
 
 
 @pytest.mark.parametrize(
     "weights, options, message",
     [
-        ("int4", {}, "weights 'int4' are unknown; choose one of float32, bfloat16, int8"),
+        ("int4", {}, "weights 'int4' are unknown; choose one of float32, float16, bfloat16, int8"),
         ("int8", dict(backbone=backbone(qk_norm=True)), "not there for a model with qk_norm or weight_sets"),
     ],
 )
@@ -162,11 +173,13 @@ def test_weights_that_are_not_there_are_refused_and_change_nothing(make_model, w
     assert weights_of(model) is None
 
 
-def test_8_bits_are_refused_on_a_gpu():
-    from codeclm.inference.precision import product_kind
-
-    with pytest.raises(ValueError, match="weights 'int8' cannot be used: cuda has no kernels for them here"):
-        product_kind("int8", torch.device("cuda"), torch.float32, 1)
+@pytest.mark.parametrize("weights", ["int8", "float16"])
+def test_weights_of_fbgemm_are_refused_on_a_gpu_and_where_torch_lacks_it(monkeypatch, weights):
+    with pytest.raises(ValueError, match=f"weights '{weights}' cannot be used: cuda has no kernels for them here"):
+        product_kind(weights, torch.device("cuda"), torch.float32, 1)
+    monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["qnnpack"])
+    with pytest.raises(ValueError, match=f"'{weights}' cannot be used: this torch has no fbgemm; choose float32 or"):
+        product_kind(weights, torch.device("cpu"), torch.float32, 1)
 
 
 def test_a_model_with_other_weights_says_so_and_is_not_saved(tmp_path):

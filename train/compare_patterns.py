@@ -16,9 +16,10 @@ import torch
 from ..data.split import split_heldout
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig, SamplingConfig
-from ..inference.engine import Request, generate
+from ..inference.engine import generate
 from ..inference.evaluate.report import likelihood
 from ..inference.evaluate.score import score_store
+from ..inference.grid import Request
 from ..inference.loading import load_speech_lm
 from ..model.codecs import Codec
 from ..model.cost import forward_flops_per_frame

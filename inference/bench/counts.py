@@ -14,7 +14,7 @@ from .engines import Engine
 from .product import Call, name_of
 
 PRODUCTS = (
-    *("mm", "addmm", "linear", "matmul", "bmm", "baddbmm", "mv", "addmv", "einsum", "linear_dynamic"),
+    *("mm", "addmm", "linear", "matmul", "bmm", "baddbmm", "mv", "addmv", "einsum", "linear_dynamic_fp16"),
     *("_linear_pointwise", "linear_with_input_q_dq_qweight_dq_output_fp32"),
 )
 # the host reads a number of the device, or needs one to know a shape

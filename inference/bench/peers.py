@@ -1,4 +1,4 @@
-"""Other libraries' generation at a shape of ours, with random weights, as their users call it.
+"""Other generation at a shape of ours, with random weights: a hand-written loop, and libraries as users call them.
 
 A peer whose package is not installed is left out. transformers' draw a frame more than is asked for, whose begin marks
 the end of the last one; the codecs that their models hold are as small as can be, and not used.
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ...model.shapes import TransformerConfig
 from ...model.speech_lm_config import SpeechLMConfig
+from .minimal import TEMPERATURE, TOP_K, HandWrittenLoop
 
 TEXT_SIZE = 1024  # tokens of the text that they cannot do without
 RING = 128  # positions; its default of 3000 makes it slower
-TOP_K = 100  # as SamplingConfig has it
 # a codec that takes no memory and no time: it makes no sound here
 TINY_MIMI = dict(
     hidden_size=16, num_filters=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
@@ -44,7 +44,7 @@ class Csm:
             | dict(backbone_hidden_size=config.backbone.dim, max_position_embeddings=config.num_codebooks + 1),
         )  # fmt: skip
         self.model = random_weights(CsmForConditionalGeneration, theirs, prompt.device)
-        sampling = dict(do_sample=True, top_k=TOP_K, temperature=0.8)
+        sampling = dict(do_sample=True, top_k=TOP_K, temperature=TEMPERATURE)
         self.model.depth_decoder.generation_config.update(**sampling)
         self.sampling = sampling | (dict(cache_implementation="static") if prompt.is_cuda else {})
 
@@ -110,6 +110,7 @@ class KyutaiMoshi:
 
 Peer = Callable[[SpeechLMConfig, Tensor], Any]
 PEERS: dict[str, tuple[str, Peer]] = {  # name -> (package, how it is made)
+    "hand-written loop": ("torch", HandWrittenLoop),
     "transformers CSM": ("transformers", Csm),
     "transformers Moshi": ("transformers", Moshi),
     "moshi package": ("moshi", KyutaiMoshi),

@@ -106,7 +106,10 @@ def notes(report: BenchReport) -> list[str]:
     if any(
         speed.engine not in (FRAME_STEP, LAUNCHED, WALK, LINEARS) for trial in report.trials for speed in trial.engines
     ):
-        found.append("Other libraries: the same widths and layers with random weights; they keep no nats of codes.")
+        found.append(
+            "Hand-written loop and other libraries: the same widths and layers with random weights in float32; they "
+            "keep no nats of codes."
+        )
     for name, package in report.missing.items():
         found.append(f"{name} was left out: the package {package} is not installed.")
     return found

@@ -19,8 +19,9 @@ from codeclm.inference.bench.peers import make_peer
 from codeclm.inference.bench.stopwatch import Stopwatch
 from codeclm.inference.bench.subjects import Subject
 from codeclm.inference.config import SamplingConfig, WeightPrecision
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.inference.machine import read_rate
 from codeclm.model.lm import SpeechLM
 from codeclm.model.shapes import DepthConfig, TransformerConfig
