@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..model.rope import rotary_tables
-from .frame_step import DepthStep, Stack
+from .frame_step import DepthStep
 from .products import Product
+from .stack import Stack
 
 FEW = 8  # rows that are multiplied without tensor cores
 COLUMNS = 16  # steps whose rotations and noise are laid out at once

@@ -85,7 +85,7 @@ def test_rows_that_join_after_a_prefix_are_as_they_are_alone(make_lm, name):
 def test_the_backbone_does_not_read_a_prefix_again(make_lm, monkeypatch):
     lm = make_lm()
     voice = voice_of(lm, 12)
-    monkeypatch.setattr("codeclm.inference.frame_step.Stack.prefill", None)
+    monkeypatch.setattr("codeclm.inference.stack.Stack.prefill", None)
     monkeypatch.setattr(type(lm.codec), "encode", None)
     assert lm.generate(voice, 0.1).codes.shape[1] == 22
 

@@ -1,4 +1,4 @@
-"""The ring cache of inference/frame_step.py: positions without end, and rows that begin and end on their own."""
+"""The ring cache of inference/stack.py: positions without end, and rows that begin and end on their own."""
 
 import pytest
 import torch
