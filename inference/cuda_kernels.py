@@ -7,14 +7,15 @@ B rows, D inputs, N outputs, H heads, G key/value heads, E head width, P positio
 
 import triton
 import triton.language as tl
+import triton.language.extra.cuda as cuda
 
 
 @triton.jit
 def wait(EARLY: tl.constexpr):
     """Until the kernels before this one are done. EARLY: it began before, with what it needs weights alone for."""
     if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
 
 
 @triton.jit
