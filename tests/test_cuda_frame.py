@@ -1,18 +1,22 @@
 """inference/cuda_frame.py: the kernels draw what the frame step draws. Here Triton's interpreter runs them."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 
 from codeclm.inference import SamplingConfig, cuda_frame, fused_weights
+from codeclm.inference.cuda_frame import GraphedFrame
+from codeclm.inference.cuda_stack import Launcher
 from codeclm.inference.engine import generate
 from codeclm.inference.frame_step import is_supported
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.grid import Request
 from codeclm.inference.products import Product
 from codeclm.inference.scheduler import Scheduler
-from codeclm.model import SpeechLM
+from codeclm.model import SpeechLM, SpeechLMConfig
+from codeclm.model.presets import SHAPE_S
 from codeclm.model.shapes import TextConfig
 
 from .options import OPTIONS, WORDS, backbone
@@ -108,6 +112,15 @@ def test_the_kernels_draw_rows_that_come_and_go_as_each_is_drawn_alone(make_mode
     for ticket, codes in zip(tickets, expected, strict=True):
         found = [frame.codes for frame in ticket.take()]
         assert len(found) == codes.shape[1] and torch.equal(torch.stack(found, dim=1), codes)
+
+
+@torch.no_grad()
+def test_a_frame_of_shape_s_is_at_most_205_kernels(monkeypatch):
+    launched: list[str] = []
+    monkeypatch.setattr(fused_weights, "plain_product", lambda *_: Product)
+    monkeypatch.setattr(Launcher, "launch", lambda self, name, *_, **__: launched.append(name))
+    GraphedFrame(SpeechLM(SpeechLMConfig(8, 1024, *SHAPE_S)), 1, 1024, False).frame()
+    assert 190 < len(launched) <= 205, Counter(launched)
 
 
 @torch.no_grad()

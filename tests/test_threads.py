@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from codeclm import load
+from codeclm.inference.engine import Request, generate
+from codeclm.inference.frame_step import FrameStep
 from codeclm.inference.generator import SpeechGenerator
-from codeclm.inference.threads import check_threads, decoding_threads
+from codeclm.inference.threads import check_threads, decoding_threads, torch_threads
 from codeclm.train.cli import main
 
 
@@ -54,6 +57,21 @@ def test_threads_are_given_back_after_an_error(seen):
     with pytest.raises(KeyError), decoding_threads(1):
         raise KeyError
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_embedded_model_draws_the_same_codes_with_any_number_of_threads(rows):
+    model = load(device="cpu").model
+    states = []
+    for number in (1, 2):
+        with torch_threads(number):
+            *_, state = generate(model, Request(20), range(rows))
+        assert isinstance(state.walk, FrameStep)
+        states.append(state)
+    one, two = states
+    assert torch.equal(one.codes, two.codes)
+    torch.testing.assert_close(two.nll, one.nll, rtol=0, atol=1e-4)  # sums are in another order
 
 
 @pytest.mark.slow
