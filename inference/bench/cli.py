@@ -13,7 +13,6 @@ from ...model.presets import PRESETS
 from ..argument_checks import check_model, check_number, check_writable
 from ..options import Numbers, Weights, write_json
 from ..screen import say_loading
-from ..text_table import markdown_table, text_table
 from ..threads import check_threads, decoding_threads
 
 
@@ -101,6 +100,7 @@ def bench(
     with decoding_threads(threads):
         num_threads = torch.get_num_threads()
     if load:
+        from ..text_table import markdown_table, text_table
         from .load import LoadConfig, bench_load, describe_load
 
         settings = LoadConfig(load_rates, load_seconds, load_speech, load_rows, load_rows)
