@@ -56,7 +56,7 @@ class TokenBatches:
         self.store, self.frames_per_batch, self.max_frames, self.seed = store, frames_per_batch, max_frames, seed
         self.packed, self.codebook_dropout = packed, codebook_dropout
         self.indices = _chosen(store, indices)
-        self.grids = StoreGrids(store, tokenizer, layout, max_frames)
+        self.grids = StoreGrids(store, tokenizer, layout, max_frames, self.indices.tolist())
         self.num_frames = int(store.num_frames[self.indices].sum())  # in one epoch
         total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
         # columns of a packed row: the remainder of the division is shared among the rows
@@ -113,7 +113,9 @@ class TokenBatches:
         return [[rows[i] for i in part] for part in np.array_split(order, count)]
 
     def _padded(self, segments: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
-        pool_of = np.cumsum(self.grids.lengths(segments)) // (POOL_BATCHES * self.frames_per_batch)
+        total = np.cumsum(self.grids.lengths(segments))
+        num_pools = max(1, round(int(total[-1]) / (POOL_BATCHES * self.frames_per_batch)))
+        pool_of = (total - 1) * num_pools // total[-1]
         pools = np.split(segments, np.flatnonzero(np.diff(pool_of)) + 1)
         batches = [batch for pool in pools for batch in _neighbours(pool, self.grids, self.frames_per_batch)]
         return [[row[None] for row in batches[i]] for i in rng.permutation(len(batches))]
@@ -145,7 +147,10 @@ def _cut(
 
 
 def _neighbours(segments: np.ndarray, grids: StoreGrids, frames_per_batch: int) -> list[np.ndarray]:
-    """Segments [M, 3] -> batches of neighbours in length: rows * longest <= frames_per_batch, or one row."""
+    """Segments [M, 3] -> batches of neighbours in length: rows * longest <= frames_per_batch, or one row.
+
+    The last two share what is left for them: a batch of few rows would weigh as much as the others.
+    """
     lengths = grids.lengths(segments)
     order = np.argsort(-lengths, kind="stable")
     batches, i = [], 0
@@ -153,4 +158,6 @@ def _neighbours(segments: np.ndarray, grids: StoreGrids, frames_per_batch: int) 
         rows = max(1, frames_per_batch // int(lengths[order[i]]))
         batches.append(segments[order[i : i + rows]])
         i += rows
+    if len(batches) > 1 and len(batches[-1]) < len(batches[-2]):
+        batches[-2:] = np.array_split(np.concatenate(batches[-2:]), 2)
     return batches

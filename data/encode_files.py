@@ -28,6 +28,7 @@ PUSH_S = 60.0  # audio longer than this is streamed through the codec in such ch
 COPY_LEVELS_DB = (0.0, 1.5, -1.5, 0.75, -0.75, 2.0, -2.0, 1.0)
 CUT_FROM = 0.8  # share of the longest piece after which the quietest place is sought
 CUT_WINDOW_S = 0.02
+HINT_FILES = 50  # per core: with fewer of them more processes are not worth their start
 FILES_AHEAD = 4  # per worker: files handed out before the oldest one is written
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,8 @@ def encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Enco
         logger.info("num_workers is %d, more than the cores of this process: %d will do", config.num_workers, cores)
     num_workers = min(config.num_workers, num_jobs, cores)
     if num_workers <= 1:
+        if min(cores, num_jobs // HINT_FILES) > 1 and codec.device.type == "cpu":
+            logger.info("1 of %d cores is used; codeclm prepare --num-workers %d is faster", cores, cores)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

@@ -3,6 +3,8 @@
 N utterances, M segments (utterance, start, stop) in frames, K codebooks, L columns (frames and text columns).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
@@ -31,15 +33,20 @@ class StoreGrids:
         tokenizer: TextTokenizer | None = None,
         layout: TextLayout = "first",
         max_columns: int | None = None,
+        indices: Iterable[int] | None = None,
     ):
-        """tokenizer: for the transcripts (default: no text). max_columns: of a row (default: any number).
+        """tokenizer: for the transcripts (default: no text). max_columns: of a row (default: any number). indices: of
+        the utterances that are asked for (default: all); the transcripts of no others are read.
 
         Raises ValueError for an unknown layout.
         """
         if layout not in TEXT_LAYOUTS:
             raise ValueError(f"text layout '{layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
         self.store, self.tokenizer, self.layout = store, tokenizer, layout
-        num_tokens = np.array([sum(map(len, self._words(i))) for i in range(len(store))], np.int64)
+        num_tokens = np.zeros(len(store), np.int64)
+        if tokenizer is not None:
+            for i in set(range(len(store)) if indices is None else indices):
+                num_tokens[i] = sum(map(len, self._words(i)))
         if layout == "aligned":
             fits = num_tokens <= store.num_frames
         else:

@@ -4,60 +4,91 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.codec_reference import CodecReference
-from ..model.files import readable
+from ..model.files import file_sha256, readable
 from .config import PrepareConfig
 from .encode_files import transcript_path
-from .store_index import ShardIndex
-from .store_writer import finished_shard
+from .store_index import ShardIndex, StoreHeader
 
 QUIET_CUTS = "cut where it is quiet"  # part of the key
 
 
 @dataclass(frozen=True)
 class Shard:
-    number: int
+    """One that is to be made."""
+
     files: list[tuple[Path, str]]  # with the name of the utterance
     key: str
-    key_before_cuts: str  # what it was before long files were cut where it is quiet
-
-    def found(self, out: Path) -> ShardIndex | None:
-        """The finished shard in `out`, unless it was made from something else."""
-        index = finished_shard(out, self.number, self.key)
-        if index is None:
-            index = finished_shard(out, self.number, self.key_before_cuts)
-            names = {name for _, name in self.files}
-            if index is not None and any(re.sub(r"~\d+$", "", entry.name) not in names for entry in index.utterances):
-                return None
-        return index
 
 
 def plan_shards(
     audio: Path,
     files: Sequence[Path],
+    out: Path,
+    stored: StoreHeader | None,
     info: CodecReference,
     config: PrepareConfig,
     only: Collection[Path] | None = None,
-) -> list[Shard]:
-    """only: of the files; names, and with them the order, are as if all were there."""
+) -> list[ShardIndex | Shard]:
+    """The shards of the files, by the first file of each: those in `out` that were made from files as they are now,
+    and those that are to be made of the other files.
+
+    stored: what `out` was finished with; its shards come before others of the same files. only: of the files; names,
+    and with them the order, are as if all were there.
+    """
     named = list(zip(files, utterance_names(audio, files), strict=True))
     named = named if only is None else [pair for pair in named if pair[0] in only]
-    shards = []
-    for first in range(0, len(named), config.files_per_shard):
-        members = named[first : first + config.files_per_shard]
-        made_from = [
-            info.fingerprint,
-            float(config.max_utterance_s),
-            config.copies,
-            [[name, *stamp(path), *_transcript_stamp(path)] for path, name in members],
-        ]
-        keys = [hashlib.sha256(json.dumps(made_from + rest).encode()).hexdigest() for rest in ([QUIET_CUTS], [])]
-        shards.append(Shard(len(shards), members, *keys))
-    return shards
+    facts = [[name, *stamp(path), *_transcript_stamp(path)] for path, name in named]
+    settings = [info.fingerprint, float(config.max_utterance_s), config.copies]
+    listed = set() if stored is None else {shard.name for shard in stored.shards}
+    paths = sorted(out.glob("shard-*.json"), key=lambda path: (path.stem not in listed, path))
+    found = _finished(paths, {name: place for place, (_, name) in enumerate(named)}, facts, settings)
+    done = {place for places, _ in found for place in places}
+    rest = [place for place in range(len(named)) if place not in done]
+    groups = [rest[first : first + config.files_per_shard] for first in range(0, len(rest), config.files_per_shard)]
+    made = [(places, Shard([named[i] for i in places], _keys(settings, facts, places)[0])) for places in groups]
+    return [shard for _, shard in sorted([*found, *made], key=lambda pair: pair[0][0])]
+
+
+def _keys(settings: list, facts: list, places: Sequence[int]) -> list[str]:
+    """The key of a shard of these files, and what it was before long files were cut where it is quiet."""
+    made_from = [*settings, [facts[place] for place in places]]
+    return [hashlib.sha256(json.dumps(made_from + rest).encode()).hexdigest() for rest in ([QUIET_CUTS], [])]
+
+
+def _finished(
+    paths: Iterable[Path], place_of: dict[str, int], facts: list, settings: list
+) -> list[tuple[list[int], ShardIndex]]:
+    """The whole shards of files as they are now, and the places of these files; no file is in two of them."""
+    found, taken = [], set()
+    for path in paths:
+        try:
+            index = ShardIndex.read(path)
+        except (OSError, ValueError):
+            continue
+        files = {_file_of(entry.name, place_of) for entry in (*index.utterances, *index.rejected)}
+        places = sorted(place_of[name] for name in files if name in place_of)
+        if not places or not taken.isdisjoint(places):
+            continue
+        key, key_before_cuts = _keys(settings, facts, places)
+        uncut = all(re.sub(r"~\d+$", "", entry.name) in place_of for entry in index.utterances)
+        if index.key == key or (index.key == key_before_cuts and uncut):
+            with suppress(OSError):
+                if index.sha256 == file_sha256(path.with_suffix(".bin")):
+                    found.append((places, index))
+                    taken.update(places)
+    return found
+
+
+def _file_of(entry: str, known: Container[str]) -> str:
+    """The name of the file that an entry `name`, `name#2`, `name~1` or `name#2~1` comes from."""
+    names = (entry, re.sub(r"~\d+$", "", entry), re.sub(r"#\d+(~\d+)?$", "", entry))
+    return next((name for name in names if name in known), entry)
 
 
 def utterance_names(audio: Path, files: Sequence[Path]) -> list[str]:

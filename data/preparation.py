@@ -1,26 +1,24 @@
 """Audio files -> a token store: `prepare(audio, out, codec)`. In codeclm.data the name `prepare` is this function's.
 
 The sorted files are grouped into shards; a finished shard is never done again, so a run that was killed goes on where
-it was, and its bytes are those of an unbroken run with any number of workers. A transcript NAME.txt beside NAME.wav
-goes with its audio. What cannot be used is skipped, logged and listed in OUT/rejected.jsonl. The files on disk are
-token_store.py's. S samples, T frames, K codebooks.
+it was, and its bytes are those of an unbroken run with any number of workers. New files become new shards; the store
+that was there stays whole until the new one is. A transcript NAME.txt beside NAME.wav goes with its audio. What cannot
+be used is skipped, logged and listed in OUT/rejected.jsonl. The files on disk are token_store.py's. S samples, T
+frames, K codebooks.
 """
 
 import json
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..model.codec_reference import CodecReference
 from ..model.codecs import Codec, load_codec
 from ..model.device import resolve_device
-from ..model.files import readable, write_whole
+from ..model.files import locked_folder, readable, write_whole
 from .audio import AudioError, audio_header, find_audio
 from .config import PrepareConfig, with_settings
 from .encode_files import encoder
@@ -32,15 +30,15 @@ from .store_index import (
     FutureFormat,
     Rejected,
     ShardIndex,
+    ShardInfo,
     StoreHeader,
     check_storable,
     require_codec,
-    shard_name,
 )
 from .store_writer import Utterance, commit_store, write_shard
 from .token_store import TokenStore
 
-REJECTED, LOCK = "rejected.jsonl", ".lock"
+REJECTED = "rejected.jsonl"
 
 logger = logging.getLogger(__name__)
 
@@ -85,34 +83,38 @@ def prepare(
     A store that is finished already is only read; `TokenStore(out)` opens it.
     codec: a name or folder, as `load_codec` takes it, which computes on `device` (as for `codeclm.load`), or a codec,
     which computes where it is. settings: fields of `config`, such as max_utterance_s=20 (seconds) or num_workers=2
-    (processes on the CPU; a script then needs `if __name__ == "__main__"`). only: these of the files; names, and with
-    them the store's order, are as if all were there. progress: show a bar (TQDM_DISABLE=1 in the environment turns off
+    (processes on the CPU; a script then needs `if __name__ == "__main__"`). only: these of the files; their names and
+    order are as if all were there. progress: show a bar (TQDM_DISABLE=1 in the environment turns off
     all bars). Raises AudioError if there is no audio file, ValueError for a setting or a codec that is unknown, if no
-    file can be used (then nothing is left) or if `out` holds tokens of another codec, OSError if `out` cannot be
+    file can be used (then nothing new is left) or if `out` holds tokens of another codec, OSError if `out` cannot be
     written or another prepare is writing there.
     """
     config = with_settings(config, settings)
     codec = _open_codec(codec, device, config) if isinstance(codec, str | Path) else codec
     audio, out, info = Path(audio), Path(out), CodecReference.of(codec)
     check_storable(info)
-    shards = plan_shards(audio, _audio_files(audio), info, config, only)
-    num_files = sum(len(shard.files) for shard in shards)
-    stored = _stored_header(out, info)
-    if stored is not None:
-        found = [shard.found(out) for shard in shards]
-        indices = [index for index in found if index is not None]
-        if len(indices) == len(found) and stored.describes(indices):
-            return _summary(out, info, indices, num_files, 0)
-    with _locked(out):
-        found = [shard.found(out) for shard in shards]
-        todo = [shard for shard, index in zip(shards, found, strict=True) if index is None]
+    files = _audio_files(audio)
+    num_files = len(files if only is None else only)
+
+    def plan() -> tuple[StoreHeader | None, list[ShardIndex | Shard], list[Shard]]:
+        stored = _stored_header(out, info)
+        shards = plan_shards(audio, files, out, stored, info, config, only)
+        return stored, shards, [shard for shard in shards if isinstance(shard, Shard)]
+
+    stored, shards, todo = plan()
+    finished = [shard for shard in shards if isinstance(shard, ShardIndex)]
+    if stored is not None and not todo and stored.describes(finished):
+        return _summary(out, info, finished, num_files, 0)
+    with locked_folder(out, "codeclm prepare"):
+        for partial in out.glob(".*.partial"):  # of a run that was killed
+            partial.unlink()
+        stored, shards, todo = plan()
+        num_encoded = sum(len(shard.files) for shard in todo)
         if stored is not None and todo:
-            counts = f"{len(todo)} of {len(shards)}"
-            logger.info("%s: %s shards do not fit the files and options and are made again", out, counts)
-        (out / HEADER).unlink(missing_ok=True)  # no store until all of its shards fit again
+            logger.info("%s: %d of %d files are new, changed, or were encoded otherwise", out, num_encoded, num_files)
         made = iter(list(_encode_shards(todo, out, codec, config, num_files, progress)))
-        indices = [next(made) if index is None else index for index in found]
-        return _finish(audio, out, info, indices, num_files, sum(len(shard.files) for shard in todo))
+        indices = [next(made) if isinstance(shard, Shard) else shard for shard in shards]
+        return _finish(audio, out, stored, info, indices, num_files, num_encoded)
 
 
 def duration(hours: float) -> str:
@@ -132,7 +134,7 @@ def _audio_files(audio: Path) -> list[Path]:
     except AudioError:
         if (audio / HEADER).is_file():
             raise AudioError(f"{audio}: is a token store already; give the folder of its audio") from None
-        if audio.is_dir() and any(audio.glob("*shard-?????.*")):
+        if audio.is_dir() and any(audio.glob("*shard-*.*")):
             raise AudioError(
                 f"{audio}: is an unfinished token store; repeat the codeclm prepare that began it, and it goes on"
             ) from None
@@ -183,25 +185,34 @@ def _encode_shards(
                 bar.update()
 
         for shard in todo:
-            yield write_shard(out, shard.number, entries(shard), info, shard.key)
+            yield write_shard(out, shard.key, entries(shard), info)
 
 
 def _finish(
-    audio: Path, out: Path, info: CodecReference, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
+    audio: Path,
+    out: Path,
+    stored: StoreHeader | None,
+    info: CodecReference,
+    indices: Sequence[ShardIndex],
+    num_files: int,
+    num_encoded: int,
 ) -> PrepareSummary:
-    """Write rejected.jsonl, remove what an earlier run left over, commit the store."""
+    """Write rejected.jsonl, commit the store, remove shards that are not its own."""
     rejected = [entry for index in indices for entry in index.rejected]
-    nothing = not any(index.utterances for index in indices)
-    kept = set() if nothing else {shard_name(number) for number in range(len(indices))}
-    for path in out.glob("shard-*.*"):
-        if path.stem not in kept:
-            path.unlink()
-    if nothing:
-        (out / REJECTED).unlink(missing_ok=True)
+    if not any(index.utterances for index in indices):
+        _keep_shards(out, [] if stored is None else stored.shards)
         raise ValueError(f"{audio}: none of {num_files} audio files can be used: {_reasons(rejected)}")
     write_whole(out / REJECTED, "".join(json.dumps(asdict(entry)) + "\n" for entry in rejected))
     commit_store(out, info, indices)
+    _keep_shards(out, indices)
     return _summary(out, info, indices, num_files, num_encoded)
+
+
+def _keep_shards(out: Path, kept: Iterable[ShardIndex | ShardInfo]) -> None:
+    names = {shard.name for shard in kept}
+    for path in out.glob("shard-*.*"):
+        if path.stem not in names:
+            path.unlink()
 
 
 def _reasons(rejected: Sequence[Rejected], most: int = 5) -> str:
@@ -228,33 +239,6 @@ def _summary(
         num_texts=sum(entry.text is not None for entry in utterances),
         num_encoded=num_encoded,
     )
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """`out` exists, can be written, and is ours alone. If nothing is put there, it is gone afterwards."""
-    lock = FileLock(out / LOCK, timeout=0)
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise OSError(f"{out}: another codeclm prepare is writing here; wait for it or choose another folder") from None
-    except FileExistsError:
-        raise OSError(f"{out}: is a file, not a folder; choose another place for the tokens") from None
-    except OSError as error:
-        raise OSError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from None
-    try:
-        for partial in out.glob(".*.partial"):  # of a run that was killed
-            partial.unlink()
-        yield
-    finally:
-        if [path.name for path in out.iterdir()] == [LOCK]:
-            (out / LOCK).unlink()
-        lock.release()
-        with suppress(OSError):  # others may have put something there
-            for folder in made:  # innermost first
-                folder.rmdir()
 
 
 def open_or_prepare(

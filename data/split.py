@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from .token_store import TokenStore
 
 
@@ -29,6 +31,18 @@ def split_heldout(
     limit = min(max(share, min(fractions) + 1e-12), max(fractions))
     heldout = [fraction < limit for fraction in fractions]
     return [i for i, held in enumerate(heldout) if not held], [i for i, held in enumerate(heldout) if held]
+
+
+def first_by_hash(store: TokenStore, indices: Sequence[int], num_frames: int) -> list[int]:
+    """The first of these utterances by hash of their names, at most `num_frames` together (0: all), in store order.
+
+    Never none. Which they are depends on the others only where these come first.
+    """
+    if not num_frames:
+        return list(indices)
+    order = sorted(indices, key=lambda i: name_hash(store.names[i]))
+    count = int(np.searchsorted(np.cumsum(store.num_frames[order]), num_frames, "right"))
+    return sorted(order[: max(1, count)])
 
 
 def recordings(names: Sequence[str]) -> list[str]:

@@ -16,14 +16,16 @@ import numpy as np
 from ..model.codec_reference import CodecReference
 from ..model.strict import read_object, strict
 
-FORMAT = 3  # a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
+# shards with any name; 3: a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
+FORMAT = 4
 HEADER = "store.json"
 AGAIN = "run codeclm prepare again"
 CODE = np.dtype("<u2")  # of a code on disk
 
 
-def shard_name(number: int) -> str:
-    return f"shard-{number:05d}"
+def shard_name(key: str | int) -> str:
+    """key: what the shard was made from, in hexadecimal digits, or a number."""
+    return f"shard-{str(key)[:16]:0>5}"
 
 
 def check_storable(codec: CodecReference) -> None:
@@ -97,8 +99,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The content of shard-NNNNN.json."""
+    """The content of shard-KEY.json."""
 
+    name: str  # of the file, without suffix
     key: str  # what the shard was made from; equal keys mean equal content
     sha256: str  # hash of the .bin
     utterances: list[Entry]
@@ -122,14 +125,16 @@ class ShardIndex:
             rejected = [strict(Rejected, entry) for entry in stored["rejected"]]
             if not isinstance(stored["key"], str) or not isinstance(stored["sha256"], str):
                 raise TypeError
-            return cls(stored["key"], stored["sha256"], utterances, rejected)
+            return cls(path.stem, stored["key"], stored["sha256"], utterances, rejected)
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: is missing; {AGAIN}") from None
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path}: is not the index of a token shard; {AGAIN}") from None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self) | {"utterances": [entry.stored() for entry in self.utterances]}, indent=0)
+        stored = asdict(self) | {"utterances": [entry.stored() for entry in self.utterances]}
+        del stored["name"]
+        return json.dumps(stored, indent=0)
 
     def with_cuts_by_name(self) -> "ShardIndex":
         """For stores that did not say which pieces go on: NAME#k does where there is a NAME#k+1, used or rejected."""
@@ -176,7 +181,8 @@ class StoreHeader:
 
     @classmethod
     def of(cls, codec: CodecReference, shards: list[ShardInfo], has_text: bool, has_cuts: bool) -> "StoreHeader":
-        header = cls(FORMAT if has_cuts else 2 if has_text else 1, codec, "", shards)
+        numbered = [shard.name for shard in shards] == [shard_name(number) for number in range(len(shards))]
+        header = cls((3 if has_cuts else 2 if has_text else 1) if numbered else FORMAT, codec, "", shards)
         header = replace(header, data_hash=header.hash_of_shards)
         return replace(header, sha256=header.checksum)
 
@@ -197,6 +203,9 @@ class StoreHeader:
             check_storable(header.codec)
             if header.sha256 and header.sha256 != header.checksum:
                 raise ValueError(f"{path}: does not have the content it was written with")
+            names = [shard.name for shard in header.shards]
+            if len(set(names)) < len(names) or not all(re.fullmatch(r"shard-[0-9a-f]{5,16}", name) for name in names):
+                raise ValueError(f"{path}: has shards with names that no shard has")
             if header.data_hash != header.hash_of_shards:
                 raise ValueError(f"{path}: data_hash does not fit the shards")
         except FutureFormat:
@@ -207,8 +216,8 @@ class StoreHeader:
 
     def describes(self, shards: Sequence[ShardIndex]) -> bool:
         """Whether the store was finished with these shards."""
-        mine = [(shard.sha256, shard.index_sha256) for shard in self.shards]
-        return mine == [(index.sha256, index.index_sha256) for index in shards]
+        mine = [(shard.name, shard.sha256, shard.index_sha256) for shard in self.shards]
+        return mine == [(index.name, index.sha256, index.index_sha256) for index in shards]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"

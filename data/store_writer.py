@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..model.codec_reference import CodecReference
-from ..model.files import file_sha256, whole_file, write_whole
+from ..model.files import whole_file, write_whole
 from .store_index import CODE, HEADER, Entry, Rejected, ShardIndex, ShardInfo, StoreHeader, check_storable, shard_name
 
 
@@ -24,13 +24,14 @@ class Utterance:
 
 
 def write_shard(
-    folder: Path, number: int, entries: Iterable[Utterance | Rejected], codec: CodecReference, key: str = ""
+    folder: Path, key: str | int, entries: Iterable[Utterance | Rejected], codec: CodecReference
 ) -> ShardIndex:
-    """Write shard-NNNNN.bin as `entries` come, then its .json: the shard is finished when the .json is there.
+    """Write shard-KEY.bin as `entries` come, then its .json: the shard is finished when the .json is there.
 
-    Raises ValueError for codes of the wrong shape or range, OSError if the disk does not take them.
+    key: what the shard is made from, or a number, the first being 0. Raises ValueError for codes of the wrong shape or
+    range, OSError if the disk does not take them.
     """
-    path = folder / f"{shard_name(number)}.bin"
+    path = folder / f"{shard_name(key)}.bin"
     digest, utterances, rejected = hashlib.sha256(), [], []
     with whole_file(path) as file:
         for entry in entries:
@@ -41,26 +42,16 @@ def write_shard(
             digest.update(data)
             file.write(data)
             utterances.append(Entry(entry.name, len(entry.codes), entry.num_samples, entry.text, entry.goes_on))
-    index = ShardIndex(key, digest.hexdigest(), utterances, rejected)
+    index = ShardIndex(path.stem, str(key), digest.hexdigest(), utterances, rejected)
     write_whole(path.with_suffix(".json"), index.to_json())
     return index
 
 
-def finished_shard(folder: Path, number: int, key: str) -> ShardIndex | None:
-    """The index of a shard that was made from `key` and is whole, or None."""
-    path = folder / f"{shard_name(number)}.bin"
-    try:
-        index = ShardIndex.read(path.with_suffix(".json"))
-        return index if index.key == key and index.sha256 == file_sha256(path) else None
-    except (OSError, ValueError):
-        return None
-
-
 def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardIndex]) -> None:
-    """Write store.json over the shards 0..len(shards)-1, which must be finished: from now on `folder` is a store."""
+    """Write store.json over these shards, which must be finished: from now on they are the store in `folder`."""
     infos = [
-        ShardInfo(shard_name(number), shard.sha256, shard.index_sha256, len(shard.utterances), shard.num_frames)
-        for number, shard in enumerate(shards)
+        ShardInfo(shard.name, shard.sha256, shard.index_sha256, len(shard.utterances), shard.num_frames)
+        for shard in shards
     ]
     entries = [entry for shard in shards for entry in shard.utterances]
     has_text = any(entry.text is not None for entry in entries)

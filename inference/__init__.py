@@ -8,14 +8,17 @@ if TYPE_CHECKING:
     from .generation import Generation
     from .generator import SpeechGenerator
     from .loading import load
+    from .scheduler import Scheduler
 
-__all__ = ["EvaluateConfig", "Generation", "SamplingConfig", "SpeechGenerator", "load"]
+__all__ = ["EvaluateConfig", "Generation", "SamplingConfig", "Scheduler", "SpeechGenerator", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a network is asked for: `codeclm --help` does not need it."""
     if name == "load":
         from . import loading as module
+    elif name == "Scheduler":
+        from . import scheduler as module
     elif name in ("Generation", "SpeechGenerator"):
         from . import generator as module
     else:

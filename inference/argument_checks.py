@@ -122,6 +122,14 @@ def check_recording(path: Path | None) -> None:
             return
 
 
+def check_prompt(path: Path | None) -> None:
+    """The same for a prompt, which may be a file of `codeclm prefix` instead; what is in that is checked later."""
+    if path is None or path.suffix != ".safetensors":
+        check_recording(path)
+    elif not path.is_file():
+        raise FileNotFoundError(f"{readable(path)}: no such file; codeclm prefix VOICE.wav --out {path.name} makes it")
+
+
 def check_audio(path: Path | None) -> None:
     """Raise AudioError for a file that cannot be used, or a folder without audio files."""
     if path is not None and path.is_dir():

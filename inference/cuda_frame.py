@@ -5,11 +5,12 @@ It draws what the frame step draws (tests hold them together), and goes on in it
 B rows, K codebooks, D backbone width, d depth width, H heads, G key/value heads, E head width, P slots of a cache.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -23,12 +24,13 @@ from .sampling import BatchSampling
 from .windows import Window, window_frames
 
 if TYPE_CHECKING:
-    from .engine import Request, State
+    from .grid import Request, State
 
 MAX_BATCH = 64  # rows; for more, the kernels would have to be others
 
 
-idle: WeakKeyDictionary[SpeechLM, dict[Any, list["GraphedFrame"]]] = WeakKeyDictionary()
+log = logging.getLogger(__name__)
+hopeless: WeakSet[SpeechLM] = WeakSet()  # models whose frames could not be made graphs
 
 
 def is_possible(model: SpeechLM, batch: int) -> bool:
@@ -36,7 +38,7 @@ def is_possible(model: SpeechLM, batch: int) -> bool:
     depth = model.config.depth
     does_more = model.config.pattern == "depth" and (depth.sees_text or depth.group_size > 1)
     there = model.device.type == "cuda" and model.dtype == torch.float32 and find_spec("triton") is not None
-    return there and is_supported(model) and batch <= MAX_BATCH and not does_more
+    return there and model not in hopeless and is_supported(model) and batch <= MAX_BATCH and not does_more
 
 
 @contextmanager
@@ -54,14 +56,46 @@ def graphed(
     size = model.codebook_size
     key = batch, min(size, request.num_codes or size), sampling.stop_at_end and model.config.end != "never"
     weights = fused_weights(model)
-    graphs = [frame for frame in idle.get(model, {}).get(key, []) if frame.walk.weights is weights]
-    frame = graphs.pop() if graphs else GraphedFrame(model, *key)
-    idle.setdefault(model, {})[key] = graphs
+    idle = idle_graphs(model)
+    graphs = [frame for frame in idle.get(key, []) if frame.walk.weights is weights]
+    frame = graphs.pop() if graphs else made(model, *key)
+    if frame is None:
+        yield None
+        return
+    idle[key] = graphs
     frame.walk.restart()
     try:
         yield frame
     finally:
-        idle[model][key].append(frame)
+        idle[key].append(frame)
+
+
+class Idle(dict[Any, list["GraphedFrame"]]):
+    """Graphs that nobody uses, kept with their model and gone with it; a copy of the model has none of them."""
+
+    def __deepcopy__(self, memo: Any) -> "Idle":
+        return Idle()
+
+    def __reduce__(self) -> Any:
+        return Idle, ()
+
+
+def idle_graphs(model: SpeechLM) -> Idle:
+    """By what they were made for."""
+    return vars(model).setdefault("_idle_graphs", Idle())
+
+
+def made(model: SpeechLM, batch: int, num_codes: int, can_end: bool) -> "GraphedFrame | None":
+    """None where the kernels cannot be compiled or launched; that is told once, and not tried again with this model."""
+    try:
+        return GraphedFrame(model, batch, num_codes, can_end)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # no C compiler, or a card that Triton does not know: whatever it says
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning(f"frames are launched kernel by kernel, which takes longer: no graph of a frame ({reason})")
+        hopeless.add(model)
+        return None
 
 
 class GraphedFrame:
@@ -94,14 +128,15 @@ class GraphedFrame:
 
     def capture(self) -> None:
         """Compile the kernels and record them. Whatever the caches held is lost."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.frame()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.frame()
+        with torch.cuda.device(self.model.device):  # kernels are launched on the current one
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self.frame()
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.frame()
 
     def takes(self, state: "State", window: Window, column: int) -> bool:
         """Whether every code of the step at `column` is drawn, and no text."""
@@ -122,7 +157,8 @@ class GraphedFrame:
         if self.graph is None:
             self.frame()
         else:
-            self.graph.replay()
+            with torch.cuda.device(self.model.device):
+                self.graph.replay()
         self.walk.position += 1
         self.walk.backbone.position += 1
         self.walk.backbone.num_used = max(self.walk.backbone.num_used, self.walk.backbone.position)

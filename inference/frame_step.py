@@ -12,6 +12,7 @@ B rows, K codebooks, D backbone width, d depth width, V codebook size, H heads, 
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,11 @@ from ..model.lm import SpeechLM
 from ..model.rope import rotary_tables
 from ..model.walk import Choose, FrameFeed
 from .fused_block import FusedBlock
-from .fused_weights import FusedDepth, FusedStack, fused_weights
+from .fused_weights import Fused, FusedDepth, FusedStack, fused_weights
 from .products import Halves
+
+if TYPE_CHECKING:
+    from .prefix import Prefix
 
 PAD = 16  # columns beside x, so that its rows stay aligned
 BUCKET = 128  # positions by which the part of a cache that is looked at grows
@@ -172,22 +176,42 @@ class Stack:
         At position 0 the stack moves on to position S; later rows take the S positions that are over.
         """
         config, num_positions = self.config, x.shape[1]
-        if self.position == 0:
-            self.position = num_positions
-            self.slot.fill_(num_positions % self.capacity)
-        first = self.position - num_positions  # may be negative
-        kept = min(num_positions, self.capacity)
-        slots = torch.arange(self.position - kept, self.position, device=x.device).remainder(self.capacity)
-        self.num_used = max(self.num_used, self.position if first >= 0 else self.capacity)
-        tables = None
+        slots, tables = self.slots_before(num_positions), None
         if config.rope:
-            tables = rotary_tables(torch.arange(first, self.position, device=x.device), config, x.dtype)
+            positions = torch.arange(self.position - num_positions, self.position, device=x.device)
+            tables = rotary_tables(positions, config, x.dtype)
         attend = prepare(
             "sdpa", Visibility(num_positions, num_positions, config.sliding_window), x, config.size_of_head
         )
         cache = Slots(self.caches, rows, slots)
         for layer in self.layers:
             x = layer(x, tables, attend, cache)
+        self.mask[rows].index_fill_(3, slots, 0.0)
+        return x
+
+    def slots_before(self, num_positions: int) -> Tensor:
+        """The slots of the last positions before the next one, which are about to be filled; see `prefill`."""
+        if self.position == 0:
+            self.position = num_positions
+            self.slot.fill_(num_positions % self.capacity)
+        # the first of them may be before position 0
+        self.num_used = max(self.num_used, self.position if self.position >= num_positions else self.capacity)
+        kept = min(num_positions, self.capacity)
+        return torch.arange(self.position - kept, self.position, device=self.x.device).remainder(self.capacity)
+
+    def kept(self) -> Tensor:
+        """Keys and values of the first row, of the last positions: [layers, 2, G, S, E]."""
+        slots = self.slots_before(self.position)
+        return torch.stack([cache[:, 0][:, :, slots] for cache in self.caches])
+
+    def restore(self, kept: Tensor, x: Tensor, rows: slice = EVERY_ROW) -> Tensor:
+        """As `prefill`, by what another stack `kept` of the same positions. -> x as it is."""
+        slots = self.slots_before(x.shape[1])
+        turn = self.rotations(self.position - x.shape[1], 1)[0] if self.config.rope else None
+        for cache, (key, value) in zip(self.caches, kept.to(x), strict=True):
+            if turn is not None:  # the other one's first position was 0
+                key = torch.view_as_real(torch.view_as_complex(key.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+            cache[:, rows, :, slots] = torch.stack([key, value])[:, None]
         self.mask[rows].index_fill_(3, slots, 0.0)
         return x
 
@@ -238,6 +262,8 @@ class DepthStep:
         self.decoder, self.weights = decoder, weights
         self.stack = ShortStack(weights.stack, batch, decoder.num_positions, weights.tables[0])
         self.condition = weights.tables[0].new_zeros(batch, decoder.config.dim)
+        self.position_of = {k: decoder.position_of(k) for k in range(decoder.first, decoder.num_codebooks)}
+        self.reads = [list(decoder.read_at(position)) for position in range(decoder.num_positions)]
         self.num_run = 0
 
     def begin(self, h: Tensor) -> None:
@@ -247,7 +273,7 @@ class DepthStep:
 
     def logits(self, k: int, values: Mapping[int, Tensor]) -> Tensor:
         """Codebook k's. values: rows of the tables [B], for the slots before it."""
-        last = self.decoder.position_of(k)
+        last = self.position_of[k]
         for position in range(self.num_run, last + 1):
             self.take(position, values)
         self.num_run = last + 1
@@ -256,7 +282,7 @@ class DepthStep:
     def take(self, position: int, values: Mapping[int, Tensor]) -> None:
         """One position: the codes of the group before, the backbone's word, and the text at the first one."""
         x = self.stack.x
-        codes = [F.embedding(values[k], self.weights.tables[k]) for k in self.decoder.read_at(position)]
+        codes = [F.embedding(values[k], self.weights.tables[k]) for k in self.reads[position]]
         if self.decoder.config.conditioning == "add" or position == 0:
             codes.append(self.condition)
         torch.add(*codes[:2], out=x) if len(codes) > 1 else x.copy_(codes[0])
@@ -270,12 +296,21 @@ class DepthStep:
 class FrameStep:
     """The walk of a batch through one window, in place of walk.py's `Walk` and with its methods."""
 
-    def __init__(self, model: SpeechLM, batch: int, capacity: int, absent: bool = True, looks_ahead: bool = True):
+    def __init__(
+        self,
+        model: SpeechLM,
+        batch: int,
+        capacity: int,
+        absent: bool = True,
+        looks_ahead: bool = True,
+        weights: Fused | None = None,
+    ):
         """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at.
 
         looks_ahead: the last known step goes through the backbone with those before it, not with the next one.
+        weights: of the model, if another step has them.
         """
-        weights = self.weights = fused_weights(model, batch)
+        weights = self.weights = weights or fused_weights(model, batch)
         self.model, self.batch, self.may_be_absent = model, batch, absent
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
         self.backbone = Stack(weights.stack, batch, capacity, weights.tables)
@@ -294,27 +329,65 @@ class FrameStep:
         # the step before: rows of the tables [B, K] and [B]
         self.rows, self.text_row = (x.expand(self.batch, *x.shape[1:]) for x in self.nothing_before())
 
-    def prefill(self, codes: Tensor, text: Tensor | None = None, user: Tensor | None = None) -> Tensor | None:
-        """Known steps, at the start of the window; as `Walk.prefill`. A single row stands for all."""
+    def prefill(
+        self,
+        codes: Tensor,
+        text: Tensor | None = None,
+        user: Tensor | None = None,
+        prefix: "Prefix | None" = None,
+    ) -> Tensor | None:
+        """Known steps, at the start of the window; as `Walk.prefill`. A single row stands for all.
+
+        prefix: of these steps, so that only the last one is taken, with the next. Then there are no contexts.
+        """
         if not codes.shape[2]:
             return None
         assert self.position == 0
-        self.is_ahead = self.looks_ahead
-        return self.fill(EVERY_ROW, codes, text, user)
+        self.is_ahead = self.looks_ahead and prefix is None
+        return self.fill(EVERY_ROW, codes, text, user, prefix)
 
-    def join(self, row: int, codes: Tensor, text: Tensor | None = None) -> None:
+    def join(self, row: int, codes: Tensor, text: Tensor | None = None, prefix: "Prefix | None" = None) -> None:
         """Empty a row and let it begin anew: with known steps, codes [K, S] and text [S], of which S may be 0.
 
-        The other rows are not touched: the row's next step is the one that they take next.
+        The other rows are not touched: the row's next step is the one that they take next. prefix: of these steps.
         """
         rows = slice(row, row + 1)
         self.backbone.clear(rows)
-        self.fill(rows, codes[None], None if text is None else text[None])
+        self.fill(rows, codes[None], None if text is None else text[None], prefix=prefix)
         self.starts[row] = self.position - codes.shape[1]
 
-    def fill(self, rows: slice, codes: Tensor, text: Tensor | None, user: Tensor | None = None) -> Tensor | None:
-        """Known steps of rows that are empty -> their contexts."""
-        feed = FrameFeed(self.model, len(codes), partial(self.backbone.prefill, rows=rows))
+    def resized(self, kept: Sequence[int], batch: int) -> "FrameStep":
+        """A step of another batch, whose first rows are these of this one, where they are; the others are empty."""
+        other = FrameStep(self.model, batch, self.backbone.capacity, self.may_be_absent, self.looks_ahead, self.weights)
+        other.go_on(self, kept)
+        return other
+
+    def go_on(self, before: "FrameStep", kept: Sequence[int]) -> None:
+        """From where another step's rows are, which become this one's first; this one is at the start of a window."""
+        index, rows = torch.tensor(kept, device=before.rows.device), slice(len(kept))
+        theirs, mine = before.backbone, self.backbone
+        for cache, empty in zip(theirs.caches, mine.caches, strict=True):
+            empty[:, rows] = cache[:, index]
+        mine.mask[rows] = theirs.mask[index]
+        mine.slot.copy_(theirs.slot)
+        mine.position, mine.num_used, self.position = theirs.position, theirs.num_used, before.position
+        self.set_before(rows, before.rows[index], before.text_row[index])
+        self.starts[rows] = [before.starts[row] for row in kept]
+
+    def fill(
+        self,
+        rows: slice,
+        codes: Tensor,
+        text: Tensor | None,
+        user: Tensor | None = None,
+        prefix: "Prefix | None" = None,
+    ) -> Tensor | None:
+        """Known steps of rows that are empty -> their contexts; None of a prefix."""
+        take = self.backbone.prefill
+        if prefix is not None:
+            assert prefix.caches is not None
+            take = partial(self.backbone.restore, prefix.caches)
+        feed = FrameFeed(self.model, len(codes), partial(take, rows=rows))
         contexts = feed.prefill(codes, text, user, self.is_ahead)
         if feed.last is not None:
             self.backbone.x[rows] = feed.last
@@ -322,7 +395,7 @@ class FrameStep:
         before = (feed.codes, self.model.codebook_size + 2), (feed.text, self.model.text_size + 2)
         self.set_before(rows, *(torch.remainder(tokens, size) for tokens, size in before))
         self.position = self.position or codes.shape[2]
-        return None if contexts is None else self.model.backbone.norm(contexts)
+        return None if contexts is None or prefix is not None else self.model.backbone.norm(contexts)
 
     def nothing_before(self) -> tuple[Tensor, Tensor]:
         """The rows of the tables that stand for BOS: [1, K] and [1]."""

@@ -1,4 +1,7 @@
-"""The verb `generate`: one prompt to continue, to regenerate or to join with another recording, or many prompts."""
+"""The verb `generate`: one prompt to continue, to regenerate or to join with another recording, or many prompts.
+
+And `prefix`: a voice prompt that is kept.
+"""
 
 import sys
 from pathlib import Path
@@ -16,9 +19,11 @@ from .argument_checks import (
     check_layout,
     check_model,
     check_number,
+    check_prompt,
     check_recording,
     check_seeds,
     check_stream,
+    check_writable,
 )
 from .config import SamplingConfig
 from .many_prompts import BATCH, Line, generate_many
@@ -41,7 +46,10 @@ NEEDS = {
 
 def generate(
     prompt: Positional[
-        Annotated[Path | None, arg(metavar="[PROMPT]", help="the audio file to continue, or a .jsonl with a line each")]
+        Annotated[
+            Path | None,
+            arg(metavar="[PROMPT]", help="the audio file to continue, a .safetensors of `prefix`, or a .jsonl"),
+        ]
     ] = None,
     out: Annotated[
         Path, arg(help="the file to write: .wav, .flac, .ogg, .opus or .mp3; for a .jsonl the folder")
@@ -110,7 +118,9 @@ def generate(
         check_audio_out(out)
         check_distinct(out, [prompt, then])
     if not is_many:
-        check_recording(prompt)
+        check_prompt(prompt)
+    if keep_codebooks is not None and prompt is not None and prompt.suffix == ".safetensors":
+        raise ValueError(f"--keep-codebooks needs a recording, not {prompt}")
     check_recording(then)
     config = check_model(model)
     if text is not None:
@@ -145,6 +155,31 @@ def generate(
 
         surprise = result.surprise_bits[result.num_prompt_frames :]
         print(measure_drift(result.audio, result.sample_rate, surprise, lm.codec.frame_rate).table())
+
+
+def prefix(
+    voice: Positional[Annotated[Path, arg(metavar="VOICE", help="the audio file to go on from")]],
+    out: Annotated[Path, arg(help="the .safetensors file to write, a PROMPT for `generate`")] = Path(
+        "voice.safetensors"
+    ),
+    model: Model = "default",
+    max_prompt_s: Annotated[float, arg(help="keep at most the last N seconds of VOICE")] = SamplingConfig.max_prompt_s,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Keep a voice prompt as it is after it was encoded and read: generation goes on from it at once."""
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out}: a prefix is a .safetensors file; give it such a name")
+    check_number("--max-prompt-s", max_prompt_s, 0.1, unit=" s")
+    check_device(device)
+    check_threads(threads)
+    check_writable(out)
+    check_recording(voice)
+    check_model(model)
+    lm = open_model(model, device, threads)
+    kept = lm.prefix(voice, max_prompt_s)
+    kept.save(out)
+    print(f"{out}: {kept.codes.shape[1] / lm.codec.frame_rate:.2f} s, for this model only")
 
 
 def check_together(given: dict[str, bool]) -> None:

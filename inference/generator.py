@@ -6,6 +6,7 @@ K codebooks, T frames, S samples.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .argument_checks import check_kept
 from .config import EvaluateConfig, SamplingConfig
-from .engine import Request, State, generate
+from .engine import generate
 from .generation import Generation
+from .grid import Request, State
 from .out_of_memory import is_out_of_memory, out_of_memory
 from .precision import weights_of
+from .prefix import SUFFIX, Prefix, fingerprint_of, make_prefix, read_prefix
 from .prompt import Audio, Prompt, encode_end
 from .threads import decoding_threads
 from .windows import NO_END
@@ -47,6 +50,11 @@ class SpeechGenerator:
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
         self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
         model.config.codec.require(codec, name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the model's settings and weights, as they were when it was first asked for."""
+        return fingerprint_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -104,9 +112,9 @@ class SpeechGenerator:
     ) -> list[Generation]:
         """Continue one prompt once for each seed, as one batch; each row draws from random numbers of its own.
 
-        prompt: a path, (samples [S], sample_rate), or None to start from nothing. duration_s: None generates until the
-        model ends, 20 s at most; but 8 s after a prompt without a text, as a recording mostly stops where an utterance
-        ends, and 8 s with a model that knows no end. text: what is to be said, for a model
+        prompt: a path, (samples [S], sample_rate), a `prefix` or its file, or None to start from nothing. duration_s:
+        None generates until the model ends, 20 s at most; but 8 s after a prompt without a text, as a recording mostly
+        stops where an utterance ends, and 8 s with a model that knows no end. text: what is to be said, for a model
         with a text stream; in a model whose text comes first it begins with what the prompt says. A model with aligned
         text writes its own where none is given. Raises AudioError for an unusable prompt, ValueError for a duration
         that is not positive, or a text that the model cannot take.
@@ -178,7 +186,7 @@ class SpeechGenerator:
         from .streaming import stream
 
         sampling = self.until_end(sampling, prompt, duration_s, text)
-        request, extra = self._complete(self.request(prompt, duration_s, sampling, text, endless=True))
+        request, extra = self.completed(self.request(prompt, duration_s, sampling, text, endless=True))
         given = 0 if request.codes is None else request.codes.shape[-1]
         return stream(self, request, seed, sampling, given + request.num_frames - extra)
 
@@ -208,10 +216,29 @@ class SpeechGenerator:
         least, most = getattr(self.codec, "min_codebooks", 1), self.model.num_codebooks
         if sampling.num_codebooks and not least <= sampling.num_codebooks <= most:
             raise ValueError(f"num_codebooks is {sampling.num_codebooks}; this model takes {least} to {most} (0: all)")
-        codes = None if prompt is None else self.encode(prompt, sampling.max_prompt_s)
-        if duration_s == math.inf:
-            return self._laid_out(NO_END, codes, text)
-        return self._laid_out(max(1, round(duration_s * self.codec.frame_rate)), codes, text)
+        num_frames = NO_END if duration_s == math.inf else max(1, round(duration_s * self.codec.frame_rate))
+        if isinstance(prompt, str | Path) and Path(prompt).suffix == SUFFIX:
+            prompt = self.load_prefix(prompt)
+        if isinstance(prompt, Prefix):
+            prompt.check(self)
+            request = self._laid_out(num_frames, prompt.codes, text)
+            # a text may come before the codes, and fewer codebooks are other codes
+            is_same = request.text is None and sampling.num_codebooks in (0, most) and prompt.caches is not None
+            return replace(request, prefix=prompt) if is_same else request
+        return self._laid_out(num_frames, None if prompt is None else self.encode(prompt, sampling.max_prompt_s), text)
+
+    def prefix(self, audio: Audio, max_s: float = 10.0) -> Prefix:
+        """The last `max_s` seconds of `audio` as a prompt that need not be encoded and read again; see prefix.py.
+
+        Raises AudioError for unusable audio.
+        """
+        codes = self.encode(audio, max_s)
+        with decoding_threads(self.threads):
+            return make_prefix(self, codes)
+
+    def load_prefix(self, path: str | Path) -> Prefix:
+        """What `Prefix.save` wrote. Raises ValueError in one line if it is broken, or another model's or codec's."""
+        return read_prefix(path, self)
 
     def transcribe(
         self,
@@ -251,6 +278,13 @@ class SpeechGenerator:
 
         return evaluate_speech(self, data, baseline_data, with_settings(config, settings), progress)
 
+    def warmup(self, rows: int = 1) -> None:
+        """Make what the first generation of that many rows would make: on a GPU, compiled kernels and their graph."""
+        codes = torch.zeros(self.model.num_codebooks, 2, dtype=torch.int64)
+        request, _ = self.completed(Request(2 + max(self.model.config.delays), codes))
+        for _ in generate(self.model, request, range(rows)):
+            pass
+
     def _laid_out(self, num_frames: int, codes: Tensor | None, text: str | None) -> Request:
         """Lay out what is given, as the model was trained."""
         layout = self.model.config.text.layout if self.model.text_size else "none"
@@ -277,7 +311,7 @@ class SpeechGenerator:
         progress: bool = False,
     ) -> list[Generation]:
         """A row for each seed. sampling: of all rows, or of each. Raises MemoryError with the batch that would fit."""
-        request, extra = self._complete(request)
+        request, extra = self.completed(request)
         try:
             return self._drawn(request, extra, seeds, sampling, progress)
         except (RuntimeError, MemoryError) as error:
@@ -304,7 +338,7 @@ class SpeechGenerator:
             assert state is not None
             return [self._finish(state, row, seed, state.num_frames - extra) for row, seed in enumerate(seeds)]
 
-    def _complete(self, request: Request) -> tuple[Request, int]:
+    def completed(self, request: Request) -> tuple[Request, int]:
         """The request for this codec, and the frames that are drawn beyond what is asked for, and dropped.
 
         A model without EOS has not learned what its lagging codebooks are where the others stop.

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from ..data.config import with_settings
 from ..model.files import readable
 from ..model.strict import check_names, shown
-from .argument_checks import check_duration, check_recording, check_seeds
+from .argument_checks import check_duration, check_prompt, check_seeds
 from .config import SamplingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .engine import Request
     from .generator import SpeechGenerator
+    from .grid import Request
 
     Row = tuple["Line", Request]
 
@@ -101,7 +101,7 @@ def read_line(number: int, text: bytes, folder: Path, defaults: Line) -> Line:
     if duration_s is not None:
         check_duration(duration_s)
     check_seeds(seed)
-    check_recording(prompt)
+    check_prompt(prompt)
     sampling = with_settings(defaults.sampling, {key: values[key] for key in values if key in settings})
     return Line(number, name, prompt, values.get("text", defaults.text), duration_s, seed, sampling)
 

@@ -21,8 +21,9 @@ class Noise:
 
     def __init__(self, seeds: Sequence[int], sizes: Sequence[int], device: torch.device, stream: int = 0):
         """sizes: the classes of each slot. stream: another number gives other noise."""
-        self.sizes = sizes
+        self.sizes, self.stream = sizes, stream
         self.keys = torch.tensor([[key_of(seed, stream, half) for half in (0, 1)] for seed in seeds], device=device)
+        self.ahead: Tensor | None = None  # [B] columns that a row's own number is ahead of the number here
         self.counter = torch.arange(sum(sizes), device=device)
         self.num_dropped = 0  # columns before the one that is number 0
         self.first = -COLUMNS
@@ -35,6 +36,20 @@ class Noise:
             self.columns = [part.split(list(self.sizes), dim=-1) for part in self.of(column, COLUMNS).unbind()]
         return self.columns[column - self.first]
 
+    def set_row(self, row: int, seed: int, ahead: int) -> None:
+        """Another seed for a row, whose own column is `ahead` of the number that columns had before any was dropped."""
+        keys = [key_of(seed, self.stream, half) for half in (0, 1)]
+        self.keys[row] = torch.tensor(keys, device=self.keys.device)
+        self.ahead = self.keys.new_zeros(len(self.keys)) if self.ahead is None else self.ahead
+        self.ahead[row] = ahead
+        self.first = -COLUMNS
+
+    def select(self, rows: Tensor) -> None:
+        """These rows [R] in place of all."""
+        self.keys = self.keys[rows]
+        self.ahead = None if self.ahead is None else self.ahead[rows]
+        self.first = -COLUMNS
+
     def drop(self, count: int) -> None:
         """Number the columns from a later one on."""
         self.num_dropped += count
@@ -44,6 +59,7 @@ class Noise:
         """[columns, B, all classes of all slots]."""
         first += self.num_dropped
         column = torch.arange(first, first + num_columns, device=self.counter.device)[:, None]
+        column = column if self.ahead is None else column + self.ahead
         keys = [mix(mix(half + column) ^ half)[..., None] for half in self.keys.unbind(1)]  # [COLUMNS, B, 1] each
         bits = mix((mix(self.counter ^ keys[0]) + keys[1]) & MASK) >> (32 - BITS)
         uniform = (bits.float() + 0.5) * 2.0**-BITS  # never 0 or 1, and exact in float32

@@ -8,7 +8,8 @@ import torch
 
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
-from .engine import Request, generate
+from .engine import generate
+from .grid import Request
 
 PER_ROW = {"codes": 3, "text": 2, "new_text": 2, "user": 3, "new_codes": 3}  # dimensions of a field that has rows
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..data.audio import check_usable, load_audio
 from ..model.codecs import Codec
+from .prefix import Prefix
 from .threads import decoding_threads
 
 Audio = str | Path | tuple[np.ndarray, int]  # a file, or (samples [S], sample_rate)
-Prompt = Audio | None
+Prompt = Audio | Prefix | None
 
 
 def encode_end(codec: Codec, audio: Audio, max_s: float, threads: int | None = None) -> Tensor:

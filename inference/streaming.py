@@ -1,14 +1,18 @@
 """A continuation as it is made: chunks of audio that join to what `generate` gives. K codebooks, S samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from ..model.delay_pattern import ABSENT
 from .config import SamplingConfig
-from .engine import Request, State, generate
+from .engine import generate
+from .grid import Request, State
 from .threads import decoding_threads
+from .windows import NO_END
 
 if TYPE_CHECKING:
     from .generator import SpeechGenerator
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 class AudioStream:
     """Codes in, the audio of the continuation out: the prompt goes through the decoder, too, and is dropped."""
 
-    def __init__(self, lm: "SpeechGenerator", num_frames: int):
+    def __init__(self, lm: "SpeechGenerator", num_frames: int = NO_END):
         """num_frames: columns that count; those after them are dropped."""
         self.codec, self.num_frames = lm.codec, num_frames
         self.decoder = lm.codec.streaming_decoder()
@@ -28,12 +32,29 @@ class AudioStream:
         """What the new columns of a state let the decoder say [S]; it may say it some frames later."""
         before = state.num_dropped
         stop = min(before + state.frame, before + int(state.end[0]), self.num_frames)
-        codes = state.codes[:1, : state.num_codebooks, self.num_seen - before : stop - before]
-        audible = codes[0, 0] != ABSENT  # columns of text alone make no sound
-        from_prompt = audible[: max(0, before + state.num_prompt_frames - self.num_seen)]
-        self.to_drop += int(from_prompt.sum()) * self.codec.hop_length
+        codes = state.codes[0, : state.num_codebooks, self.num_seen - before : stop - before]
+        given = before + state.num_prompt_frames - self.num_seen
         self.num_seen = max(stop, self.num_seen)
-        return self._kept(self.decoder.push(codes[:, :, audible])) if audible.any() else np.zeros(0, np.float32)
+        return self.push(codes, max(0, given))
+
+    def push(self, codes: Tensor, num_given: int = 0) -> np.ndarray:
+        """As `take`. codes: [K, N] of the next columns, of which the first `num_given` are the prompt's."""
+        audible = codes[0] != ABSENT  # columns of text alone make no sound
+        self.to_drop += int(audible[:num_given].sum()) * self.codec.hop_length
+        return self._kept(self.decoder.push(codes[None, :, audible])) if audible.any() else np.zeros(0, np.float32)
+
+    def copy(self) -> "AudioStream | None":
+        """Another that goes on from here, or None where the codec offers none."""
+        other, decoder = copy(self), self.decoder.copy()
+        if decoder is None:
+            return None
+        other.decoder = decoder
+        return other
+
+    def push_with(self, others: "Sequence[AudioStream]", codes: Tensor) -> list[np.ndarray]:
+        """`push` a row of codes [R, K, N] to this one and to each of the others, after the prompt and all audible."""
+        found = self.decoder.push_with([other.decoder for other in others], codes)
+        return [stream._kept(audio) for stream, audio in zip((self, *others), found, strict=True)]
 
     def finish(self) -> np.ndarray:
         return self._kept(self.decoder.flush())

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+LOCK = ".lock"
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
@@ -91,6 +93,36 @@ def whole_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _remove_empty(made)
+
+
+@contextmanager
+def locked_folder(path: str | Path, work: str) -> Iterator[None]:
+    """The folder exists, can be written, and is this process's alone while the block lasts.
+
+    If it is new and nothing is put there, it is gone afterwards. Again within the block is fine.
+    Raises OSError if another process is at `work` ("codeclm prepare") there, or the folder cannot be made or written.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    lock = FileLock(path / LOCK, timeout=0, is_singleton=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise OSError(f"{path}: another {work} is writing here; wait for it or choose another folder") from None
+    except FileExistsError:
+        raise OSError(f"{path}: is a file, not a folder; choose another place") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from None
+    try:
+        yield
+    finally:
+        if made and [file.name for file in path.iterdir()] == [LOCK]:
+            (path / LOCK).unlink()
+        lock.release()
         _remove_empty(made)
 
 

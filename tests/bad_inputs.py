@@ -464,11 +464,11 @@ def _damage_models(world: Path) -> None:
 
 def _damage_stores(world: Path) -> None:
     def changed(name: str, file: str, change) -> None:
-        path = Path(shutil.copytree(world / "store", world / name)) / file
+        path = next(Path(shutil.copytree(world / "store", world / name)).glob(file))
         path.write_bytes(change(path.read_bytes()))
 
-    changed("cut-store", "shard-00000.bin", lambda content: content[:-20])
-    changed("flipped-store", "shard-00000.bin", lambda content: content[:-1] + bytes([content[-1] ^ 1]))
+    changed("cut-store", "shard-*.bin", lambda content: content[:-20])
+    changed("flipped-store", "shard-*.bin", lambda content: content[:-1] + bytes([content[-1] ^ 1]))
     changed("no-json-store", "store.json", lambda content: content[:-20])
     changed(
         "wrong-type-store", "store.json", lambda content: content.replace(b'"hop_length": 640', b'"hop_length": "a"')

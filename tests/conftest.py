@@ -1,6 +1,10 @@
 """What several tests share: tiny codecs, models and token stores, all from fixed seeds."""
 
 import os
+
+# before anything imports triton: its kernels run on the CPU, one program after another (tests/gpu runs them on a GPU)
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +30,6 @@ from .training import SIZE, SOURCE, draw
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU, one program after another
 
 BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 DEPTH = DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)

@@ -94,6 +94,15 @@ def test_finetune_is_the_verb_and_leaves_the_model_as_it_is(lm, audio, tmp_path)
     assert any(not tensor.equal(ours[name]) for name, tensor in before.items())
 
 
+@pytest.mark.slow
+def test_finetune_learns_from_a_single_recording(lm, tmp_path):
+    """It is cut and copied for training, which `codeclm prepare` does not do; pieces of it are held out."""
+    save_audio(tmp_path / "long.wav", 0.1 * np.random.default_rng(0).standard_normal(45 * 8000), 8000)
+    codeclm.train.finetune(lm, tmp_path / "long.wav", tmp_path / "run", **SHORT)
+    names = TokenStore(tmp_path / "run/tokens").names
+    assert names == [f"long#{piece}~{copy}" for piece in range(3) for copy in range(8)]
+
+
 def test_finetune_takes_a_name_a_store_and_goes_on_where_it_stood(lm, audio, tmp_path):
     codeclm.data.prepare(audio, tmp_path / "tokens", lm.codec)
     first = codeclm.train.finetune(lm.name, tmp_path / "tokens", tmp_path / "run", **SHORT)

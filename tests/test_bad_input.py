@@ -103,8 +103,7 @@ def refused(args: list, capsys: pytest.CaptureFixture[str]) -> str:
 
 def assert_nothing_usable(out: Path) -> None:
     left = {path.name for path in out.rglob("*") if path.is_file()} if out.exists() else set()
-    allowed = {"shard-00000.bin", "shard-00000.json", "rejected.jsonl", ".lock"}  # a store only with store.json
-    assert left <= allowed, left
+    assert "store.json" not in left, left
 
 
 def missing(path: Path) -> str:
@@ -332,16 +331,17 @@ def test_a_run_with_half_a_checkpoint_is_no_model(good, tmp_path, capsys):
         assert str(place) in line
 
 
-@pytest.mark.parametrize("name", ["shard-00000.bin", "shard-00000.json", "store.json"])
+@pytest.mark.parametrize("kind", ["shard-*.bin", "shard-*.json", "store.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
-def test_a_damaged_token_store_is_refused(name, damage, model, store, tmp_path, capsys):
+def test_a_damaged_token_store_is_refused(kind, damage, model, store, tmp_path, capsys):
     tokens = shutil.copytree(store, tmp_path / "tokens")
-    content = (tokens / name).read_bytes()
-    (tokens / name).unlink()
+    path = next(tokens.glob(kind))
+    content = path.read_bytes()
+    path.unlink()
     if damage == "cut":
-        (tokens / name).write_bytes(content[: len(content) // 2])
+        path.write_bytes(content[: len(content) // 2])
     elif damage == "changed":
-        (tokens / name).write_bytes(content.replace(b"5", b"6") if name != "shard-00000.bin" else b"\1" * len(content))
+        path.write_bytes(content.replace(b"5", b"6") if path.suffix == ".json" else b"\1" * len(content))
     line = refused(["evaluate", tokens, "--model", model], capsys)
     assert str(tokens) in line
     refused(["train", tokens, "--out", tmp_path / "run", "--codec", model / "codec", "--steps", "1"], capsys)

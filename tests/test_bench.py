@@ -26,8 +26,9 @@ from codeclm.inference.bench.stopwatch import Stopwatch
 from codeclm.inference.bench.subjects import Subject
 from codeclm.inference.bench.table import markdown, table
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.frame_step import is_supported
+from codeclm.inference.grid import Request
 from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.presets import SHAPE_S
 

@@ -1,6 +1,8 @@
 """Checkpoints are whole or absent, and an optimizer goes on from one as if it had never stopped."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -103,8 +105,9 @@ def test_a_folder_left_by_a_killed_writer_is_ignored_and_later_replaced(tmp_path
     assert not left.exists()
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_scrap(tmp_path: Path):
-    earlier = save_checkpoint(tmp_path, 1, {"model": tensors()}, {})
+@pytest.mark.parametrize("before", [True, False], ids=["one before", "none before"])
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_scrap(tmp_path: Path, before: bool):
+    earlier = [save_checkpoint(tmp_path, 1, {"model": tensors()}, {})] if before else []
     code = f"""
 import resource, signal, torch
 from pathlib import Path
@@ -118,9 +121,19 @@ except OSError as error:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "step-00000002: the checkpoint could not be written" in result.stdout, result.stderr
-    assert len(result.stdout.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [earlier.name]
-    assert latest_checkpoint(tmp_path) == earlier
+    assert len(result.stdout.splitlines()) == 1 and ("step-00000001 is intact" in result.stdout) == before
+    assert list(tmp_path.iterdir()) == earlier
+    assert latest_checkpoint(tmp_path) == (earlier[0] if before else None)
+
+
+def test_a_checkpoint_can_be_read_by_whoever_the_umask_allows(tmp_path: Path):
+    """safetensors itself makes files for their owner only."""
+    mask = os.umask(0o027)
+    try:
+        path = save_checkpoint(tmp_path, 1, {"model": tensors()}, {})
+    finally:
+        os.umask(mask)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o640}
 
 
 def trained(steps: int, through: Path | None = None, at: int = 0, amsgrad: bool = False) -> list[torch.Tensor]:

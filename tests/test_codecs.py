@@ -373,3 +373,35 @@ def test_a_run_without_its_codec_is_refused_in_one_line(content: str, tmp_path: 
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match="config.json: is not a codec's config"):
         load_codec(tmp_path)
+
+
+def test_decoders_that_are_pushed_together_say_what_each_says_alone(make_codec):
+    codec = make_codec()
+    codes = torch.randint(codec.codebook_size, (3, codec.num_codebooks, 30), generator=torch.Generator().manual_seed(0))
+    decoders, parts = [codec.streaming_decoder() for _ in codes], [[], [], []]
+    ages = (0, 2, 9)  # frames that each has said before: in the first ones, states are not alike
+    for row, age in enumerate(ages):
+        if age:
+            parts[row].append(decoders[row].push(codes[row : row + 1, :, :age]))
+    for step in range(20):
+        chunk = torch.stack([codes[row, :, age + step : age + step + 1] for row, age in enumerate(ages)])
+        for row, audio in enumerate(decoders[0].push_with(decoders[1:], chunk)):
+            parts[row].append(audio)
+        if step == 5:
+            decoders = [decoder.copy() for decoder in decoders]
+            codec.streaming_decoder().push(codes)
+    for row, (decoder, age) in enumerate(zip(decoders, ages, strict=True)):
+        found = torch.cat([*parts[row], decoder.flush()], dim=2)
+        expected = codec.decode(codes[row : row + 1, :, : age + 20])
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_copy_of_a_decoder_goes_on_by_itself(make_codec):
+    codec = make_codec()
+    codes = torch.randint(codec.codebook_size, (1, codec.num_codebooks, 20), generator=torch.Generator().manual_seed(0))
+    first = codec.streaming_decoder()
+    begun = first.push(codes[:, :, :12])
+    second = first.copy()
+    first.push(codes[:, :, :8])
+    found = torch.cat([begun, second.push(codes[:, :, 12:]), second.flush()], dim=2)
+    torch.testing.assert_close(found, codec.decode(codes), rtol=0, atol=1e-4)

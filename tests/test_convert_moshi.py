@@ -15,7 +15,8 @@ from transformers import MimiModel, MoshiForConditionalGeneration
 
 from codeclm.inference.config import SamplingConfig
 from codeclm.inference.convert import export_folder, import_folder
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
+from codeclm.inference.grid import Request
 from codeclm.inference.loading import load_speech_lm
 from codeclm.model import SpeechLM, weights
 from codeclm.model.convert import Converted, moshi

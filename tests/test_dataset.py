@@ -16,7 +16,7 @@ from codeclm.data.ahead import Ahead
 from codeclm.data.dataset import TokenBatches
 from codeclm.data.grids import StoreGrids
 from codeclm.data.rows import Rows
-from codeclm.data.split import balance_voices, split_heldout
+from codeclm.data.split import balance_voices, first_by_hash, split_heldout
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
 from codeclm.data.token_store import TokenStore
@@ -152,6 +152,14 @@ def test_hardly_anything_is_padding(tmp_path, packed, full):
     assert sum(lengths) / sum(rows.text.numel() for rows in epoch_of(batches, 0)) > full
 
 
+@pytest.mark.parametrize("count", [41, 81, 401, 801])
+def test_no_batch_is_a_mere_rest(tmp_path, count):
+    """Every batch weighs the same in training; one utterance alone would weigh as much as twenty."""
+    batches = TokenBatches(make_store(tmp_path, [10] * count), 200, 10, seed=0, packed=False)
+    sizes = [len(batches.rows(step)) for step in range(len(batches.epoch_batches(0)))]
+    assert sum(sizes) == count and max(sizes) <= 20 and min(sizes) >= 10
+
+
 def test_packed_batches_have_one_shape_and_use_all_of_their_frames(store):
     batches = TokenBatches(store, 100, 40, seed=0)
     shapes = [tuple(batches.rows(step).text.shape) for step in range(len(batches.epoch_batches(0)))]
@@ -200,6 +208,15 @@ def test_heldout_names_stay_held_out_when_files_are_added():
     more = ["new/a", *names, "new/b"]
     assert {names[i] for i in heldout} == {more[i] for i in split_heldout(more, 0.1, 0)[1]} - {"new/a", "new/b"}
     assert split_heldout(names, 0.1, seed=1)[1] != heldout
+
+
+def test_the_first_by_hash_are_at_most_the_frames_asked_for_and_stay_the_first_of_more(store):
+    everything = list(range(len(store)))
+    assert first_by_hash(store, everything, 0) == everything == first_by_hash(store, everything, 10**9)
+    few, more = (first_by_hash(store, everything, share * store.num_frames.sum() // 4) for share in (1, 2))
+    assert set(few) < set(more) < set(everything) and few == sorted(few)
+    assert store.num_frames[few].sum() <= store.num_frames.sum() // 4
+    assert len(first_by_hash(store, everything, 1)) == 1  # never none
 
 
 def test_pieces_of_one_file_are_held_out_together():
@@ -339,6 +356,29 @@ def test_the_columns_of_an_utterance_have_its_whole_text_beside_its_audio(tmp_pa
         layout != "aligned" or len(tokenizer.encode("over")) < 4,
         True,
     ]
+
+
+class Counting(TextTokenizer):
+    """Remembers which texts it was given."""
+
+    def encode_words(self, text: str) -> list[list[int]]:
+        vars(self).setdefault("texts", []).append(text)
+        return super().encode_words(text)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_the_texts_of_utterances_that_are_asked_for_are_tokenized(tmp_path, tokenizer, layout):
+    texts = ["the dog", "the quick brown fox", "over", "the lazy dog"]
+    store, counting = make_store(tmp_path, [30, 17, 9, 80], texts=texts), Counting(tokenizer.model)
+    grids, whole = StoreGrids(store, counting, layout, indices=[1, 3, 1]), StoreGrids(store, tokenizer, layout)
+    assert vars(counting)["texts"] == [texts[1], texts[3]]
+    for i in (1, 3):
+        assert grids.has_text[i] and grids.length(i) == whole.length(i)
+        for one, other in zip(grids.columns(i, 0, 12), whole.columns(i, 0, 12), strict=True):
+            np.testing.assert_array_equal(one, other)
+    counting = Counting(tokenizer.model)
+    TokenBatches(store, 200, 100, 0, [0, 2], counting, layout)
+    assert vars(counting)["texts"] == [texts[0], texts[2]]
 
 
 def test_a_text_is_kept_up_to_the_last_column_that_there_is(tmp_path, tokenizer):

@@ -17,9 +17,10 @@ from codeclm.inference.codec.random_codecs import EVERY_KIND, load_tiny
 from codeclm.inference.codec.roundtrip import roundtrip
 from codeclm.inference.compress.codes import compress_codes, decompress_codes
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.model.codecs import SpectralCodec
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.shapes import TextConfig

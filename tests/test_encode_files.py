@@ -1,5 +1,6 @@
 """data/encode_files.py: what one audio file becomes, with its transcript, or why it is skipped."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,12 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from codeclm.data.audio import AudioError, find_audio
+from codeclm.data.audio import AudioError
 from codeclm.data.encode_files import pieces_of, quietest_cut, read_transcript
-from codeclm.data.plan import plan_shards, utterance_names
+from codeclm.data.plan import stamp, utterance_names
 from codeclm.data.preparation import PrepareConfig, prepare
 from codeclm.data.token_store import TokenStore
-from codeclm.model.codec_reference import CodecReference
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 
 from .test_prepare import RATE, TINY, voice
@@ -124,17 +124,21 @@ def test_where_it_is_cut_does_not_depend_on_the_blocks_it_is_read_in():
     assert quietest_cut(np.zeros(3 * RATE, np.float32), 2 * RATE, 80, RATE) == 2 * RATE  # the last of equals
 
 
-def test_shards_of_before_the_quiet_cuts_are_kept_unless_something_in_them_was_cut(codec, tmp_path, monkeypatch):
+def test_shards_of_before_the_quiet_cuts_are_kept_unless_something_in_them_was_cut(codec, tmp_path):
     soundfile.write(tmp_path / "a.wav", voice(0), RATE)
     soundfile.write(tmp_path / "b.wav", voice(1, 2.5), RATE)
     config = PrepareConfig(files_per_shard=1, max_utterance_s=1.0, copies=2)
     out = tmp_path / "tokens"
-    with monkeypatch.context() as patch:
-        patch.setattr("codeclm.data.plan.QUIET_CUTS", "as before")
-        prepare(tmp_path, out, codec, config)
-    for number, shard in enumerate(plan_shards(tmp_path, find_audio(tmp_path), CodecReference.of(codec), config)):
-        path = out / f"shard-{number:05d}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"key": shard.key_before_cuts}))
+    prepare(tmp_path, out, codec, config)
+    for name in "ab":
+        made_from = [codec.fingerprint, 1.0, 2, [[name, *stamp(tmp_path / f"{name}.wav")]]]
+        key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        (index,) = (path for path in out.glob("shard-*.json") if f'"name": "{name}' in path.read_text())
+        index.with_suffix(".bin").rename(out / f"shard-0000{'ab'.index(name)}.bin")
+        (out / f"shard-0000{'ab'.index(name)}.json").write_text(
+            json.dumps(json.loads(index.read_text()) | {"key": key})
+        )
+        index.unlink()
     summary = prepare(tmp_path, out, codec, config)
     assert summary.num_encoded == 1
     assert prepare(tmp_path, out, codec, config).num_encoded == 0

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from codeclm.inference import SamplingConfig, engine
-from codeclm.inference.engine import Request, State, generate
+from codeclm.inference import SamplingConfig, grid
+from codeclm.inference.engine import generate
 from codeclm.inference.frame_step import FrameStep
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request, State
 from codeclm.inference.windows import NO_END
 from codeclm.model.shapes import TextConfig
 
@@ -50,7 +51,7 @@ def frames(states, count: int) -> tuple[Tensor, Tensor, list[State]]:
 
 @pytest.mark.parametrize("given", [1, 6, 30])
 def test_a_grid_that_drops_columns_gets_the_codes_and_nats_of_one_that_keeps_all(model, given, monkeypatch):
-    monkeypatch.setattr(engine, "SPARE", 7)
+    monkeypatch.setattr(grid, "SPARE", 7)
     draw = torch.Generator().manual_seed(0)
     codes = torch.randint(model.codebook_size, (model.num_codebooks, given), generator=draw)
     request = Request(100, codes, draw_text=model.predicts_text)
@@ -65,7 +66,7 @@ def test_a_grid_that_drops_columns_gets_the_codes_and_nats_of_one_that_keeps_all
 
 @pytest.mark.parametrize("window", [0, 5])
 def test_repetitions_are_counted_in_columns_that_would_have_been_dropped(make_model, monkeypatch, window):
-    monkeypatch.setattr(engine, "SPARE", 7)
+    monkeypatch.setattr(grid, "SPARE", 7)
     model = make_model(context_frames=8, backbone=backbone(sliding_window=window))
     wary = SamplingConfig(temperature=1.0, top_k=0, repetition_share=0.2, repetition_frames=20)
     *_, whole = generate(model, Request(120), [0, 1], wary)
@@ -76,7 +77,7 @@ def test_repetitions_are_counted_in_columns_that_would_have_been_dropped(make_mo
 
 
 def test_a_row_ends_in_a_grid_that_drops_columns_where_it_ends_in_one_that_keeps_all(make_model, monkeypatch):
-    monkeypatch.setattr(engine, "SPARE", 7)
+    monkeypatch.setattr(grid, "SPARE", 7)
     model = make_model(context_frames=8, backbone=backbone(sliding_window=5))
     with torch.no_grad():
         model.head_0.weight[model.eos] *= 0.1

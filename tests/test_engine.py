@@ -10,8 +10,9 @@ import torch
 from codeclm.data.audio import AudioError, load_audio
 from codeclm.data.audio_out import save_audio
 from codeclm.inference import SamplingConfig
-from codeclm.inference.engine import Request, State, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request, State
 from codeclm.inference.windows import windows
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.shapes import DepthConfig, TextConfig

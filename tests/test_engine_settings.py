@@ -7,7 +7,8 @@ import torch
 
 from codeclm.inference import SamplingConfig
 from codeclm.inference.bench.counts import count
-from codeclm.inference.engine import Request, State, generate
+from codeclm.inference.engine import generate
+from codeclm.inference.grid import Request, State
 from codeclm.inference.windows import windows
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.shapes import TextConfig

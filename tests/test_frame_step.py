@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from codeclm.inference import SamplingConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.frame_step import FrameStep, is_supported
 from codeclm.inference.fused_weights import fused_weights
+from codeclm.inference.grid import Request
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.inference.loading import save_model
 from codeclm.train.cli import main
 
@@ -65,3 +66,11 @@ def test_a_continuation_that_ends_at_once_is_empty_in_python(silent_model, tmp_p
     assert np.isfinite(made.surprise_bits).all()
     with pytest.raises(ValueError, match="nothing to write"):
         made.save(tmp_path / "out.wav", with_prompt=True)
+
+
+def test_a_warm_up_leaves_nothing_behind(make_model, codec):
+    lm = SpeechGenerator(make_model((0, 1, 2), codec=codec, bos=False, dtype=torch.float32), codec, "tiny")
+    prompt = np.random.default_rng(0).uniform(-0.3, 0.3, 4000).astype(np.float32), 8000
+    expected = lm.generate(prompt, 0.1, 3)
+    lm.warmup(rows=2)
+    assert np.array_equal(lm.generate(prompt, 0.1, 3).codes, expected.codes)

@@ -16,7 +16,7 @@ from codeclm.inference.verify.options import PLAIN, tiny_model
 from codeclm.model.depth import DepthDecoder
 
 from .fake_device import ELSEWHERE, elsewhere
-from .gpu import attention, codec, generation, likelihood, training
+from .gpu import attention, codec, frames, generation, likelihood, training
 from .gpu.catalogue import CHECKS
 from .gpu.harness import (
     NO_GPU,
@@ -38,8 +38,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 ON_EVERY_MACHINE = [
     "verify-tiny-float64", "verify-tiny-float32", "verify-tiny-bfloat16", "codec-contract", "train-bfloat16",
-    "generate-codes", "generate-audio", "score", "compress", "attention-eager", "operations", "launches",
-    "speed-generation", "attention-flex", "speed-training", "training-profile",
+    "generate-codes", "generate-audio", "frames-as-cpu", "score", "compress", "attention-eager", "operations",
+    "launches", "speed-generation", "attention-flex", "speed-frames", "first-audible", "speed-peer", "speed-training",
+    "training-profile",
 ]  # fmt: skip
 ON_A_GPU = [
     "verify-float32", "verify-bfloat16", "codec-codes", "codec-audio", "train-float32", "memory", "graph-kernels",
@@ -170,7 +171,7 @@ def test_every_check_is_known_and_says_whether_it_needs_a_gpu():
 
 COMPARED: list[Callable[[Setting], Iterator[Reading]]] = [
     codec.codes_as_cpu, codec.audio_as_cpu, generation.from_codes, generation.from_audio, generation.scored,
-    generation.compressed,
+    generation.compressed, frames.as_cpu,
 ]  # fmt: skip
 
 

@@ -10,9 +10,10 @@ import torch
 
 from codeclm.inference import SamplingConfig
 from codeclm.inference.config import EvaluateConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.inference.many_prompts import kind_of
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT

@@ -13,7 +13,8 @@ from codeclm.data.audio_out import save_audio
 from codeclm.inference.compress.container import ClmFile
 from codeclm.inference.config import SamplingConfig
 from codeclm.inference.convert import import_folder
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
+from codeclm.inference.grid import Request
 from codeclm.inference.loading import load, load_speech_lm
 from codeclm.model.codecs import load_codec
 from codeclm.train.cli import main

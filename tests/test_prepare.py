@@ -1,5 +1,6 @@
 """data/preparation.py: the same bytes whatever happens, and what a second run does and says."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,9 @@ import torch
 from filelock import FileLock
 
 from codeclm.data.audio import AudioError
+from codeclm.data.encode_files import encoder
 from codeclm.data.preparation import PrepareConfig, duration, open_or_prepare, prepare
+from codeclm.data.store_index import StoreHeader
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 
@@ -111,7 +114,7 @@ def test_a_killed_and_resumed_run_gives_the_bytes_of_an_unbroken_one(audio, code
     out = tmp_path / "tokens"
     process = subprocess.Popen([sys.executable, "-c", f"TINY = {TINY}\n{SLOW_RUN}", str(audio), str(out)])
     deadline = time.monotonic() + 120
-    while not (out / "shard-00001.json").exists():
+    while len(list(out.glob("shard-*.json"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -134,15 +137,107 @@ def test_one_and_two_workers_give_the_same_bytes(audio, codec, unbroken, tmp_pat
 def test_a_damaged_shard_is_made_again_and_a_changed_file_noticed(audio, codec, unbroken, tmp_path):
     config, out = PrepareConfig(files_per_shard=2), tmp_path / "tokens"
     prepare(audio, out, codec, config)
-    shard = out / "shard-00001.bin"
+    shard = sorted(out.glob("shard-*.bin"))[1]
     shard.write_bytes(shard.read_bytes()[:-1])
-    prepare(audio, out, codec, config)
+    assert prepare(audio, out, codec, config).num_encoded == 2
     assert content(out) == content(unbroken)
     few = tmp_path / "few"
     few.mkdir()
     soundfile.write(few / "0.wav", voice(99), RATE)
     prepare(few, out, codec, config)
-    assert TokenStore(out).names == ["0"] and not (out / "shard-00001.bin").exists()
+    assert TokenStore(out).names == ["0"] and not shard.exists()
+
+
+# --- a store that grows ---
+
+
+def with_more(audio: Path, folder: Path) -> Path:
+    """The same files, times of change included, and one that sorts first."""
+    shutil.copytree(audio, folder)
+    soundfile.write(folder / "-first.wav", voice(77), RATE)
+    return folder
+
+
+def test_a_new_file_is_the_only_one_that_is_encoded(audio, codec, tmp_path):
+    config, out = PrepareConfig(files_per_shard=2), tmp_path / "tokens"
+    prepare(audio, out, codec, config)
+    before = snapshot(out)
+    summary = prepare(with_more(audio, tmp_path / "more"), out, codec, config)
+    assert (summary.num_encoded, summary.num_files) == (1, 11)
+    assert TokenStore(out).names == ["-first", *map(str, range(9))]
+    TokenStore(out).verify()
+    kept = {name: file for name, file in snapshot(out).items() if name.startswith("shard-") and name in before}
+    assert kept == {name: before[name] for name in kept} and len(kept) == 10  # five shards, not even written anew
+    again = prepare(tmp_path / "more", out, codec, config)
+    assert again.num_encoded == 0 and "nothing to do" in str(again)
+
+
+def test_a_store_that_is_open_keeps_its_codes_whatever_prepare_does(audio, codec, tmp_path):
+    """Three generations in one folder: more files, another cut, other files altogether."""
+    out = tmp_path / "tokens"
+    prepare(audio, out, codec, PrepareConfig(files_per_shard=2))
+    truth = TokenStore(out)
+    codes = [truth.codes(i).copy() for i in range(len(truth))]
+    readers = [TokenStore(out)]
+    few = tmp_path / "few"
+    few.mkdir()
+    soundfile.write(few / "0.wav", voice(99), RATE)
+    for folder, config in (
+        (with_more(audio, tmp_path / "more"), PrepareConfig(files_per_shard=2)),
+        (audio, PrepareConfig(files_per_shard=3, copies=2)),
+        (few, PrepareConfig()),
+    ):
+        prepare(folder, out, codec, config)
+        for reader in readers:
+            reader.verify()
+        for i, expected in enumerate(codes):
+            np.testing.assert_array_equal(readers[0].codes(i), expected)
+        readers.append(TokenStore(out))
+    assert len({reader.data_hash for reader in readers}) == 4
+
+
+def test_a_store_stays_whole_while_the_next_one_is_made(audio, codec, tmp_path, monkeypatch):
+    out, opened = tmp_path / "tokens", []
+    prepare(audio, out, codec, PrepareConfig(files_per_shard=2))
+    before, encode = TokenStore(out).data_hash, codec.encode
+    monkeypatch.setattr(codec, "encode", lambda batch: opened.append(TokenStore(out).data_hash) or encode(batch))
+    prepare(audio, out, codec, PrepareConfig(copies=2))
+    assert opened and set(opened) == {before} and TokenStore(out).data_hash != before
+
+
+def test_a_store_that_grew_while_it_was_being_opened_is_the_new_one(audio, codec, tmp_path, monkeypatch):
+    out, config = tmp_path / "tokens", PrepareConfig(files_per_shard=2)
+    prepare(audio, out, codec, config)
+    read = StoreHeader.read
+
+    def slow(folder: Path) -> StoreHeader:
+        header = read(folder)
+        monkeypatch.setattr(StoreHeader, "read", read)
+        prepare(audio, out, codec, PrepareConfig(copies=2))
+        return header
+
+    monkeypatch.setattr(StoreHeader, "read", slow)
+    assert len(TokenStore(out)) == 18
+
+
+def test_a_store_of_numbered_shards_is_read_kept_and_grows(audio, codec, unbroken, tmp_path):
+    """As codeclm wrote them before shards were named by what they are made from."""
+    out, config = tmp_path / "tokens", PrepareConfig(files_per_shard=2)
+    shutil.copytree(unbroken, out)
+    header = json.loads((out / "store.json").read_text())
+    for number, shard in enumerate(header["shards"]):
+        for suffix in (".bin", ".json"):
+            (out / f"{shard['name']}{suffix}").rename(out / f"shard-{number:05d}{suffix}")
+        shard["name"] = f"shard-{number:05d}"
+    del header["sha256"]
+    (out / "store.json").write_text(json.dumps(header | {"format": 2}))
+    assert TokenStore(out).data_hash == TokenStore(unbroken).data_hash
+    assert prepare(audio, out, codec, config).num_encoded == 0
+    assert (out / "shard-00000.bin").exists()
+    assert prepare(with_more(audio, tmp_path / "more"), out, codec, config).num_encoded == 1
+    store = TokenStore(out)
+    store.verify()
+    assert store.names == ["-first", *map(str, range(9))] and (out / "shard-00000.bin").exists()
 
 
 def test_a_store_of_another_codec_is_refused_and_left_alone(audio, unbroken):
@@ -254,6 +349,15 @@ def test_more_workers_than_cores_are_told_and_not_made(audio, codec, unbroken, t
         "num_workers is 64, more than the cores of this process: 1 will do" in record.getMessage()
         for record in caplog.records
     )
+
+
+def test_many_files_in_one_process_of_many_cores_are_told_about_workers(codec, caplog, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    caplog.set_level("INFO")
+    with encoder(codec, PrepareConfig(), 20):
+        assert not caplog.records
+    with encoder(codec, PrepareConfig(), 200):
+        assert "1 of 4 cores is used; codeclm prepare --num-workers 4 is faster" in caplog.text
 
 
 @pytest.mark.parametrize("off", ["option", "environment"])

@@ -8,9 +8,10 @@ import torch
 
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.compress.codes import compress_codes, decompress_codes
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.model import SpeechLM
 
 CODES = torch.randint(0, 8, (3, 6), generator=torch.Generator().manual_seed(0))

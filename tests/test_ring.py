@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from codeclm.inference.engine import Request
 from codeclm.inference.frame_step import FrameStep, is_supported
+from codeclm.inference.grid import Request
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.flatten import TEXT

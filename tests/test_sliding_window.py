@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from codeclm.inference.engine import Request
 from codeclm.inference.evaluate.score import score_store
+from codeclm.inference.grid import Request
 from codeclm.inference.windows import Window, describe, window_frames, windows
 from codeclm.model import SpeechLM, transformer
 from codeclm.model.shapes import TextConfig

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,7 +129,7 @@ def test_an_unfinished_store_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda header: header | {"format": 4}, "store.json: has format 4, .* up to 3; install a newer codeclm$"),
+        (lambda header: header | {"format": 5}, "store.json: has format 5, .* up to 4; install a newer codeclm$"),
         (lambda header: {k: v for k, v in header.items() if k != "format"}, "'format' is missing; run codeclm prepare"),
         (
             lambda header: header | {"codec": {}},
@@ -321,3 +324,47 @@ def test_verify_finds_codes_out_of_the_codecs_range(tmp_path):
     commit_store(tmp_path / "s", replace(INFO, codebook_size=1000), [shard])
     with pytest.raises(ValueError, match=r"shard-00000.bin: holds code 1000; allowed are 0..999"):
         TokenStore(tmp_path / "s").verify()
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+from codeclm.data.token_store import TokenStore
+store = TokenStore(sys.argv[1])
+store.verify()
+print(sum(int(store.codes(i).sum()) for i in range(len(store))))
+"""
+
+
+def test_a_store_may_have_more_shards_than_a_process_may_have_files_open(tmp_path):
+    """`ulimit -n` is 1,024 on most machines; here 100."""
+    rng, folder = np.random.default_rng(0), tmp_path / "s"
+    folder.mkdir()
+    codes = [random_codes(rng, 3) for _ in range(300)]
+    commit_store(
+        folder, INFO, [write_shard(folder, i, [Utterance(f"u{i}", 1900, c)], INFO) for i, c in enumerate(codes)]
+    )
+    read = subprocess.run([sys.executable, "-c", MANY, str(folder)], capture_output=True, text=True)
+    assert read.returncode == 0 and int(read.stdout) == sum(int(c.sum()) for c in codes), read.stderr
+
+
+def test_codes_are_read_from_a_folder_whose_name_is_not_utf8_and_cannot_be_changed(tmp_path):
+    for folder in (tmp_path / "s", tmp_path / os.fsdecode(b"caf\xe9")):
+        written = write_store(folder)
+        store = TokenStore(folder)
+        np.testing.assert_array_equal(store.codes(2), written[2])
+        with pytest.raises(ValueError, match="read-only"):
+            store.codes(2)[0] = 0
+
+
+@pytest.mark.parametrize("name", ["../other", "shard-", "shard-00001", 3])
+def test_a_store_has_no_shard_that_lies_elsewhere_or_counts_twice(tmp_path, name):
+    write_store(tmp_path / "s")
+    path = tmp_path / "s" / HEADER
+    header = json.loads(path.read_text())
+    header["shards"][0]["name"] = name
+    del header["sha256"]
+    path.write_text(json.dumps(header))
+    with pytest.raises(ValueError, match="run codeclm prepare again"):
+        TokenStore(tmp_path / "s")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 
 from codeclm.data.split import split_heldout
 from codeclm.data.token_store import TokenStore
+from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm
 from codeclm.model.files import file_sha256
@@ -193,19 +195,30 @@ def test_resuming_with_another_setting_is_refused_by_name(store, codec, resumabl
         run(store, codec, resumable, replace(SHORT, **change))
 
 
+def without_newer_settings(out: Path, forget: Callable[[dict], None]) -> None:
+    """Change the newest checkpoint's record of its run into one of an earlier version."""
+    checkpoint = latest_checkpoint(out)
+    state = json.loads((checkpoint / "state.json").read_text())
+    forget(state["run"])
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    hashes = json.loads((checkpoint / "COMPLETE").read_text())
+    hashes["state.json"] = file_sha256(checkpoint / "state.json")
+    (checkpoint / "COMPLETE").write_text(json.dumps(hashes))
+
+
 @pytest.mark.parametrize("group_size", [1, 2])
 def test_a_run_that_an_earlier_version_began_goes_on_if_newer_settings_have_their_defaults(
     store, codec, resumable, tmp_path, group_size
 ):
     out = tmp_path / "run"
     shutil.copytree(resumable, out)
-    checkpoint = latest_checkpoint(out)
-    state = json.loads((checkpoint / "state.json").read_text())
-    del state["run"]["batch"]["codebook_dropout"], state["run"]["model"]["depth"]["group_size"]
-    (checkpoint / "state.json").write_text(json.dumps(state))
-    hashes = json.loads((checkpoint / "COMPLETE").read_text())
-    hashes["state.json"] = file_sha256(checkpoint / "state.json")
-    (checkpoint / "COMPLETE").write_text(json.dumps(hashes))
+
+    def forget(run: dict) -> None:
+        for name in ("codebook_dropout", "heldout_seed", "heldout_frames"):
+            del run["batch"][name]
+        del run["model"]["depth"]["group_size"]
+
+    without_newer_settings(out, forget)
     depth = DepthConfig(**asdict(SHAPE.depth), group_size=group_size)
     config = replace(SHORT, steps=6, model=replace(SHAPE, depth=depth))
     if group_size == 1:
@@ -214,6 +227,41 @@ def test_a_run_that_an_earlier_version_began_goes_on_if_newer_settings_have_thei
     else:
         with pytest.raises(ValueError, match=r"another model;.*depth.group_size was 1, is 2"):
             run(store, codec, out, config)
+
+
+def test_what_is_held_out_does_not_depend_on_the_seed_of_the_run(store, codec, resumable, tmp_path):
+    held = []
+    for seed in (0, 1):
+        config = replace(SHORT, seed=seed)
+        with Trainer(new_model(store, config), codec, store, tmp_path / "run", config) as trainer:
+            held.append(trainer.heldout)
+    assert held[0] == held[1]
+
+
+def test_a_run_whose_seed_still_chose_what_is_held_out_goes_on_with_that_only(store, codec, tmp_path):
+    config = replace(SHORT, seed=3, steps=4, batch=replace(SHORT.batch, heldout_seed=3))
+    run(store, codec, tmp_path / "run", config)
+
+    def forget(run: dict) -> None:
+        del run["batch"]["heldout_seed"], run["batch"]["heldout_frames"]
+
+    without_newer_settings(tmp_path / "run", forget)
+    other = replace(config, steps=6, batch=SHORT.batch)
+    with pytest.raises(ValueError, match=r"or the same batch \(heldout_seed was 3, is 0\)"):
+        run(store, codec, tmp_path / "run", other)
+    run(store, codec, tmp_path / "run", replace(config, steps=6))
+    assert latest_checkpoint(tmp_path / "run") == tmp_path / "run/step-00000006"
+
+
+def test_an_evaluation_scores_no_more_frames_than_were_asked_for(store, codec, tmp_path):
+    few = replace(SHORT, batch=replace(SHORT.batch, heldout_frames=60))
+    with Trainer(new_model(store, few), codec, store, tmp_path / "run", few) as trainer:
+        assert trainer.store.num_frames[trainer.heldout].sum() > 60 >= trainer.store.num_frames[trainer.scored].sum()
+        bits, scored = trainer.evaluate(), trainer.scored
+        scores = score_store(trainer.raw_model, store, EvaluateConfig(), scored)
+    nats = float(scores.nll.sum() / store.num_frames[scored].sum())
+    assert bits == pytest.approx(store.codec.frame_rate * nats / math.log(2))
+    assert set(scored) < set(trainer.heldout)
 
 
 def test_resuming_with_other_data_is_refused_by_name(make_store, codec, resumable, tmp_path):
@@ -227,7 +275,7 @@ def test_broken_weights_stop_the_run_before_the_step(store, codec, resumable):
     assert trainer.restore() and trainer.step == 4
     trainer.raw_model.head_0.weight.data[0, 0] = float("nan")
     before = {name: tensor.clone() for name, tensor in trainer.raw_model.state_dict().items()}
-    with pytest.raises(FloatingPointError, match="step 4: the loss is nan.*newest checkpoint.*is intact") as caught:
+    with pytest.raises(FloatingPointError, match="step 4: the loss is nan.*step-00000004 is intact") as caught:
         trainer.train_step()
     assert "\n" not in str(caught.value) and trainer.step == 4
     for name, tensor in trainer.raw_model.state_dict().items():

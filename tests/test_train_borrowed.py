@@ -10,8 +10,9 @@ from torch import nn
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.compress.codes import compress_codes
 from codeclm.inference.config import SamplingConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import evaluate, score_store
+from codeclm.inference.grid import Request
 from codeclm.inference.verify.training import is_idle
 from codeclm.model.device import has_fast_bf16
 from codeclm.model.lm import SpeechLM

@@ -227,7 +227,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(
         wait_for(out / "step-00000002", first)
         config = (out / "config.json").read_bytes()
         line = refused([*command, "--steps", "3", "--seed", "7"], capsys)
-        assert line == f"codeclm: {out}: another run is writing here; wait for it or choose another --out"
+        assert line == f"codeclm: {out}: another run is writing here; wait for it or choose another folder"
         line = refused(["finetune", store.folder, "--from", trained, "--out", out], capsys)
         assert "another run is writing here" in line
         assert (out / "config.json").read_bytes() == config

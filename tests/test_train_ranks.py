@@ -51,11 +51,25 @@ def counted(self, *arguments):
     assert self.accelerator.num_processes == 2, "not two processes"
 loop.Trainer.__init__ = counted
 """
+SHARES_ONLY = """
+from codeclm.train import trainer
+rows, score = trainer.TokenBatches.rows, trainer.score_store
+def own_rows(self, step, rank=0, world_size=1):
+    assert world_size > 1, "a rank made the whole batch"
+    return rows(self, step, rank, world_size)
+def own_score(model, store, config, indices, *rest):
+    assert len(indices) <= 2, "a rank scored more than its half"
+    return score(model, store, config, indices, *rest)
+trainer.TokenBatches.rows, trainer.score_store = own_rows, own_score
+"""
 
 
 @pytest.mark.slow
 def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
-    """In float64. One batch of an epoch has a single row, which leaves a rank without any."""
+    """In float64. One batch of an epoch has a single row, which leaves a rank without any.
+
+    Each makes its rows only, and scores its half of the held-out speech.
+    """
     config = replace(
         SHORT,
         depth_fraction=1.0,
@@ -68,8 +82,9 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
     trainer = Trainer(model, codec, store, tmp_path, config)
     rows = {len(trainer.batches.rows(step)) for step in range(16)}
     assert rows == {1, 2}
+    assert len(trainer.heldout) == 4
     train(model, codec, store, tmp_path / "one", config)
-    script = program(store, codec, tmp_path / "two", config, CHECK_RANKS)
+    script = program(store, codec, tmp_path / "two", config, CHECK_RANKS + SHARES_ONLY)
     status, output = torchrun(script, timeout=240)
     assert status == 0, output[-3000:]
     one, two = state_of(tmp_path / "one", 16), state_of(tmp_path / "two", 16)
@@ -78,6 +93,8 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
         torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
     one_loss, two_loss = (metrics(tmp_path / name, "loss") for name in ("one", "two"))
     assert one_loss == pytest.approx(two_loss, abs=2e-6) and len(one_loss) == 2
+    one_bits, two_bits = (metrics(tmp_path / name, "heldout_bits_per_second") for name in ("one", "two"))
+    assert one_bits == pytest.approx(two_bits, abs=2e-6) and len(one_bits) == 3
 
 
 def one_codebook(make_store, codec, folder: Path) -> TokenStore:
@@ -169,15 +186,26 @@ loop.Trainer.train_step = ask
 
 @pytest.mark.slow
 def test_all_ranks_save_and_stop_at_the_step_at_which_one_is_asked_to(make_store, make_codec, tmp_path):
+    """With a single row in a step, of which they are told."""
     codec = make_codec(num_codebooks=2, codebook_size=SIZE)
     store = make_store(tmp_path / "store", draw(SOURCE, [20, 33, 7, 50] * 4, 0), codec)
-    script = program(store, codec, tmp_path / "run", SHORT, ASK_RANK_1)
+    config = replace(SHORT, batch=replace(SHORT.batch, frames_per_batch=32))
+    script = program(store, codec, tmp_path / "run", config, ASK_RANK_1)
     status, output = torchrun(script)
+    assert output.count("1 of 2 processes have nothing to do: a step of 32 frames has 1 rows") == 1, output[-3000:]
     assert status != 0 and latest_checkpoint(tmp_path / "run") == tmp_path / "run/step-00000007"
     assert len(re.findall(r"Interrupted: .*run: stopped and saved at step 7 of 12", output)) == 2, output[-3000:]
 
 
 # --- accelerate's environment ---
+
+
+def test_a_process_that_is_alone_although_there_should_be_two_is_told(store, codec, tmp_path, monkeypatch):
+    with Trainer(new_model(store, SHORT), codec, store, tmp_path / "run", SHORT):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 2, but this process is alone; start all of them with torchrun"):
+        Trainer(new_model(store, SHORT), codec, store, tmp_path / "run", SHORT)
 
 
 def test_accelerates_environment_does_not_divide_gradients(make_store, make_codec, tmp_path, monkeypatch):

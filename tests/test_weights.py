@@ -7,10 +7,11 @@ import torch
 from codeclm import load
 from codeclm.inference.bench.subjects import Subject
 from codeclm.inference.config import EvaluateConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import precision_of
 from codeclm.inference.frame_step import is_supported
 from codeclm.inference.fused_weights import fused_weights
+from codeclm.inference.grid import Request
 from codeclm.inference.precision import is_fusable, product_kind, set_weights, transformers, weights_of
 from codeclm.inference.products import BFloat16, Float16, Gate, Halves, Int8, Packed, PackedBFloat16, Product, make_gate
 from codeclm.inference.resources import release_memory, resident_mb

@@ -37,7 +37,8 @@ def save_checkpoint(run: Path, step: int, files: Mapping[str, Tensors], state: d
             hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             (folder / "COMPLETE").write_text(json.dumps(hashes))
     except (SafetensorError, OSError) as error:
-        raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are intact") from None
+        kept = f"; {earlier.name} is intact" if (earlier := latest_checkpoint(run)) else ""
+        raise OSError(f"{target}: the checkpoint could not be written ({error}){kept}") from None
     # one of a later step was broken, or the run would not be back here: it goes before any older one
     others = sorted(set(run.glob("step-*")) - {target}, key=lambda path: (path < target, path))
     for old in others[: max(0, len(others) - keep + 1)]:

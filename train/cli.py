@@ -24,7 +24,7 @@ from ..inference.argument_checks import (
 from ..inference.bench.cli import bench
 from ..inference.codec.cli import codec_bench, codec_contract, codec_report, codec_roundtrip
 from ..inference.compress.cli import codec_compress, codec_decompress
-from ..inference.generate_cli import generate
+from ..inference.generate_cli import generate, prefix
 from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
 from ..inference.screen import log_lines, say_error, say_loading, terminable
@@ -126,6 +126,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "finetune": finetune,
     "patterns": patterns,
     "generate": generate,
+    "prefix": prefix,
     "transcribe": using.transcribe,
     "evaluate": using.evaluate,
     "verify": verify,

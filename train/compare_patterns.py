@@ -16,9 +16,10 @@ import torch
 from ..data.split import split_heldout
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig, SamplingConfig
-from ..inference.engine import Request, generate
+from ..inference.engine import generate
 from ..inference.evaluate.report import likelihood
 from ..inference.evaluate.score import score_store
+from ..inference.grid import Request
 from ..inference.loading import load_speech_lm
 from ..model.codecs import Codec
 from ..model.cost import forward_flops_per_frame
@@ -129,7 +130,7 @@ def measure(
     model = load_speech_lm(train(new_model(store, settings), codec, store, run, settings, start="random"))
     speed = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     frames_per_second = [line["frames_per_second"] for line in speed if "frames_per_second" in line][-1]
-    _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.seed, store.folder)
+    _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.batch.heldout_seed, store.folder)
     scores = score_store(model, store, EvaluateConfig(), heldout)
     found = likelihood(scores.nll, scores.num_frames, store.codec.frame_rate, EvaluateConfig())
     frames = sum(int((scratch.batches.rows(step).codes >= 0).sum()) for step in range(CALIBRATION_STEPS))

@@ -52,6 +52,8 @@ class BatchConfig:
     # share of the rows of which the model hears and learns a random number of leading codebooks only
     codebook_dropout: float = 0.0
     heldout_share: float = 0.02  # share of the utterances held out to choose the best weights
+    heldout_seed: int = 0  # which utterances are held out, whatever the seed of the run
+    heldout_frames: int = 100_000  # held-out frames scored at an evaluation, the first utterances by hash (0: all)
 
     def __post_init__(self) -> None:
         if min(self.frames_per_batch, self.max_frames) < 1:
@@ -61,6 +63,8 @@ class BatchConfig:
             raise ValueError(f"codebook_dropout is {self.codebook_dropout}; it must be from 0 to 1")
         if not 0 < self.heldout_share < 1:
             raise ValueError(f"heldout_share is {self.heldout_share}; it must lie between 0 and 1")
+        if self.heldout_frames < 0:
+            raise ValueError(f"heldout_frames is {self.heldout_frames}; it must be at least 1, or 0: all")
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,12 @@ def train(
     ):
         begin(trainer)
         with Log(trainer) as written:
-            if trainer.step == 0 and trainer.is_main:
+            if trainer.step == 0:
                 written.heldout(trainer.evaluate())
             while trainer.step < config.steps:
                 written.step(trainer.train_step())
                 last = trainer.step == config.steps
-                if trainer.is_main and (trainer.step % config.evaluate_every == 0 or last):
+                if trainer.step % config.evaluate_every == 0 or last:
                     written.heldout(trainer.evaluate())
                 asked = 0 if last else agree(trainer.accelerator, interruption.number)
                 if trainer.is_main and (trainer.is_due() or last or asked):
@@ -77,6 +77,12 @@ def begin(trainer: Trainer) -> None:
     if resumed:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
+    ranks, rows = trainer.accelerator.num_processes, max(map(len, trainer.batches.epoch_batches(0)))
+    if rows < ranks:
+        log.warning(
+            f"{ranks - rows} of {ranks} processes have nothing to do: a step of "
+            f"{trainer.batches.frames_per_batch} frames has {rows} rows; give more --batch.frames-per-batch"
+        )
 
 
 def for_small_data(config: RunConfig, names: Sequence[str]) -> RunConfig:

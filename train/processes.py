@@ -29,7 +29,8 @@ def start(device: str = "auto") -> Accelerator:
     """Join the other ranks, if there are any, on this kind of device.
 
     Precision is the trainer's: accelerate would wrap the model's own `forward` for it. Gradients are not accumulated,
-    whatever accelerate's environment says. Raises ValueError for a device that is not there, or not for every rank.
+    whatever accelerate's environment says. Raises ValueError for a device that is not there, or not for every rank,
+    and if the other ranks are not there.
     """
     wanted, ranks = resolve_device(device), int(os.environ.get("WORLD_SIZE", "1"))
     if wanted.index is not None:
@@ -45,6 +46,10 @@ def start(device: str = "auto") -> Accelerator:
         cpu=wanted.type == "cpu",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
+    if accelerator.num_processes < ranks:
+        raise ValueError(
+            f"WORLD_SIZE is {ranks}, but this process is alone; start all of them with torchrun or accelerate launch"
+        )
     if device != "auto" and accelerator.device.type != wanted.type:
         raise ValueError(f"device '{device}' was asked for, but these processes compute on {accelerator.device.type}")
     atexit.unregister(leave)
@@ -80,6 +85,14 @@ def open_store(
         if isinstance(data, TokenStore):
             return data
         return TokenStore(data if (Path(data) / HEADER).is_file() else out)
+
+
+def total(accelerator: Accelerator, *numbers: float) -> list[float]:
+    """The sum over the ranks of each number."""
+    if accelerator.num_processes == 1:
+        return [float(number) for number in numbers]
+    mine = torch.tensor(numbers, dtype=torch.float64, device=accelerator.device)
+    return cast(Tensor, accelerator.reduce(mine, "sum")).tolist()
 
 
 def agree(accelerator: Accelerator, number: int) -> int:

@@ -7,13 +7,13 @@ Nothing heavy is imported, so that a wrong folder is refused at once.
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..model.files import write_whole
+from ..model.files import locked_folder, write_whole
 
-CONFIG, METRICS, LOCK = "config.json", "metrics.jsonl", ".lock"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
 LANGUAGE_MODEL, CODEC, PATTERNS = "the training of a language model", "the training of a codec", "a pattern comparison"
 
 
@@ -32,28 +32,9 @@ def claim(out: Path, kind: str) -> Iterator[None]:
     if not is_main():
         yield
         return
-    from filelock import FileLock, Timeout
-
     check_kind(out, kind)
-    is_new = not out.exists()
-    lock = FileLock(out / LOCK, timeout=0, is_singleton=True)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise OSError(f"{out}: another run is writing here; wait for it or choose another --out") from None
-    except FileExistsError:
-        raise OSError(f"{out}: is a file, not a folder; choose another --out") from None
-    except OSError as error:
-        raise OSError(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from None
-    try:
+    with locked_folder(out, "run"):
         yield
-    finally:
-        if is_new and {path.name for path in out.iterdir()} <= {LOCK}:  # nothing came of it
-            with suppress(OSError):
-                (out / LOCK).unlink(missing_ok=True)
-                out.rmdir()
-        lock.release()
 
 
 def check_kind(out: Path, kind: str) -> None:

@@ -31,11 +31,12 @@ def describe(trainer: Trainer) -> str:
         parts["depth decoder"] = model.depth_decoder
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M" for name, part in parts.items())
     hours = batches.num_frames / trainer.store.codec.frame_rate / 3600
+    scored = "" if trainer.scored == trainer.heldout else f", {len(trainer.scored)} of them scored"
     machine, precision = trainer.accelerator, str(model.dtype).removeprefix("torch.")
     return (
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); "
-        f"{duration(hours)} to train on, {len(trainer.heldout)} utterances held out; {trainer.config.steps} steps on "
-        f"{machine.num_processes} x {machine.device.type}, precision {precision}"
+        f"{duration(hours)} to train on, {len(trainer.heldout)} utterances held out{scored}; "
+        f"{trainer.config.steps} steps on {machine.num_processes} x {machine.device.type}, precision {precision}"
         f"{' with products in bfloat16' if trainer.bf16 else ''}"
     )
 
@@ -72,8 +73,9 @@ class Log:
         self.bar.set_postfix(bits_per_code=f"{metrics['bits_per_code']:.3f}", frames_s=frames_s)
 
     def heldout(self, bits: float) -> None:
-        self._write({"heldout_bits_per_second": bits})
-        log.info(f"step {self.trainer.step}: held-out {bits:.1f} bits/s")
+        if self.trainer.is_main:
+            self._write({"heldout_bits_per_second": bits})
+            log.info(f"step {self.trainer.step}: held-out {bits:.1f} bits/s")
 
     def _write(self, metrics: dict[str, float]) -> None:
         assert self.file is not None

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data.ahead import Ahead
 from ..data.dataset import TokenBatches
 from ..data.rows import Rows, can_be_packed
-from ..data.split import balance_voices, split_heldout
+from ..data.split import balance_voices, first_by_hash, split_heldout
 from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig
@@ -46,6 +46,7 @@ from .checkpoint import (
 from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
 from .optim import learning_rate, make_optimizer
 from .processes import start as start_processes
+from .processes import total
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,9 @@ class Trainer:
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
         self.best_step = 0
         self.start = tensors_sha256(model.state_dict()) if start is None else start
-        training, self.heldout = split_heldout(store.names, config.batch.heldout_share, config.seed, store.folder)
         batch = config.batch
+        training, self.heldout = split_heldout(store.names, batch.heldout_share, batch.heldout_seed, store.folder)
+        self.scored = first_by_hash(store, self.heldout, batch.heldout_frames)
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
         sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
         how = can_be_packed(model.config), batch.codebook_dropout
@@ -112,7 +114,8 @@ class Trainer:
             group["lr"] = rate
         # the frames that the depth decoder sees, and dropout
         torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + self.accelerator.process_index)
-        rows, scored, num_global = self._rows(self.step)
+        rows, scored = self._rows(self.step)
+        num_global = round(total(self.accelerator, scored)[0])
         rows = rows.to(device)
         with self.autocast():
             output = self.model(
@@ -130,25 +133,24 @@ class Trainer:
         self.accelerator.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
         reduced = cast(Tensor, self.accelerator.reduce(loss.detach(), "mean"))
-        total, slope = torch.stack([reduced, norm]).tolist()  # a GPU is waited for here
-        if not math.isfinite(total) or not math.isfinite(slope):
+        value, slope = torch.stack([reduced, norm]).tolist()  # a GPU is waited for here
+        if not math.isfinite(value) or not math.isfinite(slope):
+            newest = latest_checkpoint(self.out)
+            kept = f", and {newest} is intact" if newest else ""
             raise FloatingPointError(
-                f"step {self.step}: the loss is {total}, its gradient {slope}; "
-                f"the weights were not touched, and the newest checkpoint in {self.out} is intact"
+                f"step {self.step}: the loss is {value}, its gradient {slope}; the weights were not touched{kept}"
             )
         self.optimizer.step()
         self.step += 1
-        return {"loss": total, "learning_rate": rate, "gradient_norm": slope, "codes": num_global}
+        return {"loss": value, "learning_rate": rate, "gradient_norm": slope, "codes": num_global}
 
-    def read_rows(self, step: int) -> tuple[Rows, int, int]:
-        """This rank's rows of a step; the number of codes that it scores, and that all ranks score."""
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        rows = self.batches.rows(step, rank, world_size)
+    def read_rows(self, step: int) -> tuple[Rows, int]:
+        """This rank's rows of a step, and the number of codes that it scores."""
+        rows = self.batches.rows(step, self.accelerator.process_index, self.accelerator.num_processes)
         scored = self.num_scored(rows)
-        num_global = self.num_scored(self.batches.rows(step)) if world_size > 1 else scored
         if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
-            rows = self.batches.rows(step).take(slice(1))
-        return rows.pinned() if self.accelerator.device.type == "cuda" else rows, scored, num_global
+            rows = self.batches.rows(step, 0, self.config.batch.frames_per_batch)  # the first alone
+        return rows.pinned() if self.accelerator.device.type == "cuda" else rows, scored
 
     def text_of(self, rows: Rows) -> Tensor | None:
         return rows.text if self.raw_model.text_size else None
@@ -163,17 +165,19 @@ class Trainer:
     def evaluate(self) -> float:
         """bits/s of the held-out utterances. Before the first step that is `before`; later the best weights are kept.
 
-        Main process only.
+        Every rank scores a part of them.
         """
         config = EvaluateConfig(bf16=self.bf16)
-        scores = score_store(self.raw_model, self.store, config, self.heldout, False, self.tokenizer)
-        rate = self.store.codec.frame_rate
-        bits = float(rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2))
+        mine = self.scored[self.accelerator.process_index :: self.accelerator.num_processes]
+        scores = score_store(self.raw_model, self.store, config, mine, False, self.tokenizer)
+        nats, num_frames = total(self.accelerator, scores.nll.sum(), scores.num_frames.sum())
+        bits = self.store.codec.frame_rate * nats / num_frames / math.log(2)
         if self.step == 0:  # a run's model is what it learned
             self.before = bits
         elif bits < self.best:
             self.best, self.best_step = bits, self.step
-            save_model(self.raw_model, self.codec, self.out / "model", tokenizer=self.tokenizer)
+            if self.is_main:
+                save_model(self.raw_model, self.codec, self.out / "model", tokenizer=self.tokenizer)
         return bits
 
     def is_due(self) -> bool:
@@ -194,8 +198,9 @@ class Trainer:
         if found is None:
             return False
         state, tensors = load_state(found), load_tensors(found, "model")
+        older = defaults(state["run"].get("seed", 0))
         for key, value in self.identity().items():
-            other = difference(filled(state["run"].get(key, value), defaults().get(key)), value)
+            other = difference(filled(state["run"].get(key, value), older.get(key)), value)
             # whoever goes on with the model that the run itself has trained does not start anew
             if other and not (key == "start" and tensors_sha256(tensors) == value):
                 raise ValueError(
@@ -218,7 +223,7 @@ class Trainer:
         values = {
             "data": self.store.data_hash,
             "model": self.model_settings(),
-            "batch": asdict(config.batch),
+            "batch": asdict(config.batch) | ({"heldout_frames": 0} if self.scored == self.heldout else {}),
             "optimizer": asdict(config.optimizer),
             "loss": asdict(config.loss),
             **{name: getattr(config, name) for name in ("seed", "depth_fraction", "dropout", "input_dropout")},
@@ -237,8 +242,12 @@ def own_settings(config: SpeechLMConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if key not in FOREIGN_KEYS}
 
 
-def defaults() -> dict[str, Any]:
-    """A run's identity where nobody chose: the values of settings that the version which began it did not know."""
-    parts = {"batch": BatchConfig(), "optimizer": OptimizerConfig(), "loss": LossConfig()}
+def defaults(seed: int) -> dict[str, Any]:
+    """A run's identity where nobody chose: the values of settings that the version which began it did not know.
+
+    seed: of the run. It decided what is held out, and all of that was scored.
+    """
+    batch = BatchConfig(heldout_seed=seed, heldout_frames=0)
+    parts = {"batch": batch, "optimizer": OptimizerConfig(), "loss": LossConfig()}
     values = {name: asdict(part) for name, part in parts.items()} | {"model": own_settings(SpeechLMConfig())}
     return json.loads(json.dumps(values))

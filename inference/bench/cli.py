@@ -13,6 +13,7 @@ from ...model.presets import PRESETS
 from ..argument_checks import check_model, check_number, check_writable
 from ..options import Numbers, Weights, write_json
 from ..screen import say_loading
+from ..text_table import markdown_table, text_table
 from ..threads import check_threads, decoding_threads
 
 
@@ -39,6 +40,19 @@ def bench(
         bool, arg(help="also a hand-written loop, transformers' CSM and Moshi and the moshi package, at the same shape")
     ] = False,
     with_codec: Annotated[bool, arg(help="also wait for the first sound; needs --model")] = False,
+    load: Annotated[
+        bool,
+        arg(help="instead, let listeners ask for speech at random times, all of them drawn together; needs --model"),
+    ] = False,
+    load_rates: Annotated[tuple[float, ...], arg(metavar="R ...", help="with --load: requests a second")] = (
+        1,
+        6,
+        10,
+        20,
+    ),
+    load_seconds: Annotated[float, arg(help="with --load: seconds in which requests arrive, at each rate")] = 20.0,
+    load_speech: Annotated[float, arg(help="with --load: seconds of speech that each asks for")] = 4.0,
+    load_rows: Annotated[int, arg(help="with --load: requests that are drawn at the same time; as many may wait")] = 16,
     memory: Annotated[bool, arg(help="also measure memory, each engine in a process of its own")] = True,
     weights: Weights = "float32",
     threads: Annotated[int | None, arg(metavar="N", help="torch threads; default: OMP_NUM_THREADS, else one")] = None,
@@ -68,6 +82,13 @@ def bench(
         check_model(name)
     if with_codec and not model:
         raise ValueError("--with-codec needs --model: a shape has no codec")
+    if load and (shape or not model):
+        raise ValueError("--load needs --model, and no shape: a shape has no codec")
+    for rate in load_rates:
+        check_number("--load-rates", rate, 0.01)
+    check_number("--load-seconds", load_seconds, 0.1, unit=" s")
+    check_number("--load-speech", load_speech, 0.1, unit=" s")
+    check_number("--load-rows", load_rows, 1)
     shapes = shape or (() if model else ("S",))
     say_loading(", ".join([*(f"the shape {name}" for name in shapes), *(f"the model '{name}'" for name in model)]))
     import torch
@@ -79,6 +100,16 @@ def bench(
 
     with decoding_threads(threads):
         num_threads = torch.get_num_threads()
+    if load:
+        from .load import LoadConfig, bench_load, describe_load
+
+        settings = LoadConfig(load_rates, load_seconds, load_speech, load_rows, load_rows)
+        found = bench_load(model, settings, device, weights, num_threads)
+        write_json(json_file, found.to_dict())
+        if markdown_file is not None:
+            write_whole(markdown_file, describe_load(found, markdown_table, "- ") + "\n")
+        print(describe_load(found, text_table))
+        return
     config = BenchConfig(
         batch, prompt_frames, frames, rounds, num_threads, device, clock, peers, memory, with_codec, weights
     )

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ...model.lm import SpeechLM
 from ..config import SamplingConfig, WeightPrecision
-from ..engine import Request, generate
+from ..engine import generate
+from ..grid import Request
 from .peers import make_peer
 from .subjects import Subject
 

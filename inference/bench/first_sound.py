@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...model.pretrained import PROMPT
 from ..config import SamplingConfig
-from ..engine import Request
 from ..generator import SpeechGenerator
+from ..grid import Request
 from ..streaming import stream
 
 PROMPT_S = 3.0  # of the bundled recording, encoded before the clock starts

@@ -18,6 +18,7 @@ DEFINITION = (
     "codeclm-bits-2: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; "
     "BOS given (a model without: ln V for a code of the first step); EOS left out"
 )
+DRAWS_AT_ONCE = 2**20  # utterances drawn in the bootstrap before they are summed: 24 bytes each
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,12 @@ def likelihood(nll: np.ndarray, num_frames: np.ndarray, frame_rate: float, confi
     mean = nll.sum(axis=0) / frames
     counted = {"all": slice(None), "coarse": slice(1), "fine": slice(1, None)}[config.scope]
     rng = np.random.default_rng(config.seed)
-    draws = rng.integers(0, len(nll), (config.bootstrap_samples, len(nll)))
-    resampled = to_bits * nll[:, counted].sum(axis=1)[draws].sum(axis=1) / num_frames[draws].sum(axis=1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    nats, resampled = nll[:, counted].sum(axis=1), []
+    rows = max(1, DRAWS_AT_ONCE // len(nll))
+    for first in range(0, config.bootstrap_samples, rows):
+        draws = rng.integers(0, len(nll), (min(rows, config.bootstrap_samples - first), len(nll)))
+        resampled.append(to_bits * nats[draws].sum(axis=1) / num_frames[draws].sum(axis=1))
+    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
     return Likelihood(
         bits_per_second=float(to_bits * mean[counted].sum()),
         interval=(float(low), float(high)),

@@ -60,7 +60,7 @@ def score_store(
     store.require_model(model.config)
     chosen = list(range(len(store))) if indices is None else list(indices)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
-    grids = StoreGrids(store, tokenizer, model.config.text.layout)
+    grids = StoreGrids(store, tokenizer, model.config.text.layout, indices=chosen)
     num_codebooks = check_leading(config.num_codebooks, model.num_codebooks)
     nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), num_codebooks)), np.zeros((3, len(chosen)))
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))

@@ -18,8 +18,9 @@ from ...data.token_store import TokenStore
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
 from ..config import EvaluateConfig, SamplingConfig
-from ..engine import Request, State, generate
+from ..engine import generate
 from ..evaluate.score import Scores, score_store
+from ..grid import Request, State
 from ..windows import window_frames, windows
 from .agreement import CODE_AXES, TEXT_AXES
 from .findings import Finding, NotApplicable, compare, worst

@@ -48,6 +48,14 @@ class StreamingCoder(ABC):
     def flush(self) -> Tensor:
         """What is still held back. The coder must not be used afterwards."""
 
+    def copy(self) -> "StreamingCoder | None":
+        """Another that goes on from here, or None where a codec offers none."""
+        return None
+
+    def push_with(self, others: Sequence["StreamingCoder"], chunk: Tensor) -> list[Tensor]:
+        """`push` a row of chunk to this one and each of `others` of the same codec, at once where that is possible."""
+        return [coder.push(row[None]) for coder, row in zip((self, *others), chunk, strict=True)]
+
 
 class Codec(nn.Module, ABC):
     """A frozen neural audio codec. `codes` are integers [B, K, T], coarsest codebook first."""

@@ -195,6 +195,30 @@ class _StreamingDecoder(StreamingCoder):
         self.codec.check_codes(chunk)
         return self.take(chunk)
 
+    def copy(self) -> "_StreamingDecoder":
+        other = _StreamingDecoder(self.codec)
+        other.state = {key: value.clone() for key, value in self.state.items()}
+        other.batch, other.num_samples = self.batch, self.num_samples
+        return other
+
+    def push_with(self, others: Sequence[StreamingCoder], chunk: Tensor) -> list[Tensor]:
+        coders = [self, *(coder for coder in others if isinstance(coder, _StreamingDecoder))]
+        states = [coder.state for coder in coders]
+        if len(coders) <= len(others) or not all(is_alike(state, states[0]) for state in states):
+            return super().push_with(others, chunk)
+        joint = _StreamingDecoder(self.codec)
+        joint.state = {
+            key: torch.cat([state[key] for state in states]) if value.ndim else value
+            for key, value in states[0].items()
+        }
+        audio = joint.push(chunk)
+        for row, coder in enumerate(coders):
+            coder.state = {
+                key: value[row : row + 1].clone() if value.ndim else value for key, value in joint.state.items()
+            }
+            coder.batch, coder.num_samples = 1, coder.num_samples + joint.num_samples
+        return list(audio.split(1))
+
     @frozen()
     def flush(self) -> Tensor:
         if not self.batch:
@@ -212,3 +236,11 @@ class _StreamingDecoder(StreamingCoder):
         if last:
             latents[-1] = torch.cat([latents[-1], self.codec.decoder.closing(self.batch)], dim=1)
         return torch.cat([self.codec.decoder.push(latent, self.state) for latent in latents], dim=1)[:, None]
+
+
+def is_alike(state: State, other: State) -> bool:
+    """Whether two streams of a row each can go on as one of two rows: all but their first frames can."""
+    return state.keys() == other.keys() and all(
+        value.shape == other[key].shape and (value.ndim > 0 or int(value) == int(other[key]))
+        for key, value in state.items()
+    )

@@ -1,8 +1,11 @@
 """Frames as CUDA graphs: the codes of the CPU, and how long they take beside the bandwidth of the card."""
 
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +19,9 @@ from codeclm.inference.bench.peers import make_peer
 from codeclm.inference.bench.stopwatch import Stopwatch
 from codeclm.inference.bench.subjects import Subject
 from codeclm.inference.config import SamplingConfig, WeightPrecision
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.inference.machine import read_rate
 from codeclm.model.lm import SpeechLM
 from codeclm.model.shapes import DepthConfig, TransformerConfig
@@ -52,7 +56,7 @@ def as_cpu(setting: Setting) -> Iterator[Reading]:
             )
             yield Reading(f"{case}: nats recorded", difference(found.nll, expected.nll), 1e-3, "nats a code")
             if setting.is_cuda:
-                yield Reading(f"{case}: frames without a graph", float(not cuda_frame.idle.get(there)), 0)
+                yield Reading(f"{case}: frames without a graph", float(not cuda_frame.idle_graphs(there)), 0)
 
 
 def small(config: SpeechLMConfig) -> SpeechLM:
@@ -68,14 +72,35 @@ def last(model: SpeechLM, request: Request, batch: int) -> Any:
     return state
 
 
+Case = tuple[str, WeightPrecision, tuple[int, ...]]
+ON_CUDA: list[Case] = [
+    ("S", "float32", (1, 8, 64)), ("S", "bfloat16", (1, 8, 64)), ("base", "bfloat16", (1, 8)),
+    ("CSM-1B", "bfloat16", (1,)),
+]  # fmt: skip
+ON_CPU: list[Case] = [("tiny", "float32", (1,))]
+
+
+def compile_case(device: str, shape: str, weights: WeightPrecision, batch: int) -> None:
+    """Draw some frames: the kernels are then in Triton's cache on the disk."""
+    subject = Subject(shape, True)
+    Ours(subject.load(device, weights), subject.prompt(batch, 25, device), FRAME_STEP).run(3, lambda: None)
+
+
+def compile_all(device: str, cases: Sequence[Case]) -> None:
+    """Each case in a process of its own, all at once: one after another they would take minutes."""
+    command = [sys.executable, str(Path(__file__).parent), "--device", device, "--compile"]
+    each = [[shape, weights, str(batch)] for shape, weights, batches in cases for batch in batches]
+    processes = [subprocess.Popen(command + case, stderr=subprocess.PIPE, text=True) for case in each]
+    for case, process in zip(each, processes, strict=True):
+        _, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(case)}: {errors[-500:]}")
+
+
 def speed(setting: Setting) -> Iterator[Reading]:
     """Wall-clock time of a frame of all rows, as `generate` yields them, and of a replay alone."""
-    cases: list[tuple[str, WeightPrecision, tuple[int, ...]]] = [
-        ("S", "float32", (1, 8, 64)), ("S", "bfloat16", (1, 8, 64)), ("base", "bfloat16", (1, 8)),
-        ("CSM-1B", "bfloat16", (1,)),
-    ]  # fmt: skip
-    if not setting.is_cuda:
-        cases = [("tiny", "float32", (1,))]
+    cases = ON_CUDA if setting.is_cuda else ON_CPU
+    compile_all(setting.device.type, cases)
     rate = read_rate(setting.device, setting.amount("read", 4 << 30, 1 << 24))
     yield Reading("reading of memory", rate / 1e9, unit="GB/s")
     for shape, weights, batches in cases:
@@ -114,11 +139,11 @@ def speed_of(
     yield Reading(f"{name}: a frame", 1e3 * median, unit="ms", note=note)
     yield Reading(f"{name}: first frame after the call", 1e3 * statistics.median(firsts), unit="ms")
     if setting.is_cuda:
-        (graphs,) = cuda_frame.idle[model].values()
+        (graphs,) = cuda_frame.idle_graphs(model).values()
         alone = replayed(graphs[-1].graph)
         note = f"{limit / alone:.0%} of the limit"
         yield Reading(f"{name}: a replay of the graph", 1e3 * alone, unit="ms", note=note)
-        cuda_frame.idle.pop(model)
+        cuda_frame.idle_graphs(model).clear()
 
 
 def replayed(graph: Any, count: int = 50) -> float:

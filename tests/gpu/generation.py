@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from codeclm.inference.codec.contract import stream
 from codeclm.inference.compress.codes import compress_codes, decompress_codes, predicted_bits
 from codeclm.inference.config import EvaluateConfig, SamplingConfig
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.grid import Request
 from codeclm.model.lm import SpeechLM
 
 from .codec import AUDIO

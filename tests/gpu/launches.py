@@ -9,7 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
+from codeclm.inference.grid import Request
 from codeclm.model.lm import SpeechLM
 
 from .harness import Reading

@@ -11,6 +11,7 @@ from pathlib import Path
 from codeclm.model.device import resolve_device
 
 from .catalogue import CHECKS
+from .frames import compile_case
 from .harness import run_checks
 from .report import machine_facts, summary, write_report
 from .setting import Setting
@@ -25,9 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
     parser.add_argument("--list", action="store_true", help="print the checks and end")
     parser.add_argument("--budget", type=float, default=220.0, metavar="S", help="seconds after which none is begun")
+    parser.add_argument("--compile", nargs=3, metavar=("SHAPE", "WEIGHTS", "ROWS"), help="only compile kernels")
     chosen = parser.parse_args(arguments)
     if chosen.list:
         print("\n".join(f"{check.name:<22}{'GPU  ' if check.needs_cuda else '     '}{check.claim}" for check in CHECKS))
+        return 0
+    if chosen.compile:
+        shape, weights, rows = chosen.compile
+        compile_case(resolve_device(chosen.device).type, shape, weights, int(rows))
         return 0
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)

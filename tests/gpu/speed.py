@@ -14,7 +14,8 @@ from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from codeclm.inference.engine import Request, generate
+from codeclm.inference.engine import generate
+from codeclm.inference.grid import Request
 from codeclm.model.cost import forward_flops_per_frame
 from codeclm.model.presets import SHAPE_S
 from codeclm.train.config import BatchConfig, ModelConfig, TrainConfig
