@@ -13,6 +13,7 @@ from .config import WEIGHTS
 from .fused_block import FusedBlock
 from .machine import seconds
 from .products import BFloat16, Float16, Int8, PackedBFloat16, Product, plain_product
+from .resources import release_memory
 
 FBGEMM = {"float16": Float16, "int8": Int8}
 ROWS, SIDE = 8, 1024  # of the product that shows how slow bfloat16 is
@@ -34,8 +35,10 @@ def set_weights(model: SpeechLM, weights: str, rows: int = 1) -> None:
             )
         return
     for transformer in transformers(model):
-        for number, block in enumerate(transformer.blocks):  # one by one: no more than a block is there twice
-            transformer.blocks[number] = FusedBlock(block, transformer.config, kind)
+        blocks = transformer.blocks
+        for number in range(len(blocks)):  # one by one: no more than a block is there twice
+            blocks[number] = FusedBlock(blocks[number], transformer.config, kind)
+    release_memory()  # the former blocks' lies scattered, and what comes next would not fit in
 
 
 def weights_of(model: SpeechLM) -> str | None:

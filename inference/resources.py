@@ -1,6 +1,7 @@
 """The memory that a computation takes. Threads are threads.py's."""
 
 import ctypes
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,12 @@ class PeakMemory:
 
     def growth_mb(self) -> float:
         return NAN if np.isnan(self.before_mb) else max(0.0, peak_resident_mb() - self.before_mb)
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, where the C library can be told to (glibc)."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_mb() -> float:

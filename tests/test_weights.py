@@ -1,9 +1,11 @@
 """Weights in float32, float16, bfloat16 or 8 bits: products, a model's numbers with them, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 
 from codeclm import load
+from codeclm.inference.bench.subjects import Subject
 from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import precision_of
@@ -12,6 +14,7 @@ from codeclm.inference.fused_weights import fused_weights
 from codeclm.inference.grid import Request
 from codeclm.inference.precision import is_fusable, product_kind, set_weights, transformers, weights_of
 from codeclm.inference.products import BFloat16, Float16, Gate, Halves, Int8, Packed, PackedBFloat16, Product, make_gate
+from codeclm.inference.resources import release_memory, resident_mb
 from codeclm.model import SpeechLM
 from codeclm.model.device import has_fast_bf16
 from codeclm.model.shapes import DepthConfig, TransformerConfig
@@ -147,6 +150,19 @@ def test_a_model_with_fused_blocks_holds_each_matrix_once(make_model):
     fused = fused_weights(model)
     assert fused.depth is not None
     assert all(a is b for a, b in zip([*fused.stack.layers, *fused.depth.stack.layers], blocks, strict=True))
+
+
+@pytest.mark.slow
+def test_a_model_with_fused_blocks_keeps_no_memory_of_those_it_had():
+    if np.isnan(resident_mb()):
+        pytest.skip("this system does not tell a process's memory")
+    subject = Subject("tiny", True)
+    subject.load("cpu", "float32")  # what is loaded on first use is not counted
+    model = subject.load("cpu")
+    release_memory()
+    before = resident_mb()
+    set_weights(model, "float32")
+    assert resident_mb() - before < 2  # MB, of a model of 45
 
 
 # --- what is refused ---
