@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ MAX_BATCH = 64  # rows; for more, the kernels would have to be others
 
 log = logging.getLogger(__name__)
 hopeless: WeakSet[SpeechLM] = WeakSet()  # models whose frames could not be made graphs
-idle: WeakKeyDictionary[SpeechLM, dict[Any, list["GraphedFrame"]]] = WeakKeyDictionary()
 
 
 def is_possible(model: SpeechLM, batch: int) -> bool:
@@ -57,17 +56,33 @@ def graphed(
     size = model.codebook_size
     key = batch, min(size, request.num_codes or size), sampling.stop_at_end and model.config.end != "never"
     weights = fused_weights(model)
-    graphs = [frame for frame in idle.get(model, {}).get(key, []) if frame.walk.weights is weights]
+    idle = idle_graphs(model)
+    graphs = [frame for frame in idle.get(key, []) if frame.walk.weights is weights]
     frame = graphs.pop() if graphs else made(model, *key)
     if frame is None:
         yield None
         return
-    idle.setdefault(model, {})[key] = graphs
+    idle[key] = graphs
     frame.walk.restart()
     try:
         yield frame
     finally:
-        idle[model][key].append(frame)
+        idle[key].append(frame)
+
+
+class Idle(dict[Any, list["GraphedFrame"]]):
+    """Graphs that nobody uses, kept with their model and gone with it; a copy of the model has none of them."""
+
+    def __deepcopy__(self, memo: Any) -> "Idle":
+        return Idle()
+
+    def __reduce__(self) -> Any:
+        return Idle, ()
+
+
+def idle_graphs(model: SpeechLM) -> Idle:
+    """By what they were made for."""
+    return vars(model).setdefault("_idle_graphs", Idle())
 
 
 def made(model: SpeechLM, batch: int, num_codes: int, can_end: bool) -> "GraphedFrame | None":

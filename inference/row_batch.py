@@ -155,8 +155,8 @@ class RowBatch:
                 room = min(given, self.column)
                 grid[place].fill_(ABSENT)
                 grid[place, ..., self.column - room : self.column] = values[..., given - room :]
-        self.rows[place], self.sampling = row, None
         self.join(place, row, codes[:, window.start :], None if text is None else text[window.start :], request.prefix)
+        self.rows[place], self.sampling = row, None
         return row
 
     def join(self, place: int, row: Row, codes: Tensor, text: Tensor | None, prefix: Prefix | None = None) -> None:

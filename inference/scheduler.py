@@ -25,6 +25,7 @@ from .config import SamplingConfig
 from .engine import generate
 from .generator import SpeechGenerator
 from .grid import Request, given_columns
+from .out_of_memory import is_out_of_memory
 from .prefix import Prefix
 from .prompt import Prompt
 from .row_batch import Drawn, Row, RowBatch, can_share
@@ -38,7 +39,7 @@ class QueueFull(RuntimeError):
 
 
 class Ticket:
-    """A request that was submitted. Its frames are those after the prompt."""
+    """A request that was submitted. Its frames, or their audio, are those after the prompt: take one of both."""
 
     def __init__(self, scheduler: "Scheduler", request: Request, extra: int, seed: int, sampling: SamplingConfig):
         """extra: columns at the end of the request that are not wanted."""
@@ -255,6 +256,11 @@ class Scheduler:
             self._finish(ticket, "eos" if ticket.num_left else "length")
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
+        if is_out_of_memory(error):
+            error = MemoryError(
+                f"memory was too small beside {len(self.rows)} other requests; make the Scheduler with max_rows below "
+                f"{self.max_rows}"
+            )
         ticket.error = error
         self._leave(ticket)
         self._finish(ticket, "error")

@@ -224,6 +224,27 @@ def test_a_request_that_fails_is_told_to_who_waits_and_the_next_is_drawn(make_lm
     assert len(list(scheduler.submit_request(*job).frames())) == 5
 
 
+def test_memory_that_is_too_small_is_told_and_the_next_requests_are_drawn(make_lm, monkeypatch):
+    lm = make_lm()
+    scheduler = Scheduler(lm, max_rows=4)
+    job = jobs(lm, 1)[0]
+    real = row_batch.RowBatch.step
+
+    def starved(self):
+        if sum(row is not None for row in self.rows) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(self)
+
+    monkeypatch.setattr(row_batch.RowBatch, "step", starved)
+    tickets = [scheduler.submit_request(*job) for _ in range(5)]
+    for ticket in tickets[:4]:
+        with pytest.raises(MemoryError, match="make the Scheduler with max_rows below 4"):
+            list(ticket.frames())
+    while scheduler.step():
+        pass
+    check(tickets[4], alone(lm, job))
+
+
 def test_threads_that_submit_wait_and_cancel_get_what_each_gets_alone(make_lm):
     lm = make_lm(**SLIDING)
     work = jobs(lm, 12)

@@ -56,7 +56,7 @@ def as_cpu(setting: Setting) -> Iterator[Reading]:
             )
             yield Reading(f"{case}: nats recorded", difference(found.nll, expected.nll), 1e-3, "nats a code")
             if setting.is_cuda:
-                yield Reading(f"{case}: frames without a graph", float(not cuda_frame.idle.get(there)), 0)
+                yield Reading(f"{case}: frames without a graph", float(not cuda_frame.idle_graphs(there)), 0)
 
 
 def small(config: SpeechLMConfig) -> SpeechLM:
@@ -139,11 +139,11 @@ def speed_of(
     yield Reading(f"{name}: a frame", 1e3 * median, unit="ms", note=note)
     yield Reading(f"{name}: first frame after the call", 1e3 * statistics.median(firsts), unit="ms")
     if setting.is_cuda:
-        (graphs,) = cuda_frame.idle[model].values()
+        (graphs,) = cuda_frame.idle_graphs(model).values()
         alone = replayed(graphs[-1].graph)
         note = f"{limit / alone:.0%} of the limit"
         yield Reading(f"{name}: a replay of the graph", 1e3 * alone, unit="ms", note=note)
-        cuda_frame.idle.pop(model)
+        cuda_frame.idle_graphs(model).clear()
 
 
 def replayed(graph: Any, count: int = 50) -> float:
