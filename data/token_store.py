@@ -139,7 +139,9 @@ class TokenStore:
     def _open_codes(self, shard: ShardInfo) -> np.ndarray:
         path, shape = self.folder / f"{shard.name}.bin", (shard.num_frames, self.codec.num_codebooks)
         expected = shape[0] * shape[1] * CODE.itemsize
-        size = path.stat().st_size if path.is_file() else 0
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: is missing; {AGAIN}")
+        size = path.stat().st_size
         if size != expected:
             raise ValueError(f"{path}: is cut off or changed ({size} of {expected} bytes); {AGAIN}")
         return mapped(path, size).view(CODE).reshape(shape)
@@ -152,6 +154,7 @@ def mapped(path: Path, size: int) -> np.ndarray:
     if readable(path) != str(path):  # torch wants UTF-8
         return np.memmap(path, np.uint8, "r")
     # numpy's maps hold a file descriptor each, and a process may have 1,024
-    data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    with path.open("rb"):  # torch does not say in one line why a file cannot be read
+        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
     data.flags.writeable = False
     return data

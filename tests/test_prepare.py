@@ -18,7 +18,6 @@ from filelock import FileLock
 from codeclm.data.audio import AudioError
 from codeclm.data.encode_files import encoder
 from codeclm.data.preparation import PrepareConfig, duration, open_or_prepare, prepare
-from codeclm.data.store_index import StoreHeader
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 
@@ -205,19 +204,21 @@ def test_a_store_stays_whole_while_the_next_one_is_made(audio, codec, tmp_path, 
     assert opened and set(opened) == {before} and TokenStore(out).data_hash != before
 
 
-def test_a_store_that_grew_while_it_was_being_opened_is_the_new_one(audio, codec, tmp_path, monkeypatch):
-    out, config = tmp_path / "tokens", PrepareConfig(files_per_shard=2)
-    prepare(audio, out, codec, config)
-    read = StoreHeader.read
+@pytest.mark.parametrize("late", ["_open", "_open_index", "_open_codes"])
+def test_a_store_that_is_replaced_while_it_is_being_opened_is_the_new_one(audio, codec, tmp_path, monkeypatch, late):
+    out = tmp_path / "tokens"
+    prepare(audio, out, codec, PrepareConfig(files_per_shard=2))
+    opens = getattr(TokenStore, late)
 
-    def slow(folder: Path) -> StoreHeader:
-        header = read(folder)
-        monkeypatch.setattr(StoreHeader, "read", read)
+    def slow(store: TokenStore, what):
+        monkeypatch.setattr(TokenStore, late, opens)
         prepare(audio, out, codec, PrepareConfig(copies=2))
-        return header
+        return opens(store, what)
 
-    monkeypatch.setattr(StoreHeader, "read", slow)
-    assert len(TokenStore(out)) == 18
+    monkeypatch.setattr(TokenStore, late, slow)
+    store = TokenStore(out)
+    store.verify()
+    assert len(store) == len(set(store.names)) == 18
 
 
 def test_a_store_of_numbered_shards_is_read_kept_and_grows(audio, codec, unbroken, tmp_path):

@@ -26,7 +26,7 @@ from ..model.cost import forward_flops_per_frame
 from ..model.device import resolve_device
 from ..model.files import write_whole
 from ..model.lm import SpeechLM
-from .checkpoint import difference
+from .checkpoint import difference, filled
 from .config import PatternsConfig
 from .interruption import Interruption
 from .loop import train
@@ -108,8 +108,10 @@ def read_results(path: Path, identity: dict[str, Any]) -> list[PatternResult]:
         results = [PatternResult(**{**row, "interval": tuple(row["interval"])}) for row in content["results"]]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: is not what codeclm patterns writes; give another --out") from None
+    known = json.loads(json.dumps(asdict(PatternsConfig())))  # a setting that was not known has its default
+    del known["minutes"], known["patterns"]
     for key, value in identity.items():
-        other = difference(held.get(key), value)
+        other = difference(filled(held.get(key), known if key == "settings" else {}), value)
         if other:
             choice = f"give another --out, or the same {key}"
             raise ValueError(f"{path}: is of another {key}; {choice} ({other})")
