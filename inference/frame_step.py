@@ -42,10 +42,11 @@ def is_supported(model: SpeechLM) -> bool:
 class DepthStep:
     """The depth decoder of one step of every row, position by position."""
 
-    def __init__(self, decoder: DepthDecoder, weights: FusedDepth, batch: int):
+    def __init__(self, decoder: DepthDecoder, weights: FusedDepth, batch: int, like: Tensor):
+        """like: a tensor of the same type and device."""
         self.decoder, self.weights = decoder, weights
-        self.stack = ShortStack(weights.stack, batch, decoder.num_positions, weights.tables[0])
-        self.condition = weights.tables[0].new_zeros(batch, decoder.config.dim)
+        self.stack = ShortStack(weights.stack, batch, decoder.num_positions, like)
+        self.condition = like.new_zeros(batch, decoder.config.dim)
         self.position_of = {k: decoder.position_of(k) for k in range(decoder.first, decoder.num_codebooks)}
         self.reads = [list(decoder.read_at(position)) for position in range(decoder.num_positions)]
         self.num_run = 0
@@ -98,7 +99,9 @@ class FrameStep:
         self.model, self.batch, self.may_be_absent = model, batch, absent
         self.slots = [*([TEXT] if model.text_size else []), *range(model.num_codebooks)]
         self.backbone = Stack(weights.stack, batch, capacity, weights.tables)
-        self.depth = None if weights.depth is None else DepthStep(model.depth_decoder, weights.depth, batch)
+        self.depth = None
+        if weights.depth is not None:
+            self.depth = DepthStep(model.depth_decoder, weights.depth, batch, weights.tables)
         self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
         self.looks_ahead = looks_ahead
         self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 2)

@@ -40,6 +40,9 @@ generate good.wav --seed | --seed needs a value
 codec train audio --out run --stps 3 | did you mean --steps? (codeclm codec train --help)
 prepare | AUDIO and OUT are missing
 prepare audio | OUT is missing
+prefix | VOICE is missing
+prefix missing.wav | missing.wav: no such file
+prefix good.wav --out voice.wav | a prefix is a .safetensors file
 train store | --out is missing
 finetune audio | --out is missing
 transcribe good.wav | --model is missing

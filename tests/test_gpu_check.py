@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 ON_EVERY_MACHINE = [
     "verify-tiny-float64", "verify-tiny-float32", "verify-tiny-bfloat16", "codec-contract", "train-bfloat16",
     "generate-codes", "generate-audio", "frames-as-cpu", "score", "compress", "attention-eager", "operations",
-    "launches", "speed-generation", "attention-flex", "speed-frames", "first-audible", "speed-peer", "speed-training",
+    "launches", "speed-generation", "speed-frames", "first-audible", "speed-peer", "attention-flex", "speed-training",
     "training-profile",
 ]  # fmt: skip
 ON_A_GPU = [

@@ -153,7 +153,7 @@ lm = load(sys.argv[1])
 lm.generate(None, 0.1)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, -1))
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, -1))
 for seconds, rows in ((1000, 64), (80_000, 2)):
     try:
         lm.generate_many(None, seconds, range(rows))

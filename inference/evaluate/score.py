@@ -211,7 +211,8 @@ def choose(store: TokenStore, config: EvaluateConfig) -> list[int]:
     if not config.limit:
         return list(range(len(store)))
     order = sorted(range(len(store)), key=lambda i: name_hash(store.names[i]))
-    return sorted(order[: config.limit])
+    # the interval depends on their order, which is that of their names, whenever they came into the store
+    return sorted(order[: config.limit], key=lambda i: store.names[i])
 
 
 def baseline_scores(
