@@ -5,6 +5,7 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..model.delay_pattern import ABSENT
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from .generator import SpeechGenerator
 
 
+LARGEST = 8  # frames that wait for the decoder at most: it is several times faster with as many at once
+
+
 class AudioStream:
     """Codes in, the audio of the continuation out: the prompt goes through the decoder, too, and is dropped."""
 
@@ -27,15 +31,30 @@ class AudioStream:
         self.decoder = lm.codec.streaming_decoder()
         self.num_seen = 0  # columns that went to the decoder
         self.to_drop = 0  # samples of the prompt that are still to come
+        self.num_said = 0  # frames of the continuation that went to the decoder
+        self.waiting: list[Tensor] = []  # codes [K, N] that did not go there yet
+        self.num_given = 0  # of their columns, those of the prompt
 
     def take(self, state: State) -> np.ndarray:
-        """What the new columns of a state let the decoder say [S]; it may say it some frames later."""
+        """What the new columns of a state let the decoder say [S]; it may say it some frames later.
+
+        The more a listener has in hand, the more columns are decoded at once, up to LARGEST.
+        """
         before = state.num_dropped
         stop = min(before + state.frame, before + int(state.end[0]), self.num_frames)
         codes = state.codes[0, : state.num_codebooks, self.num_seen - before : stop - before]
         given = before + state.num_prompt_frames - self.num_seen
         self.num_seen = max(stop, self.num_seen)
-        return self.push(codes, max(0, given))
+        self.waiting.append(codes)
+        self.num_given += min(max(0, given), codes.shape[1])
+        num_new = sum(codes.shape[1] for codes in self.waiting) - self.num_given
+        return self.push_waiting() if num_new >= min(LARGEST, max(1, self.num_said // 2)) else np.zeros(0, np.float32)
+
+    def push_waiting(self) -> np.ndarray:
+        codes, given = torch.cat(self.waiting, dim=1), self.num_given
+        self.waiting, self.num_given = [], 0
+        self.num_said += codes.shape[1] - given
+        return self.push(codes, given)
 
     def push(self, codes: Tensor, num_given: int = 0) -> np.ndarray:
         """As `take`. codes: [K, N] of the next columns, of which the first `num_given` are the prompt's."""
@@ -57,7 +76,8 @@ class AudioStream:
         return [stream._kept(audio) for stream, audio in zip((self, *others), found, strict=True)]
 
     def finish(self) -> np.ndarray:
-        return self._kept(self.decoder.flush())
+        last = [self.push_waiting()] if self.waiting else []
+        return np.concatenate([*last, self._kept(self.decoder.flush())])
 
     def _kept(self, audio) -> np.ndarray:
         samples = audio[0, 0].cpu().numpy()

@@ -13,6 +13,7 @@ from codeclm.inference import SamplingConfig
 from codeclm.inference.demo import PROMPT
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
+from codeclm.inference.streaming import LARGEST
 
 from .options import backbone
 
@@ -56,7 +57,7 @@ def test_a_stream_joins_to_the_audio_that_is_made_at_once(make_model, make_codec
 def test_the_embedded_model_streams_its_continuation_without_a_seam(embedded):
     chunks = assert_streams(embedded, PROMPT, 2.0, seed=3)
     frame = embedded.codec.hop_length
-    assert len(chunks) > 40 and max(map(len, chunks)) <= 3 * frame  # as it is made, not at the end
+    assert len(chunks[0]) <= 3 * frame and max(map(len, chunks)) <= (LARGEST + 2) * frame and len(chunks) > 9
 
 
 def test_the_first_chunk_comes_before_the_rest_is_drawn(embedded, monkeypatch):
