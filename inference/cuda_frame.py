@@ -21,13 +21,13 @@ from .cuda_stack import COLUMNS, KernelDepth, KernelStack, Launcher, power_of_tw
 from .frame_step import FrameStep, is_supported
 from .fused_weights import fused_weights
 from .sampling import BatchSampling
+from .step import can_end
 from .windows import Window, window_frames
 
 if TYPE_CHECKING:
     from .grid import Request, State
 
 MAX_BATCH = 64  # rows; for more, the kernels would have to be others
-
 
 log = logging.getLogger(__name__)
 hopeless: WeakSet[SpeechLM] = WeakSet()  # models whose frames could not be made graphs
@@ -54,7 +54,7 @@ def graphed(
         yield None
         return
     size = model.codebook_size
-    key = batch, min(size, request.num_codes or size), sampling.stop_at_end and model.config.end != "never"
+    key = batch, min(size, request.num_codes or size), can_end(model, sampling)
     weights = fused_weights(model)
     idle = idle_graphs(model)
     graphs = [frame for frame in idle.get(key, []) if frame.walk.weights is weights]
@@ -81,7 +81,7 @@ class Idle(dict[Any, list["GraphedFrame"]]):
 
 
 def idle_graphs(model: SpeechLM) -> Idle:
-    """By what they were made for."""
+    """Lists of them, each under what its graphs were made for."""
     return vars(model).setdefault("_idle_graphs", Idle())
 
 
@@ -268,14 +268,11 @@ class GraphedFrame:
 
 
 def settings_of(sampling: BatchSampling, like: Tensor) -> Tensor:
-    """[1 or B, K, 4] temperature, top_k, top_p and min_p."""
-    rows = [[values if isinstance(values, Tensor) else None for values in limits] for limits in sampling.codebooks]
+    """[B, K, 4] temperature, top_k, top_p and min_p."""
     numbers = [[0.0 if isinstance(values, Tensor) else values for values in limits] for limits in sampling.codebooks]
-    settings = torch.tensor(numbers, dtype=like.dtype).to(like.device).expand_as(like)  # the usual case: all rows alike
-    if any(values is not None for limits in rows for values in limits):
-        settings = settings.clone()
-        for k, limits in enumerate(rows):
-            for place, values in enumerate(limits):
-                if values is not None:
-                    settings[:, k, place] = values.squeeze(1)
+    settings = torch.tensor(numbers, dtype=like.dtype).to(like.device).repeat(len(like), 1, 1)
+    for k, limits in enumerate(sampling.codebooks):
+        for place, values in enumerate(limits):
+            if isinstance(values, Tensor):  # rows differ
+                settings[:, k, place] = values.squeeze(1)
     return settings

@@ -30,7 +30,7 @@ class Launcher:
         self.block = 2 if on_gpu else 64  # outputs of a program; the interpreter is quick with few programs
 
     def launch(self, name: str, grid: tuple[int, ...], *args: Any, warps: int = 4, **settings: Any) -> None:
-        """Of a kernel, which may begin before those before it are done, as far as they do not concern it."""
+        """Launch a kernel; it may begin before those before it are done, with what does not depend on them."""
         early = dict(launch_pdl=True) if self.early else {}
         getattr(self.kernels, name)[grid](*args, EARLY=self.early, num_warps=warps, **settings, **early)
 

@@ -29,11 +29,11 @@ class AudioStream:
         """num_frames: columns that count; those after them are dropped."""
         self.codec, self.num_frames = lm.codec, num_frames
         self.decoder = lm.codec.streaming_decoder()
-        self.num_seen = 0  # columns that went to the decoder
+        self.num_seen = 0  # columns that were taken from states
         self.to_drop = 0  # samples of the prompt that are still to come
         self.num_said = 0  # frames of the continuation that went to the decoder
         self.waiting: list[Tensor] = []  # codes [K, N] that did not go there yet
-        self.num_given = 0  # of their columns, those of the prompt
+        self.num_given = 0  # columns of the prompt among them
 
     def take(self, state: State) -> np.ndarray:
         """What the new columns of a state let the decoder say [S]; it may say it some frames later.
@@ -45,7 +45,7 @@ class AudioStream:
         codes = state.codes[0, : state.num_codebooks, self.num_seen - before : stop - before]
         given = before + state.num_prompt_frames - self.num_seen
         self.num_seen = max(stop, self.num_seen)
-        self.waiting.append(codes)
+        self.waiting = [*self.waiting, codes]  # a copy of this stream may have the same list
         self.num_given += min(max(0, given), codes.shape[1])
         num_new = sum(codes.shape[1] for codes in self.waiting) - self.num_given
         return self.push_waiting() if num_new >= min(LARGEST, max(1, self.num_said // 2)) else np.zeros(0, np.float32)

@@ -17,7 +17,7 @@ def count_launches(engine: Engine) -> float:
 
 
 def launches(engine: Engine, num_frames: int) -> int:
-    """Of a whole run."""
+    """All launches of a whole run."""
     gpu = [ProfilerActivity.CUDA] * torch.cuda.is_available()
     with profile(activities=[ProfilerActivity.CPU, *gpu]) as found:
         engine.run(num_frames, lambda: None)

@@ -35,7 +35,7 @@ class Rates:
 
 
 def frame_cost(config: SpeechLMConfig, batch: int, num_positions: float) -> FrameCost:
-    """Of generation at `num_positions`, as the frame step computes: tables of embeddings are projected beforehand."""
+    """The cost of a frame at `num_positions`, as the frame step computes it: tables were projected beforehand."""
     backbone, depth, size = config.backbone, config.depth, config.codebook_size
     num_classes = size + (config.end == "eos")
     passes = config.num_codebooks + bool(config.text.vocab_size) if config.pattern == "flatten" else 1
