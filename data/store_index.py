@@ -82,9 +82,11 @@ class Entry:
     num_samples: int
     text: str | None = None
     goes_on: bool = False  # a piece of a longer recording, and not its last
+    speaker: str | None = None
+    source: str | None = None  # the file, address or row that it came from, as people would look it up
 
     def stored(self) -> dict[str, Any]:
-        """As in the file: an utterance without text is written, and hashed, as if there were no such thing."""
+        """As in the file: what is not known is written, and hashed, as if there were no such thing."""
         return {key: value for key, value in asdict(self).items() if value is not None and value is not False}
 
     @classmethod
@@ -92,7 +94,8 @@ class Entry:
         """Raises TypeError. Not by `strict`: a store may have a million of them."""
         entry = cls(**values)
         kinds = [type(value) for value in (entry.name, entry.num_frames, entry.num_samples, entry.goes_on)]
-        if kinds != [str, int, int, bool] or not isinstance(entry.text, str | None) or entry.num_frames < 1:
+        words = entry.text, entry.speaker, entry.source
+        if kinds != [str, int, int, bool] or entry.num_frames < 1 or not all(isinstance(w, str | None) for w in words):
             raise TypeError
         return entry
 

@@ -21,6 +21,13 @@ class Utterance:
     codes: np.ndarray  # [T, K] integers, T >= 1
     text: str | None = None  # what is said
     goes_on: bool = False  # a piece of a longer recording, and not its last
+    speaker: str | None = None
+    source: str | None = None  # the file, address or row that it came from, as people would look it up
+
+    @property
+    def entry(self) -> Entry:
+        words = self.text, self.goes_on, self.speaker, self.source
+        return Entry(self.name, len(self.codes), self.num_samples, *words)
 
 
 def write_shard(
@@ -41,7 +48,7 @@ def write_shard(
             data = _packed(entry, codec)
             digest.update(data)
             file.write(data)
-            utterances.append(Entry(entry.name, len(entry.codes), entry.num_samples, entry.text, entry.goes_on))
+            utterances.append(entry.entry)
     index = ShardIndex(path.stem, str(key), digest.hexdigest(), utterances, rejected)
     write_whole(path.with_suffix(".json"), index.to_json())
     return index

@@ -96,6 +96,14 @@ def test_a_store_without_texts_is_written_and_hashed_as_before_there_were_any(tm
     assert json.loads((tmp_path / "t" / HEADER).read_text())["format"] == 2
 
 
+def test_an_index_says_who_speaks_and_where_an_utterance_comes_from_if_that_is_known(tmp_path):
+    codes = random_codes(np.random.default_rng(0), 4)
+    entries = [Utterance("a", 2500, codes, speaker="Ada", source="a.flac"), Utterance("b", 2500, codes)]
+    write_shard(tmp_path, 0, entries, INFO)
+    index = ShardIndex.read(tmp_path / "shard-00000.json")
+    assert [(entry.speaker, entry.source) for entry in index.utterances] == [("Ada", "a.flac"), (None, None)]
+
+
 def test_verify_names_the_shard_with_one_flipped_bit(tmp_path):
     write_store(tmp_path / "s")
     flip_bit(tmp_path / "s/shard-00002.bin", 40)
