@@ -25,6 +25,7 @@ from ..inference.argument_checks import (
 from ..inference.bench.cli import bench
 from ..inference.codec.cli import codec_bench, codec_contract, codec_report, codec_roundtrip
 from ..inference.compress.cli import codec_compress, codec_decompress
+from ..inference.doctor.cli import doctor
 from ..inference.generate_cli import generate, prefix
 from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
@@ -159,6 +160,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "transcribe": using.transcribe,
     "evaluate": using.evaluate,
     "verify": verify,
+    "doctor": doctor,
     "bench": bench,
     "convert": using.convert,
     "demo": using.demo,
