@@ -30,6 +30,7 @@ from ..model.device import has_fast_bf16
 from ..model.layout import num_scored
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
+from ..model.random_bits import row_keys
 from ..model.speech_lm_config import SpeechLMConfig
 from .borrowed import borrowed
 from .checkpoint import (
@@ -112,11 +113,11 @@ class Trainer:
         rate = learning_rate(config.optimizer, self.step, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # the frames that the depth decoder sees, and dropout
-        torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + self.accelerator.process_index)
         rows, scored = self._rows(self.step)
         num_global = round(total(self.accelerator, scored)[0])
         rows = rows.to(device)
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        keys = row_keys(config.seed, self.step, range(rank, rank + len(rows) * ranks, ranks))
         with self.autocast():
             output = self.model(
                 rows.codes,
@@ -127,6 +128,7 @@ class Trainer:
                 depth_fraction=config.depth_fraction,
                 depth_chunk=config.depth_chunk,
                 input_dropout=config.input_dropout,
+                row_keys=keys.to(device),
             )
         loss = output.loss * (self.accelerator.num_processes * scored / num_global)
         self.optimizer.zero_grad()
