@@ -19,12 +19,14 @@ def signed(value: int) -> int:
 
 
 GAMMA = signed(0x9E3779B97F4A7C15)
+INVERSE = signed(pow(GAMMA, -1, 1 << 64))
 FIRST, SECOND = signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB)
 
 
 def random_bits(keys: Tensor, count: int) -> Tensor:
     """Keys [...] -> [..., count] random int64; the first ones are the same whatever the count."""
-    z = keys[..., None] + torch.arange(1, count + 1, device=keys.device) * GAMMA
+    # GAMMA outside: torch.compile takes arange * GAMMA for an index, and is wrong about products of more than 64 bits
+    z = (keys[..., None] * INVERSE + torch.arange(1, count + 1, device=keys.device)) * GAMMA
     z = (z ^ (z >> 30 & (1 << 34) - 1)) * FIRST
     z = (z ^ (z >> 27 & (1 << 37) - 1)) * SECOND
     return z ^ (z >> 31 & (1 << 33) - 1)

@@ -5,6 +5,8 @@ import torch
 
 from codeclm.model.random_bits import chosen, dropout, fold, random_bits, row_keys
 
+from .test_attention import COMPILER
+
 
 def test_the_bits_are_those_of_splitmix64():
     """The first three numbers of the reference implementation (Vigna) for the seed 1234567."""
@@ -38,3 +40,12 @@ def test_a_share_is_chosen_in_every_row_step_and_place(share):
 
 def test_dropout_keeps_the_mean():
     assert float(dropout(torch.ones(20, 100, 30), 0.25, row_keys(3, 1, range(20))).mean()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler and Python's headers")
+def test_compiled_dropout_is_the_same():
+    keys, compiled = row_keys(3, 1, range(3)), torch.compile(dropout, dynamic=True)
+    for shape in ((3, 12, 16), (3, 9, 10)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x, 0.3, keys), dropout(x, 0.3, keys))
