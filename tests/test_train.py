@@ -29,7 +29,8 @@ from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.config import BatchConfig, OptimizerConfig
 from codeclm.train.loop import Trainer, train
 from codeclm.train.new_model import new_model
-from codeclm.train.optim import learning_rate, make_optimizer
+from codeclm.train.optim import make_optimizer
+from codeclm.train.schedule import learning_rate
 
 from .training import SHAPE, SHORT, SIZE, SOURCE, Source, assert_same_bits, draw, metrics, program, run
 

@@ -47,12 +47,12 @@ def train(
         begin(trainer)
         with Log(trainer) as written:
             if trainer.step == 0:
-                written.heldout(trainer.evaluate())
-            while trainer.step < config.steps:
-                written.step(trainer.train_step())
-                last = trainer.step == config.steps
-                if trainer.step % config.evaluate_every == 0 or last:
-                    written.heldout(trainer.evaluate())
+                written.heldout()
+            while not trainer.is_finished:
+                written.step()
+                if trainer.step % config.evaluate_every == 0 or trainer.step == config.steps:
+                    written.heldout()
+                last = trainer.is_finished
                 asked = 0 if last else agree(trainer.accelerator, interruption.number)
                 if trainer.is_main and (trainer.is_due() or last or asked):
                     trainer.save()
