@@ -60,6 +60,8 @@ class BatchConfig:
     """The data of one step; a batch is a pure function of (seed, step)."""
 
     frames_per_batch: int = 4096  # frames of a step, over all processes, padding included
+    # frames that a process computes at a time, against running out of memory; 0: its whole share of a step
+    frames_per_microbatch: int = 0
     max_frames: int = 512  # longest piece of an utterance, in frames; a row holds several shorter ones
     voice_power: float = 1.0  # below 1, voices with little speech are drawn more often (voice: first folder of a name)
     # share of the rows of which the model hears and learns a random number of leading codebooks only
@@ -72,6 +74,8 @@ class BatchConfig:
         if min(self.frames_per_batch, self.max_frames) < 1:
             given = f"frames_per_batch {self.frames_per_batch}, max_frames {self.max_frames}"
             raise ValueError(f"{given}: each must be at least 1")
+        if self.frames_per_microbatch < 0:
+            raise ValueError(f"frames_per_microbatch is {self.frames_per_microbatch}; it must be at least 1, or 0: all")
         if not 0 <= self.codebook_dropout <= 1:
             raise ValueError(f"codebook_dropout is {self.codebook_dropout}; it must be from 0 to 1")
         if not 0 < self.heldout_share < 1:
@@ -127,6 +131,8 @@ class LearningConfig:
     input_dropout: float = 0.0  # share of the input codes hidden from the model, against overfitting
     dropout: float = 0.0  # dropout on the output of each attention and feed-forward part
     bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
+    # compute the backbone's blocks again in the backward pass instead of keeping their activations: less memory, slower
+    activation_checkpointing: bool = False
     compile: bool = False  # fuse the blocks' operations; needs a C++ compiler, and a minute or two at the start
     seed: int = 0  # random seed of weights, batches and dropout; same seed, same machine: same weights
     batch: BatchConfig = BatchConfig()
