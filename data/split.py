@@ -25,8 +25,9 @@ def split_heldout(
         raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
     groups, group_of = np.unique(_groups(store, by), return_inverse=True)  # [G], [N]
     if len(groups) < 2:
-        what = f"{'utterance' if by == 'recording' else by} ('{store.names[0] if len(store) else ''}')"
-        raise ValueError(f"{store.folder}: one {what} is not enough to train on and to hold out; add more audio")
+        kind, name = ("speaker", store.speaker(0)) if by == "speaker" else ("utterance", "".join(store.names[:1]))
+        found = f"one {kind} ('{name}') is not enough to train on and to hold out"
+        raise ValueError(f"{store.folder}: {found}; add more audio")
     frames = np.bincount(group_of, store.num_frames)  # [G]
     heldout = _held_out(_fractions(groups, seed), frames / frames.sum(), share)[group_of]
     return np.flatnonzero(~heldout), np.flatnonzero(heldout)

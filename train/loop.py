@@ -6,9 +6,10 @@ saves first. Works under `torchrun` through accelerate. What a step is is traine
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+
+import numpy as np
 
 from ..data.split import recordings
 from ..data.text_tokenizer import TextTokenizer
@@ -77,7 +78,7 @@ def begin(trainer: Trainer) -> None:
     if resumed:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
-    ranks, rows = trainer.accelerator.num_processes, max(map(len, trainer.batches.epoch_batches(0)))
+    ranks, rows = trainer.accelerator.num_processes, trainer.batches.most_rows
     if rows < ranks:
         log.warning(
             f"{ranks - rows} of {ranks} processes have nothing to do: a step of "
@@ -85,7 +86,7 @@ def begin(trainer: Trainer) -> None:
         )
 
 
-def for_small_data(config: RunConfig, names: Sequence[str]) -> RunConfig:
-    """Hold out at least about three recordings, whatever the share says. names: of the store's utterances."""
-    share = min(0.5, max(config.batch.heldout_share, 3 / max(len(set(recordings(names))), 1)))
+def for_small_data(config: RunConfig, store: TokenStore) -> RunConfig:
+    """Hold out at least about three recordings, whatever the share says."""
+    share = min(0.5, max(config.batch.heldout_share, 3 / max(len(np.unique(recordings(store))), 1)))
     return replace(config, batch=replace(config.batch, heldout_share=share))

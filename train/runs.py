@@ -73,4 +73,4 @@ def finetune(
         lm = lm if mine else load(lm)
         store = open_store(data, out / "tokens", lm.codec, replace(PIECES, copies=8), config.device)
         model = copy.deepcopy(lm.model) if mine else lm.model
-        return run(model, lm.codec, store, out, for_small_data(config, store.names), lm.tokenizer)
+        return run(model, lm.codec, store, out, for_small_data(config, store), lm.tokenizer)

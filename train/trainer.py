@@ -72,7 +72,8 @@ class Trainer:
         self.best_step = 0
         self.start = tensors_sha256(model.state_dict()) if start is None else start
         batch = config.batch
-        training, self.heldout = split_heldout(store.names, batch.heldout_share, batch.heldout_seed, store.folder)
+        training, heldout = split_heldout(store, *batch.split)
+        self.heldout = heldout.tolist()
         self.scored = first_by_hash(store, self.heldout, batch.heldout_frames)
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
         sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
@@ -247,7 +248,11 @@ def defaults(seed: int) -> dict[str, Any]:
 
     seed: of the run. It decided what is held out, and all of that was scored.
     """
-    batch = BatchConfig(heldout_seed=seed, heldout_frames=0)
-    parts = {"batch": batch, "optimizer": OptimizerConfig(), "loss": LossConfig()}
+    parts = {
+        "batch": BatchConfig(heldout_seed=seed, heldout_frames=0),
+        "optimizer": OptimizerConfig(),
+        "loss": LossConfig(),
+    }
     values = {name: asdict(part) for name, part in parts.items()} | {"model": own_settings(SpeechLMConfig())}
+    values["batch"]["heldout_by"] = "utterance"  # and by another hash: such a run cannot go on
     return json.loads(json.dumps(values))
