@@ -19,6 +19,7 @@ LANGUAGE_MODEL = "the training of a language model"  # what config.json says of 
 STILL = 0.001  # relative change that is none
 FEWEST_STEPS = 20  # after which weights have moved
 RISE = 0.05  # of the loss over its lowest level: diverged
+PEAK = 1.5  # of the loss over that of the first weights: a step destroyed them
 OVERFIT, BEST_BEFORE = 0.02, 0.75  # rise of the held-out bits over the best, at this share of the steps or earlier
 FALLING = 0.01  # fall of the held-out bits over the last quarter: not at its end
 START = (0.9, 1.15)  # first held-out bits over raw bits, for random weights
@@ -94,6 +95,12 @@ class Curve:
         return self.codes_per_second * math.log2(self.setting("model", "codebook_size", default=2))
 
     @property
+    def first_loss(self) -> float:
+        """Nats a code of the held-out speech, before the first step; NaN if that was not looked at."""
+        seen = len(self.heldout) and self.heldout_steps[0] == 0
+        return self.heldout[0] * math.log(2) / self.codes_per_second if seen else math.nan
+
+    @property
     def is_new(self) -> bool:
         """Whether it began with random weights."""
         return self.config.get("start") == "random"
@@ -132,8 +139,10 @@ def examine_curve(curve: Curve, seen: Examination) -> None:
     if is_broken(curve, seen) or has_not_moved(curve, seen):
         return
     judge_start(curve, seen)
-    if not has_diverged(curve, seen) and not has_overfit(curve, seen):
-        judge_end(curve, seen)
+    if not has_diverged(curve, seen):
+        judge_peak(curve, seen)
+        if not has_overfit(curve, seen):
+            judge_end(curve, seen)
     judge_steps(curve, seen)
 
 
@@ -160,7 +169,7 @@ def has_not_moved(curve: Curve, seen: Examination) -> bool:
     elif norms.max() < 1e-9:
         cause, advice = "no gradient came", "see whether all parameters are frozen; codeclm verify shows what learns"
     else:
-        cause = f"with a learning rate of up to {rates.max():g}"
+        cause = f"with a learning rate of up to {rates.max():.2g}"
         advice = "raise it, or see whether the parameters are frozen or the optimizer holds others"
     seen.error("never moved", f"the held-out speech costs the same after {curve.last_step} steps: {cause}", advice)
     return True
@@ -184,7 +193,7 @@ def has_diverged(curve: Curve, seen: Examination) -> bool:
     worse = len(curve.heldout) > 1 and curve.heldout[-1] > curve.heldout[0] * (1 + OVERFIT)
     if not len(loss):
         return False
-    start = curve.heldout[0] * math.log(2) / curve.codes_per_second if len(curve.heldout) else math.nan
+    start = curve.first_loss
     rose = len(loss) >= 4 and loss[-1] > loss.min() + RISE * abs(loss.min())
     if not rose and not (worse and loss[-1] > start * (1 + RISE)):
         return False
@@ -195,6 +204,15 @@ def has_diverged(curve: Curve, seen: Examination) -> bool:
     found += "; held-out speech costs more than before the first step" if worse else ""
     seen.error("diverged", found, "lower --optimizer.learning-rate, or warm up for longer; go on from before that step")
     return True
+
+
+def judge_peak(curve: Curve, seen: Examination) -> None:
+    """What a run has recovered from."""
+    loss = curve.loss()
+    if len(loss) and loss.max() > PEAK * curve.first_loss:
+        step = curve.steps[int(loss.argmax())]
+        found = f"the training loss was {loss.max():.3f} at step {step}, before the first step {curve.first_loss:.3f}"
+        seen.warn("unstable", found, "lower --optimizer.learning-rate, or warm up for longer: it had to learn anew")
 
 
 def has_overfit(curve: Curve, seen: Examination) -> bool:
