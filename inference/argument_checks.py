@@ -21,6 +21,7 @@ from ..model.shapes import PATTERNS
 CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of load_codec
 MAX_DURATION_S = 24 * 3600.0
 STORE = "store.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of LoRA, as peft names them
 
 
 def check_seeds(*seeds: int) -> None:

@@ -230,6 +230,15 @@ finetune audio --out new --steps 0 | --steps
 finetune audio --out new --evaluate-every 0 | --evaluate-every
 finetune audio --out new --model.preset tiny | option '--model.preset' is unknown
 finetune audio --out new --model.text.layout first | option '--model.text.layout' is unknown
+finetune audio --out new --lora.rank -1 | --lora.rank
+finetune audio --out new --lora.alpha inf | --lora.alpha
+finetune audio --out new --copies 0 | --copies
+finetune audio --out new --replay missing | missing: no such file or folder
+finetune audio --out new --replay other-store --from model | holds tokens of codec
+finetune audio --out new --replay self --replay-share 1 | --replay-share
+finetune audio --out new --compare audio | --compare 'audio' is not NAME=DATA
+finetune audio --out new --compare others=missing | missing: no such file or folder
+finetune audio --out new --compare a=audio a=audio | a name was given twice
 
 patterns missing --out new | no such file or folder
 patterns store --out new --minutes 0 | --minutes

@@ -47,6 +47,8 @@ from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
 from .optim import learning_rate, make_optimizer
 from .processes import start as start_processes
 from .processes import total
+from .replay import Replayed
+from .tuning import Tuning
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +65,13 @@ class Trainer:
         config: RunConfig,
         tokenizer: TextTokenizer | None = None,
         start: str | None = None,
+        tuning: Tuning = Tuning(),
     ):
         """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
         store.require_model(model.config)
         self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
         self.raw_model, self.step = model, 0
+        self.tuning = tuning
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
         self.best_step = 0
         self.start = tensors_sha256(model.state_dict()) if start is None else start
@@ -75,9 +79,13 @@ class Trainer:
         training, self.heldout = split_heldout(store.names, batch.heldout_share, batch.heldout_seed, store.folder)
         self.scored = first_by_hash(store, self.heldout, batch.heldout_frames)
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
-        sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
-        how = can_be_packed(model.config), batch.codebook_dropout
-        self.batches = TokenBatches(store, *sizes, config.seed, training, *self._text(), *how)
+        again = round(batch.frames_per_batch * tuning.replay_share) if tuning.replay else 0  # frames of base speech
+        sizes = batch.frames_per_batch - again, min(batch.max_frames, batch.frames_per_batch - again)
+        how = *self._text(), can_be_packed(model.config), batch.codebook_dropout
+        self.batches = TokenBatches(store, *sizes, config.seed, training, *how)
+        if tuning.replay:
+            columns = min(self.batches.row_columns, again)
+            self.batches = Replayed(self.batches, TokenBatches(tuning.replay, again, columns, config.seed, None, *how))
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -177,8 +185,11 @@ class Trainer:
         elif bits < self.best:
             self.best, self.best_step = bits, self.step
             if self.is_main:
-                save_model(self.raw_model, self.codec, self.out / "model", tokenizer=self.tokenizer)
+                (self.tuning.save or self.save_whole)(self.out / "model")
         return bits
+
+    def save_whole(self, folder: Path) -> None:
+        save_model(self.raw_model, self.codec, folder, tokenizer=self.tokenizer)
 
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
@@ -200,7 +211,8 @@ class Trainer:
         state, tensors = load_state(found), load_tensors(found, "model")
         older = defaults(state["run"].get("seed", 0))
         for key, value in self.identity().items():
-            other = difference(filled(state["run"].get(key, value), older.get(key)), value)
+            before = state["run"].get(key, Tuning().identity().get(key, value))
+            other = difference(filled(before, older.get(key)), value)
             # whoever goes on with the model that the run itself has trained does not start anew
             if other and not (key == "start" and tensors_sha256(tensors) == value):
                 raise ValueError(
@@ -221,6 +233,7 @@ class Trainer:
         """What must be the same for a resumed run to be the same run."""
         config = self.config
         values = {
+            **self.tuning.identity(),
             "data": self.store.data_hash,
             "model": self.model_settings(),
             "batch": asdict(config.batch) | ({"heldout_frames": 0} if self.scored == self.heldout else {}),
