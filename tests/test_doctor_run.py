@@ -122,6 +122,23 @@ def test_held_out_speech_that_is_also_learned_is_found(make_store, codec, tmp_pa
     assert len(found) == 1 and found[0].startswith("error what is held out is also learned:")
 
 
+def test_voices_that_a_fine_tune_forgot_are_named(healthy, speech, codec, tmp_path):
+    folder = Path(shutil.copytree(healthy, tmp_path / "run"))
+    rows = [{"name": "bundled prompt", "minutes": 0.1, "before": 1600.0, "after": 1650.0}]
+    for more, expected in (([], 0), ([{"name": "others", "minutes": 1.0, "before": 1800.0, "after": 2000.0}], 1)):
+        (folder / "comparison.json").write_text(json.dumps({"identity": {}, "rows": rows + more}))
+        found = told(looked_at(folder, speech, codec), "forgetting")
+        assert len(found) == expected and all("(others +11.1%)" in line for line in found), found
+
+
+def test_weights_that_cannot_be_read_are_an_error(healthy, speech, codec, tmp_path):
+    folder = Path(shutil.copytree(healthy, tmp_path / "run"))
+    weights = folder / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    found = told(looked_at(folder, speech, codec), "weights")
+    assert len(found) == 1 and "model.safetensors" in found[0]
+
+
 # --- curves of runs that are too long for a test, and of runs that cannot be made any more ---
 
 

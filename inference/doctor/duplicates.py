@@ -109,32 +109,40 @@ class Twins:
 
     pairs: np.ndarray  # [P, 2]
     whole: np.ndarray  # [P] bool: with equal codes from the first to the last
-
-    def across(self, part: np.ndarray) -> "Twins":
-        """Those whose two sides lie in different parts; part: of each recording."""
-        return self._chosen(part[self.pairs[:, 0]] != part[self.pairs[:, 1]])
+    local: np.ndarray  # [P, 2] numbers of recordings of their own store
 
     def within(self, part: np.ndarray, which: int) -> "Twins":
+        """Those in one part; part: of each recording."""
         return self._chosen((part[self.pairs] == which).all(axis=1))
 
+    def between(self, part: np.ndarray, a: int, b: int) -> "Twins":
+        """Those with a side in part a and a side in part b, in this order."""
+        sides = part[self.pairs]
+        turned = (sides == [b, a]).all(axis=1)
+        pairs, local = (np.where(turned[:, None], both[:, ::-1], both) for both in (self.pairs, self.local))
+        return Twins(pairs, self.whole, local)._chosen((np.sort(sides, axis=1) == sorted((a, b))).all(axis=1))
+
     def _chosen(self, chosen: np.ndarray) -> "Twins":
-        return Twins(self.pairs[chosen], self.whole[chosen])
+        return Twins(self.pairs[chosen], self.whole[chosen], self.local[chosen])
 
 
-def twins(sketches: list[tuple[Sketch, np.ndarray]]) -> Twins:
-    """sketches: each with the number of the recording [N] of its utterances, counted on from store to store."""
+def twins(sketches: list[tuple[Sketch, np.ndarray]], starts: np.ndarray) -> Twins:
+    """sketches: each with the number of the recording [N] of its utterances, counted on from store to store.
+
+    starts: the number [R] at which the count of each recording's store began.
+    """
     every = max(one.every for one, _ in sketches)
     whole = np.concatenate([one.whole for one, _ in sketches])
     recording = np.concatenate([numbers for _, numbers in sketches])
-    grams, owner = np.concatenate([one.grams for one, _ in sketches]), np.concatenate([n[s.owner] for s, n in sketches])
+    grams = np.concatenate([one.grams for one, _ in sketches])
+    owner = np.concatenate([numbers[one.owner] for one, numbers in sketches])
     kept = grams % np.uint64(every) == 0
     grams, owner = once(grams[kept], owner[kept])
-    same = recording[same_pairs(whole)]
-    near = near_pairs(grams, owner)
-    pairs = np.concatenate([np.sort(same, axis=1), near])
-    pairs, first = np.unique(pairs, axis=0, return_index=True)
+    same = np.sort(recording[same_pairs(whole)], axis=1)
+    pairs, first = np.unique(np.concatenate([same, near_pairs(grams, owner)]), axis=0, return_index=True)
     chosen = pairs[:, 0] != pairs[:, 1]
-    return Twins(pairs[chosen], (first < len(same))[chosen])
+    pairs = pairs[chosen]
+    return Twins(pairs, (first < len(same))[chosen], pairs - starts[pairs])
 
 
 def once(grams: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
