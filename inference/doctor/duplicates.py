@@ -14,8 +14,8 @@ from ...data.token_store import TokenStore
 
 GRAM, GRAM_BITS, GRAM_S = 5, 50, 0.15  # frames of a gram, and what it holds at least
 LONGEST_GRAM = 64
-NEAR = 0.2  # share of the grams of the shorter one; unrelated speech of one voice has at most 0.03
-FEWEST = 4  # grams in common
+NEAR = 0.2  # share of the grams of the shorter one
+FEWEST, MUCH = 5, 40  # grams in common: at least, and whatever the share
 COMMON = 32  # utterances in which a gram may be: more often it is a pause or a jingle, and tells nothing
 KEPT = 20_000_000  # grams kept: of larger stores every second, third, .. by its hash
 FRAMES_AT_ONCE = 1 << 20
@@ -100,7 +100,7 @@ def near_pairs(grams: np.ndarray, owner: np.ndarray) -> np.ndarray:
     linked = np.flatnonzero((grams[1:] == grams[:-1]) & rare[1:])
     keys, shared = np.unique(owner[linked] * num_owners + owner[linked + 1], return_counts=True)
     pairs = np.stack(np.divmod(keys, max(1, num_owners)), axis=1)
-    return pairs[(shared >= FEWEST) & (shared >= NEAR * sizes[pairs].min(axis=1))]
+    return pairs[(shared >= FEWEST) & (shared >= np.minimum(MUCH, NEAR * sizes[pairs].min(axis=1)))]
 
 
 @dataclass(frozen=True)
