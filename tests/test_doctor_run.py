@@ -176,7 +176,7 @@ def test_random_weights_that_know_the_answers_are_an_error(healthy, tmp_path):
     assert checks(written(healthy, tmp_path / "tuned", scaled(0.5), start="0" * 64)) == []
 
 
-def test_spikes_of_the_gradient_and_waiting_for_data_are_told(healthy, tmp_path):
+def test_spikes_of_the_gradient_waiting_for_data_and_a_mute_canary_are_told(healthy, tmp_path):
     folder = Path(shutil.copytree(healthy, tmp_path / "long"))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     template = next(line for line in lines if "loss" in line)
@@ -190,8 +190,13 @@ def test_spikes_of_the_gradient_and_waiting_for_data_are_told(healthy, tmp_path)
     assert read(steps, "calm") == []
     spikes = [line | ({"gradient_norm": 50.0} if line["step"] in (30, 45) else {}) for line in steps]
     assert read(spikes, "spikes") == ["warning spikes"]
-    assert read([line | {"waiting_share": 0.01} for line in steps], "quick") == []
-    assert read([line | {"waiting_share": 0.3} for line in steps], "slow") == ["warning waiting"]
+    steps = [line | {"codes": 200, "codes_per_second": 1000.0} for line in steps]  # a fifth of a second each
+    assert read([line | {"waited_s": 0.002} for line in steps], "quick") == []
+    assert read([line | {"waited_s": 0.1} for line in steps], "slow") == ["warning waiting"]
+    looks = [line | {"canary_silent_share": 0.9 if line["step"] < 60 else 0.3} for line in looks]
+    assert read(steps, "speaks") == []
+    looks = [line | {"canary_silent_share": 0.9} for line in looks]
+    assert read(steps, "mute") == ["warning canary"]
 
 
 def test_a_run_that_still_learns_or_was_stopped_gets_a_note(healthy, tmp_path):

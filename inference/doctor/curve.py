@@ -26,6 +26,7 @@ START = (0.9, 1.15)  # first held-out bits over raw bits, for random weights
 SPIKE, FEWEST_SPIKES = 10.0, 2  # gradient norms over the median of their neighbours
 NEIGHBOURS = 21
 WAITING = 0.1  # share of a step
+CANARY, MUTE = "canary_silent_share", 0.8
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Curve:
     heldout_steps: np.ndarray  # [E]
     heldout: np.ndarray  # [E] bits/s
     num_broken: int  # lines that are cut off or no JSON
+    silent_share: float = math.nan  # of its continuations of fixed prompts, at the last look
 
     @classmethod
     def read(cls, folder: Path) -> "Curve":
@@ -63,6 +65,7 @@ class Curve:
             np.array([line["step"] for line in looks], np.int64),
             np.array([number(line["heldout_bits_per_second"]) for line in looks]),
             num_broken,
+            number(next((line[CANARY] for line in reversed(lines) if CANARY in line), None)),
         )
 
     def setting(self, *path: str, default: Any = None) -> Any:
@@ -144,6 +147,7 @@ def examine_curve(curve: Curve, seen: Examination) -> None:
         if not has_overfit(curve, seen):
             judge_end(curve, seen)
     judge_steps(curve, seen)
+    judge_canary(curve, seen)
 
 
 def is_broken(curve: Curve, seen: Examination) -> bool:
@@ -240,6 +244,22 @@ def judge_end(curve: Curve, seen: Examination) -> None:
         seen.note("under-trained", found, f"more --steps would help (it had {curve.last_step})")
 
 
+def waiting_shares(curve: Curve) -> np.ndarray:
+    """The share of the time that each line's steps waited for data; none where the log does not say."""
+    if not {"waited_s", "codes", "codes_per_second"} <= curve.values.keys():
+        return np.zeros(0)
+    seconds = curve.values["codes"] * np.diff(curve.steps, prepend=0) / curve.values["codes_per_second"]
+    shares = curve.values["waited_s"] / seconds
+    return shares[np.isfinite(shares)]
+
+
+def judge_canary(curve: Curve, seen: Examination) -> None:
+    """The last continuations that the run listened to, if it does."""
+    if curve.silent_share > MUTE:
+        found = f"{curve.silent_share:.0%} of what it says at the last look is silence"
+        seen.warn("canary", found, "look at the silence in its speech; codeclm generate lets you hear it")
+
+
 def judge_steps(curve: Curve, seen: Examination) -> None:
     norms = curve.values.get("gradient_norm", np.zeros(0))
     if len(norms) >= NEIGHBOURS:
@@ -248,8 +268,7 @@ def judge_steps(curve: Curve, seen: Examination) -> None:
             found = f"{len(spikes)} of {len(norms)} gradient norms are over {SPIKE:g} times their neighbours', "
             found += f"the first at step {curve.steps[spikes[0]]} ({norms[spikes[0]]:.3g})"
             seen.warn("spikes", found, "lower --optimizer.learning-rate, or warm up for longer")
-    waits = curve.values.get("waiting_share", np.zeros(0))
-    waits = waits[np.isfinite(waits)]
+    waits = waiting_shares(curve)
     if len(waits) and np.median(waits) > WAITING:
         found = f"half of the steps waited for data for more than {np.median(waits):.0%} of their time"
         seen.warn("waiting", found, "put the store on a faster disk, or nearer")
