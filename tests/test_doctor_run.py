@@ -44,6 +44,10 @@ def healthy(speech, codec, tmp_path_factory) -> Path:
 
 def run(store: TokenStore, codec, out: Path, config=LEARNS) -> Path:
     train(new_model(store, config), codec, store, out, config, start="random")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("waited_s", None)  # a matter of what else runs on this machine
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return out
 
 
