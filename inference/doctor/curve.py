@@ -212,8 +212,8 @@ def has_diverged(curve: Curve, seen: Examination) -> bool:
 
 def judge_peak(curve: Curve, seen: Examination) -> None:
     """What a run has recovered from."""
-    loss = curve.loss()
-    if len(loss) and loss.max() > PEAK * curve.first_loss:
+    loss, uniform = curve.loss(), curve.raw_bits * math.log(2) / curve.codes_per_second
+    if len(loss) and loss.max() > PEAK * max(curve.first_loss, uniform if curve.is_new else 0.0):
         step = curve.steps[int(loss.argmax())]
         found = f"the training loss was {loss.max():.3f} at step {step}, before the first step {curve.first_loss:.3f}"
         seen.warn("unstable", found, "lower --optimizer.learning-rate, or warm up for longer: it had to learn anew")
