@@ -175,9 +175,9 @@ def test_random_weights_that_know_the_answers_are_an_error(healthy, tmp_path):
         return lambda line: line | ({"heldout_bits_per_second": factor * 400} if line["step"] == 0 else {})
 
     assert checks(written(healthy, tmp_path / "same", scaled(1.02))) == []  # 100 frames/s, 2 codebooks of 4 codes
-    assert checks(written(healthy, tmp_path / "leak", scaled(0.5))) == ["error first loss"]
+    assert checks(written(healthy, tmp_path / "leak", scaled(0.8))) == ["error first loss"]
     assert checks(written(healthy, tmp_path / "wide", scaled(1.5))) == ["warning first loss"]
-    assert checks(written(healthy, tmp_path / "tuned", scaled(0.5), start="0" * 64)) == []
+    assert checks(written(healthy, tmp_path / "tuned", scaled(0.8), start="0" * 64)) == []
 
 
 def test_spikes_of_the_gradient_waiting_for_data_and_a_mute_canary_are_told(healthy, tmp_path):
