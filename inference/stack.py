@@ -25,8 +25,6 @@ EVERY_ROW = slice(None)
 class Stack:
     """A transformer that takes one position at a time, in place: `x` [B, D] holds its input, then its output.
 
-    The output is x / |x|: the last norm's gain and sqrt(D) are in the weights that come after (`gain`).
-
     Positions go on without end; all rows are at the same one. The cache is a ring: position p is in slot p % capacity,
     until position p + capacity takes its place. A row's mask says which slots it sees, so that rows can be emptied and
     filled on their own; only distances between positions count (RoPE), so a row may begin at any of them.
@@ -38,7 +36,7 @@ class Stack:
         like: a tensor of the same type and device.
         """
         config = weights.config
-        self.config, self.layers = config, weights.layers
+        self.config, self.layers, self.gain = config, weights.layers, weights.gain
         self.batch, self.capacity = batch, min(capacity, config.sliding_window or capacity)
         self.floor = like.new_full((), math.sqrt(config.dim * config.norm_eps))  # a norm's epsilon, for |x|
         self.make_buffers(like)
@@ -139,10 +137,12 @@ class Stack:
         torch.div(self.x, self.length, out=self.h)
 
     def finish(self) -> None:
-        if self.config.final_norm:
-            self.norm()
-        else:
+        """The output: h, normed if the transformer has a last norm."""
+        if self.gain is None:
             self.h.copy_(self.x)
+        else:
+            self.norm()
+            self.h.mul_(self.gain)
 
     def prefill(self, x: Tensor, rows: slice = EVERY_ROW) -> Tensor:
         """S positions [R, S, D] of rows that are empty, at once, the last one before the next -> [R, S, D], no norm.
