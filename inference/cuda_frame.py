@@ -186,7 +186,7 @@ class GraphedFrame:
 
     def record(self, state: "State", column: int) -> None:
         """Codes and nats of a step into the grid; what the walk would know after it, for whoever goes on."""
-        walk, delays = self.walk, self.model.config.delays
+        delays = self.model.config.delays
         if any(delays):
             for k, lag in enumerate(delays):
                 state.codes[:, k, column - lag], state.nll[:, k, column - lag] = self.codes[:, k], self.nats[:, k]

@@ -65,8 +65,9 @@ class KernelStack:
         """places: [P + 1] 0, 1, 2, ...: for a stack whose position is known beforehand."""
         self.stack, self.launcher, self.config, self.places = stack, launcher, stack.config, places
         self.x = stack.x
+        stack.clear_slots(stack.capacity)  # the kernels fill slots without a word
         self.floor = self.config.dim * self.config.norm_eps
-        self.end_floor = self.floor if self.config.final_norm else None  # of what follows the stack
+        self.end_floor = self.floor if self.config.final_norm else None  # for the norm at its end
         config, like = self.config, stack.x
         self.query = like.new_zeros(launcher.batch, config.num_heads * config.size_of_head)
         self.mixed, self.gated = torch.zeros_like(self.query), like.new_zeros(launcher.batch, config.ff_dim)
@@ -136,7 +137,7 @@ class KernelDepth:
 
 
 def stored(product: Product, gain: Tensor | None = None) -> Tensor:
-    """A matrix [in, out] as [out, in] rows in memory: no copy where it lies so already. gain: [in], of a norm before."""
+    """A matrix [in, out], after a norm's gain [in], as [out, in] rows in memory: no copy where it lies so already."""
     rows = product.weight.t()
     return rows.contiguous() if gain is None else (rows * gain).contiguous()
 

@@ -79,11 +79,11 @@ class DepthStep:
         self.stack.step_at(position)
 
 
-def look_up(table: Tensor, tokens: Tensor, may_be_absent: bool = True) -> Tensor:
-    """Rows of a table [.., D] for tokens [B], zero for ABSENT."""
+def look_up(table: Tensor, tokens: Tensor, may_be_absent: bool = True, offsets: Tensor | int = 0) -> Tensor:
+    """Rows of a table [.., D], by tokens [B, ..] and where the rows of these begin; zero for ABSENT."""
     if not may_be_absent:
-        return F.embedding(tokens, table)
-    return F.embedding(tokens.clamp_min(0), table) * (tokens != ABSENT)[:, None]
+        return F.embedding(tokens + offsets if isinstance(offsets, Tensor) else tokens, table)
+    return F.embedding(tokens.clamp_min(0) + offsets, table) * (tokens != ABSENT)[..., None]
 
 
 class FrameStep:
@@ -163,6 +163,8 @@ class FrameStep:
         """From where another step's rows are, which become this one's first; this one is at the start of a window."""
         index, rows = torch.tensor(kept, device=before.codes.device), slice(len(kept))
         theirs, mine = before.backbone, self.backbone
+        for stack in (theirs, mine):
+            stack.clear_slots(stack.capacity)
         for cache, empty in zip(theirs.caches, mine.caches, strict=True):
             empty[:, rows] = cache[:, index]
         mine.mask[rows] = theirs.mask[index]
@@ -220,11 +222,8 @@ class FrameStep:
 
     def run_backbone(self) -> None:
         """The step before through the backbone."""
-        tables, index = self.weights.tables, self.codes + self.offsets
-        last = len(tables) - 1
-        if self.some_absent:
-            index = torch.where(self.codes == ABSENT, last, index)
-        self.backbone.x.copy_(F.embedding_bag(index, tables, mode="sum", padding_idx=last))
+        rows = look_up(self.weights.tables, self.codes, self.some_absent, self.offsets)  # [B, K, D]
+        torch.sum(rows, dim=1, out=self.backbone.x)
         if self.weights.text_table is not None:
             self.backbone.x.add_(look_up(self.weights.text_table, self.text))
         self.backbone.step()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .evaluate.held_out import Speech
     from .evaluate.report import LikelihoodReport
 
-# of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
+# seconds of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
 LONGEST_S, CONTINUATION_S = 20.0, 8.0
 
 
@@ -48,7 +48,7 @@ class SpeechGenerator:
 
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
-        self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
+        self.threads: int | None = None  # torch threads while decoding; None: threads.py's rule
         model.config.codec.require(codec, name)
 
     @cached_property

@@ -65,7 +65,7 @@ def load(
     codec = load_model_codec(folder, model)
     lm = SpeechGenerator(model, codec, str(name_or_folder), load_tokenizer(folder, model)).to(target)
     if weights is not None:
-        _ = lm.fingerprint  # of the weights as they are in the file
+        _ = lm.fingerprint  # now, while the weights are as they are in the file
         set_weights(model, weights, rows)
     return lm
 
