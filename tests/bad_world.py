@@ -56,6 +56,10 @@ def _make_audio(world: Path) -> None:
         soundfile.write(world / f"audio/{i}.wav", speech(1.0 + i / 7), RATE)
     (world / "notes/notes.txt").write_text("hello")
     (world / "run/step-00000010/model.safetensors").write_bytes(b"\0" * 100)
+    for name, config in (("codec-run", '{"run": "the training of a codec"}'), ("broken-run", '{"run": ')):
+        (world / name).mkdir()
+        (world / name / "config.json").write_text(config)
+        (world / name / "metrics.jsonl").touch()
     (world / "empty.wav").touch()
     (world / "text.wav").write_text("not audio at all\n" * 100)
     (world / "text.th").write_text("not a checkpoint\n" * 100)
