@@ -58,9 +58,15 @@ class FusedBlock(nn.Module):
             self.down = kind(block.down.weight.t())  # [F, D]
 
     def forward(
-        self, x: Tensor, tables: Tables, attend: Attend, cache: KVCache | None, sets: tuple[int, ...] = ()
+        self,
+        x: Tensor,
+        tables: Tables,
+        attend: Attend,
+        cache: KVCache | None,
+        sets: tuple[int, ...] = (),
+        keys: Tensor | None = None,
     ) -> Tensor:
-        """As Block's. x: [B, S, D]."""
+        """As Block's; nothing is dropped, so keys do not matter. x: [B, S, D]."""
         heads, groups = self.shape.num_heads, self.shape.num_kv_heads
         qkv = self.qkv(self.norm(x))
         qkv = qkv if self.qkv_bias is None else qkv + self.qkv_bias
