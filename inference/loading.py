@@ -73,7 +73,7 @@ def load(
     if adapter is not None or base != folder:
         lm.use_adapter(name_or_folder if adapter is None else adapter)
     if weights is not None:
-        _ = lm.fingerprint  # of the weights as they are in the file
+        _ = lm.fingerprint  # now, while the weights are as they are in the file
         set_weights(model, weights, rows)
     return lm
 
