@@ -11,8 +11,9 @@ import torch
 
 from codeclm.data.audio import AudioError
 from codeclm.data.encode_files import pieces_of, quietest_cut, read_transcript
-from codeclm.data.plan import stamp, utterance_names
 from codeclm.data.preparation import PrepareConfig, prepare
+from codeclm.data.sources.folder import utterance_names
+from codeclm.data.sources.source import file_stamp
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
 
@@ -131,7 +132,7 @@ def test_shards_of_before_the_quiet_cuts_are_kept_unless_something_in_them_was_c
     out = tmp_path / "tokens"
     prepare(tmp_path, out, codec, config)
     for name in "ab":
-        made_from = [codec.fingerprint, 1.0, 2, [[name, *stamp(tmp_path / f"{name}.wav")]]]
+        made_from = [codec.fingerprint, 1.0, 2, [[name, *file_stamp(tmp_path / f"{name}.wav")]]]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         (index,) = (path for path in out.glob("shard-*.json") if f'"name": "{name}' in path.read_text())
         index.with_suffix(".bin").rename(out / f"shard-0000{'ab'.index(name)}.bin")
