@@ -26,7 +26,7 @@ class HoursBar:
             desc="prepare",
             leave=False,
             disable=not progress,
-            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
         )
         self.hours = 0.0
 
@@ -42,7 +42,7 @@ class HoursBar:
         about = self.hours * total / max(1, done)
         elapsed_h = self.bar.format_dict["elapsed"] / 3600
         rate = f", {self.hours / elapsed_h:.0f} h/h" if elapsed_h > 0 else ""
-        self.bar.set_postfix_str(f" {self.hours:.2f} of about {about:.2f} h{rate}", refresh=False)
+        self.bar.set_description_str(f"prepare: {self.hours:.2f} of about {about:.2f} h{rate}", refresh=False)
         self.bar.update(num_bytes)
 
 

@@ -17,13 +17,13 @@ from typing import Any
 from ..model.codec_reference import CodecReference
 from ..model.codecs import Codec, load_codec
 from ..model.device import resolve_device
-from ..model.files import write_whole
+from ..model.files import locked_folder, write_whole
 from .audio import AudioError, audio_header
 from .codec_probe import PROBE, Probe, check_behaviour
 from .config import PrepareConfig, with_settings
 from .make_shards import make_shards
 from .plan import Shard, plan_shards
-from .ranks import Rank, own_folder, rank_folder
+from .ranks import PATIENCE_S, WORK, Rank, own_folder, rank_folder
 from .sources import Found, Source, find_sources
 from .split import name_hash
 from .store_index import (
@@ -204,11 +204,17 @@ def _job(
 
 def _check_codec(job: Job, stored: StoreHeader | None) -> None:
     """The codec behaves as it did for what is there already; of a new store is kept how it does."""
-    probe = Probe.read(job.out)
-    if stored is None and (probe is None or probe.fingerprint != job.info.fingerprint):
-        Probe.of(job.codec).write(job.out)
-    else:
-        check_behaviour(job.codec, job.out)
+
+    def is_new() -> bool:
+        probe = Probe.read(job.out)
+        return stored is None and (probe is None or probe.fingerprint != job.info.fingerprint)
+
+    if is_new():
+        probe = Probe.of(job.codec)
+        with locked_folder(job.out, WORK, PATIENCE_S):  # ranks may come here at once
+            if is_new():
+                probe.write(job.out)
+    check_behaviour(job.codec, job.out)
 
 
 def _missing(out: Path, todo: Sequence[Shard], num_shards: int, most: int = 5) -> str:
