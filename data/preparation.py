@@ -9,6 +9,7 @@ logged and listed in OUT/rejected.jsonl. The files on disk are token_store.py's.
 import json
 import logging
 import re
+import shutil
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def prepare(
         return _summary(job, finished, 0)
     with own_folder(out):
         for partial in out.glob(".*.partial"):  # of a run that was killed
-            partial.unlink()
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         stored, shards = job.plan()
         todo = [shard for shard in shards if isinstance(shard, Shard)]
         if commit and todo:

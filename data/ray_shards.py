@@ -6,7 +6,7 @@ again, elsewhere if need be, and its shard is made once more.
 
 import logging
 import os
-import tempfile
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,14 @@ from .config import PrepareConfig, with_settings
 from .make_shards import HoursBar, make_shards
 from .plan import Shard
 
+CODEC = ".codec.partial"  # a folder in that of the store: all actors see it, also one that is started again
+
 
 class ShardMaker:
     """An actor: a codec, and shards one after another."""
 
-    def __init__(self, codec: dict[str, bytes], out: Path, config: PrepareConfig, device: str):
-        """codec: the files of a codec's folder."""
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in codec.items():
-                (Path(folder) / name).write_bytes(content)
-            self.codec = load_codec(folder).to(device)
+    def __init__(self, out: Path, config: PrepareConfig, device: str):
+        self.codec = load_codec(out / CODEC).to(device)
         self.out, self.config = out, with_settings(config, {"num_workers": 1})
 
     def make(self, shard: Shard) -> tuple[int, float]:
@@ -57,22 +55,18 @@ def make_shards_with_ray(
         needs: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         # an actor that dies is started again, and the call that died with it is made again, however often
         remote = ray.remote(max_restarts=-1, max_task_retries=-1, **needs)(ShardMaker)
-        files = ray.put(_files(codec))
+        codec.save(out / CODEC)
         count = min(gpus or int(resources.get("CPU", 1)), len(todo))
-        pool = ActorPool([remote.remote(files, out.absolute(), config, device) for _ in range(count)])
+        pool = ActorPool([remote.remote(out.absolute(), config, device) for _ in range(count)])
         with HoursBar(sum(shard.size for shard in todo), progress) as bar:
             for num_bytes, hours in pool.map_unordered(lambda actor, shard: actor.make.remote(shard), list(todo)):
                 bar.add(num_bytes, hours)
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, OSError | ValueError) else error from None
     except RayError as error:
-        raise OSError(f"{out}: Ray gave up ({' '.join(str(error).split())[:300]}); what is finished is kept") from None
+        reason = str(error).strip().splitlines()[-1]
+        raise OSError(f"{out}: Ray gave up ({reason}); what is finished is kept: run it again") from None
     finally:
         if ours:
             ray.shutdown()
-
-
-def _files(codec: Codec) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        codec.save(Path(folder))
-        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        shutil.rmtree(out / CODEC, ignore_errors=True)

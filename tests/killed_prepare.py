@@ -148,7 +148,7 @@ def main(count: int) -> None:
             ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         equal, middles = 0, []
         for _ in range(count):
-            most = {killed_alone: 4.0, killed_ranks: 2.5, killed_actor: 12.0}[kind]
+            most = {killed_alone: 4.0, killed_ranks: 6.0, killed_actor: 12.0}[kind]
             middles.append(kind(audio, out, codec, random.uniform(0, most)))
             equal += content(out) == truth
             shutil.rmtree(out)
