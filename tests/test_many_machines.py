@@ -51,7 +51,7 @@ def test_ranks_in_any_order_make_the_store_of_one_process(audio, codec, truth, t
 
 def test_the_plan_of_a_rank_does_not_depend_on_what_others_have_made(audio, codec, truth, tmp_path):
     """By bytes: a group that closed because of its size must not grow once the next one is finished."""
-    config = PrepareConfig(shard_mb=0.05)
+    config = PrepareConfig(shard_mb=0.1)
     prepare(audio, tmp_path / "one", codec, config)
     for number in (1, 3, 0, 2):
         prepare_rank(audio, tmp_path / "many", Rank(number, 4), codec, config)
