@@ -97,11 +97,12 @@ def whole_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def locked_folder(path: str | Path, work: str) -> Iterator[None]:
+def locked_folder(path: str | Path, work: str, patience_s: float = 0.0) -> Iterator[None]:
     """The folder exists, can be written, and is this process's alone while the block lasts.
 
     If it is new and nothing is put there, it is gone afterwards. Again within the block is fine.
-    Raises OSError if another process is at `work` ("codeclm prepare") there, or the folder cannot be made or written.
+    Raises OSError if another process is at `work` ("codeclm prepare") there and does not end within `patience_s`, or
+    the folder cannot be made or written.
     """
     from filelock import FileLock, Timeout
 
@@ -110,7 +111,7 @@ def locked_folder(path: str | Path, work: str) -> Iterator[None]:
     lock = FileLock(path / LOCK, timeout=0, is_singleton=True)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(timeout=patience_s)
     except Timeout:
         raise OSError(f"{path}: another {work} is writing here; wait for it or choose another folder") from None
     except FileExistsError:

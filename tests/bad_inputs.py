@@ -48,7 +48,7 @@ generate loop.wav | loop.wav
 generate pipe.wav | not a file
 generate /dev/zero | not a file
 generate https://example.com/a.wav | https://example.com/a.wav: is a web address
-generate song.m4a | ffmpeg
+generate song.m4a | song.m4a: cannot be read as audio (FFmpeg
 
 generate good.wav --out good.wav | would overwrite what is read
 generate good.wav --out link.wav | would overwrite what is read
@@ -172,7 +172,13 @@ prepare audio new --codec nocodec | codec 'nocodec' is unknown
 prepare audio new --codec text.wav | codec 'text.wav' is unknown
 prepare audio new --codec empty | holds no codec
 prepare audio new --copies 0 | --copies
-prepare audio new --num-workers 0 | --num-workers
+prepare audio new --shard-mb 0 | --shard-mb is 0.0
+prepare audio new --batch-s -1 | --batch-s
+prepare audio new --rank 1 | --rank and --world-size: give both
+prepare audio new --rank 2 --world-size 2 | --rank is 2; it must be 0 to 1
+prepare audio new --rank 0 --world-size 0 | --world-size is 0
+prepare audio new --rank 0 --world-size 2 --commit | --rank, --commit and --ray: give one of them
+prepare missing.jsonl new | missing.jsonl: no such file
 prepare audio new --num-workers -1 | --num-workers
 prepare audio new --files-per-shard 0 | --files-per-shard
 prepare audio new --max-utterance-s nan | --max-utterance-s
@@ -327,6 +333,11 @@ evaluate bad --model model | none of
 doctor bad | none of
 doctor audio bad | none of
 prepare bad new --codec model/codec | none of
+prepare empty.jsonl new --codec model/codec | empty.jsonl: names no audio
+prepare broken.jsonl new --codec model/codec | broken.jsonl: names no audio
+prepare audio new --codec model/codec --split test | a split is chosen of a Hugging Face dataset
+prepare audio new --codec model/codec --streaming | streaming are for datasets of the hub
+prepare audio new --codec model/codec --commit | shards are missing: shard 0
 prepare audio other-store --codec model/codec | holds tokens of codec
 prepare audio new --codec list-codec | list-codec
 prepare audio new --codec dict-codec | dict-codec
