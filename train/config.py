@@ -213,7 +213,7 @@ class LoraOptions:
 
     def __post_init__(self) -> None:
         if self.rank < 0 or not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"rank is {self.rank}, alpha {self.alpha}: neither may be negative or infinite")
+            raise ValueError(f"rank is {self.rank}, alpha is {self.alpha}: neither may be negative or infinite")
 
 
 @dataclass(frozen=True)
