@@ -184,6 +184,11 @@ def no_model(folder: Path) -> str:
     return f"{folder}: holds no model (config.json and model.safetensors are needed)"
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a training run."""
+    return (folder / "metrics.jsonl").is_file() or "run" in _json(folder / "config.json")
+
+
 def check_layout(flag: str, name: str, config: dict[str, Any], *layouts: str) -> None:
     """Raise ValueError where a model has no text, or none in a layout that `flag` needs."""
     text = _part(config, "text")

@@ -25,6 +25,7 @@ from ..inference.argument_checks import (
 from ..inference.bench.cli import bench
 from ..inference.codec.cli import codec_bench, codec_contract, codec_report, codec_roundtrip
 from ..inference.compress.cli import codec_compress, codec_decompress
+from ..inference.doctor.cli import doctor
 from ..inference.generate_cli import generate, prefix
 from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
@@ -32,10 +33,15 @@ from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
 from .config import FINETUNE, CodecTrainConfig, FinetuneConfig, PatternsConfig, TrainConfig
+from .config_file import with_config_file
 from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
 
 ABOUT = "A speech language model on neural codec tokens."
 Run = Annotated[Path, arg(help="folder of the run; the same command resumes it")]
+ConfigFile = Annotated[
+    Path | None,
+    arg(name="config", metavar="FILE", help="a run's config.json: its settings, where no flag says otherwise"),
+]
 
 
 def train(
@@ -45,6 +51,7 @@ def train(
     init_from: Annotated[
         Path | None, arg(metavar="TEXT_MODEL", help="a Llama or Qwen text model (folder or .gguf): its backbone")
     ] = None,
+    config_file: ConfigFile = None,
     config: Annotated[TrainConfig, Options] = TrainConfig(),
 ) -> None:
     """Train a new speech LM on DATA (a token store, or audio) into the run folder --out, or resume that run."""
@@ -67,6 +74,7 @@ def finetune(
     compare: Annotated[
         tuple[str, ...], arg(metavar="NAME=DATA", help="other speech to compare both models on at the end")
     ] = (),
+    config_file: ConfigFile = None,
     config: Annotated[FinetuneConfig, Options] = FINETUNE,
 ) -> None:
     """Fine-tune a model (--from) on DATA (audio, or a token store) into the run folder --out, or resume that run.
@@ -159,6 +167,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "transcribe": using.transcribe,
     "evaluate": using.evaluate,
     "verify": verify,
+    "doctor": doctor,
     "bench": bench,
     "convert": using.convert,
     "demo": using.demo,
@@ -218,7 +227,7 @@ def parsed(args: list[str]) -> tuple[Callable[..., Any] | None, Callable[[], Any
         listed = VERBS | {"codec": codec} if verbs is VERBS else verbs
         tyro.extras.subcommand_cli_from_dict(listed, prog=prog, description=ABOUT, args=["--help"])
     name = choose(args[0], [*verbs, "codec"] if verbs is VERBS else list(verbs), prog)
-    return verbs[name], parse(verbs[name], f"{prog} {name}", args[1:])
+    return verbs[name], parse(with_config_file(verbs[name], args[1:]), f"{prog} {name}", args[1:])
 
 
 def version_line() -> str:

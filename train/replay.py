@@ -68,7 +68,8 @@ class Replayed:
 
     def __init__(self, own: TokenBatches, replay: TokenBatches):
         self.own, self.replay = own, replay
-        self.packed, self.num_frames = own.packed, own.num_frames
+        self.packed, self.num_frames, self.max_frames = own.packed, own.num_frames, own.max_frames
+        self.store, self.grids, self.indices, self.locate = own.store, own.grids, own.indices, own.locate
         self.frames_per_batch = own.frames_per_batch + replay.frames_per_batch
 
     def epoch_batches(self, epoch: int) -> list[list[np.ndarray]]:
