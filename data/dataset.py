@@ -77,6 +77,11 @@ class TokenBatches:
             codes[left:] = ABSENT
         return rows
 
+    def num_rows(self, step: int) -> int:
+        """Rows of a step's batch, over all ranks."""
+        epoch, index = self.locate(step)
+        return len(self.epoch_batches(epoch)[index])
+
     def codebooks_left(self, step: int, num_rows: int) -> list[int]:
         """Leading codebooks of each row of a step; the others are ABSENT."""
         num_codebooks, rng = self.store.codec.num_codebooks, np.random.default_rng([self.seed, step, 1])

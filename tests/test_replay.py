@@ -39,14 +39,14 @@ def test_joined_rows_are_padded_to_the_longer_ones_and_keep_their_documents():
 
 def test_every_batch_has_its_share_of_base_speech_whatever_the_ranks(store):
     own, again = (TokenBatches(store, frames, 16, seed) for frames, seed in ((48, 0), (16, 1)))
-    batches = Replayed(own, again)
+    batches = Replayed(again, store, 48, 16, 0)
     for step in range(4):
         rows = batches.rows(step)
-        assert len(rows) == len(own.rows(step)) + len(again.rows(step))
-        assert rows.codes.shape[0] * rows.codes.shape[2] <= batches.frames_per_batch == 64
-        parts = [batches.rows(step, rank, 2).codes for rank in (0, 1)]
-        whole = sorted(row.flatten().tolist() for row in rows.codes)
-        assert sorted(row.flatten().tolist() for part in parts for row in part) == whole
+        assert len(rows) == len(own.rows(step)) + len(again.rows(step)) == batches.num_rows(step)
+        assert rows.codes[-1].equal(again.rows(step).codes[-1]) and rows.codes[0].equal(own.rows(step).codes[0])
+        for ranks in (2, 3, 5):
+            for rank in range(ranks):  # row n is rank n % ranks's, as without replay
+                assert batches.rows(step, rank, ranks).codes.equal(rows.codes[rank::ranks])
 
 
 def test_own_speech_is_what_the_model_draws_and_is_drawn_once(lm, tmp_path):

@@ -31,14 +31,19 @@ def blamed(trainer: "Trainer") -> str:
     return f"{blame}: {listed(bad)}"
 
 
-def pieces(batches: TokenBatches | Replayed, step: int, rank: int, world_size: int) -> Iterator[tuple[int, slice, str]]:
+def pieces(batches: TokenBatches, step: int, rank: int, world_size: int) -> Iterator[tuple[int, slice, str]]:
     """(row, its columns, name and frames) of each piece of an utterance in a rank's rows of a step."""
     epoch, index = batches.locate(step)
-    for row, segments in enumerate(batches.epoch_batches(epoch)[index][rank::world_size]):
+    rows = batches.epoch_batches(epoch)[index]
+    for row, segments in enumerate(rows[rank::world_size]):
         first = 0
         for (utterance, start, stop), length in zip(segments.tolist(), batches.grids.lengths(segments), strict=True):
             yield row, slice(first, first + int(length)), f"{batches.store.names[utterance]} ({start}..{stop})"
             first += int(length)
+    if isinstance(batches, Replayed):
+        behind = len(rows[rank::world_size])
+        for row, columns, name in pieces(batches.replay, step, (rank - len(rows)) % world_size, world_size):
+            yield behind + row, columns, name
 
 
 @torch.no_grad()

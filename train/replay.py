@@ -7,8 +7,8 @@ temperature 1, which is exactly the distribution that is to stay, and no audio. 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -63,20 +63,20 @@ def drawn(lm: SpeechGenerator, num_rows: int, num_frames: int, seed: int) -> Ite
             yield Utterance(f"own/{row:05d}", len(frames) * lm.codec.hop_length, frames, goes_on=True)
 
 
-class Replayed:
-    """Batches of new speech, each with rows of base speech behind its own; like `TokenBatches`, which both are."""
+class Replayed(TokenBatches):
+    """Batches of new speech, each with rows of base speech behind its own."""
 
-    def __init__(self, own: TokenBatches, replay: TokenBatches):
-        self.own, self.replay = own, replay
-        self.packed, self.num_frames, self.max_frames = own.packed, own.num_frames, own.max_frames
-        self.store, self.grids, self.indices, self.locate = own.store, own.grids, own.indices, own.locate
-        self.frames_per_batch = own.frames_per_batch + replay.frames_per_batch
+    def __init__(self, replay: TokenBatches, *own: Any):
+        """own: the arguments of the `TokenBatches` of the new speech."""
+        super().__init__(*own)
+        self.replay = replay
 
-    def epoch_batches(self, epoch: int) -> list[list[np.ndarray]]:
-        return self.own.epoch_batches(epoch)
+    def num_rows(self, step: int) -> int:
+        return super().num_rows(step) + self.replay.num_rows(step)
 
     def rows(self, step: int, rank: int = 0, world_size: int = 1) -> Rows:
-        return joined(self.own.rows(step, rank, world_size), self.replay.rows(step, rank, world_size))
+        own, first = super().rows(step, rank, world_size), super().num_rows(step)
+        return joined(own, self.replay.rows(step, (rank - first) % world_size, world_size))
 
 
 def joined(one: Rows, other: Rows) -> Rows:

@@ -100,10 +100,11 @@ class Trainer:
         again = round(batch.frames_per_batch * tuning.replay_share) if tuning.replay else 0  # frames of base speech
         sizes = batch.frames_per_batch - again, min(batch.max_frames, batch.frames_per_batch - again)
         how = *self._text(), can_be_packed(model.config), batch.codebook_dropout
-        self.batches = TokenBatches(store, *sizes, config.seed, training, *how)
+        own = store, *sizes, config.seed, training, *how
+        self.batches = TokenBatches(*own)
         if tuning.replay:
-            columns = min(self.batches.row_columns, again)
-            self.batches = Replayed(self.batches, TokenBatches(tuning.replay, again, columns, config.seed, None, *how))
+            replay = TokenBatches(tuning.replay, again, min(batch.max_frames, again), config.seed, None, *how)
+            self.batches = Replayed(replay, *own)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -206,8 +207,7 @@ class Trainer:
 
     def microbatches(self, step: int, num_columns: int) -> tuple[int, int]:
         """-> the most rows of a microbatch, and the number of microbatches of a step, on every rank."""
-        epoch, index = self.batches.locate(step)
-        most = -(-len(self.batches.epoch_batches(epoch)[index]) // self.accelerator.num_processes)  # rows of a rank
+        most = -(-self.batches.num_rows(step) // self.accelerator.num_processes)  # rows of a rank
         frames = self.config.batch.frames_per_microbatch
         size = max(1, frames // num_columns) if frames else most
         return size, -(-most // size)
