@@ -34,7 +34,16 @@ def test_a_preset_is_taken_at_its_hours(preset):
 def test_settings_lie_between_those_of_the_presets_around_and_end_with_the_last():
     for less, more in pairwise(PRESETS):
         middle = preset_for(math.sqrt(less.hours * more.hours))
-        for name in ("steps", "frames_per_batch", "copies", "rate", "lora_rate", "input_dropout", "dropout"):
+        for name in (
+            "steps",
+            "frames_per_batch",
+            "copies",
+            "rate",
+            "lora_rate",
+            "input_dropout",
+            "dropout",
+            "heldout_share",
+        ):
             low, high = sorted((getattr(less, name), getattr(more, name)))
             assert low <= getattr(middle, name) <= high
     assert preset_for(0.0) == preset_for(1e-3) == PRESETS[0] and preset_for(1e6) == PRESETS[-1]

@@ -32,13 +32,14 @@ class Preset:
     copies: int
     input_dropout: float
     dropout: float
+    heldout_share: float
 
 
 PRESETS = (
-    Preset(5 / 60, 120, 1024, 3e-4, 3e-3, 8, 0.1, 0.0),
-    Preset(1.0, 800, 4096, 3e-4, 3e-3, 4, 0.1, 0.0),
-    Preset(20.0, 4000, 4096, 3e-4, 2e-3, 1, 0.05, 0.0),
-    Preset(1000.0, 30_000, 8192, 3e-4, 1e-3, 1, 0.0, 0.0),
+    Preset(5 / 60, 120, 1024, 3e-4, 3e-3, 8, 0.1, 0.0, 0.1),
+    Preset(1.0, 800, 4096, 3e-4, 3e-3, 4, 0.1, 0.0, 0.1),
+    Preset(20.0, 4000, 4096, 3e-4, 2e-3, 1, 0.05, 0.0, 0.02),
+    Preset(1000.0, 30_000, 8192, 3e-4, 1e-3, 1, 0.0, 0.0, 0.005),
 )
 
 
@@ -77,6 +78,7 @@ def by_hours(config: FinetuneConfig, hours: float) -> FinetuneConfig:
     steps = int(choose("steps", config.steps, preset.steps))
     batch, optimizer = config.batch, config.optimizer
     frames = int(choose("frames per batch", batch.frames_per_batch, preset.frames_per_batch))
+    heldout = choose("held-out share", batch.heldout_share, preset.heldout_share)
     rate = choose("learning rate", optimizer.learning_rate, rate)
     config = replace(
         config,
@@ -86,7 +88,7 @@ def by_hours(config: FinetuneConfig, hours: float) -> FinetuneConfig:
         dropout=choose("dropout", config.dropout, preset.dropout),
         evaluate_every=max(1, steps // 6) if is_open(config.evaluate_every) else config.evaluate_every,
         save_every=max(1, steps // 3) if is_open(config.save_every) else config.save_every,
-        batch=replace(batch, frames_per_batch=frames),
+        batch=replace(batch, frames_per_batch=frames, heldout_share=heldout),
         optimizer=replace(optimizer, learning_rate=rate),
     )
     if chosen:

@@ -268,7 +268,7 @@ FINETUNE = FinetuneConfig(
     evaluate_every=OpenWhole(40),
     save_every=OpenWhole(80),
     patience=3,
-    batch=BatchConfig(frames_per_batch=OpenWhole(2048), heldout_share=0.1),
+    batch=BatchConfig(frames_per_batch=OpenWhole(2048), heldout_share=OpenNumber(0.1)),
     optimizer=OptimizerConfig(learning_rate=OpenNumber(3e-4), warmup_steps=20, schedule="cosine"),
 )
 
