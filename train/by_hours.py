@@ -56,9 +56,8 @@ def preset_for(hours: float) -> Preset:
         return a ** (1 - share) * b**share if a and b else a * (1 - share) + b * share
 
     whole: dict[str, Any] = {name: round(between(name)) for name in ("steps", "frames_per_batch", "copies")}
-    exact: dict[str, Any] = {
-        name: float(f"{between(name):.2g}") for name in ("rate", "lora_rate", "input_dropout", "dropout")
-    }
+    shares = "rate", "lora_rate", "input_dropout", "dropout", "heldout_share"
+    exact: dict[str, Any] = {name: float(f"{between(name):.2g}") for name in shares}
     return Preset(hours, **whole, **exact)
 
 
