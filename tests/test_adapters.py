@@ -21,6 +21,7 @@ from codeclm.train.comparison import bits
 from codeclm.train.config import LoraOptions
 
 from .test_train_ranks import BIN, torchrun
+from .training import metrics
 
 PeftModel = pytest.importorskip("peft").PeftModel
 LORA = {"lora": {"rank": 2}, "steps": 3, "evaluate_every": 3, "bf16": False, "optimizer": {"learning_rate": 3e-2}}
@@ -79,8 +80,7 @@ def test_a_run_with_adapters_holds_them_alone_and_loads_with_its_base(runs, base
 
 def test_the_adapters_are_those_that_learned(runs, base, audio):
     """The model that is loaded scores as the run did while it held its adapters beside the weights."""
-    lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
-    (best,) = [line["heldout_bits_per_second"] for line in lines if line["step"] == 3 and len(line) == 2]
+    best = metrics(runs[0], "heldout_bits_per_second")[3]
     (row, *_) = json.loads((runs[0] / "comparison.json").read_text())["rows"]
     assert row["name"] == "new voice, held out" and row["before"] != row["after"]
     store, config = TokenStore(runs[0] / "tokens"), json.loads((runs[0] / "config.json").read_text())
