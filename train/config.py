@@ -247,7 +247,7 @@ class LoraOptions:
 
     def __post_init__(self) -> None:
         if self.rank < 0 or not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"rank is {self.rank}, alpha {self.alpha}: neither may be negative or infinite")
+            raise ValueError(f"rank is {self.rank}, alpha is {self.alpha}: neither may be negative or infinite")
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ FINETUNE = FinetuneConfig(
     evaluate_every=OpenWhole(40),
     save_every=OpenWhole(80),
     patience=3,
-    batch=BatchConfig(frames_per_batch=OpenWhole(2048), heldout_share=0.1),
+    batch=BatchConfig(frames_per_batch=OpenWhole(2048), heldout_share=OpenNumber(0.1)),
     optimizer=OptimizerConfig(learning_rate=OpenNumber(3e-4), warmup_steps=20, schedule="cosine"),
 )
 
