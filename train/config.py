@@ -157,11 +157,16 @@ class RunConfig(LearningConfig):
     patience: int = 0  # stop after this many evaluations without a better one (0: never)
     ema_decay: float = 0.0  # decay of the running average of the weights, which is then the result (0: none; 0.999)
     skip_bad: bool = False  # leave out a batch whose loss is not finite, instead of stopping
+    canary: int = 8  # held-out prompts that are continued at evaluations, to measure and to hear them (0: none)
+    canary_share: float = 0.05  # share of the time of training that they may take (1: at every evaluation)
     track: Track = "auto"  # where curves are drawn: auto is TensorBoard where installed; wandb and trackio stay local
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_steps(steps=self.steps, evaluate_every=self.evaluate_every, save_every=self.save_every)
+        if self.canary < 0 or not 0 <= self.canary_share <= 1:
+            given = f"canary is {self.canary}, canary_share {self.canary_share}"
+            raise ValueError(f"{given}: canary must be at least 0, canary_share from 0 to 1")
         if self.patience < 0 or not 0 <= self.ema_decay < 1:
             given = f"patience is {self.patience}, ema_decay {self.ema_decay}"
             raise ValueError(f"{given}: patience must be at least 0, ema_decay at least 0 and less than 1")
