@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from ..model.codec_shapes import SpectralConfig
+from ..model.dial import batch_by_layers, check_layers, shape_by_layers
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, PATTERNS, DepthConfig, Pattern, TextLayout, TransformerConfig
 
@@ -34,7 +35,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3  # peak learning rate, after the warm-up
     kind: OptimizerKind = "adamw"  # adamw, or muon for the matrices of the blocks and AdamW for all else
     rate_width: int = 256  # the matrices of a wider model learn at the rate x N / its width (0: at the rate itself)
-    schedule: Schedule = "cosine"  # wsd: the peak, and a decay at the end, so that a run can be extended; or a cosine
+    schedule: Schedule = "wsd"  # wsd: the peak, and a decay at the end, so that a run can be extended; or a cosine
     decay_share: float = 0.2  # share of the steps, the last ones, in which "wsd" decays
     final_share: float = 0.05  # learning rate of the last step, as a share of the peak
     warmup_steps: int = 100  # steps of linear warm-up
@@ -92,19 +93,27 @@ class TextOptions:
 class ModelConfig:
     """Shape of a new SpeechLM; K and V come from the codec of the data."""
 
-    preset: Preset = "default"  # sizes of backbone and depth decoder, from model/shapes.py
+    preset: Preset = "default"  # sizes of backbone and depth decoder, from model/presets.py
+    # blocks of the backbone: width, heads, depth decoder, learning rate and batch follow by rule (0: see the preset)
+    layers: int = 0
     pattern: Pattern = "depth"  # how the codebooks of a frame are predicted
     backbone: TransformerConfig = BACKBONE  # shape of the temporal backbone, with the preset "default"
     depth: DepthConfig = DEPTH  # shape of the depth decoder (pattern "depth"), with the preset "default"
     text: TextOptions = TextOptions()
     delays: tuple[int, ...] = ()  # frames each codebook lags; empty: none, or 0, 1, 2, ... for the pattern "delay"
 
+    def __post_init__(self) -> None:
+        if self.layers:
+            check_layers(self.layers)
+            if self.preset != "default":
+                raise ValueError(f"layers and preset '{self.preset}' both choose the sizes; give one of them")
+
     @property
     def parts(self) -> tuple[TransformerConfig, DepthConfig]:
-        """Backbone and depth decoder, whose group_size is a choice with any preset."""
-        if self.preset == "default":
+        """Backbone and depth decoder, whose group_size is a choice with any sizes."""
+        if self.preset == "default" and not self.layers:
             return self.backbone, self.depth
-        backbone, depth = PRESETS[self.preset]
+        backbone, depth = shape_by_layers(self.layers) if self.layers else PRESETS[self.preset]
         return backbone, replace(depth, group_size=self.depth.group_size)
 
 
@@ -179,6 +188,17 @@ class TrainConfig(RunConfig):
     """One training run of a new model."""
 
     model: ModelConfig = ModelConfig()
+
+    def __post_init__(self) -> None:
+        """With `layers`, batch and learning rate are those of the rule, unless they are given."""
+        super().__post_init__()
+        if not self.model.layers:
+            return
+        frames, rate = batch_by_layers(self.model.layers)
+        if self.batch.frames_per_batch == BatchConfig.frames_per_batch:
+            object.__setattr__(self, "batch", replace(self.batch, frames_per_batch=frames))
+        if self.optimizer.learning_rate == OptimizerConfig.learning_rate:
+            object.__setattr__(self, "optimizer", replace(self.optimizer, learning_rate=rate))
 
 
 @dataclass(frozen=True)

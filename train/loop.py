@@ -21,6 +21,7 @@ from ..model.codecs import Codec
 from ..model.lm import SpeechLM
 from .config import RunConfig, TrainConfig
 from .config_file import SHAPE
+from .extension import BEFORE_DECAY
 from .interruption import Interrupted, Interruption
 from .processes import agree
 from .run_folder import LANGUAGE_MODEL, claim, cut_metrics, write_config
@@ -61,6 +62,8 @@ def train(
                 asked = 0 if last else agree(trainer.accelerator, interruption.number)
                 if trainer.is_main and (trainer.is_due() or last or asked):
                     trainer.save()
+                if trainer.is_main and trainer.decays_from_here:
+                    trainer.save(BEFORE_DECAY, keep=1)
                 if last or asked:
                     trainer.accelerator.wait_for_everyone()
                 if asked:
