@@ -5,7 +5,8 @@ Heavy imports are inside the functions, so that --help answers at once.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,8 +62,9 @@ def train(
     with claim(out, LANGUAGE_MODEL):  # a wrong folder is told before torch is loaded
         from .runs import train as run
 
-        best = run(data, out, codec, config, init_from)
-    say(f"{best}: the best weights on the held-out utterances")
+        with failing_check():
+            best = run(data, out, codec, config, init_from)
+    say(DONE if config.check else f"{best}: the best weights on the held-out utterances")
 
 
 def finetune(
@@ -79,8 +81,9 @@ def finetune(
     with claim(out, LANGUAGE_MODEL):
         from .runs import finetune as run
 
-        best = run(model, data, out, config)
-    say(f"{best}: the best weights on the held-out utterances")
+        with failing_check():
+            best = run(model, data, out, config)
+    say(DONE if config.check else f"{best}: the best weights on the held-out utterances")
 
 
 def patterns(
@@ -121,6 +124,18 @@ def codec_train(
     say(f"{folder}: the codec; use it with --codec")
 
 
+@contextmanager
+def failing_check() -> Iterator[None]:
+    """A check that fails ends the command in its line and exit status 1."""
+    from .alarms import CheckFailed
+
+    try:
+        yield
+    except CheckFailed as failed:
+        say_error(str(failed))
+        sys.exit(1)
+
+
 def say(text: str) -> None:
     """Print a result; one of torchrun's processes is enough."""
     if is_main():
@@ -150,6 +165,7 @@ CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "compress": codec_compress,
     "decompress": codec_decompress,
 }
+DONE = "every check passes; without --check the run begins"
 RESUMABLE = (using.prepare, train, finetune, patterns, codec_train)
 WRITES_AS_IT_GOES = (using.evaluate, using.demo, bench, codec_bench)
 

@@ -165,6 +165,7 @@ class RunConfig(LearningConfig):
     save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
     patience: int = 0  # stop after this many evaluations without a better one (0: never)
     ema_decay: float = 0.0  # decay of the running average of the weights, which is then the result (0: none; 0.999)
+    check: bool = False  # look for what goes wrong in most runs that go wrong, and do not run
     skip_bad: bool = False  # leave out a batch whose loss is not finite, instead of stopping
     canary: int = 8  # held-out prompts that are continued at evaluations, to measure and to hear them (0: none)
     canary_share: float = 0.05  # share of the time of training that they may take (1: at every evaluation)

@@ -19,6 +19,7 @@ from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.lm import SpeechLM
+from .alarms import check
 from .config import RunConfig, TrainConfig
 from .config_file import SHAPE
 from .extension import BEFORE_DECAY
@@ -42,14 +43,18 @@ def train(
 ) -> Path:
     """Run or resume -> the folder of the best weights on the held-out utterances.
 
-    tokenizer: for a model with text. start: see Trainer. `model` learns; else it is left as it came, in eval mode.
-    Raises Interrupted (a KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
+    tokenizer: for a model with text. start: see Trainer. `model` learns; else it is left as it came, in eval mode. With
+    config.check nothing runs but alarms.py; CheckFailed if one rang. Raises Interrupted (a KeyboardInterrupt) after
+    SIGINT or SIGTERM, with everything saved.
     """
     with (
         claim(out, LANGUAGE_MODEL),
         Trainer(model, codec, store, out, config, tokenizer, start) as trainer,
         Interruption() as interruption,
     ):
+        if config.check:
+            check(trainer)
+            return out / "model"
         begin(trainer)
         with Log(trainer) as written:
             if trainer.step == 0:
