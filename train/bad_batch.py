@@ -8,6 +8,7 @@ import torch
 from ..data.dataset import TokenBatches
 from ..data.rows import Rows
 from ..model.lm import SpeechLM
+from .replay import Replayed
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -15,22 +16,22 @@ if TYPE_CHECKING:
 MOST = 5  # names in a message
 
 
-def blamed(trainer: "Trainer", rows: Rows) -> str:
-    """The pieces of this rank's `rows` whose own loss is not finite, in words; if none or all are so, that is said."""
+def blamed(trainer: "Trainer") -> str:
+    """The pieces of this rank's rows whose own loss is not finite, in words; if none or all are so, that is said."""
     machine = trainer.accelerator
-    own = trainer.aside(
-        lambda: list(pieces(trainer.batches, trainer.step, machine.process_index, machine.num_processes))
-    )
+    mine = trainer.step, machine.process_index, machine.num_processes
+    own, rows = trainer.aside(lambda: (list(pieces(trainer.batches, *mine)), trainer.batches.rows(*mine)))
     with trainer.autocast():
-        finite = finite_columns(trainer.raw_model, rows)
-    bad = [name for row, columns, name in own if not finite[row, columns].all()]
+        each = [rows.take(slice(row, row + 1)).to(machine.device) for row in range(len(rows))]
+        finite = [finite_columns(trainer.raw_model, row)[0] for row in each]
+    bad = [name for row, columns, name in own if not finite[row][columns].all()]
     if not bad:
         return f"each of its {len(own)} pieces alone has a finite loss: " + listed([name for _, _, name in own])
     blame = "all of its pieces" if len(bad) == len(own) > 1 else f"{len(bad)} of its {len(own)} pieces"
     return f"{blame}: {listed(bad)}"
 
 
-def pieces(batches: TokenBatches, step: int, rank: int, world_size: int) -> Iterator[tuple[int, slice, str]]:
+def pieces(batches: TokenBatches | Replayed, step: int, rank: int, world_size: int) -> Iterator[tuple[int, slice, str]]:
     """(row, its columns, name and frames) of each piece of an utterance in a rank's rows of a step."""
     epoch, index = batches.locate(step)
     for row, segments in enumerate(batches.epoch_batches(epoch)[index][rank::world_size]):
