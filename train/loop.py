@@ -20,8 +20,10 @@ from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.lm import SpeechLM
+from .alarms import check
 from .config import RunConfig, TrainConfig
 from .config_file import SHAPE
+from .extension import BEFORE_DECAY
 from .interruption import Interrupted, Interruption
 from .processes import agree
 from .run_folder import LANGUAGE_MODEL, claim, cut_metrics, write_config
@@ -45,15 +47,18 @@ def train(
 ) -> Path:
     """Run or resume -> the folder of the best weights on the held-out utterances.
 
-    tokenizer: for a model with text. start: see Trainer. tuning: of a fine-tune.
-    `model` learns; else it is left as it came, in eval mode.
-    Raises Interrupted (a KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
+    tokenizer: for a model with text. start: see Trainer. tuning: of a fine-tune. `model` learns; else it is left as it
+    came, in eval mode. With config.check nothing runs but alarms.py; CheckFailed if one rang. Raises Interrupted (a
+    KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
     """
     with (
         claim(out, LANGUAGE_MODEL),
         Trainer(model, codec, store, out, config, tokenizer, start, tuning) as trainer,
         Interruption() as interruption,
     ):
+        if config.check:
+            check(trainer)
+            return out / "model"
         begin(trainer)
         with Log(trainer) as written:
             if trainer.step == 0:
@@ -66,6 +71,8 @@ def train(
                 asked = 0 if last else agree(trainer.accelerator, interruption.number)
                 if trainer.is_main and (trainer.is_due() or last or asked):
                     trainer.save()
+                if trainer.is_main and trainer.decays_from_here:
+                    trainer.save(BEFORE_DECAY, keep=1)
                 if last or asked:
                     trainer.accelerator.wait_for_everyone()
                 if asked:

@@ -49,7 +49,7 @@ from .checkpoint import (
 )
 from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
 from .ema import Ema
-from .extension import BEFORE_DECAY, resume_from
+from .extension import resume_from
 from .optim import make_optimizer, rate_scale
 from .processes import start as start_processes
 from .processes import total
@@ -276,18 +276,15 @@ class Trainer:
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
         since = time.monotonic() - self._saved
-        late = since > 60 * self.config.save_minutes
-        return self.step % self.config.save_every == 0 or self.decays_from_here or late
+        return self.step % self.config.save_every == 0 or since > 60 * self.config.save_minutes
 
-    def save(self) -> Path:
-        """A checkpoint; where the learning rate begins to decay, also one for a run that is extended."""
+    def save(self, inner: str = "", keep: int = 2) -> Path:
+        """A checkpoint in the folder of the run, or in a folder `inner` there."""
         files = {"model": dict(self.raw_model.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
         if self.ema is not None:
             files["ema"] = self.ema.tensors
         state = {name: getattr(self, name) for name in STANDING} | {"steps": self.config.steps, "run": self.identity()}
-        if self.decays_from_here:
-            save_checkpoint(self.out / BEFORE_DECAY, self.step, files, state, keep=1)
-        path = save_checkpoint(self.out, self.step, files, state)
+        path = save_checkpoint(self.out / inner, self.step, files, state, keep)
         self._saved = time.monotonic()
         return path
 
@@ -296,8 +293,7 @@ class Trainer:
         newest = latest_checkpoint(self.out)
         if newest is None:
             return False
-        found, changed = resume_from(self.out, newest, self.config)
-        state, tensors = load_state(found), load_tensors(found, "model")
+        state, tensors = load_state(newest), load_tensors(newest, "model")
         older = defaults(state["run"].get("seed", 0))
         for key, value in self.identity().items():
             before = state["run"].get(key, Tuning().identity().get(key, older.get(key, value)))
@@ -305,9 +301,13 @@ class Trainer:
             # whoever goes on with the model that the run itself has trained does not start anew
             if other and not (key == "start" and tensors_sha256(tensors) == value):
                 raise ValueError(
-                    f"{found}: was made with another {key}; give another --out, or the same {key} ({other})"
+                    f"{newest}: was made with another {key}; give another --out, or the same {key} ({other})"
                 )
         self.start = state["run"].get("start", self.start)
+        best, best_step = state["best"], state.get("best_step", 0)
+        found, changed = resume_from(self.out, newest, self.config)
+        if found != newest:
+            state, tensors = load_state(found), load_tensors(found, "model")
         self.raw_model.load_state_dict(tensors)
         unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
         if self.ema is not None:
@@ -316,8 +316,7 @@ class Trainer:
         for name in STANDING:
             setattr(self, name, state.get(name, getattr(self, name)))
         if found != newest:  # model/ holds what was best, also of steps that are taken again
-            held = load_state(newest)
-            self.best, self.best_step, self.since_best = held["best"], held["best_step"], 0
+            self.best, self.best_step, self.since_best = best, best_step, 0
         if changed and self.is_main:
             log.info(changed)
         return True
