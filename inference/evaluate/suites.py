@@ -61,7 +61,7 @@ def _numbered_pairs(group: Path, folder: Path, suite: str) -> Iterator[Pair]:
     Where each two files share a number, the rest of their names decides ("correct" before "incorrect").
     """
     separator, numbers = SEPARATORS[suite], []
-    for path in group.glob("*.wav"):
+    for path in sorted(group.glob("*.wav")):
         number = path.name.split(separator)[0]
         if not re.fullmatch(r"\d+", number):
             raise ValueError(f"{readable(path)}: its name does not begin with a number and '{separator}' ({suite})")
