@@ -143,6 +143,25 @@ evaluate audio --json folder.wav | is a folder
 evaluate audio --json text.wav/a.json | text.wav
 evaluate audio --json - | give the name of a file
 evaluate audio --model missing | no such model folder
+evaluate missing.jsonl | missing.jsonl: no such file
+evaluate empty.jsonl | empty.jsonl: holds no pair of recordings
+evaluate broken.jsonl | broken.jsonl, line 1: 'prompt' is unknown; allowed are better, worse
+evaluate pairs.jsonl --limit 3 --scope fine | --scope and --limit: of no use with these pairs
+evaluate pairs.jsonl --pairs 20 --speech audio | --pairs and --speech: of no use with these pairs
+evaluate pairs.jsonl --window-s nan | --window-s
+evaluate pairs.jsonl --against audio | audio: holds no results of pairs (suite.json is missing)
+evaluate pairs.jsonl --out text.wav | is a file
+evaluate pairs.jsonl --continuations 2 | pairs.jsonl: cannot be read as audio
+evaluate audio --suite cloze | --suite 'cloze' is unknown; choose one of swuggy, sblimp, storycloze, salmon
+evaluate missing --suite salmon | missing: no such folder
+evaluate empty --suite salmon | empty: holds no pair of recordings
+evaluate audio --suite swuggy | audio/0.wav: its name does not begin with a number and '_' (swuggy)
+evaluate audio --against new | --against: of use only where DATA is pairs
+evaluate audio --pairs 20 --window-s 1 | --window-s and --pairs: of use only where DATA is pairs
+evaluate hearing --pairs 1 | --pairs
+evaluate hearing | datasets/speech: has no folder of a voice
+evaluate hearing --speech missing | missing: has no folder of a voice
+evaluate hearing --speech empty | empty: has no folder of a voice
 
 verify missing | no such model folder
 verify empty | holds no model
@@ -330,6 +349,8 @@ evaluate no-json-store --model model | no-json-store
 evaluate wrong-type-store --model model | wrong-type-store
 evaluate unfinished-store --model model | unfinished-store
 evaluate bad --model model | none of
+evaluate pairs.jsonl --model model | none of 1 pairs can be used (first: 1: missing.wav: no such file)
+evaluate pairs.jsonl --model other-codec | trained on
 doctor bad | none of
 doctor audio bad | none of
 prepare bad new --codec model/codec | none of

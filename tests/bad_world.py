@@ -79,6 +79,7 @@ def _make_audio(world: Path) -> None:
     for name, value in (("nan", np.nan), ("inf", np.inf), ("loud", 37.0)):
         soundfile.write(world / f"{name}.wav", np.where(np.arange(len(good)) == 500, value, good), RATE, "FLOAT")
     (world / "empty.jsonl").write_text("\n\n")
+    (world / "pairs.jsonl").write_text('{"better": "missing.wav", "worse": "good.wav"}\n')
     (world / "broken.jsonl").write_text('{"prompt": "missing.wav"}\n')
     (world / "song.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + b"\0" * 1000)
     (world / "link.wav").symlink_to("good.wav")
