@@ -7,6 +7,7 @@ the nats is report.py. N utterances, B batch, K codebooks, T frames.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,20 +65,59 @@ def score_store(
     num_codebooks = check_leading(config.num_codebooks, model.num_codebooks)
     nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), num_codebooks)), np.zeros((3, len(chosen)))
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
+    stretches = stretches_of(model, grids, chosen, config)
     with progress_bar(total=total, unit="frame", desc="score", disable=not progress) as bar:
-        for batch in _batches(model, grids, chosen, config):
-            with as_labelled(model, config.bf16):
-                output, text = score_rows(model, grids, batch, num_codebooks)
-            assert output.nll is not None and output.eos_nll is not None
-            eos = output.eos_nll.view(len(batch), -1)
-            for row, number, new, i in predicted(batch):
-                nll[row_of[i]] += output.nll[row, :num_codebooks, new].double().sum(dim=-1).cpu().numpy()
-                eos_nll[row_of[i]] += eos[row, number].item()
-                if output.text_nll is not None:
-                    text_nll[row_of[i]] += output.text_nll[row, new].double().sum().item()
-                    num_tokens[row_of[i]] += (text[row, new] != ABSENT).sum().item()
-                bar.update(new.stop - new.start)
+        for (i, window), scored in score_stretches(model, grids, stretches, config):
+            row = row_of[i]
+            nll[row] += scored.nll.double().sum(dim=-1).cpu().numpy()
+            eos_nll[row] += scored.eos_nll
+            if scored.text_nll is not None:
+                text_nll[row] += scored.text_nll.double().sum().item()
+                num_tokens[row] += scored.num_tokens
+            bar.update(window.stop - window.first)
     return Scores(nll, store.num_frames[chosen], eos_nll, text_nll, num_tokens)
+
+
+class Scored(NamedTuple):
+    """What a model gives to the columns that one window predicts."""
+
+    nll: torch.Tensor  # [K, T] nats of the leading codebooks that are scored
+    eos_nll: float
+    text_nll: torch.Tensor | None  # [T]
+    num_tokens: int
+
+
+def score_stretches(
+    model: SpeechLM, grids: StoreGrids, stretches: list[Stretch], config: EvaluateConfig
+) -> Iterator[tuple[Stretch, Scored]]:
+    """Score windows of utterances, in an order that makes batches of them. Raises FloatingPointError for NaN."""
+    num_codebooks = check_leading(config.num_codebooks, model.num_codebooks)
+    for batch in _batches(model, stretches, config):
+        with as_labelled(model, config.bf16):
+            output, text = score_rows(model, grids, batch, num_codebooks)
+        assert output.nll is not None and output.eos_nll is not None
+        eos = output.eos_nll.view(len(batch), -1)
+        for row, number, new in predicted(batch):
+            text_nll = None if output.text_nll is None else output.text_nll[row, new]
+            num_tokens = 0 if text_nll is None else int((text[row, new] != ABSENT).sum())
+            scored = Scored(output.nll[row, :num_codebooks, new], eos[row, number].item(), text_nll, num_tokens)
+            yield batch[row][number], scored
+
+
+@torch.inference_mode()
+def frame_nll(
+    model: SpeechLM, store: TokenStore, stretches: list[Stretch], config: EvaluateConfig = EvaluateConfig()
+) -> list[np.ndarray]:
+    """Windows of utterances -> nats [K, T] of the frames that each predicts, in the order given.
+
+    A window that starts within an utterance knows nothing of what comes before it. Texts are left out. Raises as
+    `score_store` does.
+    """
+    store.require_model(model.config)
+    found: dict[Stretch, np.ndarray] = {}
+    for stretch, scored in score_stretches(model, StoreGrids(store, indices=[]), stretches, config):
+        found[stretch] = scored.nll.double().cpu().numpy()
+    return [found[stretch] for stretch in stretches]
 
 
 def score_rows(
@@ -103,13 +143,13 @@ def score_rows(
     return output, rows.text
 
 
-def predicted(batch: list[list[Stretch]]) -> Iterator[tuple[int, int, slice, int]]:
-    """(row, number in the row, columns of the row that are predicted, utterance) of each window."""
+def predicted(batch: list[list[Stretch]]) -> Iterator[tuple[int, int, slice]]:
+    """(row, number in the row, columns of the row that are predicted) of each window."""
     for row, stretches in enumerate(batch):
         start = 0
-        for number, (i, window) in enumerate(stretches):
+        for number, (_, window) in enumerate(stretches):
             stop = start + window.stop - window.start
-            yield row, number, slice(start + window.first - window.start, stop), i
+            yield row, number, slice(start + window.first - window.start, stop)
             start = stop
 
 
@@ -117,18 +157,21 @@ def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
     return config.context_frames or window_frames(model.config)
 
 
-def _batches(
-    model: SpeechLM, grids: StoreGrids, chosen: Sequence[int], config: EvaluateConfig
-) -> Iterator[list[list[Stretch]]]:
+def stretches_of(model: SpeechLM, grids: StoreGrids, chosen: Sequence[int], config: EvaluateConfig) -> list[Stretch]:
+    """The windows that predict every column of these utterances once."""
+    context, has_end, stretches = context_frames(model, config), model.config.end == "eos", []
+    for i in chosen:
+        last = grids.last_audio_column(i) if has_end and grids.store.ends(i) else None
+        stretches += [(i, window) for window in windows(grids.length(i), context, last)]
+    return stretches
+
+
+def _batches(model: SpeechLM, stretches: list[Stretch], config: EvaluateConfig) -> Iterator[list[list[Stretch]]]:
     """Rows of windows in batches of at most `frames_per_batch` columns, padding included, or one row.
 
     Rows are as long as the longest window, and filled up with shorter ones; where the model cannot have that
     (rows.py's `can_be_packed`), each is one window, padded to the longest of its batch.
     """
-    context, has_end, stretches = context_frames(model, config), model.config.end == "eos", []
-    for i in chosen:
-        last = grids.last_audio_column(i) if has_end and grids.store.ends(i) else None
-        stretches += [(i, window) for window in windows(grids.length(i), context, last)]
     lengths = [columns_of(stretch) for stretch in stretches]
     row_columns = max((length for length in lengths if length <= config.frames_per_batch), default=0)
     numbers = pack(lengths, row_columns if can_be_packed(model.config) else 0)  # 0: no window has room beside it
