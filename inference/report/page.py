@@ -48,7 +48,9 @@ class Page:
 
     def html(self) -> str:
         """The page as text. Names, transcripts and notes are shown as they are: nothing in them is markup."""
-        style, script = (files(__package__).joinpath(name).read_text() for name in ("page.css", "page.js"))
+        style, script = (
+            files(__name__.rpartition(".")[0]).joinpath(name).read_text() for name in ("page.css", "page.js")
+        )
         allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy = f"default-src 'none'; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
         return f"""<!doctype html>
@@ -74,7 +76,8 @@ class Page:
 def _section(section: Section) -> str:
     sounds = "".join(_sound(sound) for sound in section.sounds)
     tables = "".join(_table(table) for table in section.tables)
-    return f"<section>\n<h2>{escape(section.title)}</h2>\n{_notes(section.notes)}{sounds}{tables}</section>\n"
+    title = f"<h2>{escape(section.title)}</h2>\n" if section.title else ""
+    return f"<section>\n{title}{_notes(section.notes)}{sounds}{tables}</section>\n"
 
 
 def _sound(sound: Sound) -> str:
