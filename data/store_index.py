@@ -1,6 +1,6 @@
 """What the JSON files of a token store say, read strictly: the codec, the utterances of each shard, the checksums.
 
-The files themselves are token_store.py's. N utterances, T frames, K codebooks, V codebook size.
+The files themselves are token_store.py's; readers take the utterances from the table of utterance_table.py.
 """
 
 import hashlib
@@ -16,8 +16,7 @@ import numpy as np
 from ..model.codec_reference import CodecReference
 from ..model.strict import read_object, strict
 
-# shards with any name; 3: a store with cut recordings; 2: with texts; 1: with neither, which the oldest codeclm reads
-FORMAT = 4
+FORMAT = 5  # an index of all utterances; older ones had theirs in the JSON files of the shards alone
 HEADER = "store.json"
 AGAIN = "run codeclm prepare again"
 CODE = np.dtype("<u2")  # of a code on disk
@@ -87,7 +86,11 @@ class Entry:
 
     def stored(self) -> dict[str, Any]:
         """As in the file: what is not known is written, and hashed, as if there were no such thing."""
-        return {key: value for key, value in asdict(self).items() if value is not None and value is not False}
+        return {key: value for key, value in vars(self).items() if value is not None and value is not False}
+
+    def hashed(self) -> dict[str, Any]:
+        """What belongs to the data: not who speaks, nor where it comes from."""
+        return {key: value for key, value in self.stored().items() if key not in ("speaker", "source")}
 
     @classmethod
     def read(cls, values: Any) -> "Entry":
@@ -117,7 +120,7 @@ class ShardIndex:
     @property
     def index_sha256(self) -> str:
         """sha256 over names, lengths, texts and cuts, so that the checksums cover which code belongs to whom."""
-        return hashlib.sha256(json.dumps([entry.stored() for entry in self.utterances]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([entry.hashed() for entry in self.utterances]).encode()).hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> "ShardIndex":
@@ -160,6 +163,28 @@ class ShardInfo:
     num_utterances: int
     num_frames: int
 
+    @classmethod
+    def read(cls, values: Any) -> "ShardInfo":
+        """Raises TypeError. Not by `strict`: a store may have many thousands of them."""
+        shard = cls(**values)
+        words, counts = (shard.name, shard.sha256, shard.index_sha256), (shard.num_utterances, shard.num_frames)
+        if {*map(type, words)} != {str} or {*map(type, counts)} != {int}:
+            raise TypeError
+        return shard
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What store.json says of the table of all utterances."""
+
+    name: str  # of the file
+    sha256: str
+    num_bytes: int
+    num_utterances: int
+    num_frames: int
+    num_samples: int
+    num_texts: int
+
 
 @dataclass(frozen=True)
 class StoreHeader:
@@ -170,11 +195,18 @@ class StoreHeader:
     data_hash: str  # sha256 over the hashes of the shards
     shards: list[ShardInfo]
     sha256: str = ""  # hash of all the rest; older stores have none
+    index: IndexInfo | None = None  # older stores have none
+
+    def stored(self) -> dict[str, Any]:
+        """As in the file."""
+        values = vars(self) | {"codec": asdict(self.codec), "shards": [vars(shard) for shard in self.shards]}
+        del values["index"]
+        return values if self.index is None else values | {"index": asdict(self.index)}
 
     @property
     def checksum(self) -> str:
         """What `sha256` must be."""
-        rest = asdict(self) | {"sha256": ""}
+        rest = self.stored() | {"sha256": ""}
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -183,9 +215,8 @@ class StoreHeader:
         return hashlib.sha256("".join(shard.sha256 + shard.index_sha256 for shard in self.shards).encode()).hexdigest()
 
     @classmethod
-    def of(cls, codec: CodecReference, shards: list[ShardInfo], has_text: bool, has_cuts: bool) -> "StoreHeader":
-        numbered = [shard.name for shard in shards] == [shard_name(number) for number in range(len(shards))]
-        header = cls((3 if has_cuts else 2 if has_text else 1) if numbered else FORMAT, codec, "", shards)
+    def of(cls, codec: CodecReference, shards: list[ShardInfo], index: IndexInfo) -> "StoreHeader":
+        header = cls(FORMAT, codec, "", shards, index=index)
         header = replace(header, data_hash=header.hash_of_shards)
         return replace(header, sha256=header.checksum)
 
@@ -202,13 +233,17 @@ class StoreHeader:
                 raise FutureFormat(
                     f"{path}: has format {version}, this codeclm reads up to {FORMAT}; install a newer codeclm"
                 )
-            header = strict(cls, stored, str(path))
+            header = cls._of_values(stored, path)
             check_storable(header.codec)
             if header.sha256 and header.sha256 != header.checksum:
                 raise ValueError(f"{path}: does not have the content it was written with")
             names = [shard.name for shard in header.shards]
             if len(set(names)) < len(names) or not all(re.fullmatch(r"shard-[0-9a-f]{5,16}", name) for name in names):
                 raise ValueError(f"{path}: has shards with names that no shard has")
+            if (header.index is None) != (header.format < FORMAT):
+                raise ValueError(f"{path}: has format {header.format}, and its index does not fit that")
+            if header.index is not None and not re.fullmatch(r"index-[0-9a-f]{16}\.arrow", header.index.name):
+                raise ValueError(f"{path}: has an index with a name that no index has")
             if header.data_hash != header.hash_of_shards:
                 raise ValueError(f"{path}: data_hash does not fit the shards")
         except FutureFormat:
@@ -217,13 +252,23 @@ class StoreHeader:
             raise ValueError(f"{error}; {AGAIN}") from None
         return header
 
+    @classmethod
+    def _of_values(cls, values: dict[str, Any], path: Path) -> "StoreHeader":
+        try:
+            shards = [ShardInfo.read(shard) for shard in values["shards"]]
+        except (KeyError, TypeError):
+            raise ValueError(f"{path}: its list of shards is not one") from None
+        return replace(strict(cls, values | {"shards": []}, str(path)), shards=shards)
+
     def describes(self, shards: Sequence[ShardIndex]) -> bool:
-        """Whether the store was finished with these shards."""
+        """Whether the store was finished with these shards, in today's format."""
+        if self.format != FORMAT:
+            return False
         mine = [(shard.name, shard.sha256, shard.index_sha256) for shard in self.shards]
         return mine == [(index.name, index.sha256, index.index_sha256) for index in shards]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(self.stored(), indent=2) + "\n"
 
 
 class FutureFormat(ValueError):

@@ -1,4 +1,4 @@
-"""Writing a token store: shard by shard, then store.json over them; the format is token_store.py's. T frames."""
+"""Writing a token store: shard by shard, then its index and store.json; the format is token_store.py's. T frames."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,8 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from ..model.codec_reference import CodecReference
-from ..model.files import whole_file, write_whole
-from .store_index import CODE, HEADER, Entry, Rejected, ShardIndex, ShardInfo, StoreHeader, check_storable, shard_name
+from ..model.files import file_sha256, whole_file, write_whole
+from .store_index import (
+    CODE,
+    HEADER,
+    Entry,
+    IndexInfo,
+    Rejected,
+    ShardIndex,
+    ShardInfo,
+    StoreHeader,
+    check_storable,
+    shard_name,
+)
+from .utterance_table import numbers, table_of, to_bytes
 
 
 @dataclass(frozen=True)
@@ -55,16 +67,31 @@ def write_shard(
 
 
 def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardIndex]) -> None:
-    """Write store.json over these shards, which must be finished: from now on they are the store in `folder`."""
+    """Write the index and store.json over these shards, which must be finished: from now on they are the store in
+    `folder`. Whoever has an older index open keeps it, though its file is removed."""
+    check_storable(codec)
+    index = _write_index(folder, shards)
     infos = [
         ShardInfo(shard.name, shard.sha256, shard.index_sha256, len(shard.utterances), shard.num_frames)
         for shard in shards
     ]
-    entries = [entry for shard in shards for entry in shard.utterances]
-    has_text = any(entry.text is not None for entry in entries)
-    check_storable(codec)
-    header = StoreHeader.of(codec, infos, has_text, has_cuts=any(entry.goes_on for entry in entries))
-    write_whole(folder / HEADER, header.to_json())
+    write_whole(folder / HEADER, StoreHeader.of(codec, infos, index).to_json())
+    for path in folder.glob("index-*.arrow"):
+        if path.name != index.name:
+            path.unlink()
+
+
+def _write_index(folder: Path, shards: Sequence[ShardIndex]) -> IndexInfo:
+    table = table_of([shard.utterances for shard in shards])
+    data = to_bytes(table)
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = folder / f"index-{sha256[:16]}.arrow"
+    if not path.is_file() or file_sha256(path) != sha256:
+        with whole_file(path) as file:
+            file.write(data)
+    num_frames, num_samples = (int(numbers(table[name]).sum()) for name in ("num_frames", "num_samples"))
+    num_texts = len(table) - table["text"].null_count
+    return IndexInfo(path.name, sha256, data.size, len(table), num_frames, num_samples, num_texts)
 
 
 def _packed(utterance: Utterance, codec: CodecReference) -> bytes:

@@ -1,19 +1,23 @@
 """The token store: codes of many utterances on disk, memory-mapped, checksummed, committed atomically.
 
     shard-KEY.bin      codes of its utterances one after another, time-major uint16 [T, K], little-endian, no header
-    shard-KEY.json     name, num_frames, num_samples and, if known, text of each utterance, and whether its recording
-                       goes on after it; what was rejected; written after the .bin
-    store.json         the codec, the shards in order with the checksum of each, `data_hash`, and a checksum of this
-                       file; written last: without it there is no store
+    shard-KEY.json     name, length and the like of each utterance, and what was rejected; written after the .bin.
+                       It is for `prepare`, whose unit of work a shard is; readers do not need it
+    index-HASH.arrow   all utterances in one table (utterance_table.py), named by its content
+    store.json         the codec, the shards in order with the checksum of each, the index, `data_hash`, and a checksum
+                       of this file; written last: without it there is no store
 
 KEY tells what a shard was made from (in older stores it is a number), so that other content never gets the name of a
-shard that is there: a store grows by shards and another store.json, and whoever has it open sees no change.
+shard that is there: a store grows by shards, another index and another store.json, and whoever has it open sees no
+change. Stores of formats 1 to 4 have no index; theirs is put together from the JSON files when they are opened.
 
-What the JSON files say is store_index.py, how audio becomes codes preparation.py, how codes become batches dataset.py.
-N utterances, T frames, K codebooks.
+Codes take 16 bits each, not the 10 that a codebook of 1,024 needs: PACKING
+
+How audio becomes codes is preparation.py, how codes become batches dataset.py. N utterances, T frames, K codebooks.
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,17 +26,16 @@ import torch
 
 from ..model.codec_reference import CodecReference
 from ..model.codecs import Codec
-from ..model.files import readable
-from .store_index import (
-    AGAIN,
-    CODE,
-    ShardIndex,
-    ShardInfo,
-    StoreHeader,
-    require_codec,
-)
+from ..model.files import file_sha256, readable
+from .known_files import KnownFiles
+from .store_index import AGAIN, CODE, IndexInfo, ShardIndex, ShardInfo, StoreHeader, require_codec
+from .utterance_table import Strings, from_bytes, numbers, table_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from datasets import Dataset
+
     from ..model.speech_lm_config import SpeechLMConfig
 
 
@@ -45,23 +48,16 @@ class TokenStore:
     def __init__(self, folder: str | Path):
         """Raises FileNotFoundError or ValueError, in one line, for what is not a whole token store."""
         self.folder = Path(folder)
-        header, indices = self._open(StoreHeader.read(self.folder))
-        if not header.sha256:
-            indices = [index.with_cuts_by_name() for index in indices]
-        entries = [entry for index in indices for entry in index.utterances]
-        self.names: list[str] = [entry.name for entry in entries]
-        self.num_frames = np.array([entry.num_frames for entry in entries], np.int64)  # [N]
-        self.num_samples = np.array([entry.num_samples for entry in entries], np.int64)  # [N]
-        sizes = [len(index.utterances) for index in indices]
-        self._texts = [entry.text for entry in entries]
-        self._goes_on = [entry.goes_on for entry in entries]
-        self._shard_of = np.repeat(np.arange(len(sizes)), sizes)  # [N]
-        first = np.concatenate([[0], np.cumsum([index.num_frames for index in indices])])
-        ends = np.cumsum(self.num_frames)
-        self._offset = ends - self.num_frames - first[self._shard_of]  # [N] frames into the shard
+        self.table = self._open(StoreHeader.read(self.folder))
+        self.names = Strings(self.table["name"])
+        self.num_frames = numbers(self.table["num_frames"])  # [N]
+        self.num_samples = numbers(self.table["num_samples"])  # [N]
+        self.recordings = numbers(self.table["recording"])  # [N] uint64: equal for pieces and copies of one recording
+        self._shard_of = numbers(self.table["shard"])  # [N]
+        self._offset = numbers(self.table["offset"])  # [N] frames into the shard
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.table)
 
     def codes(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames start..stop of utterance i -> uint16 [T, K], a read-only view of the file.
@@ -74,12 +70,25 @@ class TokenStore:
         if not 0 <= start <= stop <= length:
             raise IndexError(f"frames {start}..{stop} are not in '{self.names[i]}', which has {length}")
         offset = int(self._offset[i])
-        return self._codes[self._shard_of[i]][offset + start : offset + stop]
+        codes = self._codes[self._shard_of[i]][offset + start : offset + stop]
+        if len(codes) < stop - start:
+            raise ValueError(f"{self.folder}: '{self.names[i]}' is not within its shard; {AGAIN}")
+        return codes
 
     def text(self, i: int) -> str | None:
         """What is said in utterance i, if that is known. Raises IndexError outside the store."""
         self._check_index(i)
-        return self._texts[i]
+        return self.table["text"][int(i)].as_py()
+
+    def speaker(self, i: int) -> str | None:
+        """Who speaks in utterance i, if that is known. Raises IndexError outside the store."""
+        self._check_index(i)
+        return self.table["speaker"][int(i)].as_py()
+
+    def source(self, i: int) -> str | None:
+        """The file, address or row that it came from, if that is known. Raises IndexError outside the store."""
+        self._check_index(i)
+        return self.table["source"][int(i)].as_py()
 
     def ends(self, i: int) -> bool:
         """Whether the recording ends where utterance i does, so that EOS is right there.
@@ -88,7 +97,17 @@ class TokenStore:
         recording went on. Raises IndexError outside the store.
         """
         self._check_index(i)
-        return not self._goes_on[i]
+        return not self.table["goes_on"][int(i)].as_py()
+
+    def dataset(self) -> "Dataset":
+        """The index as a Hugging Face dataset, with a row for each utterance (extra `data`)."""
+        try:
+            from datasets import Dataset
+        except ImportError:
+            raise ImportError("a store as a dataset needs more packages: pip install 'codeclm[data]'") from None
+        import pyarrow as pa
+
+        return Dataset(pa.Table.from_batches([self.table]))
 
     def require_codec(self, codec: Codec | CodecReference) -> None:
         """Raise ValueError, naming what differs, unless the codes were made by this codec."""
@@ -100,51 +119,98 @@ class TokenStore:
             raise ValueError("the model's config.json does not say which codec its codes come from (codec.fingerprint)")
         self.require_codec(config.codec)
 
-    def verify(self) -> None:
-        """Read every byte. Raises ValueError naming the first shard that differs or holds codes out of range."""
-        for shard, codes in zip(self._shards, self._codes, strict=True):
-            path = self.folder / f"{shard.name}.bin"
-            if hashlib.sha256(codes.data).hexdigest() != shard.sha256:
-                raise ValueError(f"{path}: does not have the content it was written with; {AGAIN}")
-            if codes.size and int(codes.max()) >= self.codec.codebook_size:
+    def verify(self, full: bool = False) -> None:
+        """Read every byte. Raises ValueError naming the first shard that differs or holds codes out of range.
+
+        A file that this machine has found right (known_files.py) is not read again while its size and the time of its
+        last change stay; full: all are.
+        """
+        with KnownFiles(self.folder) as known:
+            for shard, codes in zip(self._shards, self._codes, strict=True):
+                path = self.folder / f"{shard.name}.bin"
+                if path.is_file():
+                    if full or not known.has(path, shard.sha256):
+                        with known.reading(path, shard.sha256):
+                            self._check(path, shard.sha256, _blocks(path))
+                else:  # removed by a later `prepare`, and still mapped
+                    self._check(path, shard.sha256, [codes])
+
+    def _check(self, path: Path, sha256: str, blocks: Iterable[np.ndarray]) -> None:
+        digest = hashlib.sha256()
+        for block in blocks:
+            digest.update(block.data)
+            if block.size and int(block.max()) >= self.codec.codebook_size:
                 raise ValueError(
-                    f"{path}: holds code {int(codes.max())}; allowed are 0..{self.codec.codebook_size - 1}"
+                    f"{path}: holds code {int(block.max())}; allowed are 0..{self.codec.codebook_size - 1}"
                 )
+        if digest.hexdigest() != sha256:
+            raise ValueError(f"{path}: does not have the content it was written with; {AGAIN}")
 
     def _check_index(self, i: int) -> None:
         if not 0 <= i < len(self):
             raise IndexError(f"utterance {i} is not in a store of {len(self)}")
 
-    def _open(self, header: StoreHeader) -> tuple[StoreHeader, list[ShardIndex]]:
-        """Open the shards; if `prepare` has removed one meanwhile, those of the store that is there now."""
+    def _open(self, header: StoreHeader) -> "pa.RecordBatch":
+        """Open index and shards; if `prepare` has removed one meanwhile, those of the store that is there now."""
         self.codec, self.data_hash, self._shards = header.codec, header.data_hash, header.shards
         try:
-            indices = [self._open_index(shard) for shard in self._shards]
+            table = table_of_shards(self.folder, header) if header.index is None else self._open_index(header.index)
             self._codes = [self._open_codes(shard) for shard in self._shards]
         except FileNotFoundError:
             now = StoreHeader.read(self.folder)
             if now == header:
                 raise
             return self._open(now)
-        return header, indices
+        return table
 
-    def _open_index(self, shard: ShardInfo) -> ShardIndex:
-        path = self.folder / f"{shard.name}.json"
+    def _open_index(self, index: IndexInfo) -> "pa.RecordBatch":
+        path = self.folder / index.name
+        _check_size(path, index.num_bytes)
+        with KnownFiles(self.folder) as known:
+            if not known.has(path, index.sha256):
+                with known.reading(path, index.sha256):
+                    if file_sha256(path) != index.sha256:
+                        raise ValueError(f"{path}: does not have the content it was written with; {AGAIN}")
+        return from_bytes(mapped(path, index.num_bytes))
+
+    def _open_codes(self, shard: ShardInfo) -> np.ndarray:
+        path, shape = self.folder / f"{shard.name}.bin", (shard.num_frames, self.codec.num_codebooks)
+        size = shape[0] * shape[1] * CODE.itemsize
+        _check_size(path, size)
+        return mapped(path, size).view(CODE).reshape(shape)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    """Raise FileNotFoundError or ValueError unless the file is there, and of this size."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: is missing; {AGAIN}") from None
+    if size != expected:
+        raise ValueError(f"{path}: is cut off or changed ({size} of {expected} bytes); {AGAIN}")
+
+
+def _blocks(path: Path) -> Iterator[np.ndarray]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield np.frombuffer(block, CODE)
+
+
+def table_of_shards(folder: Path, header: StoreHeader) -> "pa.RecordBatch":
+    """The index of a store that has none of its own: an older one.
+
+    Raises FileNotFoundError or ValueError if the JSON files of its shards are not those it was finished with.
+    """
+    indices = []
+    for shard in header.shards:
+        path = folder / f"{shard.name}.json"
         index = ShardIndex.read(path)
         found = index.index_sha256, len(index.utterances), index.num_frames
         if found != (shard.index_sha256, shard.num_utterances, shard.num_frames):
             raise ValueError(f"{path}: is not the index this store was finished with; {AGAIN}")
-        return index
-
-    def _open_codes(self, shard: ShardInfo) -> np.ndarray:
-        path, shape = self.folder / f"{shard.name}.bin", (shard.num_frames, self.codec.num_codebooks)
-        expected = shape[0] * shape[1] * CODE.itemsize
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: is missing; {AGAIN}")
-        size = path.stat().st_size
-        if size != expected:
-            raise ValueError(f"{path}: is cut off or changed ({size} of {expected} bytes); {AGAIN}")
-        return mapped(path, size).view(CODE).reshape(shape)
+        # the oldest did not say which pieces of a recording go on
+        indices.append(index if header.sha256 else index.with_cuts_by_name())
+    return table_of([index.utterances for index in indices])
 
 
 def mapped(path: Path, size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.store_index import HEADER, Rejected, ShardIndex
+from codeclm.data.store_index import HEADER, Rejected, ShardIndex, StoreHeader
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codec_reference import CodecReference
@@ -45,6 +45,15 @@ def write_texts(folder: Path, texts: list[str | None]) -> ShardIndex:
     shard = write_shard(folder, 0, [Utterance(f"u{i}", 2500, codes, text) for i, text in enumerate(texts)], INFO)
     commit_store(folder, INFO, [shard])
     return shard
+
+
+def make_older(folder: Path, version: int = 4, checksum: bool = True) -> None:
+    """As codeclm wrote the store before there was an index; the oldest ones had no checksum either."""
+    path = folder / HEADER
+    header = replace(StoreHeader.read(folder), format=version, index=None, sha256="")
+    path.write_text((replace(header, sha256=header.checksum) if checksum else header).to_json())
+    for index in folder.glob("index-*.arrow"):
+        index.unlink()
 
 
 def flip_bit(path: Path, byte: int) -> None:
@@ -80,28 +89,71 @@ def test_texts_come_back_and_belong_to_the_data_hash(tmp_path):
         with pytest.raises(IndexError):
             store.text(2)
     assert len(set(hashes)) == 3
-    path = tmp_path / "1/shard-00000.json"
-    path.write_text(path.read_text().replace('"b"', '"c"'))
-    with pytest.raises(ValueError, match="shard-00000.json"):
-        TokenStore(tmp_path / "1")
 
 
-def test_a_store_without_texts_is_written_and_hashed_as_before_there_were_any(tmp_path):
+def test_a_store_without_texts_is_hashed_as_before_there_were_any(tmp_path):
     shard = write_texts(tmp_path / "s", [None])
     utterance = {"name": "u0", "num_frames": 4, "num_samples": 2500}
     assert json.loads((tmp_path / "s/shard-00000.json").read_text())["utterances"] == [utterance]
     assert shard.index_sha256 == hashlib.sha256(json.dumps([utterance]).encode()).hexdigest()
-    assert json.loads((tmp_path / "s" / HEADER).read_text())["format"] == 1
-    write_texts(tmp_path / "t", ["a"])  # which an older codeclm cannot read, and now says so
-    assert json.loads((tmp_path / "t" / HEADER).read_text())["format"] == 2
 
 
-def test_an_index_says_who_speaks_and_where_an_utterance_comes_from_if_that_is_known(tmp_path):
+def test_a_store_says_who_speaks_and_where_an_utterance_comes_from_and_hashes_neither(tmp_path):
     codes = random_codes(np.random.default_rng(0), 4)
-    entries = [Utterance("a", 2500, codes, speaker="Ada", source="a.flac"), Utterance("b", 2500, codes)]
-    write_shard(tmp_path, 0, entries, INFO)
-    index = ShardIndex.read(tmp_path / "shard-00000.json")
-    assert [(entry.speaker, entry.source) for entry in index.utterances] == [("Ada", "a.flac"), (None, None)]
+    known = [Utterance("a", 2500, codes, speaker="Ada", source="a.flac"), Utterance("b", 2500, codes)]
+    stores = []
+    for number, entries in enumerate([known, [replace(entry, speaker=None, source=None) for entry in known]]):
+        (tmp_path / str(number)).mkdir()
+        shard = write_shard(tmp_path / str(number), 0, entries, INFO)
+        assert ShardIndex.read(tmp_path / str(number) / "shard-00000.json") == shard
+        commit_store(tmp_path / str(number), INFO, [shard])
+        stores.append(TokenStore(tmp_path / str(number)))
+    store, other = stores
+    assert [(store.speaker(i), store.source(i)) for i in range(2)] == [("Ada", "a.flac"), (None, None)]
+    assert store.data_hash == other.data_hash and other.speaker(0) is None
+
+
+def test_the_index_is_a_dataset_of_hugging_face(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "s"
+    write_store(folder)
+    store = TokenStore(folder)
+    (path,) = folder.glob("index-*.arrow")
+    for dataset in (store.dataset(), datasets.Dataset.from_file(str(path))):
+        assert list(dataset["name"]) == list(store.names) and dataset.num_rows == 5
+        assert dataset[3] == {
+            "name": "2/1", "shard": 2, "offset": 7, "num_frames": 2, "num_samples": 1270, "speaker": None,
+            "source": None, "text": None, "goes_on": False, "recording": int(store.recordings[3]),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_older_stores_open_as_the_same(tmp_path, version):
+    written = write_store(tmp_path / "s")
+    store = TokenStore(tmp_path / "s")
+    make_older(tmp_path / "s", version)
+    older = TokenStore(tmp_path / "s")
+    older.verify()
+    assert older.data_hash == store.data_hash and older.table.equals(store.table)
+    for i, codes in enumerate(written):
+        np.testing.assert_array_equal(older.codes(i), codes)
+
+
+def test_a_flipped_bit_of_the_index_is_found_when_the_store_is_opened(tmp_path):
+    write_store(tmp_path / "s")
+    (path,) = (tmp_path / "s").glob("index-*.arrow")
+    whole = path.read_bytes()
+    for byte in range(0, len(whole), 50):
+        flip_bit(path, byte)
+        with pytest.raises(ValueError, match=f"{path.name}: does not have the content"):
+            TokenStore(tmp_path / "s")
+        path.write_bytes(whole)
+    path.write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match=f"{path.name}: is cut off"):
+        TokenStore(tmp_path / "s")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{path.name}: is missing; run codeclm prepare again"):
+        TokenStore(tmp_path / "s")
 
 
 def test_verify_names_the_shard_with_one_flipped_bit(tmp_path):
@@ -111,8 +163,9 @@ def test_verify_names_the_shard_with_one_flipped_bit(tmp_path):
         TokenStore(tmp_path / "s").verify()
 
 
-def test_a_changed_name_or_length_in_an_index_is_refused(tmp_path):
+def test_a_changed_name_or_length_in_an_older_store_is_refused(tmp_path):
     write_store(tmp_path / "s")
+    make_older(tmp_path / "s")
     path = tmp_path / "s/shard-00000.json"
     path.write_text(path.read_text().replace('"0/1"', '"0/7"'))
     with pytest.raises(ValueError, match="shard-00000.json"):
@@ -137,7 +190,12 @@ def test_an_unfinished_store_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda header: header | {"format": 5}, "store.json: has format 5, .* up to 4; install a newer codeclm$"),
+        (lambda header: header | {"format": 6}, "store.json: has format 6, .* up to 5; install a newer codeclm$"),
+        (lambda header: header | {"format": 4, "sha256": ""}, "has format 4, and its index does not fit that"),
+        (
+            lambda header: header | {"index": header["index"] | {"name": "../x"}, "sha256": ""},
+            "has an index with a name that no index has",
+        ),
         (lambda header: {k: v for k, v in header.items() if k != "format"}, "'format' is missing; run codeclm prepare"),
         (
             lambda header: header | {"codec": {}},
@@ -195,10 +253,7 @@ def test_a_changed_fact_of_the_codec_is_refused_with_or_without_a_checksum(tmp_p
 def test_a_store_of_before_there_was_a_checksum_opens_with_the_same_hash(tmp_path):
     write_store(tmp_path / "s")
     before = TokenStore(tmp_path / "s").data_hash
-    path = tmp_path / "s" / HEADER
-    header = json.loads(path.read_text())
-    assert header["data_hash"] == before and header.pop("sha256")
-    path.write_text(json.dumps(header))
+    make_older(tmp_path / "s", 1, checksum=False)
     store = TokenStore(tmp_path / "s")
     store.require_codec(INFO)
     assert store.data_hash == before
@@ -234,10 +289,12 @@ def mutated(values, data: st.DataObject):
     return values
 
 
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["today's", "older"])
+def fuzzed(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz") / "s"
     write_store(folder)
+    if request.param == "older":
+        make_older(folder)
     return folder
 
 
@@ -263,11 +320,7 @@ def test_no_mutation_of_a_json_file_changes_a_fact_in_silence(fuzzed, name, chec
             assert "\n" not in str(error) and len(str(error)) < 500
             return
         assert replace(store.codec, name=INFO.name) == INFO
-        assert store.names == true.names and store.data_hash == true.data_hash
-        assert store.num_frames.tolist() == true.num_frames.tolist()
-        assert store.num_samples.tolist() == true.num_samples.tolist()
-        for i in range(len(true)):
-            assert (store.text(i), store.ends(i)) == (true.text(i), true.ends(i))
+        assert store.table.equals(true.table) and store.data_hash == true.data_hash
     finally:
         for path, content in whole.items():
             path.write_bytes(content)
@@ -281,12 +334,10 @@ def write_pieces(folder: Path, goes_on: list[bool], names: list[str]) -> TokenSt
     return TokenStore(folder)
 
 
-def test_a_piece_that_goes_on_has_no_end_and_older_codeclm_is_told(tmp_path):
+def test_a_piece_that_goes_on_has_no_end(tmp_path):
     names = ["a#0", "a#1", "c"]
     store = write_pieces(tmp_path / "s", [True, False, False], names)
     assert [store.ends(i) for i in range(3)] == [False, True, True]
-    header = json.loads((tmp_path / "s" / HEADER).read_text())
-    assert header["format"] == 3
     assert store.data_hash != write_pieces(tmp_path / "t", [False] * 3, names).data_hash
     with pytest.raises(IndexError):
         store.ends(3)
@@ -297,10 +348,7 @@ def test_older_stores_tell_by_names_which_pieces_go_on(tmp_path):
     ends = [False, True, False, True, False, False, True, True, False, True]  # b#1 was rejected
     store = write_pieces(tmp_path / "s", [False] * len(names), names)
     assert all(store.ends(i) for i in range(len(names)))  # a file may be called so
-    path = tmp_path / "s" / HEADER
-    header = json.loads(path.read_text())
-    del header["sha256"]
-    path.write_text(json.dumps(header))
+    make_older(tmp_path / "s", 2, checksum=False)
     store = TokenStore(tmp_path / "s")
     assert [store.ends(i) for i in range(len(names))] == ends
 
