@@ -263,6 +263,16 @@ convert text model new --pattern spiral | --pattern 'spiral' is unknown
 convert text model new --seed -1 | --seed
 convert csm model new --depth tiny | --depth: for text models only
 
+report | the following arguments are required
+report missing | no such file or folder
+report notes | no audio file
+report audio --limit-s 0 | --limit-s
+report audio --continuations -1 | --continuations
+report audio --prompt-s nan | --prompt-s
+report audio --duration 0 | --duration
+report audio --files 0 | --files
+report audio --out text.wav | is a file, not a folder
+report audio --model nowhere | nowhere
 demo --duration 0 | --duration
 demo --duration nan | --duration
 demo --seeds -1 | --seed

@@ -30,6 +30,7 @@ from ..inference.doctor.cli import doctor
 from ..inference.generate_cli import generate, prefix
 from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
+from ..inference.report.cli import report
 from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
@@ -182,6 +183,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "prefix": prefix,
     "transcribe": using.transcribe,
     "evaluate": using.evaluate,
+    "report": report,
     "verify": verify,
     "doctor": doctor,
     "bench": bench,
