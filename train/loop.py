@@ -27,6 +27,7 @@ from .run_folder import LANGUAGE_MODEL, claim, cut_metrics, write_config
 from .run_log import Log, describe, outcome
 from .trainer import Trainer
 
+DUE = 1  # less than the number of any signal that asks a run to stop
 log = logging.getLogger(__name__)
 
 
@@ -58,11 +59,13 @@ def train(
                 if trainer.step % config.evaluate_every == 0 or trainer.step == config.steps:
                     written.heldout()
                 last = trainer.is_finished
-                asked = 0 if last else agree(trainer.accelerator, interruption.number)
-                if trainer.is_main and (trainer.is_due() or last or asked):
+                due = DUE if trainer.is_main and trainer.is_due() else 0  # by its clock
+                wish = DUE if last else agree(trainer.accelerator, interruption.number or due)
+                asked = wish if wish > DUE else 0
+                if wish:
                     trainer.save()
                 if last or asked:
-                    trainer.accelerator.wait_for_everyone()
+                    trainer.finish()
                 if asked:
                     done = f"stopped and saved at step {trainer.step} of {config.steps}"
                     raise Interrupted(f"{out}: {done}; the same command goes on from there", asked)
@@ -82,6 +85,10 @@ def begin(trainer: Trainer) -> None:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
     ranks, rows = trainer.accelerator.num_processes, max(map(len, trainer.batches.epoch_batches(0)))
+    parts = trainer.read_rows(0)
+    if ranks > 1 or len(parts) > 1:
+        frames = sum(part.rows.text.numel() for part in parts)
+        log.info(f"{ranks} processes, {frames} frames of a step in each, in {len(parts)} microbatches")
     if rows < ranks:
         log.warning(
             f"{ranks - rows} of {ranks} processes have nothing to do: a step of "
