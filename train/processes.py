@@ -85,7 +85,7 @@ def launched_processes() -> int:
         return int(found[1])
     chosen = re.search(r"--config_file (\S+)", words)
     file = chosen[1] if chosen else default_config_file
-    return load_config_from_file(file).num_processes or 1 if os.path.isfile(file) else 1
+    return getattr(load_config_from_file(file), "num_processes", 1) or 1 if os.path.isfile(file) else 1
 
 
 def leave() -> None:
