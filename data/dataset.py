@@ -77,6 +77,11 @@ class TokenBatches:
             codes[left:] = ABSENT
         return rows
 
+    def row_numbers(self, step: int, rank: int = 0, world_size: int = 1) -> list[int]:
+        """The number, in the whole batch, of each of these rows; rank 0 has the most."""
+        epoch, index = self.locate(step)
+        return list(range(len(self.epoch_batches(epoch)[index])))[rank::world_size]
+
     def codebooks_left(self, step: int, num_rows: int) -> list[int]:
         """Leading codebooks of each row of a step; the others are ABSENT."""
         num_codebooks, rng = self.store.codec.num_codebooks, np.random.default_rng([self.seed, step, 1])

@@ -8,6 +8,7 @@ import torch
 from ..data.dataset import TokenBatches
 from ..data.rows import Rows
 from ..model.lm import SpeechLM
+from .replay import Replayed
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -30,7 +31,7 @@ def blamed(trainer: "Trainer") -> str:
     return f"{blame}: {listed(bad)}"
 
 
-def pieces(batches: TokenBatches, step: int, rank: int, world_size: int) -> Iterator[tuple[int, slice, str]]:
+def pieces(batches: TokenBatches | Replayed, step: int, rank: int, world_size: int) -> Iterator[tuple[int, slice, str]]:
     """(row, its columns, name and frames) of each piece of an utterance in a rank's rows of a step."""
     epoch, index = batches.locate(step)
     for row, segments in enumerate(batches.epoch_batches(epoch)[index][rank::world_size]):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..data.split import recordings
 from ..data.text_tokenizer import TextTokenizer
@@ -26,7 +26,9 @@ from .processes import agree
 from .run_folder import LANGUAGE_MODEL, claim, cut_metrics, write_config
 from .run_log import Log, describe, outcome
 from .trainer import Trainer
+from .tuning import Tuning
 
+Config = TypeVar("Config", bound=RunConfig)
 DUE = 1  # less than the number of any signal that asks a run to stop
 log = logging.getLogger(__name__)
 
@@ -39,15 +41,17 @@ def train(
     config: RunConfig,
     tokenizer: TextTokenizer | None = None,
     start: str | None = None,
+    tuning: Tuning = Tuning(),
 ) -> Path:
     """Run or resume -> the folder of the best weights on the held-out utterances.
 
-    tokenizer: for a model with text. start: see Trainer. `model` learns; else it is left as it came, in eval mode.
+    tokenizer: for a model with text. start: see Trainer. tuning: of a fine-tune.
+    `model` learns; else it is left as it came, in eval mode.
     Raises Interrupted (a KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
     """
     with (
         claim(out, LANGUAGE_MODEL),
-        Trainer(model, codec, store, out, config, tokenizer, start) as trainer,
+        Trainer(model, codec, store, out, config, tokenizer, start, tuning) as trainer,
         Interruption() as interruption,
     ):
         begin(trainer)
@@ -111,7 +115,7 @@ def record(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def for_small_data(config: RunConfig, names: Sequence[str]) -> RunConfig:
+def for_small_data(config: Config, names: Sequence[str]) -> Config:
     """Hold out at least about three recordings, whatever the share says. names: of the store's utterances."""
     share = min(0.5, max(config.batch.heldout_share, 3 / max(len(set(recordings(names))), 1)))
     return replace(config, batch=replace(config.batch, heldout_share=share))

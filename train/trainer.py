@@ -55,8 +55,10 @@ from .extension import BEFORE_DECAY, resume_from
 from .optim import make_optimizer, rate_scale
 from .processes import own_part, total
 from .processes import start as start_processes
+from .replay import Replayed
 from .schedule import decay_start, learning_rate
 from .sharding import gather, load_parts, whole
+from .tuning import Tuning
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +85,13 @@ class Trainer:
         config: RunConfig,
         tokenizer: TextTokenizer | None = None,
         start: str | None = None,
+        tuning: Tuning = Tuning(),
     ):
         """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
         store.require_model(model.config)
         self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
         self.raw_model, self.step = model, 0
+        self.tuning = tuning
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
         self.best_step = self.since_best = 0  # evaluations since the best one
         self.skipped = 0  # batches that were left out
@@ -97,9 +101,13 @@ class Trainer:
         training, self.heldout = split_heldout(store.names, batch.heldout_share, batch.heldout_seed, store.folder)
         self.scored = first_by_hash(store, self.heldout, batch.heldout_frames)
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
-        sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
-        how = can_be_packed(model.config), batch.codebook_dropout
-        self.batches = TokenBatches(store, *sizes, config.seed, training, *self._text(), *how)
+        again = round(batch.frames_per_batch * tuning.replay_share) if tuning.replay else 0  # frames of base speech
+        sizes = batch.frames_per_batch - again, min(batch.max_frames, batch.frames_per_batch - again)
+        how = *self._text(), can_be_packed(model.config), batch.codebook_dropout
+        self.batches = TokenBatches(store, *sizes, config.seed, training, *how)
+        if tuning.replay:
+            columns = min(self.batches.row_columns, again)
+            self.batches = Replayed(self.batches, TokenBatches(tuning.replay, again, columns, config.seed, None, *how))
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -207,14 +215,13 @@ class Trainer:
         """This rank's rows of a step, in as many parts as every other rank's."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         rows = self.batches.rows(step, rank, ranks)
-        keys = row_keys(self.config.seed, step, range(rank, rank + len(rows) * ranks, ranks))
+        keys = row_keys(self.config.seed, step, self.batches.row_numbers(step, rank, ranks))
         size, count = self.microbatches(step, rows.codes.shape[2])
         return [self.microbatch(step, rows, keys, slice(i * size, (i + 1) * size)) for i in range(count)]
 
     def microbatches(self, step: int, num_columns: int) -> tuple[int, int]:
         """-> the most rows of a microbatch, and the number of microbatches of a step, on every rank."""
-        epoch, index = self.batches.locate(step)
-        most = -(-len(self.batches.epoch_batches(epoch)[index]) // self.accelerator.num_processes)  # rows of a rank
+        most = len(self.batches.row_numbers(step, 0, self.accelerator.num_processes))  # rows of a rank
         frames = self.config.batch.frames_per_microbatch
         size = max(1, frames // num_columns) if frames else most
         return size, -(-most // size)
@@ -253,7 +260,7 @@ class Trainer:
             elif bits < self.best:
                 self.best, self.best_step, self.since_best = bits, self.step, 0
                 if self.is_main:
-                    save_model(model, self.codec, self.out / "model", tokenizer=self.tokenizer)
+                    (self.tuning.save or self.save_whole)(self.out / "model")
             else:
                 self.since_best += 1
         return bits
@@ -266,6 +273,9 @@ class Trainer:
         yield self.raw_model
         if self.is_sharded:
             self.raw_model.to("cpu")  # pyright: ignore[reportArgumentType]
+
+    def save_whole(self, folder: Path) -> None:
+        save_model(self.raw_model, self.codec, folder, tokenizer=self.tokenizer)
 
     def averaged(self) -> AbstractContextManager:
         """The model has the weights that are evaluated and kept."""
@@ -329,7 +339,8 @@ class Trainer:
         state, tensors = load_state(found), load_tensors(found, "model")
         older = defaults(state["run"].get("seed", 0))
         for key, value in self.identity().items():
-            other = difference(filled(state["run"].get(key, older.get(key, value)), older.get(key)), value)
+            before = state["run"].get(key, Tuning().identity().get(key, older.get(key, value)))
+            other = difference(filled(before, older.get(key)), value)
             # whoever goes on with the model that the run itself has trained does not start anew
             if other and not (key == "start" and tensors_sha256(tensors) == value):
                 raise ValueError(
@@ -355,6 +366,7 @@ class Trainer:
         config = self.config
         same_rate = rate_scale(config.optimizer, self.raw_model.config.backbone.dim) == 1
         values = {
+            **self.tuning.identity(),
             "data": self.store.data_hash,
             "model": self.model_settings(),
             # microbatches change nothing but memory
