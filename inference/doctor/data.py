@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ...data.preparation import duration
-from ...data.split import split_heldout
 from .codes import examine_codes
 from .duplicates import Twins, sketch, twins
 from .findings import Examination, Finding, count, some
@@ -117,14 +116,13 @@ def told(found: Twins, names: Sequence[str]) -> str:
     return f"{count(len(listed), 'pair')}, {' and '.join(kinds)} {some(listed)}"
 
 
-def held_out_leaks(speech: Speech, share: float, seed: int) -> str:
+def held_out_leaks(speech: Speech, heldout: Sequence[int]) -> str:
     """What a run's held-out utterances share with those that it learns from; "" if nothing."""
     recordings = list(dict.fromkeys(speech.recordings))
     number = {name: i for i, name in enumerate(recordings)}
     of = np.array([number[name] for name in speech.recordings])
-    _, heldout = split_heldout(speech.store.names, share, seed, speech.path)
     side = np.zeros(len(recordings), int)
-    side[of[heldout]] = 1
+    side[of[list(heldout)]] = 1
     leaks = twins([(sketch(speech.store), of)]).across(side)
     return told(leaks, recordings) if len(leaks.pairs) else ""
 

@@ -31,12 +31,10 @@ def examine_run(folder: Path, given: Sequence[Speech] = ()) -> Examination:
     if speech is None:
         seen.lines.append(("speech", "not at hand; name the store it was trained on beside it, to look at both"))
         return seen
-    share, seed = (
-        curve.setting("batch", "heldout_share", default=0.02),
-        curve.setting("batch", "heldout_seed", default=0),
-    )
-    _, heldout = split_heldout(speech.store.names, share, seed, speech.path)
-    if leaks := held_out_leaks(speech, share, seed):
+    defaults = {"heldout_share": 0.02, "heldout_seed": 0, "heldout_by": "recording"}
+    share, seed, by = (curve.setting("batch", name, default=value) for name, value in defaults.items())
+    heldout = split_heldout(speech.store, share, seed, by)[1].tolist()
+    if leaks := held_out_leaks(speech, heldout):
         advice = "remove the duplicates and prepare again: the held-out bits/s are those of known speech"
         seen.error("leakage", f"what is held out is also learned: {leaks}", advice)
     judge_level(curve, speech, seen)

@@ -13,8 +13,9 @@ import torch
 from ...data.audio import AudioError, audio_header, find_audio, load_audio
 from ...data.plan import utterance_names
 from ...data.preparation import REJECTED
-from ...data.split import name_hash, recordings
+from ...data.split import name_hash
 from ...data.token_store import TokenStore
+from ...data.utterance_table import recording_name
 from ...model.codecs import Codec
 
 LEAST_S = 0.5  # of the last clip that is measured
@@ -38,7 +39,7 @@ class Speech:
         self.path, self.store, self.codec = path, store, codec
         self.is_audio = path != store.folder
         self.speakers = [speaker_of(name) for name in store.names]
-        self.recordings = recordings(store.names)
+        self.recordings = recordings_of(store.names)
 
     @property
     def originals(self) -> list[int]:
@@ -104,3 +105,9 @@ def in_turn(indices: Sequence[int], names: Sequence[str]) -> list[int]:
         keyed.append((seen[speaker], i))
         seen[speaker] += 1
     return [i for _, i in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def recordings_of(names: Sequence[str]) -> list[str]:
+    """The recording of each utterance; where all are pieces of a single one, the piece."""
+    found = [recording_name(name) for name in names]
+    return found if len(set(found)) > 1 else [re.sub(r"~\d+$", "", name) for name in names]
