@@ -69,7 +69,7 @@ def whole_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
-    partial, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
+    partial, old = partial_folder(path), target.with_name(f".{target.name}.old")
     if not replace:
         check_absent(path)
     elif path.is_file():
@@ -94,6 +94,12 @@ def whole_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         _remove_empty(made)
+
+
+def partial_folder(path: Path) -> Path:
+    """Where the folder is while `whole_folder` makes it."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.partial")
 
 
 @contextmanager

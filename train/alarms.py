@@ -152,7 +152,7 @@ def shifted_bits(logits: Tensor, codes: Tensor, shift: int) -> float:
 
 def duplicates(trainer: Trainer, rows: Rows) -> tuple[str, str]:
     store, known, copied, total = trainer.store, set(), [], 0
-    training = first_by_hash(store, sorted(set(trainer.batches.indices.tolist())), 10 * COUNTED_FRAMES)
+    training = first_by_hash(store, sorted(set(trainer.training)), 10 * COUNTED_FRAMES)
     for i in training:
         known.update(windows(store.codes(i)))
     for i in trainer.scored:
@@ -174,7 +174,7 @@ def windows(codes: np.ndarray) -> Iterator[bytes]:
 
 def bigram(trainer: Trainer, rows: Rows) -> tuple[str, str]:
     store, heldout = trainer.store, trainer.scored
-    training = first_by_hash(store, sorted(set(trainer.batches.indices.tolist())), COUNTED_FRAMES)
+    training = first_by_hash(store, sorted(set(trainer.training)), COUNTED_FRAMES)
     counted = CountBaselines((store.codes(i) for i in training), store.codec.codebook_size, store.codec.num_codebooks)
     nats = np.sum([[part.sum() for part in counted.nll(store.codes(i))] for i in heldout], axis=0)
     scale = store.codec.frame_rate / store.num_frames[heldout].sum() / math.log(2)

@@ -149,6 +149,8 @@ class LearningConfig:
     bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
     # compute the backbone's blocks again in the backward pass instead of keeping their activations: less memory, slower
     activation_checkpointing: bool = False
+    # several processes have all weights each (ddp), or a part of them (fsdp): less memory, more traffic
+    sharding: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False  # fuse the blocks' operations; needs a C++ compiler, and a minute or two at the start
     seed: int = 0  # random seed of weights, batches and dropout; same seed, same machine: same weights
     batch: BatchConfig = BatchConfig()

@@ -32,6 +32,7 @@ from .trainer import Trainer
 from .tuning import Tuning
 
 Config = TypeVar("Config", bound=RunConfig)
+DUE = 1  # less than the number of any signal that asks a run to stop
 log = logging.getLogger(__name__)
 
 
@@ -68,13 +69,15 @@ def train(
                 if trainer.step % config.evaluate_every == 0 or trainer.step == config.steps:
                     written.heldout()
                 last = trainer.is_finished
-                asked = 0 if last else agree(trainer.accelerator, interruption.number)
-                if trainer.is_main and (trainer.is_due() or last or asked):
+                due = DUE if trainer.is_main and trainer.is_due() else 0  # by its clock
+                wish = DUE if last else agree(trainer.accelerator, interruption.number or due)
+                asked = wish if wish > DUE else 0
+                if wish:
                     trainer.save()
-                if trainer.is_main and trainer.decays_from_here:
+                if trainer.decays_from_here:
                     trainer.save(BEFORE_DECAY, keep=1)
                 if last or asked:
-                    trainer.accelerator.wait_for_everyone()
+                    trainer.finish()
                 if asked:
                     done = f"stopped and saved at step {trainer.step} of {config.steps}"
                     raise Interrupted(f"{out}: {done}; the same command goes on from there", asked)
@@ -94,6 +97,10 @@ def begin(trainer: Trainer) -> None:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
     ranks, rows = trainer.accelerator.num_processes, trainer.batches.most_rows
+    parts = trainer.read_rows(0)
+    if ranks > 1 or len(parts) > 1:
+        frames = sum(part.rows.text.numel() for part in parts)
+        log.info(f"{ranks} processes, {frames} frames of a step in each, in {len(parts)} microbatches")
     if rows < ranks:
         log.warning(
             f"{ranks - rows} of {ranks} processes have nothing to do: a step of "
