@@ -52,8 +52,15 @@ class Batches:
     seed: int
     packed: bool
     num_codebooks: int
+    num_frames: int  # to train on
+    frames_per_batch: int
     row_columns: int  # of a packed row
     codebook_dropout: float
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest batch."""
+        raise NotImplementedError
 
     def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:
         """The rows of a step: segments [M, 3] of the store of these grids."""
@@ -126,7 +133,6 @@ class TokenBatches(Batches):
 
     @property
     def most_rows(self) -> int:
-        """Rows of the largest batch."""
         return int(np.diff(self.epoch_batches(0).first_row).max())
 
     def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:

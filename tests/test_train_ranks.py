@@ -82,7 +82,7 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path):
     trainer = Trainer(model, codec, store, tmp_path, config)
     rows = {len(trainer.batches.rows(step)) for step in range(16)}
     assert rows == {1, 2}
-    assert len(trainer.heldout) == 4
+    assert len(trainer.corpora[0].heldout) == 4
     train(model, codec, store, tmp_path / "one", config)
     script = program(store, codec, tmp_path / "two", config, CHECK_RANKS + SHARES_ONLY)
     status, output = torchrun(script, timeout=240)

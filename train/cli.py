@@ -34,11 +34,13 @@ from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, Train
 from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
 
 ABOUT = "A speech language model on neural codec tokens."
+DATA = "a token store, an audio file, or a folder of them; several are mixed (--batch.mix)"
+Corpora = Annotated[tuple[Path, ...], arg(metavar="DATA", help=DATA, help_behavior_hint="(required)")]
 Run = Annotated[Path, arg(help="folder of the run; the same command resumes it")]
 
 
 def train(
-    data: Positional[Data],
+    data: Positional[Corpora],
     out: Run,
     codec: CodecName = "spectral",
     init_from: Annotated[
@@ -50,7 +52,8 @@ def train(
     check_folder(out)
     check_codec(codec)
     check_text_model(init_from)
-    check_data(data)
+    for one in data:
+        check_data(one)
     say_loading(f"the codec '{codec}'")
     with claim(out, LANGUAGE_MODEL):  # a wrong folder is told before torch is loaded
         from .runs import train as run
@@ -60,14 +63,16 @@ def train(
 
 
 def finetune(
-    data: Positional[Data],
+    data: Positional[Corpora],
     out: Run,
     model: Annotated[Model, arg(name="from")] = "default",
     config: Annotated[RunConfig, Options] = FINETUNE,
 ) -> None:
     """Fine-tune a model (--from) on DATA (audio, or a token store) into the run folder --out, or resume that run."""
     check_folder(out)
-    check_data(data, check_model(model, "--from"))
+    settings = check_model(model, "--from")
+    for one in data:
+        check_data(one, settings)
     say_loading(f"the model '{model}'")
     with claim(out, LANGUAGE_MODEL):
         from .runs import finetune as run

@@ -6,6 +6,7 @@ saves first. Works under `torchrun` through accelerate. What a step is is traine
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.lm import SpeechLM
 from .config import RunConfig
+from .corpora import Stores
 from .interruption import Interrupted, Interruption
 from .processes import agree
 from .run_folder import LANGUAGE_MODEL, claim, cut_metrics, write_config
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 def train(
     model: SpeechLM,
     codec: Codec,
-    store: TokenStore,
+    store: Stores,
     out: Path,
     config: RunConfig,
     tokenizer: TextTokenizer | None = None,
@@ -73,7 +75,7 @@ def begin(trainer: Trainer) -> None:
     if not trainer.is_main:
         return
     cut_metrics(trainer.out, trainer.step if resumed else -1)
-    settings = {"model": trainer.model_settings(), "data": trainer.store.data_hash, "start": trainer.start}
+    settings = {"model": trainer.model_settings(), "data": trainer.data, "start": trainer.start}
     write_config(trainer.out, LANGUAGE_MODEL, asdict(trainer.config) | settings)
     if resumed:
         log.info(f"resumed at step {trainer.step}")
@@ -86,7 +88,8 @@ def begin(trainer: Trainer) -> None:
         )
 
 
-def for_small_data(config: RunConfig, store: TokenStore) -> RunConfig:
-    """Hold out at least about three recordings, whatever the share says."""
-    share = min(0.5, max(config.batch.heldout_share, 3 / max(len(np.unique(recordings(store))), 1)))
+def for_small_data(config: RunConfig, stores: Sequence[TokenStore]) -> RunConfig:
+    """Hold out at least about three recordings of each, whatever the share says."""
+    fewest = min(len(np.unique(recordings(store))) for store in stores)
+    share = min(0.5, max(config.batch.heldout_share, 3 / max(fewest, 1)))
     return replace(config, batch=replace(config.batch, heldout_share=share))

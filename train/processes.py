@@ -2,7 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.device import resolve_device
 
+Data = str | Path | TokenStore
 PATIENCE = timedelta(days=30)  # what ranks wait for the main one: preparing speech may take longer than a step's limit
 
 
@@ -74,9 +75,7 @@ def main_first(accelerator: Accelerator) -> Iterator[None]:
         dist.barrier(group)  # pyright: ignore[reportArgumentType]
 
 
-def open_store(
-    data: str | Path | TokenStore, out: Path, codec: Codec, config: PrepareConfig, device: str = "auto"
-) -> TokenStore:
+def open_store(data: Data, out: Path, codec: Codec, config: PrepareConfig, device: str = "auto") -> TokenStore:
     """`open_or_prepare` in the main process; the other ranks then open the same store."""
     accelerator = start(device)
     with main_first(accelerator):
@@ -85,6 +84,20 @@ def open_store(
         if isinstance(data, TokenStore):
             return data
         return TokenStore(data if (Path(data) / HEADER).is_file() else out)
+
+
+def open_stores(
+    data: Data | Sequence[Data], out: Path, codec: Codec, config: PrepareConfig, device: str = "auto"
+) -> list[TokenStore]:
+    """`open_store` of each; what is audio becomes OUT/tokens, OUT/tokens-1, ... Raises ValueError for none."""
+    given = [data] if isinstance(data, str | Path | TokenStore) else list(data)
+    if not given:
+        raise ValueError("DATA is missing")
+    folders = [out / (f"tokens-{number}" if number else "tokens") for number in range(len(given))]
+    stores = [open_store(one, folder, codec, config, device) for one, folder in zip(given, folders, strict=True)]
+    for store in stores:
+        store.require_codec(codec)
+    return stores
 
 
 def total(accelerator: Accelerator, *numbers: float) -> list[float]:

@@ -31,11 +31,12 @@ def describe(trainer: Trainer) -> str:
         parts["depth decoder"] = model.depth_decoder
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M" for name, part in parts.items())
     hours = batches.num_frames / trainer.store.codec.frame_rate / 3600
-    scored = "" if trainer.scored == trainer.heldout else f", {len(trainer.scored)} of them scored"
+    heldout, scored = (sum(len(getattr(c, name)) for c in trainer.corpora) for name in ("heldout", "scored"))
+    some = f", {scored} of them scored" if trainer.is_capped() else ""
     machine, precision = trainer.accelerator, str(model.dtype).removeprefix("torch.")
     return (
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); "
-        f"{duration(hours)} to train on, {len(trainer.heldout)} utterances held out{scored}; "
+        f"{duration(hours)} to train on, {heldout} utterances held out{some}; "
         f"{trainer.config.steps} steps on {machine.num_processes} x {machine.device.type}, precision {precision}"
         f"{' with products in bfloat16' if trainer.bf16 else ''}"
     )
@@ -74,8 +75,11 @@ class Log:
 
     def heldout(self, bits: float) -> None:
         if self.trainer.is_main:
-            self._write({"heldout_bits_per_second": bits})
-            log.info(f"step {self.trainer.step}: held-out {bits:.1f} bits/s")
+            each = self.trainer.heldout_bits if len(self.trainer.corpora) > 1 else {}
+            values = {f"heldout_bits_per_second of {name}": found for name, found in each.items()}
+            self._write({"heldout_bits_per_second": bits, **values})
+            told = "".join(f", {name} {found:.1f}" for name, found in each.items())
+            log.info(f"step {self.trainer.step}: held-out {bits:.1f} bits/s{told}")
 
     def _write(self, metrics: dict[str, float]) -> None:
         assert self.file is not None

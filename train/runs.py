@@ -4,12 +4,12 @@ Both do what the verbs of these names do; the run itself is loop.py.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.config import PrepareConfig, with_settings
-from ..data.token_store import TokenStore
 from ..inference.generator import SpeechGenerator
 from ..inference.loading import load
 from ..model.codecs import Codec, load_codec
@@ -18,14 +18,14 @@ from .config import FINETUNE, RunConfig, TrainConfig
 from .loop import for_small_data
 from .loop import train as run
 from .new_model import new_model, new_tokenizer
-from .processes import open_store
+from .processes import Data, open_stores
 from .run_folder import LANGUAGE_MODEL, claim
 
 PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
 
 
 def train(
-    data: str | Path | TokenStore,
+    data: Data | Sequence[Data],
     out: str | Path,
     codec: str | Path | Codec = "spectral",
     config: TrainConfig = TrainConfig(),
@@ -41,18 +41,17 @@ def train(
     out, config = Path(out), with_settings(config, settings)
     with claim(out, LANGUAGE_MODEL):
         coder = load_codec(codec) if isinstance(codec, str | Path) else codec
-        store = open_store(data, out / "tokens", coder, PIECES, config.device)
-        store.require_codec(coder)
-        tokenizer = new_tokenizer(store, config)
-        model = new_model(store, config, tokenizer, None if init_from is None else Path(init_from))
+        stores = open_stores(data, out, coder, PIECES, config.device)
+        tokenizer = new_tokenizer(stores, config)
+        model = new_model(stores[0], config, tokenizer, None if init_from is None else Path(init_from))
         # random weights are a matter of the seed; their last digits differ from one processor to another
         start = tensors_sha256(model.backbone.state_dict()) if init_from else "random"
-        return run(model, coder, store, out, config, tokenizer, start)
+        return run(model, coder, stores, out, config, tokenizer, start)
 
 
 def finetune(
     lm: SpeechGenerator | str | Path,
-    data: str | Path | TokenStore,
+    data: Data | Sequence[Data],
     out: str | Path,
     config: RunConfig = FINETUNE,
     **settings: Any,
@@ -60,7 +59,8 @@ def finetune(
     """Go on training a model on speech of your own -> the folder of the best weights, which `codeclm.load` reads.
 
     lm: a loaded model, which stays as it is, or a name that `codeclm.load` takes. data: an audio file, a folder of them
-    (a few minutes are enough), or a token store. out: the folder of the run; the same call again goes on where it
+    (a few minutes are enough), a token store, or several of these, which are mixed (batch.mix).
+    out: the folder of the run; the same call again goes on where it
     stood, and a run that is finished is only read. settings: fields of `config`, such as steps=20, or
     optimizer={"learning_rate": 1e-4} for a part of it.
     Raises ValueError or OSError in one line: nothing usable in `data`, tokens of another codec, a setting that is
@@ -71,6 +71,6 @@ def finetune(
     with claim(out, LANGUAGE_MODEL):
         mine = isinstance(lm, SpeechGenerator)
         lm = lm if mine else load(lm)
-        store = open_store(data, out / "tokens", lm.codec, replace(PIECES, copies=8), config.device)
+        stores = open_stores(data, out, lm.codec, replace(PIECES, copies=8), config.device)
         model = copy.deepcopy(lm.model) if mine else lm.model
-        return run(model, lm.codec, store, out, for_small_data(config, store), lm.tokenizer)
+        return run(model, lm.codec, stores, out, for_small_data(config, stores), lm.tokenizer)

@@ -17,11 +17,8 @@ import torch
 from torch import Tensor
 
 from ..data.ahead import Ahead
-from ..data.dataset import TokenBatches
 from ..data.rows import Rows, can_be_packed
-from ..data.split import balance_voices, first_by_hash, split_heldout
 from ..data.text_tokenizer import TextTokenizer
-from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig
 from ..inference.evaluate.score import score_store
 from ..inference.loading import FOREIGN_KEYS, save_model
@@ -44,6 +41,7 @@ from .checkpoint import (
     unpack_optimizer,
 )
 from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
+from .corpora import Stores, batches_of, corpora
 from .optim import learning_rate, make_optimizer
 from .processes import start as start_processes
 from .processes import total
@@ -58,27 +56,24 @@ class Trainer:
         self,
         model: SpeechLM,
         codec: Codec,
-        store: TokenStore,
+        store: Stores,
         out: Path,
         config: RunConfig,
         tokenizer: TextTokenizer | None = None,
         start: str | None = None,
     ):
         """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
-        store.require_model(model.config)
-        self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
+        self.corpora = corpora(store, config.batch)
+        self.store = self.corpora[0].store
+        self.store.require_model(model.config)
+        self.config, self.out, self.codec, self.tokenizer = config, out, codec, tokenizer
         self.raw_model, self.step = model, 0
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
         self.best_step = 0
+        self.heldout_bits: dict[str, float] = {}  # of each corpus, at the last evaluation
         self.start = tensors_sha256(model.state_dict()) if start is None else start
-        batch = config.batch
-        training, heldout = split_heldout(store, *batch.split)
-        self.heldout = heldout.tolist()
-        self.scored = first_by_hash(store, self.heldout, batch.heldout_frames)
-        training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
-        sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
-        how = can_be_packed(model.config), batch.codebook_dropout
-        self.batches = TokenBatches(store, *sizes, config.seed, training, *self._text(), *how)
+        packed = can_be_packed(model.config)
+        self.batches = batches_of(self.corpora, config.batch, config.seed, *self._text(), packed)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -164,15 +159,19 @@ class Trainer:
         return self.tokenizer, self.raw_model.config.text.layout
 
     def evaluate(self) -> float:
-        """bits/s of the held-out utterances. Before the first step that is `before`; later the best weights are kept.
+        """bits/s of the held-out utterances, where there are several corpora their mean by share.
+
+        Before the first step that is `before`; later the best weights are kept.
 
         Every rank scores a part of them.
         """
         config = EvaluateConfig(bf16=self.bf16)
-        mine = self.scored[self.accelerator.process_index :: self.accelerator.num_processes]
-        scores = score_store(self.raw_model, self.store, config, mine, False, self.tokenizer)
-        nats, num_frames = total(self.accelerator, scores.nll.sum(), scores.num_frames.sum())
-        bits = self.store.codec.frame_rate * nats / num_frames / math.log(2)
+        for corpus in self.corpora:
+            mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
+            scores = score_store(self.raw_model, corpus.store, config, mine, False, self.tokenizer)
+            nats, num_frames = total(self.accelerator, scores.nll.sum(), scores.num_frames.sum())
+            self.heldout_bits[corpus.name] = self.store.codec.frame_rate * nats / num_frames / math.log(2)
+        bits = sum(corpus.share * self.heldout_bits[corpus.name] for corpus in self.corpora)
         if self.step == 0:  # a run's model is what it learned
             self.before = bits
         elif bits < self.best:
@@ -222,9 +221,9 @@ class Trainer:
         """What must be the same for a resumed run to be the same run."""
         config = self.config
         values = {
-            "data": self.store.data_hash,
+            "data": self.data,
             "model": self.model_settings(),
-            "batch": asdict(config.batch) | ({"heldout_frames": 0} if self.scored == self.heldout else {}),
+            "batch": asdict(config.batch) | ({} if self.is_capped() else {"heldout_frames": 0}),
             "optimizer": asdict(config.optimizer),
             "loss": asdict(config.loss),
             **{name: getattr(config, name) for name in ("seed", "depth_fraction", "dropout", "input_dropout")},
@@ -233,6 +232,16 @@ class Trainer:
         }
         # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers
         return json.loads(json.dumps(values))
+
+    @property
+    def data(self) -> str | list[str]:
+        """The hash of the data, or of each corpus."""
+        hashes = [corpus.store.data_hash for corpus in self.corpora]
+        return hashes if len(hashes) > 1 else hashes[0]
+
+    def is_capped(self) -> bool:
+        """Whether an evaluation scores only a part of what is held out."""
+        return any(corpus.scored != corpus.heldout for corpus in self.corpora)
 
     def model_settings(self) -> dict[str, Any]:
         """The model's config.json without what transformers adds to it."""
