@@ -46,6 +46,8 @@ from .optim import learning_rate, make_optimizer
 from .processes import start as start_processes
 from .processes import total
 
+ANNOUNCED = 8  # steps ahead, for what is read from a disk
+
 log = logging.getLogger(__name__)
 
 
@@ -142,7 +144,10 @@ class Trainer:
 
     def read_rows(self, step: int) -> tuple[Rows, int]:
         """This rank's rows of a step, and the number of codes that it scores."""
-        rows = self.batches.rows(step, self.accelerator.process_index, self.accelerator.num_processes)
+        mine = self.accelerator.process_index, self.accelerator.num_processes
+        if step + ANNOUNCED < self.config.steps:
+            self.batches.announce(step + ANNOUNCED, *mine)
+        rows = self.batches.rows(step, *mine)
         scored = self.num_scored(rows)
         if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
             rows = self.batches.rows(step, 0, self.config.batch.frames_per_batch)  # the first alone
