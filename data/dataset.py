@@ -54,6 +54,7 @@ class Batches:
     num_codebooks: int
     num_frames: int  # to train on
     frames_per_batch: int
+    max_frames: int
     row_columns: int  # of a packed row
     codebook_dropout: float
 

@@ -21,6 +21,7 @@ from ..model.shapes import PATTERNS
 CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of load_codec
 MAX_DURATION_S = 24 * 3600.0
 STORE = "store.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of LoRA, as peft names them
 
 
 def check_seeds(*seeds: int) -> None:
@@ -181,6 +182,11 @@ def no_model(folder: Path) -> str:
     if (folder / "model.safetensors").is_file() and folder.name.startswith("step-"):
         return f"{folder}: is what a training run goes on from, not a model; give {folder.parent}"
     return f"{folder}: holds no model (config.json and model.safetensors are needed)"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a training run."""
+    return (folder / "metrics.jsonl").is_file() or "run" in _json(folder / "config.json")
 
 
 def check_layout(flag: str, name: str, config: dict[str, Any], *layouts: str) -> None:

@@ -23,6 +23,7 @@ from ..model.codecs import Codec
 from ..model.delay_pattern import ABSENT
 from ..model.device import resolve_device
 from ..model.lm import SpeechLM
+from .adapters import Base, adapter_folder, check_base, merged_weights, put
 from .argument_checks import check_kept
 from .config import EvaluateConfig, SamplingConfig
 from .engine import generate
@@ -48,6 +49,7 @@ class SpeechGenerator:
 
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
+        self._base: Base | None = None  # under adapters
         self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
         model.config.codec.require(codec, name)
 
@@ -55,6 +57,29 @@ class SpeechGenerator:
     def fingerprint(self) -> str:
         """sha256 over the model's settings and weights, as they were when it was first asked for."""
         return fingerprint_of(self.model)
+
+    def use_adapter(self, folder: str | Path | None) -> None:
+        """Put LoRA adapters (a folder of them, or their run) on the base model, in place of any before; None: none.
+
+        `name` becomes the folder's. Raises ImportError without peft, FileNotFoundError or ValueError in one line: no
+        adapters there, broken ones, or those of another base.
+        """
+        if precision := weights_of(self.model):
+            raise ValueError(f"a model loaded with weights={precision!r} takes no adapters any more; give them to load")
+        found = None if folder is None else adapter_folder(folder)
+        if self._base is None:
+            self._base = Base(self.name, self.fingerprint, {})
+        if found is not None:
+            check_base(found, self._base.fingerprint, self._base.name)
+        now = put(self.model, self._base.weights)
+        try:
+            changed = {} if found is None else merged_weights(self.model, found)
+        except Exception:
+            put(self.model, now)
+            raise
+        self._base = replace(self._base, weights=put(self.model, changed))
+        self.name = self._base.name if folder is None else str(folder)
+        del self.fingerprint
 
     @property
     def device(self) -> torch.device:

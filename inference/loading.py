@@ -24,6 +24,7 @@ from ..model.old_names import with_current_names
 from ..model.speech_lm_config import SETTINGS, SpeechLMConfig
 from ..model.strict import check_names, read_object
 from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
+from .adapters import adapter_hash, base_of, is_adapter
 from .argument_checks import no_model
 from .config import WeightPrecision
 from .generator import SpeechGenerator
@@ -47,8 +48,11 @@ def load(
     device: str | torch.device = "auto",
     weights: WeightPrecision | None = None,
     rows: int = 1,
+    adapter: str | Path | None = None,
 ) -> SpeechGenerator:
     """A `SpeechGenerator`: "default" (embedded), a folder, a training run, or "owner/name" on the Hugging Face hub.
+
+    A run or folder of LoRA adapters is loaded with its base. adapter: one to put on the model (`use_adapter`).
 
     device: where model and codec compute, "auto", "cpu", "cuda", "cuda:N" or "mps". The model is in float32 whatever
     its file holds (`AutoModel.from_pretrained` keeps the file's type: bfloat16 for the embedded one).
@@ -61,9 +65,13 @@ def load(
     """
     target = resolve_device(device)
     folder = model_folder(name_or_folder)
-    model = load_speech_lm(folder)
-    codec = load_model_codec(folder, model)
-    lm = SpeechGenerator(model, codec, str(name_or_folder), load_tokenizer(folder, model)).to(target)
+    base = base_folder(folder)
+    model = load_speech_lm(base)
+    codec = load_model_codec(base, model)
+    name = str(name_or_folder) if base == folder else base_of(folder)
+    lm = SpeechGenerator(model, codec, name, load_tokenizer(base, model)).to(target)
+    if adapter is not None or base != folder:
+        lm.use_adapter(name_or_folder if adapter is None else adapter)
     if weights is not None:
         _ = lm.fingerprint  # of the weights as they are in the file
         set_weights(model, weights, rows)
@@ -71,12 +79,17 @@ def load(
 
 
 def model_folder(name_or_folder: str | Path) -> Path:
-    """The folder that holds config.json: the embedded one, FOLDER, FOLDER/model of a training run, or a hub id's."""
+    """The folder that holds config.json: the embedded one, FOLDER, FOLDER/model of a training run, or a hub id's.
+
+    That of LoRA adapters has the config.json of their base, and no model's weights: `base_folder` is where these are.
+    """
     name = str(name_or_folder)
     if name == DEFAULT:
         return EMBEDDED_MODEL
     folder = Path(name_or_folder)
     for candidate in (folder, folder / "model"):
+        if is_adapter(candidate):
+            return candidate
         if (candidate / "config.json").is_file() and any((candidate / file).is_file() for file in (WEIGHTS, INDEX)):
             return candidate
     if folder.exists():
@@ -84,6 +97,19 @@ def model_folder(name_or_folder: str | Path) -> Path:
     if isinstance(name_or_folder, Path) or not is_hub_id(name):
         raise FileNotFoundError(f"{folder}: no such model folder; '{DEFAULT}' is the embedded model")
     return fetch(name, "model", PATTERNS)
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of the weights: `folder` itself, or that of the base if it holds adapters."""
+    if not is_adapter(folder):
+        return folder
+    try:
+        base = model_folder(base_of(folder))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder}: the base of these adapters is not there ({error})") from None
+    if is_adapter(base):
+        raise ValueError(f"{folder}: the base of these adapters, {base}, is not a whole model")
+    return base
 
 
 def load_speech_lm(folder: Path) -> SpeechLM:
@@ -134,6 +160,8 @@ def checkpoint_hash(folder: Path) -> str:
 
     Raises FileNotFoundError or ValueError for a folder that holds no model.
     """
+    if is_adapter(folder):
+        return hashlib.sha256(f"{checkpoint_hash(base_folder(folder))} {adapter_hash(folder)}".encode()).hexdigest()
     digest = hashlib.sha256(read_config(folder / "config.json").canonical().encode())
     for path in weight_files(folder):
         digest.update(bytes.fromhex(file_sha256(path)))

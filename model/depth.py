@@ -30,6 +30,7 @@ from .delay_pattern import ABSENT
 from .layout import Steps
 from .linear import make_linear
 from .losses import cross_entropy
+from .random_bits import DEPTH_DROPOUT, DEPTH_STEPS, fold, random_bits
 from .speech_lm_config import SpeechLMConfig
 from .transformer import KVCache, Transformer
 
@@ -84,16 +85,17 @@ class DepthDecoder(nn.Module):
         frame_embedding: nn.Embedding,
         text: Tensor | None = None,
         cache: KVCache | None = None,
+        keys: Tensor | None = None,
     ) -> "DepthLogits":
         """The codes that each position takes [N, J, G], ABSENT for none -> the logits that the positions predict.
 
         With groups of one codebook [N, J] does as well.
 
         condition: the result of `condition`. text: [N] the token of the step, ABSENT allowed. cache: positions of this
-        step that are done; those given here follow them.
+        step that are done; those given here follow them. keys: [N], for dropout.
         """
         first = 0 if cache is None else cache.length
-        hidden = self.transformer(self.inputs(condition, codes, frame_embedding, text, first), cache)
+        hidden = self.transformer(self.inputs(condition, codes, frame_embedding, text, first), cache, keys=keys)
         zero = None
         if self.codeless and first == 0:
             zero = None if self.head_0 is None else self.head_0(hidden[:, 0])
@@ -192,6 +194,7 @@ class DepthRows:
     targets: Tensor  # [B * S, K']
     codes_in: Tensor  # [B * S, J] or [B * S, J, G]
     text: Tensor | None  # [B * S]
+    keys: Tensor | None = None  # [B * S] for dropout
 
     @classmethod
     def of(cls, decoder: DepthDecoder, steps: Steps, known: Tensor) -> "DepthRows":
@@ -199,10 +202,12 @@ class DepthRows:
         codes = known.masked_fill(known == decoder.codebook_size, ABSENT).transpose(1, 2).flatten(0, 1)
         targets = steps.targets[:, decoder.first :].transpose(1, 2).flatten(0, 1)
         text = None if steps.text_targets is None else steps.text_targets.flatten()
-        return cls(targets, decoder.codes_in(codes), text)
+        keys = None if steps.keys is None else random_bits(fold(steps.keys, DEPTH_DROPOUT), steps.targets.shape[2])
+        return cls(targets, decoder.codes_in(codes), text, None if keys is None else keys.flatten())
 
     def take(self, rows: Tensor) -> "DepthRows":
-        return DepthRows(self.targets[rows], self.codes_in[rows], None if self.text is None else self.text[rows])
+        text, keys = (None if x is None else x[rows] for x in (self.text, self.keys))
+        return DepthRows(self.targets[rows], self.codes_in[rows], text, keys)
 
 
 def depth_loss(
@@ -214,14 +219,15 @@ def depth_loss(
     z_loss: float = 0.0,
     fraction: float = 1.0,
     chunk: int = 0,
+    keys: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """contexts [B, S, D] -> (weighted nats and z-loss, nats [B, K', S]; None with fraction < 1).
 
-    codebook_weights: [K]. fraction: share of the steps that are drawn; their sum is scaled up. chunk: steps at a time;
-    0: as many as `steps_at_a_time` says.
+    codebook_weights: [K]. fraction: share of the steps of each row that is drawn, by its key [B]; their sum is scaled
+    up. chunk: steps at a time; 0: as many as `steps_at_a_time` says.
     """
     shape = *contexts.shape[:2], rows.targets.shape[1]
-    chosen, scale = draw_rows(rows.targets, fraction)
+    chosen, scale = draw_rows(rows.targets, fraction, keys)
     if not len(chosen) and len(rows.targets):
         # a row in which nothing is scored: the loss is 0, and every parameter gets a gradient of 0
         chosen = chosen.new_zeros(1)
@@ -230,7 +236,8 @@ def depth_loss(
 
     def terms(context: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         nll, penalty = depth_nats(decoder, frame_embedding, context, rows.take(chosen[part]), z_loss)
-        return scale * ((nll.sum(dim=0) * codebook_weights[decoder.first :]).sum() + penalty), nll
+        costs = nll * codebook_weights[decoder.first :] + penalty
+        return (costs.sum() if scale is None else (costs.sum(dim=1) * scale[chosen[part]]).sum()), nll
 
     parameters: list[Tensor] = list(decoder.parameters())
     if decoder.embedding is None:
@@ -266,28 +273,38 @@ def activation_bytes(decoder: DepthDecoder) -> int:
     return decoder.num_positions * 2 * shape.num_layers * layer + len(decoder.heads) * logits
 
 
-def draw_rows(targets: Tensor, fraction: float) -> tuple[Tensor, float]:
-    """targets [N, K'] -> indices of rows in which something is scored, or a share of them; and 1 / that share."""
-    scored = (targets != ABSENT).any(dim=1).nonzero().flatten()
-    if fraction >= 1 or len(scored) == 0:
-        return scored, 1.0
-    count = max(1, round(fraction * len(scored)))
-    return scored[torch.randperm(len(scored), device=scored.device)[:count]], len(scored) / count
+def draw_rows(targets: Tensor, fraction: float, keys: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """targets [B * S, K'] -> indices of steps in which something is scored; and None.
+
+    With fraction < 1 a share of them, in each row of the batch by its key [B], one at least; and 1 / that share.
+    """
+    scored = (targets != ABSENT).any(dim=1)
+    if fraction >= 1:
+        return scored.nonzero().flatten(), None
+    assert keys is not None
+    scored = scored.view(len(keys), -1)
+    last = torch.iinfo(torch.int64).max
+    order = random_bits(fold(keys, DEPTH_STEPS), scored.shape[1]).masked_fill(~scored, last).argsort(dim=1)
+    num_scored = scored.sum(dim=1, keepdim=True)
+    count = (fraction * num_scored).round().clamp_min(1)
+    first = torch.arange(scored.shape[1], device=scored.device) < count
+    drawn = torch.zeros_like(scored).scatter_(1, order, first)
+    scale = (num_scored / count).expand(-1, scored.shape[1])
+    return (drawn & scored).flatten().nonzero().flatten(), scale.flatten()
 
 
 def depth_nats(
     decoder: DepthDecoder, frame_embedding: nn.Embedding, context: Tensor, rows: DepthRows, z_loss: float
 ) -> tuple[Tensor, Tensor]:
-    """context [N, D] and its rows -> (nats [N, K'], z-loss)."""
-    zero, others = decoder(decoder.condition(context), rows.codes_in, frame_embedding, rows.text)
-    targets, parts, penalty = rows.targets.t(), [], context.new_zeros(())
+    """context [N, D] and its rows -> (nats [N, K'], z-loss, as `cross_entropy` gives them)."""
+    condition = decoder.condition(context)
+    zero, others = decoder(condition, rows.codes_in, frame_embedding, rows.text, keys=rows.keys)
+    targets, parts = rows.targets.t(), []
     if zero is not None:
-        nll, z = cross_entropy(zero, targets[0], z_loss)
-        parts.append(nll[None])
-        penalty = penalty + z
+        nll, penalty = cross_entropy(zero, targets[0], z_loss)
+        parts.append((nll[None], penalty[None]))
         targets = targets[1:]
     if others is not None:
-        nll, z = cross_entropy(others, targets, z_loss)
-        parts.append(nll)
-        penalty = penalty + z
-    return torch.cat(parts).t(), penalty
+        parts.append(cross_entropy(others, targets, z_loss))
+    nll, penalty = map(torch.cat, zip(*parts, strict=True))
+    return nll.t(), penalty.t()

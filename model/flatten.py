@@ -76,7 +76,7 @@ def slot_contexts(
     if documents is not None:
         documents = documents.repeat_interleave(embedding.num_slots, dim=1)
     x = embedding.inputs(steps)[:, seen * embedding.num_slots :]
-    return backbone(x, cache, documents).unflatten(1, (-1, embedding.num_slots))
+    return backbone(x, cache, documents, steps.keys).unflatten(1, (-1, embedding.num_slots))
 
 
 class SlotFeed:

@@ -27,6 +27,7 @@ class Steps:
     text_targets: Tensor | None  # [B, S]
     documents: Tensor | None  # [B, S] for packed rows
     place: Tensor  # [B, T] the step of each frame when nothing lags; below 0: given, not predicted
+    keys: Tensor | None = None  # [B] what is drawn for a row in training comes from its key (random_bits.py)
 
     def part(self, first: int, stop: int | None = None) -> "Steps":
         """Some of the steps; `place` stays that of all."""
@@ -35,7 +36,7 @@ class Steps:
             None if x is None else x[:, steps] for x in (self.text_inputs, self.text_targets, self.documents)
         )
         inputs, targets = self.inputs[:, :, steps], self.targets[:, :, steps]
-        return Steps(inputs, targets, text, text_targets, documents, self.place)
+        return Steps(inputs, targets, text, text_targets, documents, self.place, self.keys)
 
 
 def arrange(

@@ -32,9 +32,10 @@ from .layout import Steps, arrange, given_first, num_scored, to_frames
 from .linear import GroupedLinear
 from .losses import Weights, cross_entropy
 from .pieces import Scored, is_long, score_in_pieces
+from .random_bits import HEARD, TOLD, chosen, fold
 from .speech_lm_config import SpeechLMConfig
 from .strict_model import StrictModel
-from .transformer import KVCache, Transformer
+from .transformer import Block, KVCache, Transformer
 
 
 @dataclass
@@ -145,6 +146,7 @@ class SpeechLM(StrictModel):
         depth_fraction: float = 1.0,
         depth_chunk: int = 0,
         input_dropout: float = 0.0,
+        row_keys: Tensor | None = None,
         return_logits: bool = False,
         contexts: Tensor | None = None,
         return_dict: bool | None = None,
@@ -160,7 +162,8 @@ class SpeechLM(StrictModel):
         For training only: weights; depth_fraction, share of the frames, drawn anew at each call, on which the depth
         decoder is trained (its sum is scaled up, so the loss and its gradient keep their expectation); depth_chunk,
         steps whose activations are held at a time (0: by the device); input_dropout, share of the codes, drawn anew at
-        each call, that are ABSENT as input, though scored as targets (the nll is then not the model's).
+        each call, that are ABSENT as input, though scored as targets (the nll is then not the model's); row_keys, [B]
+        int64, from which all of this and dropout is drawn (default: drawn by torch's own generator).
 
         contexts: [B, S, D] the backbone's output at the first S steps, from a walk that has taken them; codes that lag
         beyond these steps are then not scored (0).
@@ -174,6 +177,9 @@ class SpeechLM(StrictModel):
         if self.config.user_codebooks and user is None:
             user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
         steps = arrange(self.config, codes, ends, text, user, documents)
+        if row_keys is None and (depth_fraction < 1 or input_dropout > 0 or self.has_dropout):
+            row_keys = torch.randint(1 << 62, (len(codes),), device=codes.device)
+        steps = replace(steps, keys=row_keys)
         heard = drop_codes(steps, input_dropout, self.bos) if input_dropout > 0 else steps
         options = weights, depth_fraction, depth_chunk
         parts = None
@@ -218,7 +224,7 @@ class SpeechLM(StrictModel):
             x = slot_contexts(self.backbone, self.slot_embedding, steps, cache, seen)
             return Contexts.of_slots(x, bool(self.text_size))
         steps = steps.part(seen)
-        x = self.backbone(self.embed_frames(steps.inputs, steps.text_inputs), cache, steps.documents)
+        x = self.backbone(self.embed_frames(steps.inputs, steps.text_inputs), cache, steps.documents, steps.keys)
         return Contexts(x, x, x[:, :, None])
 
     def score(
@@ -232,23 +238,23 @@ class SpeechLM(StrictModel):
         if self.predicts_text and steps.text_targets is not None:
             logits = self.text_logits(contexts.text)
             text_nll, penalty = cross_entropy(logits, steps.text_targets, weights.z_loss)
-            total = total + weights.text * text_nll.sum() + penalty
+            total = total + weights.text * text_nll.sum() + penalty.sum()
         parts = []
         if not self.depth_is_first:
             nll, penalty = cross_entropy(self.head_0(contexts.first), targets[:, 0], weights.z_loss)
-            total = total + codebook_weights[0] * nll.sum() + penalty
+            total = total + codebook_weights[0] * nll.sum() + penalty.sum()
             parts.append(nll[:, None])
         if self.pattern == "depth":
             rows = DepthRows.of(self.depth_decoder, steps, known)
             modules = self.depth_decoder, self.frame_embedding
             depth_total, depth_nll = depth_loss(
-                *modules, contexts.first, rows, codebook_weights, weights.z_loss, fraction, chunk
+                *modules, contexts.first, rows, codebook_weights, weights.z_loss, fraction, chunk, steps.keys
             )
             total = total + depth_total
             parts = None if depth_nll is None else [*parts, depth_nll]
         elif self.num_codebooks > 1:
             nll, penalty = cross_entropy(self.head_logits(contexts.others), targets[:, 1:], weights.z_loss)
-            total = total + (nll.sum(dim=(0, 2)) * codebook_weights[1:]).sum() + penalty
+            total = total + (nll.sum(dim=(0, 2)) * codebook_weights[1:]).sum() + penalty.sum()
             parts.append(nll)
         return Scored(total, None if parts is None else torch.cat(parts, dim=1), text_nll)
 
@@ -263,6 +269,10 @@ class SpeechLM(StrictModel):
     @property
     def predicts_text(self) -> bool:
         return bool(self.text_size) and self.config.text.predicted
+
+    @property
+    def has_dropout(self) -> bool:
+        return self.training and any(block.dropout for block in self.modules() if isinstance(block, Block))
 
     @property
     def depth_is_first(self) -> bool:
@@ -301,13 +311,14 @@ def for_each_document(values: Tensor, documents: Tensor | None) -> Tensor:
 
 
 def drop_codes(steps: Steps, share: float, bos: int) -> Steps:
-    """A random `share` of the codes that the model hears becomes ABSENT, each time anew; BOS stays."""
+    """A random `share` of the codes that the model hears becomes ABSENT, by the rows' keys; BOS stays."""
 
-    def dropped(codes: Tensor) -> Tensor:
-        return torch.rand(codes.shape, device=codes.device) < share
+    def dropped(codes: Tensor, purpose: int) -> Tensor:
+        assert steps.keys is not None
+        return chosen(fold(steps.keys, purpose), codes.shape[2], codes.shape[1], share).transpose(1, 2)
 
-    inputs = steps.inputs.masked_fill(dropped(steps.inputs) & (steps.inputs != bos), ABSENT)
-    return replace(steps, inputs=inputs, targets=steps.targets.masked_fill(dropped(steps.targets), ABSENT))
+    inputs = steps.inputs.masked_fill(dropped(steps.inputs, HEARD) & (steps.inputs != bos), ABSENT)
+    return replace(steps, inputs=inputs, targets=steps.targets.masked_fill(dropped(steps.targets, TOLD), ABSENT))
 
 
 AutoConfig.register("codeclm", SpeechLMConfig)

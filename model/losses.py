@@ -28,10 +28,10 @@ class Weights:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
-    """logits [..., C] and targets [...] -> (nats [...] in float32 at least, 0 where the target is ABSENT; the sum of
-    z_loss * squared log-normalisers where it is not)."""
+    """logits [..., C] and targets [...] -> nats [...] in float32 at least, and z_loss * the squared log-normaliser
+    [...]; both are 0 where the target is ABSENT."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     flat = F.cross_entropy(wide.flatten(0, -2), targets.flatten(), ignore_index=ABSENT, reduction="none")
     if not z_loss:
-        return flat.view(targets.shape), wide.new_zeros(())
-    return flat.view(targets.shape), z_loss * (wide.logsumexp(dim=-1).square() * (targets != ABSENT)).sum()
+        return flat.view(targets.shape), wide.new_zeros(()).expand(targets.shape)
+    return flat.view(targets.shape), z_loss * (wide.logsumexp(dim=-1).square() * (targets != ABSENT))

@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Attend, AttentionChoice, Visibility, prepare
 from .linear import make_linear
+from .random_bits import dropout, fold
 from .rope import rotary_tables, rotate
 from .shapes import TransformerConfig
 
@@ -135,13 +136,25 @@ class Block(GradientCheckpointingLayer):
         self.down = make_linear(config.ff_dim, config.dim, num_sets)
 
     def forward(
-        self, x: Tensor, tables: Tables, attend: Attend, cache: KVCache | None, sets: tuple[int, ...]
+        self,
+        x: Tensor,
+        tables: Tables,
+        attend: Attend,
+        cache: KVCache | None,
+        sets: tuple[int, ...],
+        keys: Tensor | None = None,
     ) -> Tensor:
+        """keys: [B], for dropout."""
         mixed = self.attention(self.attention_norm(x), tables, attend, cache, sets)
-        x = x + F.dropout(mixed, self.dropout, self.training)
+        x = x + self.dropped(mixed, keys, 0)
         y = self.ff_norm(x)
         y = self.down(F.silu(self.gate(y, sets)) * self.up(y, sets), sets)
-        return x + F.dropout(y, self.dropout, self.training)
+        return x + self.dropped(y, keys, 1)
+
+    def dropped(self, x: Tensor, keys: Tensor | None, place: int) -> Tensor:
+        if keys is None or not self.training or not self.dropout:
+            return x
+        return dropout(x, self.dropout, fold(keys, 2 * self.attention.layer_idx + place))
 
 
 class Transformer(nn.Module):
@@ -157,14 +170,18 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i, self.choice, num_sets) for i in range(config.num_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps) if config.final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
-        """documents: [B, S], positions see those of their own number only; not with a cache."""
+    def forward(
+        self, x: Tensor, cache: KVCache | None = None, documents: Tensor | None = None, keys: Tensor | None = None
+    ) -> Tensor:
+        """documents: [B, S], positions see those of their own number only; not with a cache. keys: [B], for dropout."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # the residual stream, too: it is most of the traffic
         start = before = 0
         if cache is not None:
             if self.config.sliding_window and x.shape[1] > piece_size(self.config):
-                return torch.cat([self(piece, cache) for piece in x.split(piece_size(self.config), dim=1)], dim=1)
+                return torch.cat(
+                    [self(piece, cache, keys=keys) for piece in x.split(piece_size(self.config), dim=1)], dim=1
+                )
             cache.make_room(x.shape[1])
             start, before = cache.length, min(cache.length, cache.reach)
         end = start + x.shape[1]
@@ -175,7 +192,7 @@ class Transformer(nn.Module):
         attend = prepare(self.choice._attn_implementation, seen, x, self.config.size_of_head)
         sets = self.weight_sets[start:end]
         for block in self.blocks:
-            x = block(x, tables, attend, cache, sets)
+            x = block(x, tables, attend, cache, sets, keys)
         if cache is not None:
             cache.length = end
         return self.norm(x)

@@ -175,6 +175,20 @@ verify --json folder.wav | is a folder
 verify --threads 0 | --threads
 verify model --device tpu | --device 'tpu' is unknown
 
+doctor | DATA or RUN is missing
+doctor missing | missing: no such file or folder
+doctor audio missing | missing: no such file or folder
+doctor empty | no audio file
+doctor text.wav | cannot be read as audio
+doctor audio --limit 0 | --limit
+doctor audio --limit nan | --limit
+doctor audio --codec nocodec | codec 'nocodec' is unknown
+doctor audio --json folder.wav | is a folder
+doctor audio --bundle bug.tar | must end in .zip
+doctor audio --bundle text.wav/bug.zip | text.wav
+doctor codec-run | holds the training of a codec
+doctor broken-run | config.json
+
 prepare missing new | no such file or folder
 prepare empty new | no audio file
 prepare text.wav new | cannot be read as audio
@@ -219,6 +233,15 @@ finetune audio --out new --steps 0 | --steps
 finetune audio --out new --evaluate-every 0 | --evaluate-every
 finetune audio --out new --model.preset tiny | option '--model.preset' is unknown
 finetune audio --out new --model.text.layout first | option '--model.text.layout' is unknown
+finetune audio --out new --lora.rank -1 | --lora.rank
+finetune audio --out new --lora.alpha inf | --lora.alpha
+finetune audio --out new --copies 0 | --copies
+finetune audio --out new --replay missing | missing: no such file or folder
+finetune audio --out new --replay other-store --from model | holds tokens of codec
+finetune audio --out new --replay self --replay-share 1 | --replay-share
+finetune audio --out new --compare audio | --compare 'audio' is not NAME=DATA
+finetune audio --out new --compare others=missing | missing: no such file or folder
+finetune audio --out new --compare a=audio a=audio | a name was given twice
 
 patterns missing --out new | no such file or folder
 patterns store --out new --minutes 0 | --minutes
@@ -326,6 +349,8 @@ evaluate no-json-store --model model | no-json-store
 evaluate wrong-type-store --model model | wrong-type-store
 evaluate unfinished-store --model model | unfinished-store
 evaluate bad --model model | none of
+doctor bad | none of
+doctor audio bad | none of
 prepare bad new --codec model/codec | none of
 prepare audio other-store --codec model/codec | holds tokens of codec
 prepare audio new --codec list-codec | list-codec
@@ -393,6 +418,10 @@ def _make_audio(world: Path) -> None:
         soundfile.write(world / f"audio/{i}.wav", speech(1.0 + i / 7), RATE)
     (world / "notes/notes.txt").write_text("hello")
     (world / "run/step-00000010/model.safetensors").write_bytes(b"\0" * 100)
+    for name, config in (("codec-run", '{"run": "the training of a codec"}'), ("broken-run", '{"run": ')):
+        (world / name).mkdir()
+        (world / name / "config.json").write_text(config)
+        (world / name / "metrics.jsonl").touch()
     (world / "empty.wav").touch()
     (world / "text.wav").write_text("not audio at all\n" * 100)
     (world / "text.th").write_text("not a checkpoint\n" * 100)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codeclm.model import SpeechLM
+from codeclm.model import depth as depth_module
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.depth import DepthRows, depth_nats
 from codeclm.model.linear import GroupedLinear
@@ -130,7 +131,7 @@ class Gives(torch.nn.Module):
         super().__init__()
         self.hidden = hidden
 
-    def forward(self, x: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cache: KVCache | None, keys: torch.Tensor | None) -> torch.Tensor:
         first = 0 if cache is None else cache.length
         return self.hidden[:, first : first + x.shape[1]]
 
@@ -189,11 +190,11 @@ def test_a_single_codebook_leaves_the_depth_decoder_nothing_but_codebook_0(make_
 @pytest.mark.parametrize("option", ["default", "first"])
 @pytest.mark.parametrize("chunk", [1, 256])
 def test_depth_fraction_is_unbiased_in_the_loss_and_in_every_gradient(make_model, monkeypatch, option, chunk):
-    """Exact: with two of 5 frames, the mean over all 10 subsets is the whole."""
+    """Exact: with two of 4 frames in one row and two of 3 in the other, the mean over all 18 subsets is the whole."""
     model = make_model([0, 0, 0], depth=DEPTHS[option])
-    codes = example(model, batch=2, num_frames=3)["codes"]
-    codes[1, :, 2:] = ABSENT  # 5 frames are scored
-    subsets = list(itertools.combinations(range(5), 2))
+    codes = example(model, batch=2, num_frames=4)["codes"]
+    codes[1, :, 3:] = ABSENT
+    subsets = itertools.product(itertools.combinations(range(4), 2), itertools.combinations(range(3), 2))
 
     def gradient(loss: Tensor) -> Tensor:
         return torch.cat([grad.flatten() for grad in gradients(model, loss).values()])
@@ -201,10 +202,10 @@ def test_depth_fraction_is_unbiased_in_the_loss_and_in_every_gradient(make_model
     whole = model(codes).loss
     expected, losses, samples = gradient(whole), [], []
     for subset in subsets:
-        order = torch.tensor([*subset, *(i for i in range(5) if i not in subset)])
         with monkeypatch.context() as patch:
-            patch.setattr(torch, "randperm", lambda n, device=None, order=order: order)
-            loss = model(codes, depth_fraction=0.4, depth_chunk=chunk).loss
+            order = torch.ones(2, 5, dtype=torch.int64).scatter(1, torch.tensor(subset), 0)
+            patch.setattr(depth_module, "random_bits", lambda keys, count, order=order: order)
+            loss = model(codes, depth_fraction=0.5, depth_chunk=chunk).loss
         samples.append(gradient(loss))
         losses.append(loss.detach())
     assert torch.stack(losses).std() > 1e-3

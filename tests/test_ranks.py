@@ -1,5 +1,7 @@
 """Two ranks take the step that one would: their losses are divided by what the whole batch scores, for every model."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,9 @@ from torch import Tensor
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.layout import num_scored
+from codeclm.model.losses import Weights
+from codeclm.model.random_bits import row_keys
+from codeclm.model.transformer import Block
 
 from .options import OPTIONS, example
 
@@ -22,7 +27,7 @@ def padded_batch(model: SpeechLM) -> dict[str, Tensor]:
     return batch | {"ends": torch.tensor([True, False, True, True, False])}
 
 
-def gradient(model: SpeechLM, batch: dict[str, Tensor], ranks: int) -> Tensor:
+def gradient(model: SpeechLM, batch: dict[str, Tensor], ranks: int, **options: Any) -> Tensor:
     """The mean over ranks, of losses scaled as the trainer scales them."""
 
     def count(rows: dict[str, Tensor]) -> int:
@@ -31,7 +36,8 @@ def gradient(model: SpeechLM, batch: dict[str, Tensor], ranks: int) -> Tensor:
     model.zero_grad()
     for rank in range(ranks):
         rows = {name: values[rank::ranks] for name, values in batch.items()}
-        (model(**rows).loss * (ranks * count(rows) / count(batch)) / ranks).backward()
+        keys = row_keys(0, 5, range(rank, len(LENGTHS), ranks))
+        (model(**rows, row_keys=keys, **options).loss * (ranks * count(rows) / count(batch)) / ranks).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -42,3 +48,16 @@ def test_the_gradient_of_two_ranks_is_that_of_one(make_model, option):
     batch = padded_batch(model)
     one, two = gradient(model, batch, 1), gradient(model, batch, 2)
     assert (one - two).norm() <= 1e-9 * one.norm() and one.norm() > 0
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_two_ranks_draw_frames_and_dropout_as_one_does(make_model, option):
+    model = make_model(**OPTIONS[option]).train()
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.dropout = 0.3
+    batch, drawn = padded_batch(model), dict(depth_fraction=0.5, input_dropout=0.2, depth_chunk=3)
+    drawn["weights"] = Weights(z_loss=1e-2)
+    one, two = gradient(model, batch, 1, **drawn), gradient(model, batch, 2, **drawn)
+    assert (one - two).norm() <= 1e-9 * one.norm() and one.norm() > 0
+    assert (one - gradient(model, batch, 1)).norm() > 0.1 * one.norm()  # it was drawn

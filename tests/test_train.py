@@ -25,11 +25,13 @@ from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load, load_speech_lm
 from codeclm.model.files import file_sha256
 from codeclm.model.shapes import DepthConfig
+from codeclm.model.transformer import Block
 from codeclm.train.checkpoint import latest_checkpoint
-from codeclm.train.config import BatchConfig, OptimizerConfig
+from codeclm.train.config import BatchConfig, OptimizerConfig, TrainConfig
 from codeclm.train.loop import Trainer, train
 from codeclm.train.new_model import new_model
-from codeclm.train.optim import learning_rate, make_optimizer
+from codeclm.train.optim import make_optimizer
+from codeclm.train.schedule import learning_rate
 
 from .training import SHAPE, SHORT, SIZE, SOURCE, Source, assert_same_bits, draw, metrics, program, run
 
@@ -301,3 +303,68 @@ def test_only_matrices_that_are_no_embedding_decay(store):
     assert all("norm" in name or "embedding" in name for name in without)
     assert not any("norm" in name or "embedding" in name for name in with_decay)
     assert {"depth_decoder.heads", "depth_decoder.project.weight", "backbone.blocks.0.down.weight"} <= with_decay
+
+
+# --- microbatches, and activations that are computed twice ---
+
+DRAWN = replace(SHORT, dropout=0.2, input_dropout=0.1, steps=6)
+
+
+def gradients_of_a_step(store, codec, out: Path, config: TrainConfig, step: int = 0) -> tuple[dict, dict]:
+    """-> the metrics, and each gradient after clipping."""
+    with Trainer(torch.nn.Module.double(new_model(store, config)), codec, store, out, config) as trainer:
+        trainer.step = step
+        metrics = trainer.train_step()
+        return metrics, {n: p.grad.clone() for n, p in trainer.raw_model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("frames", [1, 32, 64, 96])
+def test_microbatches_give_the_step_of_the_whole_batch(store, codec, tmp_path, frames):
+    """Of 4 rows: 4, 4, 2, and one of 3 rows with one of 1; frames and dropout are drawn."""
+    parted = replace(DRAWN, batch=replace(DRAWN.batch, frames_per_microbatch=frames))
+    with Trainer(new_model(store, parted), codec, store, tmp_path, parted) as trainer:
+        assert [len(part.rows) for part in trainer.read_rows(0)] == {96: [3, 1], 64: [2, 2]}.get(frames, [1] * 4)
+    metrics, whole = gradients_of_a_step(store, codec, tmp_path, DRAWN)
+    parted_metrics, others = gradients_of_a_step(store, codec, tmp_path, parted)
+    for name in ("loss", "gradient_norm", "codes"):
+        assert parted_metrics[name] == pytest.approx(metrics[name], abs=1e-6)
+    assert whole.keys() == others.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(others[name], gradient, rtol=0, atol=1e-9)
+
+
+def test_a_run_goes_on_with_other_microbatches(store, codec, tmp_path):
+    run(store, codec, tmp_path / "run", replace(DRAWN, steps=4, save_every=4))
+    parted = replace(DRAWN, steps=4, batch=replace(DRAWN.batch, frames_per_microbatch=32))
+    with Trainer(new_model(store, parted), codec, store, tmp_path / "run", parted) as trainer:
+        assert trainer.restore() and trainer.step == 4
+
+
+def saved_bytes(store, codec, out: Path, config: TrainConfig) -> int:
+    """What a step's forward pass keeps for its backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with Trainer(new_model(store, config), codec, store, out, config) as trainer:
+        (part,) = trainer.read_rows(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            trainer.loss(part)
+    return sum(kept.values())
+
+
+def test_activation_checkpointing_keeps_less_and_changes_no_gradient(store, codec, tmp_path):
+    config = replace(DRAWN, model=replace(SHAPE, backbone=replace(SHAPE.backbone, num_layers=4)))
+    twice = replace(config, activation_checkpointing=True)
+    metrics, whole = gradients_of_a_step(store, codec, tmp_path, config)
+    other_metrics, others = gradients_of_a_step(store, codec, tmp_path, twice)
+    assert other_metrics["loss"] == pytest.approx(metrics["loss"], abs=1e-9)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(others[name], gradient, rtol=0, atol=1e-9)
+    assert saved_bytes(store, codec, tmp_path, twice) < 0.5 * saved_bytes(store, codec, tmp_path, config)
+    model = new_model(store, twice)
+    with Trainer(model, codec, store, tmp_path, twice):
+        assert all(block.gradient_checkpointing for block in model.backbone.blocks)
+    assert not any(block.gradient_checkpointing for block in model.modules() if isinstance(block, Block))

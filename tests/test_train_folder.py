@@ -316,7 +316,7 @@ def test_a_device_that_is_not_there_is_refused_and_the_processor_can_be_asked_fo
 def test_small_data_holds_out_recordings_whatever_their_copies(make_store, codec, tmp_path):
     def share(names: list[str]) -> float:
         store = make_store(tmp_path / str(len(names)), [np.zeros((3, 2), int)] * len(names), codec, names)
-        return for_small_data(FINETUNE, [store]).batch.heldout_share
+        return for_small_data(FINETUNE, store).batch.heldout_share
 
     assert share([f"voice/{i}~{copy}" for i in range(12) for copy in range(8)]) == 0.25  # three of twelve
     assert share([f"voice/{i}" for i in range(12)]) == 0.25

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..model.lm import SpeechLM
 from ..model.transformer import Block
@@ -21,7 +23,7 @@ def borrowed(
     Afterwards the object is as it came, but in eval mode and with what it learned.
     """
     blocks = [module for module in model.modules() if isinstance(module, Block)]
-    before = [(block.dropout, block._compiled_call_impl) for block in blocks]
+    before = [(block.dropout, block._compiled_call_impl, block.gradient_checkpointing) for block in blocks]
     device, attributes = model.device, set(vars(model))
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     try:
@@ -34,16 +36,23 @@ def borrowed(
             block.dropout = config.dropout
             if config.compile:
                 block.compile(dynamic=True)
+        if config.activation_checkpointing:  # the depth decoder holds a chunk's activations only
+            for block in model.backbone.blocks:
+                block.gradient_checkpointing, block._gradient_checkpointing_func = True, computed_twice
         yield accelerator.prepare(model.train())
     finally:
-        for block, (dropout, compiled) in zip(blocks, before, strict=True):
-            block.dropout, block._compiled_call_impl = dropout, compiled
+        for block, (dropout, compiled, checkpointing) in zip(blocks, before, strict=True):
+            block.dropout, block._compiled_call_impl, block.gradient_checkpointing = dropout, compiled, checkpointing
         for name in vars(model).keys() - attributes:  # accelerate's marks
             del vars(model)[name]
         model.zero_grad()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in learning)
         model.to(device).eval()  # pyright: ignore[reportArgumentType]
+
+
+# whatever is drawn comes from the rows' keys, so there is no generator to wind back
+computed_twice = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 def unreached(model: SpeechLM) -> list[Tensor]:

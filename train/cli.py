@@ -19,24 +19,31 @@ from ..inference.argument_checks import (
     check_data,
     check_folder,
     check_model,
+    check_package,
     check_text_model,
 )
 from ..inference.bench.cli import bench
 from ..inference.codec.cli import codec_bench, codec_contract, codec_report, codec_roundtrip
 from ..inference.compress.cli import codec_compress, codec_decompress
+from ..inference.doctor.cli import doctor
 from ..inference.generate_cli import generate, prefix
 from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
 from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
-from .config import FINETUNE, CodecTrainConfig, PatternsConfig, RunConfig, TrainConfig
+from .config import FINETUNE, CodecTrainConfig, FinetuneConfig, PatternsConfig, TrainConfig
+from .config_file import with_config_file
 from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
 
 ABOUT = "A speech language model on neural codec tokens."
 DATA = "a token store, an audio file, or a folder of them; several are mixed (--batch.mix)"
 Corpora = Annotated[tuple[Path, ...], arg(metavar="DATA", help=DATA, help_behavior_hint="(required)")]
 Run = Annotated[Path, arg(help="folder of the run; the same command resumes it")]
+ConfigFile = Annotated[
+    Path | None,
+    arg(name="config", metavar="FILE", help="a run's config.json: its settings, where no flag says otherwise"),
+]
 
 
 def train(
@@ -46,6 +53,7 @@ def train(
     init_from: Annotated[
         Path | None, arg(metavar="TEXT_MODEL", help="a Llama or Qwen text model (folder or .gguf): its backbone")
     ] = None,
+    config_file: ConfigFile = None,
     config: Annotated[TrainConfig, Options] = TrainConfig(),
 ) -> None:
     """Train a new speech LM on DATA (a token store, or audio) into the run folder --out, or resume that run."""
@@ -63,22 +71,49 @@ def train(
 
 
 def finetune(
-    data: Positional[Corpora],
+    data: Positional[Data],
     out: Run,
     model: Annotated[Model, arg(name="from")] = "default",
-    config: Annotated[RunConfig, Options] = FINETUNE,
+    compare: Annotated[
+        tuple[str, ...], arg(metavar="NAME=DATA", help="other speech to compare both models on at the end")
+    ] = (),
+    config_file: ConfigFile = None,
+    config: Annotated[FinetuneConfig, Options] = FINETUNE,
 ) -> None:
-    """Fine-tune a model (--from) on DATA (audio, or a token store) into the run folder --out, or resume that run."""
+    """Fine-tune a model (--from) on DATA (audio, or a token store) into the run folder --out, or resume that run.
+
+    Steps, learning rate, batch, dropout and copies that are not given are chosen by the hours of speech in DATA.
+    """
     check_folder(out)
-    settings = check_model(model, "--from")
-    for one in data:
-        check_data(one, settings)
+    base = check_model(model, "--from")
+    check_data(data, base)
+    others = named(compare)
+    for path in others.values():
+        check_data(path, base)
+    if config.replay not in ("", "self"):
+        check_data(Path(config.replay), base)
+    if config.lora.rank:
+        check_package("--lora.rank", "peft", "lora")
     say_loading(f"the model '{model}'")
     with claim(out, LANGUAGE_MODEL):
+        from .comparison import read, table
         from .runs import finetune as run
 
-        best = run(model, data, out, config)
-    say(f"{best}: the best weights on the held-out utterances")
+        best = run(model, data, out, config, others)
+        if is_main():
+            print(table(read(out)))
+    say(f"{best}: the best {'adapters' if config.lora.rank else 'weights'} on the held-out utterances")
+
+
+def named(pairs: tuple[str, ...]) -> dict[str, Path]:
+    """NAME=DATA, ... -> the data of each name. Raises ValueError for a word without a name, or a name twice."""
+    split = [pair.partition("=") for pair in pairs]
+    for pair, (name, _, data) in zip(pairs, split, strict=True):
+        if not name or not data:
+            raise ValueError(f"--compare '{pair}' is not NAME=DATA, such as others=recordings/")
+    if len({name for name, *_ in split}) < len(split):
+        raise ValueError("--compare: a name was given twice; each needs one of its own")
+    return {name: Path(data) for name, _, data in split}
 
 
 def patterns(
@@ -135,6 +170,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "transcribe": using.transcribe,
     "evaluate": using.evaluate,
     "verify": verify,
+    "doctor": doctor,
     "bench": bench,
     "convert": using.convert,
     "demo": using.demo,
@@ -194,7 +230,7 @@ def parsed(args: list[str]) -> tuple[Callable[..., Any] | None, Callable[[], Any
         listed = VERBS | {"codec": codec} if verbs is VERBS else verbs
         tyro.extras.subcommand_cli_from_dict(listed, prog=prog, description=ABOUT, args=["--help"])
     name = choose(args[0], [*verbs, "codec"] if verbs is VERBS else list(verbs), prog)
-    return verbs[name], parse(verbs[name], f"{prog} {name}", args[1:])
+    return verbs[name], parse(with_config_file(verbs[name], args[1:]), f"{prog} {name}", args[1:])
 
 
 def version_line() -> str:

@@ -9,6 +9,9 @@ from ..model.codec_shapes import SpectralConfig
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, PATTERNS, DepthConfig, Pattern, TextLayout, TransformerConfig
 
+Schedule = Literal["wsd", "cosine"]  # of the learning rate, after its warm-up
+Track = Literal["auto", "tensorboard", "wandb", "trackio", "none"]
+OptimizerKind = Literal["adamw", "muon"]
 GROUPED = r"depth-[1-9]\d*"  # the name, in comparisons, of pattern "depth" with groups of codebooks
 
 
@@ -27,9 +30,13 @@ def check_steps(**numbers: int) -> None:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a cosine to `final_share` of the learning rate."""
+    """How a gradient becomes a step; the schedule is schedule.py's, the optimizer optim.py's."""
 
     learning_rate: float = 1e-3  # peak learning rate, after the warm-up
+    kind: OptimizerKind = "adamw"  # adamw, or muon for the matrices of the blocks and AdamW for all else
+    rate_width: int = 256  # the matrices of a wider model learn at the rate x N / its width (0: at the rate itself)
+    schedule: Schedule = "cosine"  # wsd: the peak, and a decay at the end, so that a run can be extended; or a cosine
+    decay_share: float = 0.2  # share of the steps, the last ones, in which "wsd" decays
     final_share: float = 0.05  # learning rate of the last step, as a share of the peak
     warmup_steps: int = 100  # steps of linear warm-up
     weight_decay: float = 0.1  # weight decay of matrices; embeddings and norms have none
@@ -41,6 +48,12 @@ class OptimizerConfig:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be more than 0, and finite")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; it must not be negative")
+        if self.rate_width < 0:
+            raise ValueError(
+                f"rate_width is {self.rate_width}; it must be at least 1, or 0: the same rate at any width"
+            )
+        if not 0 < self.decay_share <= 1:
+            raise ValueError(f"decay_share is {self.decay_share}; it must be more than 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,8 @@ class BatchConfig:
     """The data of one step; a batch is a pure function of (seed, step)."""
 
     frames_per_batch: int = 4096  # frames of a step, over all processes, padding included
+    # frames that a process computes at a time, against running out of memory; 0: its whole share of a step
+    frames_per_microbatch: int = 0
     max_frames: int = 512  # longest piece of an utterance, in frames; a row holds several shorter ones
     voice_power: float = 1.0  # below 1, voices with little speech are drawn more often (voice: first folder of a name)
     # share of the rows of which the model hears and learns a random number of leading codebooks only
@@ -62,6 +77,8 @@ class BatchConfig:
         if min(self.frames_per_batch, self.max_frames) < 1:
             given = f"frames_per_batch {self.frames_per_batch}, max_frames {self.max_frames}"
             raise ValueError(f"{given}: each must be at least 1")
+        if self.frames_per_microbatch < 0:
+            raise ValueError(f"frames_per_microbatch is {self.frames_per_microbatch}; it must be at least 1, or 0: all")
         if not 0 <= self.codebook_dropout <= 1:
             raise ValueError(f"codebook_dropout is {self.codebook_dropout}; it must be from 0 to 1")
         if not all(0 < weight < float("inf") for weight in self.mix):
@@ -124,6 +141,8 @@ class LearningConfig:
     input_dropout: float = 0.0  # share of the input codes hidden from the model, against overfitting
     dropout: float = 0.0  # dropout on the output of each attention and feed-forward part
     bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
+    # compute the backbone's blocks again in the backward pass instead of keeping their activations: less memory, slower
+    activation_checkpointing: bool = False
     compile: bool = False  # fuse the blocks' operations; needs a C++ compiler, and a minute or two at the start
     seed: int = 0  # random seed of weights, batches and dropout; same seed, same machine: same weights
     batch: BatchConfig = BatchConfig()
@@ -151,10 +170,17 @@ class RunConfig(LearningConfig):
     evaluate_every: int = 250  # steps between evaluations on the held-out utterances
     save_every: int = 250  # steps between checkpoints
     save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
+    patience: int = 0  # stop after this many evaluations without a better one (0: never)
+    ema_decay: float = 0.0  # decay of the running average of the weights, which is then the result (0: none; 0.999)
+    skip_bad: bool = False  # leave out a batch whose loss is not finite, instead of stopping
+    track: Track = "auto"  # where curves are drawn: auto is TensorBoard where installed; wandb and trackio stay local
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_steps(steps=self.steps, evaluate_every=self.evaluate_every, save_every=self.save_every)
+        if self.patience < 0 or not 0 <= self.ema_decay < 1:
+            given = f"patience is {self.patience}, ema_decay {self.ema_decay}"
+            raise ValueError(f"{given}: patience must be at least 0, ema_decay at least 0 and less than 1")
         if not self.save_minutes > 0:
             raise ValueError(f"save_minutes is {self.save_minutes}; it must be more than 0")
 
@@ -176,7 +202,8 @@ class PatternsConfig(LearningConfig):
     generated_frames: int = 50  # frames generated to time each pattern
     model: ModelConfig = ModelConfig(preset="tiny")
     batch: BatchConfig = BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1)
-    optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=50)
+    # as it always was, so that patterns that join later stand beside the earlier ones
+    optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=50, schedule="cosine", rate_width=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,13 +228,58 @@ class PatternsConfig(LearningConfig):
         return TrainConfig(**shared, steps=steps, evaluate_every=steps, save_every=steps)
 
 
-FINETUNE = RunConfig(
-    steps=320,
-    input_dropout=0.1,
-    evaluate_every=40,
-    save_every=80,
-    batch=BatchConfig(frames_per_batch=2048, heldout_share=0.1),
-    optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=20),
+class OpenWhole(int):
+    """A default that by_hours.py replaces: nobody has chosen it."""
+
+
+class OpenNumber(float):
+    """The same for a number that need not be whole."""
+
+
+def is_open(value: float) -> bool:
+    return isinstance(value, OpenWhole | OpenNumber)
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Low-rank adapters, which learn in place of the model's weights; needs the extra "lora"."""
+
+    rank: int = 0  # rank of the adapters' matrices (0: no adapters, all weights learn)
+    alpha: float = 0.0  # the adapters count alpha / rank times (0: twice)
+    merge: bool = False  # also write the model with the adapters merged into its weights, to RUN/merged
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or not 0 <= self.alpha < float("inf"):
+            raise ValueError(f"rank is {self.rank}, alpha {self.alpha}: neither may be negative or infinite")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(RunConfig):
+    """One run of a model that goes on with new speech."""
+
+    copies: int = 8  # variants of each recording, where the data is audio
+    replay: str = ""  # base speech heard again, so that it is not forgotten: a store, audio, or self (the model's own)
+    replay_share: float = 0.2  # share of each batch that --replay gives
+    lora: LoraOptions = LoraOptions()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(copies=self.copies)
+        if not 0 < self.replay_share < 1:
+            raise ValueError(f"replay_share is {self.replay_share}; it must lie between 0 and 1")
+
+
+# what is open is chosen by the hours of speech
+FINETUNE = FinetuneConfig(
+    steps=OpenWhole(320),
+    input_dropout=OpenNumber(0.1),
+    dropout=OpenNumber(0.0),
+    copies=OpenWhole(8),
+    evaluate_every=OpenWhole(40),
+    save_every=OpenWhole(80),
+    patience=3,
+    batch=BatchConfig(frames_per_batch=OpenWhole(2048), heldout_share=0.1),
+    optimizer=OptimizerConfig(learning_rate=OpenNumber(3e-4), warmup_steps=20, schedule="cosine"),
 )
 
 

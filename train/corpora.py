@@ -56,12 +56,13 @@ def corpora(stores: Stores, batch: BatchConfig) -> list[Corpus]:
 def batches_of(
     found: Sequence[Corpus],
     batch: BatchConfig,
+    frames_per_batch: int,
     seed: int,
     tokenizer: TextTokenizer | None,
     layout: TextLayout,
     packed: bool,
 ) -> Batches:
-    sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
+    sizes = frames_per_batch, min(batch.max_frames, frames_per_batch)
     how = tokenizer, layout, packed, batch.codebook_dropout
     parts = [TokenBatches(corpus.store, *sizes, seed, corpus.training, *how) for corpus in found]
     return parts[0] if len(parts) == 1 else MixedBatches(parts, [corpus.share for corpus in found])

@@ -6,9 +6,12 @@ saves first. Works under `torchrun` through accelerate. What a step is is traine
 """
 
 import logging
-from collections.abc import Sequence
+import shlex
+import sys
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,14 +20,17 @@ from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.lm import SpeechLM
-from .config import RunConfig
+from .config import RunConfig, TrainConfig
+from .config_file import SHAPE
 from .corpora import Stores
 from .interruption import Interrupted, Interruption
 from .processes import agree
 from .run_folder import LANGUAGE_MODEL, claim, cut_metrics, write_config
 from .run_log import Log, describe, outcome
 from .trainer import Trainer
+from .tuning import Tuning
 
+Config = TypeVar("Config", bound=RunConfig)
 log = logging.getLogger(__name__)
 
 
@@ -36,26 +42,28 @@ def train(
     config: RunConfig,
     tokenizer: TextTokenizer | None = None,
     start: str | None = None,
+    tuning: Tuning = Tuning(),
 ) -> Path:
     """Run or resume -> the folder of the best weights on the held-out utterances.
 
-    tokenizer: for a model with text. start: see Trainer. `model` learns; else it is left as it came, in eval mode.
+    tokenizer: for a model with text. start: see Trainer. tuning: of a fine-tune.
+    `model` learns; else it is left as it came, in eval mode.
     Raises Interrupted (a KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
     """
     with (
         claim(out, LANGUAGE_MODEL),
-        Trainer(model, codec, store, out, config, tokenizer, start) as trainer,
+        Trainer(model, codec, store, out, config, tokenizer, start, tuning) as trainer,
         Interruption() as interruption,
     ):
         begin(trainer)
         with Log(trainer) as written:
             if trainer.step == 0:
-                written.heldout(trainer.evaluate())
-            while trainer.step < config.steps:
-                written.step(trainer.train_step())
-                last = trainer.step == config.steps
-                if trainer.step % config.evaluate_every == 0 or last:
-                    written.heldout(trainer.evaluate())
+                written.heldout()
+            while not trainer.is_finished:
+                written.step()
+                if trainer.step % config.evaluate_every == 0 or trainer.step == config.steps:
+                    written.heldout()
+                last = trainer.is_finished
                 asked = 0 if last else agree(trainer.accelerator, interruption.number)
                 if trainer.is_main and (trainer.is_due() or last or asked):
                     trainer.save()
@@ -75,8 +83,7 @@ def begin(trainer: Trainer) -> None:
     if not trainer.is_main:
         return
     cut_metrics(trainer.out, trainer.step if resumed else -1)
-    settings = {"model": trainer.model_settings(), "data": trainer.data, "start": trainer.start}
-    write_config(trainer.out, LANGUAGE_MODEL, asdict(trainer.config) | settings)
+    write_config(trainer.out, LANGUAGE_MODEL, record(trainer))
     if resumed:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
@@ -88,8 +95,22 @@ def begin(trainer: Trainer) -> None:
         )
 
 
-def for_small_data(config: RunConfig, stores: Sequence[TokenStore]) -> RunConfig:
-    """Hold out at least about three recordings of each, whatever the share says."""
-    fewest = min(len(np.unique(recordings(store))) for store in stores)
-    share = min(0.5, max(config.batch.heldout_share, 3 / max(fewest, 1)))
+def record(trainer: Trainer) -> dict[str, Any]:
+    """What config.json says of a run: its settings, and what it was made with. config_file.py reads the settings."""
+    settings = asdict(trainer.config)
+    if isinstance(trainer.config, TrainConfig):
+        settings[SHAPE] = settings["model"]
+    packages = ("codeclm", "torch", "transformers", "accelerate", "numpy")
+    return settings | {
+        "model": trainer.model_settings(),
+        "data": trainer.data,
+        "start": trainer.start,
+        "versions": {name: version(name) for name in packages},
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def for_small_data(config: Config, store: TokenStore) -> Config:
+    """Hold out at least about three recordings, whatever the share says."""
+    share = min(0.5, max(config.batch.heldout_share, 3 / max(len(np.unique(recordings(store))), 1)))
     return replace(config, batch=replace(config.batch, heldout_share=share))

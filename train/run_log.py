@@ -3,13 +3,20 @@
 import json
 import logging
 import math
-import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.preparation import duration
 from ..data.progress import progress_bar
+from ..inference.json_safe import json_safe
+from .meter import Meter
+from .normal import outside, unigram_bits
 from .run_folder import METRICS
+from .trackers import Tracker, make_tracker
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -19,6 +26,8 @@ def outcome(trainer: Trainer) -> str:
     """What the run did to the held-out speech."""
     before, best, step = trainer.before, trainer.best, trainer.best_step
     found = f"held-out speech: {before:.1f} bits/s before, {best:.1f} at step {step}"
+    if trainer.has_stopped and trainer.step < trainer.config.steps:
+        found = f"stopped at step {trainer.step}, {trainer.since_best} evaluations after the best (--patience); {found}"
     if best < before:
         return f"{found} ({1 - best / before:.1%} less)"
     return f"{found}: no step that was looked at is better than the start; the best of them is kept"
@@ -32,7 +41,7 @@ def describe(trainer: Trainer) -> str:
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M" for name, part in parts.items())
     hours = batches.num_frames / trainer.store.codec.frame_rate / 3600
     heldout, scored = (sum(len(getattr(c, name)) for c in trainer.corpora) for name in ("heldout", "scored"))
-    some = f", {scored} of them scored" if trainer.is_capped() else ""
+    some = f", {scored} of them scored" if trainer.is_capped else ""
     machine, precision = trainer.accelerator, str(model.dtype).removeprefix("torch.")
     return (
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); "
@@ -43,12 +52,13 @@ def describe(trainer: Trainer) -> str:
 
 
 class Log:
-    """metrics.jsonl, and the bar on the screen; the main process alone has either."""
+    """metrics.jsonl, the bar on the screen, and the tracker; the main process alone has them."""
 
     def __init__(self, trainer: Trainer):
-        self.trainer, self.file, self.started, self.codes_seen = trainer, None, time.monotonic(), 0
-        if trainer.is_main:
-            self.file = (trainer.out / METRICS).open("a")
+        self.trainer, self.meter = trainer, Meter(trainer)
+        self.tracker: Tracker | None = None
+        self.file = (trainer.out / METRICS).open("a") if trainer.is_main else None
+        self.unigram: list[float] = []
         steps = trainer.config.steps
         self.bar = progress_bar(total=steps, initial=trainer.step, unit="step", disable=not trainer.is_main)
 
@@ -59,30 +69,69 @@ class Log:
         self.bar.close()
         if self.file is not None:
             self.file.close()
+        if self.tracker is not None:
+            self.tracker.close()
 
-    def step(self, metrics: dict[str, float]) -> None:
-        """A step that was taken; every tenth, and the last, is written down."""
-        step, num_codebooks = self.trainer.step, self.trainer.store.codec.num_codebooks
-        self.codes_seen += int(metrics["codes"])
+    def step(self) -> None:
+        """Take a step; every tenth, and the last, is written down, with means since the line before."""
+        with self.meter.running():
+            metrics = self.trainer.train_step()
+        self.meter.add(metrics)
         self.bar.update(1)
+        step = self.trainer.step
         if self.file is None or (step % 10 and step != self.trainer.config.steps):
             return
+        metrics |= self.meter.read()
         metrics["bits_per_code"] = metrics["loss"] / math.log(2)
-        metrics["frames_per_second"] = self.codes_seen / num_codebooks / (time.monotonic() - self.started)
-        self._write(metrics)
+        if self.trainer.skipped:
+            metrics["skipped"] = self.trainer.skipped
+        self._write("train", metrics)
         frames_s = f"{metrics['frames_per_second']:.0f}"
         self.bar.set_postfix(bits_per_code=f"{metrics['bits_per_code']:.3f}", frames_s=frames_s)
 
-    def heldout(self, bits: float) -> None:
-        if self.trainer.is_main:
-            each = self.trainer.heldout_bits if len(self.trainer.corpora) > 1 else {}
-            values = {f"heldout_bits_per_second of {name}": found for name, found in each.items()}
-            self._write({"heldout_bits_per_second": bits, **values})
-            told = "".join(f", {name} {found:.1f}" for name, found in each.items())
-            log.info(f"step {self.trainer.step}: held-out {bits:.1f} bits/s{told}")
+    def heldout(self) -> None:
+        """Evaluate. The first line of a process also has what is normal (normal.py)."""
+        trainer, words = self.trainer, ""
+        bits = trainer.evaluate()
+        if not trainer.is_main:
+            return
+        values: dict[str, Any] = {"heldout_bits_per_second": bits, "heldout_bits_per_codebook": trainer.codebook_bits}
+        if len(trainer.corpora) > 1:
+            values |= {f"heldout_bits_per_second of {name}": own for name, own in trainer.heldout_bits.items()}
+        if not self.unigram:
+            each = [corpus.share * np.array(unigram_bits(corpus)) for corpus in trainer.corpora]
+            self.unigram = sum(each[1:], each[0]).tolist()
+            values["uniform_bits_per_codebook"] = [math.log2(trainer.store.codec.codebook_size)] * len(self.unigram)
+            values["unigram_bits_per_codebook"] = self.unigram
+        if trainer.step:
+            unusual = outside(trainer.codebook_bits, self.unigram)
+            words = f" ({unusual})" if unusual else ""
+        if len(trainer.corpora) > 1:
+            words = "".join(f", {name} {own:.1f}" for name, own in trainer.heldout_bits.items()) + words
+        self._write("heldout", values)
+        log.info(f"step {trainer.step}: held-out {bits:.1f} bits/s{words}")
 
-    def _write(self, metrics: dict[str, float]) -> None:
+    def _write(self, group: str, metrics: dict[str, Any]) -> None:
+        """Numbers, and lists of one for each codebook."""
         assert self.file is not None
-        values = {name: round(value, 6) for name, value in metrics.items()}
-        self.file.write(json.dumps({"step": self.trainer.step, **values}) + "\n")
+        trainer = self.trainer
+        values = {name: rounded(value) for name, value in metrics.items()}
+        self.file.write(json.dumps({"step": trainer.step, **json_safe(values)}) + "\n")
         self.file.flush()
+        if self.tracker is None:
+            settings = asdict(trainer.config) | {"data": trainer.data}
+            self.tracker = make_tracker(trainer.config.track, trainer.out, trainer.step, settings)
+        self.tracker.numbers(trainer.step, dict(flat(group, metrics)))
+
+
+def rounded(value: Any) -> Any:
+    return [round(item, 6) for item in value] if isinstance(value, list) else round(value, 6)
+
+
+def flat(group: str, metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names as trackers show them; a list has a curve for each codebook."""
+    for name, value in metrics.items():
+        if isinstance(value, list):
+            yield from ((f"{group}/{name}/{k}", item) for k, item in enumerate(value))
+        else:
+            yield f"{group}/{name}", value

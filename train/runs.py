@@ -4,22 +4,31 @@ Both do what the verbs of these names do; the run itself is loop.py.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.config import PrepareConfig, with_settings
+from ..data.token_store import TokenStore
+from ..inference.argument_checks import check_package
 from ..inference.generator import SpeechGenerator
-from ..inference.loading import load
+from ..inference.loading import load, save_model
 from ..model.codecs import Codec, load_codec
+from .adapters import save_adapters, with_adapters
+from .by_hours import by_hours, hours_of
 from .checkpoint import tensors_sha256
-from .config import FINETUNE, RunConfig, TrainConfig
+from .comparison import compare_speech
+from .config import FINETUNE, FinetuneConfig, TrainConfig
 from .loop import for_small_data
 from .loop import train as run
 from .new_model import new_model, new_tokenizer
-from .processes import Data, open_stores
-from .run_folder import LANGUAGE_MODEL, claim
+from .processes import Data, main_first, open_store, open_stores
+from .processes import start as start_processes
+from .replay import SELF, own_speech
+from .run_folder import LANGUAGE_MODEL, claim, is_main
+from .tuning import Tuning
 
 PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
 
@@ -34,9 +43,9 @@ def train(
 ) -> Path:
     """Train a new speech LM on `data` -> the folder of its best weights, which `codeclm.load` reads.
 
-    data, out, settings and errors: as for `finetune`. codec: a name or folder as `load_codec` takes it, or a codec; a
-    token store must be of this codec. init_from: a Llama or Qwen text model (a folder, a hub id or a .gguf file) that
-    becomes the backbone; without it the weights are random, a matter of `seed`.
+    data, out, settings and errors: as for `finetune`; several data are mixed (batch.mix). codec: a name or folder as
+    `load_codec` takes it, or a codec; a token store must be of this codec. init_from: a Llama or Qwen text model (a
+    folder, a hub id or a .gguf file) that becomes the backbone; without it the weights are random, a matter of `seed`.
     """
     out, config = Path(out), with_settings(config, settings)
     with claim(out, LANGUAGE_MODEL):
@@ -51,26 +60,52 @@ def train(
 
 def finetune(
     lm: SpeechGenerator | str | Path,
-    data: Data | Sequence[Data],
+    data: str | Path | TokenStore,
     out: str | Path,
-    config: RunConfig = FINETUNE,
+    config: FinetuneConfig = FINETUNE,
+    compare: Mapping[str, str | Path] = {},
     **settings: Any,
 ) -> Path:
     """Go on training a model on speech of your own -> the folder of the best weights, which `codeclm.load` reads.
 
     lm: a loaded model, which stays as it is, or a name that `codeclm.load` takes. data: an audio file, a folder of them
-    (a few minutes are enough), a token store, or several of these, which are mixed (batch.mix).
-    out: the folder of the run; the same call again goes on where it
-    stood, and a run that is finished is only read. settings: fields of `config`, such as steps=20, or
-    optimizer={"learning_rate": 1e-4} for a part of it.
+    (a few minutes are enough), or a token store. out: the folder of the run; the same call again goes on where it
+    stood, and a run that is finished is only read. compare: other speech by name, audio or stores, on which both models
+    are compared at the end (OUT/comparison.json). settings: fields of `config`, such as steps=20, or
+    optimizer={"learning_rate": 1e-4} for a part of it; those that nobody gives and that depend on the amount of speech
+    are by_hours.py's. With lora={"rank": 16} adapters learn, and the folder holds these alone.
     Raises ValueError or OSError in one line: nothing usable in `data`, tokens of another codec, a setting that is
     unknown or out of range, `out` holds another run or another process writes there. Ctrl-C saves first and raises
     KeyboardInterrupt.
     """
     out, config = Path(out), with_settings(config, settings)
+    if config.lora.rank:
+        check_package("--lora.rank", "peft", "lora")
     with claim(out, LANGUAGE_MODEL):
-        mine = isinstance(lm, SpeechGenerator)
-        lm = lm if mine else load(lm)
-        stores = open_stores(data, out, lm.codec, replace(PIECES, copies=8), config.device)
-        model = copy.deepcopy(lm.model) if mine else lm.model
-        return run(model, lm.codec, stores, out, for_small_data(config, stores), lm.tokenizer)
+        base = lm if isinstance(lm, SpeechGenerator) else load(lm)
+        config = by_hours(config, hours_of(data))
+        store = open_store(data, out / "tokens", base.codec, replace(PIECES, copies=config.copies), config.device)
+        replay = open_replay(config.replay, base, out / "replay", config.device)
+        model, save = copy.deepcopy(base.model), None
+        start = tensors_sha256(model.state_dict())
+        if config.lora.rank:
+            save = partial(save_adapters, with_adapters(model, base, config.lora, config.seed))
+        tuning = Tuning(config.lora, save, replay, config.replay_share)
+        config = for_small_data(config, store)
+        best = run(model, base.codec, store, out, config, base.tokenizer, start, tuning)
+        if is_main():
+            if config.lora.rank and config.lora.merge:
+                tuned = load(best, device="cpu")
+                save_model(tuned.model, tuned.codec, out / "merged", tokenizer=tuned.tokenizer)
+            compare_speech(base, best, store, config.batch, out, compare)
+        return best
+
+
+def open_replay(replay: str, base: SpeechGenerator, out: Path, device: str) -> TokenStore | None:
+    """Base speech as tokens: of data of yours, or drawn by the base model; "": none."""
+    if not replay:
+        return None
+    if replay != SELF:
+        return open_store(replay, out, base.codec, PIECES, device)
+    with main_first(start_processes(device)):
+        return own_speech(base, out)

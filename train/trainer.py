@@ -8,15 +8,17 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ..data.ahead import Ahead
+from ..data.dataset import TokenBatches
 from ..data.rows import Rows, can_be_packed
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
@@ -27,7 +29,9 @@ from ..model.device import has_fast_bf16
 from ..model.layout import num_scored
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
+from ..model.random_bits import row_keys
 from ..model.speech_lm_config import SpeechLMConfig
+from .bad_batch import blamed
 from .borrowed import borrowed
 from .checkpoint import (
     difference,
@@ -42,13 +46,28 @@ from .checkpoint import (
 )
 from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
 from .corpora import Stores, batches_of, corpora
-from .optim import learning_rate, make_optimizer
+from .ema import Ema
+from .extension import BEFORE_DECAY, resume_from
+from .optim import make_optimizer, rate_scale
 from .processes import start as start_processes
 from .processes import total
+from .replay import Replayed
+from .schedule import decay_start, learning_rate
+from .tuning import Tuning
 
 ANNOUNCED = 8  # steps ahead, for what is read from a disk
 
 log = logging.getLogger(__name__)
+
+STANDING = ("best", "best_step", "since_best", "before", "skipped")  # what a checkpoint says of a run, beside its step
+
+
+class Microbatch(NamedTuple):
+    """Rows that go through the model at once."""
+
+    rows: Rows
+    keys: Tensor  # [B], see random_bits.py
+    scored: int  # codes, EOS and text tokens; 0: the loss of these rows counts nothing
 
 
 class Trainer:
@@ -63,6 +82,7 @@ class Trainer:
         config: RunConfig,
         tokenizer: TextTokenizer | None = None,
         start: str | None = None,
+        tuning: Tuning = Tuning(),
     ):
         """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
         self.corpora = corpora(store, config.batch)
@@ -70,12 +90,22 @@ class Trainer:
         self.store.require_model(model.config)
         self.config, self.out, self.codec, self.tokenizer = config, out, codec, tokenizer
         self.raw_model, self.step = model, 0
+        self.tuning = tuning
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
-        self.best_step = 0
+        self.best_step = self.since_best = 0  # evaluations since the best one
+        self.skipped = 0  # batches that were left out
+        self.codebook_bits: list[float] = []  # of each codebook, for a code of the held-out speech
         self.heldout_bits: dict[str, float] = {}  # of each corpus, at the last evaluation
         self.start = tensors_sha256(model.state_dict()) if start is None else start
-        packed = can_be_packed(model.config)
-        self.batches = batches_of(self.corpora, config.batch, config.seed, *self._text(), packed)
+        batch = config.batch
+        again = round(batch.frames_per_batch * tuning.replay_share) if tuning.replay else 0  # frames of base speech
+        how = *self._text(), can_be_packed(model.config)
+        own = batches_of(self.corpora, batch, batch.frames_per_batch - again, config.seed, *how)
+        self.batches = own
+        if tuning.replay:
+            sizes = again, min(own.row_columns, again)
+            replay = TokenBatches(tuning.replay, *sizes, config.seed, None, *how, batch.codebook_dropout)
+            self.batches = Replayed(own, replay)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -83,6 +113,7 @@ class Trainer:
         self._borrowed = ExitStack()
         self.model: Any = self._borrowed.enter_context(borrowed(model, self.accelerator, config, self.autocast()))
         self.optimizer = make_optimizer(model, config.optimizer)
+        self.ema = Ema(model, config.ema_decay) if config.ema_decay else None
 
     def close(self) -> None:
         """Give the model back."""
@@ -106,15 +137,38 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step on this rank's rows of the global batch."""
-        config, device = self.config, self.accelerator.device
+        config = self.config
         rate = learning_rate(config.optimizer, self.step, config.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # the frames that the depth decoder sees, and dropout
-        torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + self.accelerator.process_index)
-        rows, scored = self._rows(self.step)
-        num_global = round(total(self.accelerator, scored)[0])
-        rows = rows.to(device)
+            group["lr"] = rate * group["rate_scale"]
+        parts = self._rows(self.step)
+        num_global = round(total(self.accelerator, sum(part.scored for part in parts))[0])
+        loss = torch.zeros((), device=self.accelerator.device)
+        self.optimizer.zero_grad()
+        for part in parts:
+            # gradients of the ranks are summed once, in the last backward pass
+            with nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.model):
+                share = self.loss(part) * (self.accelerator.num_processes * part.scored / num_global)
+                self.accelerator.backward(share)
+            loss += share.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
+        reduced = cast(Tensor, self.accelerator.reduce(loss, "mean"))
+        value, slope = torch.stack([reduced, norm]).tolist()  # a GPU is waited for here
+        metrics = {"loss": value, "learning_rate": rate, "gradient_norm": slope, "codes": num_global}
+        metrics["waited_s"] = self._rows.waited_s
+        if math.isfinite(value) and math.isfinite(slope):
+            self.optimizer.step()
+        else:
+            self.leave_out(value, slope)
+            metrics |= {"loss": 0.0, "codes": 0}
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.step)
+        return metrics
+
+    def loss(self, part: Microbatch) -> Tensor:
+        """The mean over what the rows score."""
+        config, rows = self.config, part.rows.to(self.accelerator.device)
         with self.autocast():
             output = self.model(
                 rows.codes,
@@ -125,33 +179,48 @@ class Trainer:
                 depth_fraction=config.depth_fraction,
                 depth_chunk=config.depth_chunk,
                 input_dropout=config.input_dropout,
+                row_keys=part.keys.to(self.accelerator.device),
             )
-        loss = output.loss * (self.accelerator.num_processes * scored / num_global)
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
-        reduced = cast(Tensor, self.accelerator.reduce(loss.detach(), "mean"))
-        value, slope = torch.stack([reduced, norm]).tolist()  # a GPU is waited for here
-        if not math.isfinite(value) or not math.isfinite(slope):
-            newest = latest_checkpoint(self.out)
-            kept = f", and {newest} is intact" if newest else ""
-            raise FloatingPointError(
-                f"step {self.step}: the loss is {value}, its gradient {slope}; the weights were not touched{kept}"
-            )
-        self.optimizer.step()
-        self.step += 1
-        return {"loss": value, "learning_rate": rate, "gradient_norm": slope, "codes": num_global}
+        return output.loss
 
-    def read_rows(self, step: int) -> tuple[Rows, int]:
-        """This rank's rows of a step, and the number of codes that it scores."""
-        mine = self.accelerator.process_index, self.accelerator.num_processes
+    def leave_out(self, loss: float, slope: float) -> None:
+        """Count a batch whose loss is not finite. Raises FloatingPointError unless such batches are to be skipped."""
+        problem = f"step {self.step}: the loss is {loss}, its gradient {slope}, by {blamed(self)}"
+        if self.config.skip_bad:
+            self.skipped += 1
+            log.warning(f"{problem}; the batch was left out, the {self.skipped}. of this run")
+            return
+        newest = latest_checkpoint(self.out)
+        kept = f", and {newest} is intact" if newest else ""
+        raise FloatingPointError(f"{problem}; the weights were not touched{kept}; --skip-bad leaves such a batch out")
+
+    def aside(self, call: Callable[[], Any]) -> Any:
+        """`call`, which reads `batches`, while nobody else does."""
+        return self._rows.aside(call)
+
+    def read_rows(self, step: int) -> list[Microbatch]:
+        """This rank's rows of a step, in as many parts as every other rank's."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         if step + ANNOUNCED < self.config.steps:
-            self.batches.announce(step + ANNOUNCED, *mine)
-        rows = self.batches.rows(step, *mine)
-        scored = self.num_scored(rows)
+            self.batches.announce(step + ANNOUNCED, rank, ranks)
+        rows = self.batches.rows(step, rank, ranks)
+        keys = row_keys(self.config.seed, step, range(rank, rank + len(rows) * ranks, ranks))
+        size, count = self.microbatches(step, rows.codes.shape[2])
+        return [self.microbatch(step, rows, keys, slice(i * size, (i + 1) * size)) for i in range(count)]
+
+    def microbatches(self, step: int, num_columns: int) -> tuple[int, int]:
+        """-> the most rows of a microbatch, and the number of microbatches of a step, on every rank."""
+        most = -(-len(self.batches.batch(step)) // self.accelerator.num_processes)  # rows of a rank
+        frames = self.config.batch.frames_per_microbatch
+        size = max(1, frames // num_columns) if frames else most
+        return size, -(-most // size)
+
+    def microbatch(self, step: int, rows: Rows, keys: Tensor, which: slice) -> Microbatch:
+        part, own = rows.take(which), keys[which]
+        scored = self.num_scored(part)
         if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
-            rows = self.batches.rows(step, 0, self.config.batch.frames_per_batch)  # the first alone
-        return rows.pinned() if self.accelerator.device.type == "cuda" else rows, scored
+            part, own = self.batches.rows(step, 0, self.config.batch.frames_per_batch), keys.new_zeros(1)
+        return Microbatch(part.pinned() if self.accelerator.device.type == "cuda" else part, own, scored)
 
     def text_of(self, rows: Rows) -> Tensor | None:
         return rows.text if self.raw_model.text_size else None
@@ -166,46 +235,83 @@ class Trainer:
     def evaluate(self) -> float:
         """bits/s of the held-out utterances, where there are several corpora their mean by share.
 
-        Before the first step that is `before`; later the best weights are kept.
-
-        Every rank scores a part of them.
+        Before the first step that is `before`; later the best weights are kept. The weights are the average of those
+        that learned, if there is one. Every rank scores a part of the utterances.
         """
         config = EvaluateConfig(bf16=self.bf16)
-        for corpus in self.corpora:
-            mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
-            scores = score_store(self.raw_model, corpus.store, config, mine, False, self.tokenizer)
-            nats, num_frames = total(self.accelerator, scores.nll.sum(), scores.num_frames.sum())
-            self.heldout_bits[corpus.name] = self.store.codec.frame_rate * nats / num_frames / math.log(2)
-        bits = sum(corpus.share * self.heldout_bits[corpus.name] for corpus in self.corpora)
-        if self.step == 0:  # a run's model is what it learned
-            self.before = bits
-        elif bits < self.best:
-            self.best, self.best_step = bits, self.step
-            if self.is_main:
-                save_model(self.raw_model, self.codec, self.out / "model", tokenizer=self.tokenizer)
+        rate, self.codebook_bits = self.store.codec.frame_rate, [0.0] * self.store.codec.num_codebooks
+        with self.averaged():
+            for corpus in self.corpora:
+                mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
+                scores = score_store(self.raw_model, corpus.store, config, mine, False, self.tokenizer)
+                *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
+                own = [value / num_frames / math.log(2) for value in nats]
+                self.heldout_bits[corpus.name] = rate * sum(own)
+                self.codebook_bits = [
+                    bits + corpus.share * more for bits, more in zip(self.codebook_bits, own, strict=True)
+                ]
+            bits = sum(corpus.share * self.heldout_bits[corpus.name] for corpus in self.corpora)
+            if self.step == 0:  # a run's model is what it learned
+                self.before = bits
+            elif bits < self.best:
+                self.best, self.best_step, self.since_best = bits, self.step, 0
+                if self.is_main:
+                    (self.tuning.save or self.save_whole)(self.out / "model")
+            else:
+                self.since_best += 1
         return bits
+
+    def save_whole(self, folder: Path) -> None:
+        save_model(self.raw_model, self.codec, folder, tokenizer=self.tokenizer)
+
+    def averaged(self) -> AbstractContextManager:
+        """The model has the weights that are evaluated and kept."""
+        return nullcontext() if self.ema is None else self.ema.applied()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are taken, or patience is over."""
+        return self.step >= self.config.steps or self.has_stopped
+
+    @property
+    def has_stopped(self) -> bool:
+        return 0 < self.config.patience <= self.since_best
+
+    @property
+    def decays_from_here(self) -> bool:
+        """Whether a longer run would go on from here."""
+        optimizer, steps = self.config.optimizer, self.config.steps
+        return optimizer.schedule == "wsd" and self.step == decay_start(optimizer, steps) < steps
 
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
         since = time.monotonic() - self._saved
-        return self.step % self.config.save_every == 0 or since > 60 * self.config.save_minutes
+        late = since > 60 * self.config.save_minutes
+        return self.step % self.config.save_every == 0 or self.decays_from_here or late
 
     def save(self) -> Path:
+        """A checkpoint; where the learning rate begins to decay, also one for a run that is extended."""
         files = {"model": dict(self.raw_model.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
-        state = {name: getattr(self, name) for name in ("best", "best_step", "before")}
-        path = save_checkpoint(self.out, self.step, files, state | {"steps": self.config.steps, "run": self.identity()})
+        if self.ema is not None:
+            files["ema"] = self.ema.tensors
+        state = {name: getattr(self, name) for name in STANDING} | {"steps": self.config.steps, "run": self.identity()}
+        if self.decays_from_here:
+            save_checkpoint(self.out / BEFORE_DECAY, self.step, files, state, keep=1)
+        path = save_checkpoint(self.out, self.step, files, state)
         self._saved = time.monotonic()
         return path
 
     def restore(self) -> bool:
         """Go on from the newest whole checkpoint. Raises ValueError if it belongs to another run."""
-        found = latest_checkpoint(self.out)
-        if found is None:
+        newest = latest_checkpoint(self.out)
+        if newest is None:
             return False
+        found, changed = resume_from(self.out, newest, self.config)
         state, tensors = load_state(found), load_tensors(found, "model")
         older = defaults(state["run"].get("seed", 0))
         for key, value in self.identity().items():
-            other = difference(filled(state["run"].get(key, value), older.get(key)), value)
+            before = state["run"].get(key, Tuning().identity().get(key, older.get(key, value)))
+            other = difference(filled(before, older.get(key)), value)
             # whoever goes on with the model that the run itself has trained does not start anew
             if other and not (key == "start" and tensors_sha256(tensors) == value):
                 raise ValueError(
@@ -214,22 +320,32 @@ class Trainer:
         self.start = state["run"].get("start", self.start)
         self.raw_model.load_state_dict(tensors)
         unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
-        self.step, self.best, steps = state["step"], state["best"], state.get("steps", self.config.steps)
-        self.best_step, self.before = state.get("best_step", 0), state.get("before", math.inf)
-        if steps != self.config.steps and self.is_main:
-            log.info(
-                f"steps was {steps} and is {self.config.steps}: from here the learning rate follows another cosine"
-            )
+        if self.ema is not None:
+            self.ema.load(load_tensors(found, "ema"))
+        self.step = state["step"]
+        for name in STANDING:
+            setattr(self, name, state.get(name, getattr(self, name)))
+        if found != newest:  # model/ holds what was best, also of steps that are taken again
+            held = load_state(newest)
+            self.best, self.best_step, self.since_best = held["best"], held["best_step"], 0
+        if changed and self.is_main:
+            log.info(changed)
         return True
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resumed run to be the same run."""
         config = self.config
+        same_rate = rate_scale(config.optimizer, self.raw_model.config.backbone.dim) == 1
         values = {
+            **self.tuning.identity(),
             "data": self.data,
             "model": self.model_settings(),
-            "batch": asdict(config.batch) | ({} if self.is_capped() else {"heldout_frames": 0}),
-            "optimizer": asdict(config.optimizer),
+            # microbatches change nothing but memory
+            "batch": asdict(config.batch)
+            | ({} if self.is_capped else {"heldout_frames": 0})
+            | {"frames_per_microbatch": 0},
+            "optimizer": asdict(config.optimizer) | ({"rate_width": 0} if same_rate else {}),
+            "ema_decay": config.ema_decay,
             "loss": asdict(config.loss),
             **{name: getattr(config, name) for name in ("seed", "depth_fraction", "dropout", "input_dropout")},
             "rows": "packed" if self.batches.packed else "padded",
@@ -244,6 +360,7 @@ class Trainer:
         hashes = [corpus.store.data_hash for corpus in self.corpora]
         return hashes if len(hashes) > 1 else hashes[0]
 
+    @property
     def is_capped(self) -> bool:
         """Whether an evaluation scores only a part of what is held out."""
         return any(corpus.scored != corpus.heldout for corpus in self.corpora)
@@ -262,11 +379,10 @@ def defaults(seed: int) -> dict[str, Any]:
 
     seed: of the run. It decided what is held out, and all of that was scored.
     """
-    parts = {
-        "batch": BatchConfig(heldout_seed=seed, heldout_frames=0),
-        "optimizer": OptimizerConfig(),
-        "loss": LossConfig(),
-    }
+    batch = BatchConfig(heldout_seed=seed, heldout_frames=0)
+    optimizer = OptimizerConfig(schedule="cosine", rate_width=0)
+    parts = {"batch": batch, "optimizer": optimizer, "loss": LossConfig()}
     values = {name: asdict(part) for name, part in parts.items()} | {"model": own_settings(SpeechLMConfig())}
     values["batch"]["heldout_by"] = "utterance"  # and by another hash: such a run cannot go on
+    values |= {"ema_decay": 0.0}
     return json.loads(json.dumps(values))

@@ -45,7 +45,7 @@ def measure_speech(audio: np.ndarray, sample_rate: int) -> SpeechMeasures:
     audio = _checked(audio)
     if audio.size == 0:
         return SpeechMeasures(0.0, float("-inf"), 0.0, 0.0, 1.0, 0.0, 0.0)
-    active = _active_frames(audio, sample_rate)
+    active = active_frames(audio, sample_rate)
     pitch = pitch_track(audio, sample_rate)
     voiced = pitch[pitch > 0]
     magnitude = np.abs(audio)
@@ -70,7 +70,7 @@ def pitch_track(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     audio = _checked(audio)
     if audio.size == 0:
         return np.zeros(0)
-    active = _active_frames(audio, sample_rate)
+    active = active_frames(audio, sample_rate)
     factor = -(-MIN_TRACKING_RATE // sample_rate)
     rate = factor * sample_rate
     window, min_lag, max_lag = round(WINDOW_S * rate), int(rate / MAX_PITCH_HZ), int(rate / MIN_PITCH_HZ)
@@ -215,7 +215,7 @@ def _frames(audio: np.ndarray, hop: int, length: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, length)[: num_frames * hop : hop]
 
 
-def _active_frames(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+def active_frames(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """[N] bool: the frames that are no pause."""
     power = np.square(_frames(audio, _hop(sample_rate), round(WINDOW_S * sample_rate))).mean(axis=1)
     loudest = 10 * np.log10(power.max() + 1e-20)

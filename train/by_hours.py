@@ -1,0 +1,90 @@
+"""Settings of a fine-tune that depend on the amount of speech, chosen by its hours where nobody has chosen.
+
+train/README.md has the table, and says which of it was measured.
+"""
+
+import logging
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..data.audio import EXTENSIONS, audio_header
+from ..data.preparation import duration
+from ..data.store_index import HEADER
+from ..data.token_store import TokenStore
+from .config import FinetuneConfig, is_open
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """For about this much speech."""
+
+    hours: float
+    steps: int
+    frames_per_batch: int
+    rate: float  # learning rate when all weights learn
+    lora_rate: float
+    copies: int
+    input_dropout: float
+    dropout: float
+
+
+PRESETS = (
+    Preset(5 / 60, 120, 1280, 3e-4, 3e-3, 8, 0.1, 0.0),
+    Preset(1.0, 480, 2560, 3e-4, 3e-3, 4, 0.1, 0.0),
+    Preset(20.0, 6000, 4096, 3e-4, 2e-3, 1, 0.05, 0.0),
+    Preset(1000.0, 50_000, 16384, 3e-4, 1e-3, 1, 0.0, 0.0),
+)
+
+
+def by_hours(config: FinetuneConfig, hours: float) -> FinetuneConfig:
+    """`config` with the settings that are still open (`is_open`), and a line that says which."""
+    preset = min(PRESETS, key=lambda preset: abs(math.log(preset.hours / max(hours, 1e-6))))
+    rate = preset.lora_rate if config.lora.rank else preset.rate
+    chosen: dict[str, object] = {}
+
+    def choose(name: str, given: float, value: float) -> float:
+        """What is given, if it is; else `value`, and a note."""
+        if not is_open(given):
+            return given
+        chosen[name] = value
+        return value
+
+    steps = int(choose("steps", config.steps, preset.steps))
+    batch, optimizer = config.batch, config.optimizer
+    frames = int(choose("frames per batch", batch.frames_per_batch, preset.frames_per_batch))
+    rate = choose("learning rate", optimizer.learning_rate, rate)
+    config = replace(
+        config,
+        steps=steps,
+        copies=int(choose("copies", config.copies, preset.copies)),
+        input_dropout=choose("input dropout", config.input_dropout, preset.input_dropout),
+        dropout=choose("dropout", config.dropout, preset.dropout),
+        evaluate_every=max(1, steps // 6) if is_open(config.evaluate_every) else config.evaluate_every,
+        save_every=max(1, steps // 3) if is_open(config.save_every) else config.save_every,
+        batch=replace(batch, frames_per_batch=frames),
+        optimizer=replace(optimizer, learning_rate=rate),
+    )
+    if chosen:
+        listed = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+        log.info(f"{duration(hours)} of speech: {listed}")
+    return config
+
+
+def hours_of(data: str | Path | TokenStore) -> float:
+    """Hours of speech in audio, as its headers say, or in a token store, copies left out; 0 for what is neither."""
+    if isinstance(data, TokenStore) or (Path(data) / HEADER).is_file():
+        store = data if isinstance(data, TokenStore) else TokenStore(data)
+        seconds = [
+            samples / store.codec.sample_rate
+            for name, samples in zip(store.names, store.num_samples.tolist(), strict=True)
+            if not re.search(r"~[1-9]\d*$", name)
+        ]
+    else:
+        path = Path(data)
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS]
+        seconds = [audio_header(file)[1] for file in files]
+    return sum(seconds) / 3600
