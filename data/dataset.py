@@ -52,8 +52,16 @@ class Batches:
     seed: int
     packed: bool
     num_codebooks: int
+    num_frames: int  # to train on
+    frames_per_batch: int
+    max_frames: int
     row_columns: int  # of a packed row
     codebook_dropout: float
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest batch."""
+        raise NotImplementedError
 
     def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:
         """The rows of a step: segments [M, 3] of the store of these grids."""
@@ -71,6 +79,12 @@ class Batches:
         for codes, left in zip(rows.codes, self.codebooks_left(step, len(batch))[rank::world_size], strict=True):
             codes[left:] = ABSENT
         return rows
+
+    def announce(self, step: int, rank: int = 0, world_size: int = 1) -> None:
+        """These rows will be asked for soon: the system reads their codes from the disk meanwhile."""
+        for grids, row in self.batch(step)[rank::world_size]:
+            for utterance, start, stop in row.tolist():
+                grids.store.announce(utterance, start, stop)
 
     def codebooks_left(self, step: int, num_rows: int) -> list[int]:
         """Leading codebooks of each row of a step; the others are ABSENT."""
@@ -122,11 +136,10 @@ class TokenBatches(Batches):
         # columns of a packed row: the remainder of the division is shared among the rows
         self.row_columns = min(frames_per_batch // (frames_per_batch // max_frames), total)
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far
-        self._newest: tuple[int, Plan] | None = None
+        self._plans: dict[int, Plan] = {}  # of the two newest epochs: what is announced may be in the next one
 
     @property
     def most_rows(self) -> int:
-        """Rows of the largest batch."""
         return int(np.diff(self.epoch_batches(0).first_row).max())
 
     def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:
@@ -140,9 +153,10 @@ class TokenBatches(Batches):
         return locate(step, self._ends, lambda epoch: len(self.epoch_batches(epoch)))
 
     def epoch_batches(self, epoch: int) -> Plan:
-        if self._newest is None or self._newest[0] != epoch:
-            self._newest = (epoch, self._plan(np.random.default_rng([self.seed, epoch])))
-        return self._newest[1]
+        if epoch not in self._plans:
+            self._plans = {kept: plan for kept, plan in self._plans.items() if kept == epoch - 1}
+            self._plans[epoch] = self._plan(np.random.default_rng([self.seed, epoch]))
+        return self._plans[epoch]
 
     def _plan(self, rng: np.random.Generator) -> Plan:
         room = self.max_frames - self.grids.num_columns  # [N] frames that the first segment may have

@@ -30,6 +30,7 @@ class MixedBatches(Batches):
         first = parts[0]
         self.parts, self.seed, self.packed = list(parts), first.seed, first.packed
         self.num_codebooks, self.codebook_dropout = first.num_codebooks, first.codebook_dropout
+        self.frames_per_batch, self.max_frames = first.frames_per_batch, first.max_frames
         self.row_columns = max(part.row_columns for part in parts)
         self.num_units = first.frames_per_batch // self.row_columns if self.packed else 1  # of a step
         self.num_frames = sum(part.num_frames for part in parts)
@@ -41,7 +42,6 @@ class MixedBatches(Batches):
 
     @property
     def most_rows(self) -> int:
-        """Rows of the largest batch."""
         return self.num_units if self.packed else max(part.most_rows for part in self.parts)
 
     def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:

@@ -273,3 +273,20 @@ class StoreHeader:
 
 class FutureFormat(ValueError):
     """A store that a newer codeclm has written."""
+
+
+def read_shards(folder: Path, header: StoreHeader) -> list[ShardIndex]:
+    """The JSON files of a store's shards.
+
+    Raises FileNotFoundError or ValueError if they are not those it was finished with.
+    """
+    indices = []
+    for shard in header.shards:
+        path = folder / f"{shard.name}.json"
+        index = ShardIndex.read(path)
+        found = index.index_sha256, len(index.utterances), index.num_frames
+        if found != (shard.index_sha256, shard.num_utterances, shard.num_frames):
+            raise ValueError(f"{path}: is not the index this store was finished with; {AGAIN}")
+        # the oldest did not say which pieces of a recording go on
+        indices.append(index if header.sha256 else index.with_cuts_by_name())
+    return indices

@@ -1,6 +1,8 @@
 """Writing a token store: shard by shard, then its index and store.json; the format is token_store.py's. T frames."""
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..model.codec_reference import CodecReference
-from ..model.files import file_sha256, whole_file, write_whole
+from ..model.files import file_sha256, whole_file, whole_folder, write_whole
 from .store_index import (
     CODE,
     HEADER,
@@ -19,6 +21,7 @@ from .store_index import (
     ShardInfo,
     StoreHeader,
     check_storable,
+    read_shards,
     shard_name,
 )
 from .utterance_table import numbers, table_of, to_bytes
@@ -79,6 +82,25 @@ def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardInde
     for path in folder.glob("index-*.arrow"):
         if path.name != index.name:
             path.unlink()
+
+
+def convert_store(old: Path, new: Path) -> None:
+    """A store of an older format -> one of today's in the new folder `new`, whose shards are the same files on the disk
+    where it can link them, else copies. Raises ValueError if the old one is damaged, FileExistsError if `new` is there.
+    """
+    header = StoreHeader.read(old)
+    indices = read_shards(old, header)
+    with whole_folder(new) as folder:
+        for index in indices:
+            for suffix in (".bin", ".json"):
+                source = old / f"{index.name}{suffix}"
+                try:
+                    os.link(source, folder / source.name)
+                except OSError:
+                    shutil.copy2(source, folder / source.name)
+        if (old / "rejected.jsonl").is_file():
+            shutil.copy2(old / "rejected.jsonl", folder)
+        commit_store(folder, header.codec, indices)
 
 
 def _write_index(folder: Path, shards: Sequence[ShardIndex]) -> IndexInfo:

@@ -244,6 +244,8 @@ def check_conversion(
 ) -> None:
     """Raise for what is wrong with the arguments, before torch and transformers are loaded."""
     own = {"--codec": codec != "spectral", "--depth": depth != "default", "--pattern": pattern != "depth"}
+    if kind == "store" and back:
+        raise ValueError("--back: a token store has no way back")
     if kind == "text" and back:
         raise ValueError("--back: a model that was grown from a text LM has no way back; only csm and moshi have")
     if kind != "text" and any(own.values()):
@@ -255,6 +257,9 @@ def check_conversion(
     check_codec(codec)
     if kind == "text":
         check_text_model(src)
+    elif kind == "store":
+        if not (src / STORE).is_file():
+            raise FileNotFoundError(f"{readable(src)}: is no token store ({STORE} is missing)")
     elif back:
         if not src.exists() and str(src) != "default":
             raise FileNotFoundError(f"{src}: no such folder; give a model folder of ours")

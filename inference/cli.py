@@ -228,11 +228,19 @@ def check_pairs(data: Path, are_pairs: bool, continuations: int, pairs: PairsCon
 
 
 def convert(
-    kind: Positional[Annotated[Literal["csm", "moshi", "text"], arg(help="kind of SRC: CSM, Moshi, or a text LM")]],
-    src: Positional[
-        Annotated[Path, arg(metavar="SRC", help="a folder in transformers' format, or a hub id; text: or a .gguf file")]
+    kind: Positional[
+        Annotated[
+            Literal["csm", "moshi", "text", "store"],
+            arg(help="kind of SRC: CSM, Moshi, a text LM, or a token store of an older codeclm"),
+        ]
     ],
-    dst: Positional[Annotated[Path, arg(metavar="DST", help="the new model folder")]],
+    src: Positional[
+        Annotated[
+            Path,
+            arg(metavar="SRC", help="a folder in transformers' format, or a hub id; text: or a .gguf file; or a store"),
+        ]
+    ],
+    dst: Positional[Annotated[Path, arg(metavar="DST", help="the new folder")]],
     back: Annotated[bool, arg(help="convert back, from a codeclm model folder to one for transformers")] = False,
     codec: CodecName = "spectral",
     depth: Annotated[str, arg(help=f"text: preset of the new depth decoder, one of {', '.join(PRESETS)}")] = "default",
@@ -240,8 +248,14 @@ def convert(
     bos_token: Annotated[int | None, arg(help="text: BOS token; default: the checkpoint's")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Convert a CSM or Moshi checkpoint to a model folder, or --back; or start a new model from a text LM."""
+    """Convert a CSM or Moshi checkpoint to a model folder, or --back; start from a text LM; or renew a token store."""
     check_conversion(kind, src, dst, back, codec, depth, pattern, seed)
+    if kind == "store":
+        from ..data.store_writer import convert_store
+
+        convert_store(src, dst)
+        print(f"{dst}: {src} in today's format; where the disk can, the two share their files")
+        return
     say_loading(src.name or str(src))
     from .convert import export_folder, import_folder, warm_start
 

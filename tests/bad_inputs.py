@@ -134,6 +134,9 @@ evaluate audio --baseline-data text.wav | cannot be read as audio
 evaluate audio --baseline-data other-store --model model | holds tokens of codec
 evaluate other-store --model model | holds tokens of codec
 evaluate audio --limit -1 | --limit
+evaluate audio --split heldout | audio is no token store; that of a run on audio is RUN/tokens
+evaluate audio --run runs/x | --run: of use only with --split heldout or training
+convert store audio new | audio: is no token store (store.json is missing)
 evaluate audio --context-frames 1 | --context-frames
 evaluate audio --bootstrap-samples 0 | --bootstrap-samples
 evaluate audio --frames-per-batch 0 | --frames-per-batch

@@ -195,6 +195,46 @@ def test_a_store_that_is_open_keeps_its_codes_whatever_prepare_does(audio, codec
     assert len({reader.data_hash for reader in readers}) == 4
 
 
+READER = """
+import sys
+from codeclm.data.token_store import TokenStore
+
+def contents(store):
+    return [(store.names[i], store.codes(i).tobytes()) for i in range(len(store))]
+
+readers = []
+for line in sys.stdin:
+    readers.append(TokenStore(sys.argv[1]))
+    readers[-1].first = contents(readers[-1])
+    print(all(contents(reader) == reader.first for reader in readers), len(readers[-1]), flush=True)
+"""
+
+
+def test_a_process_that_has_a_store_open_never_reads_a_wrong_code(audio, codec, tmp_path):
+    """Four generations; what is opened in each is read again in all that come after."""
+    out, few = tmp_path / "tokens", tmp_path / "few"
+    few.mkdir()
+    soundfile.write(few / "0.wav", voice(99), RATE)
+    said = []
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None and reader.stdout is not None
+        for folder, options in (
+            (audio, {"files_per_shard": 2}),
+            (with_more(audio, tmp_path / "more"), {"files_per_shard": 2}),
+            (audio, {"files_per_shard": 3, "copies": 2}),
+            (few, {}),
+        ):
+            prepare(folder, out, codec, PrepareConfig(**options))
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            said.append(reader.stdout.readline().split())
+        reader.stdin.close()
+    assert said == [["True", "9"], ["True", "10"], ["True", "18"], ["True", "1"]]
+    assert len(list(out.glob("index-*.arrow"))) == 1
+
+
 def test_a_store_stays_whole_while_the_next_one_is_made(audio, codec, tmp_path, monkeypatch):
     out, opened = tmp_path / "tokens", []
     prepare(audio, out, codec, PrepareConfig(files_per_shard=2))
@@ -235,6 +275,7 @@ def test_a_store_of_numbered_shards_is_read_kept_and_grows(audio, codec, unbroke
     assert TokenStore(out).data_hash == TokenStore(unbroken).data_hash
     assert prepare(audio, out, codec, config).num_encoded == 0
     assert (out / "shard-00000.bin").exists()
+    assert json.loads((out / "store.json").read_text())["format"] == 5  # so it becomes one of today's
     assert prepare(with_more(audio, tmp_path / "more"), out, codec, config).num_encoded == 1
     store = TokenStore(out)
     store.verify()

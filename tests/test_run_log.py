@@ -17,6 +17,7 @@ from codeclm.train.checkpoint import latest_checkpoint, load_state
 from codeclm.train.cli import main
 from codeclm.train.config import FINETUNE, TrainConfig
 from codeclm.train.config_file import read_config
+from codeclm.train.corpora import Corpus
 from codeclm.train.loop import train
 from codeclm.train.meter import flops_per_frame, peak_flops
 from codeclm.train.new_model import new_model
@@ -87,7 +88,7 @@ def test_the_bits_of_each_codebook_add_up_and_stand_beside_what_is_normal(logged
 def test_the_unigram_is_what_counting_gives(store):
     training, heldout = list(range(10)), [10, 11]
     codes, targets = (np.concatenate([store.codes(i) for i in part]) for part in (training, heldout))
-    for k, bits in enumerate(unigram_bits(store, training, heldout)):
+    for k, bits in enumerate(unigram_bits(Corpus(store, np.array(training), heldout, heldout, 1.0))):
         shares = [(np.sum(codes[:, k] == v) + 0.5) / (len(codes) + 0.5 * SIZE) for v in range(SIZE)]
         assert bits == pytest.approx(-np.mean(np.log2(shares)[targets[:, k]]))
 

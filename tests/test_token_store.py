@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codeclm.data import token_store
 from codeclm.data.store_index import HEADER, Rejected, ShardIndex, StoreHeader
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codec_reference import CodecReference
+from codeclm.train.cli import main
 
 INFO = CodecReference("tiny", "f" * 64, 16_000, 640, num_codebooks=3, codebook_size=1024)
 LENGTHS = [[5, 1], [], [7, 2, 4]]  # frames of the utterances of each shard; one shard has rejected files only
@@ -137,6 +139,55 @@ def test_older_stores_open_as_the_same(tmp_path, version):
     assert older.data_hash == store.data_hash and older.table.equals(store.table)
     for i, codes in enumerate(written):
         np.testing.assert_array_equal(older.codes(i), codes)
+
+
+@pytest.mark.parametrize("version, checksum", [(2, False), (4, True)])
+def test_an_older_store_becomes_one_of_today_and_stays_as_it_is(tmp_path, version, checksum, capsys):
+    old, new = tmp_path / "old", tmp_path / "new"
+    write_pieces(old, [False] * 3, ["a#0", "a#1", "c"])
+    make_older(old, version, checksum)
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    main(["convert", "store", str(old), str(new)])
+    older, store = TokenStore(old), TokenStore(new)
+    store.verify()
+    assert store.table.equals(older.table) and StoreHeader.read(new).format == 5
+    assert store.ends(0) == checksum  # the oldest told by names which pieces go on
+    assert all((store.codes(i) == older.codes(i)).all() for i in range(3))
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+    assert (old / "shard-00000.bin").samefile(new / "shard-00000.bin")
+    with pytest.raises(SystemExit):
+        main(["convert", "store", str(old), str(new)])
+    assert "exists already; give a new folder" in capsys.readouterr().err
+
+
+def test_a_file_that_was_found_right_is_not_read_again_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "s"
+    folder.mkdir()
+    codes = random_codes(np.random.default_rng(0), 200_000)  # 1.2 MB
+    commit_store(folder, INFO, [write_shard(folder, 0, [Utterance("u", 1, codes)], INFO)])
+    path = folder / "shard-00000.bin"
+    read: list[Path] = []
+    blocks = token_store._blocks
+    monkeypatch.setattr(token_store, "_blocks", lambda path: read.append(path) or blocks(path))
+    TokenStore(folder).verify()
+    TokenStore(folder).verify()
+    assert len(read) == 2  # so young a file may change unseen
+    hour_ago = path.stat().st_mtime_ns - 3600 * 10**9
+    os.utime(path, ns=(hour_ago, hour_ago))
+    for _ in range(3):
+        TokenStore(folder).verify()
+    assert len(read) == 3
+    TokenStore(folder).verify(full=True)
+    assert len(read) == 4
+    flip_bit(path, 1_000_000)
+    with pytest.raises(ValueError, match="shard-00000.bin: does not have the content"):
+        TokenStore(folder).verify()
+    flip_bit(path, 1_000_000)
+    os.utime(path, ns=(hour_ago, hour_ago))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/cache")  # where nothing can be written
+    TokenStore(folder).verify()
+    assert len(read) == 6
 
 
 def test_a_flipped_bit_of_the_index_is_found_when_the_store_is_opened(tmp_path):

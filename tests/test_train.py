@@ -236,7 +236,7 @@ def test_what_is_held_out_does_not_depend_on_the_seed_of_the_run(store, codec, r
     for seed in (0, 1):
         config = replace(SHORT, seed=seed)
         with Trainer(new_model(store, config), codec, store, tmp_path / "run", config) as trainer:
-            held.append(trainer.heldout)
+            held.append(trainer.corpora[0].heldout)
     assert held[0] == held[1]
 
 
@@ -251,12 +251,13 @@ def test_a_run_that_held_out_by_an_earlier_rule_cannot_go_on(store, codec, resum
 def test_an_evaluation_scores_no_more_frames_than_were_asked_for(store, codec, tmp_path):
     few = replace(SHORT, batch=replace(SHORT.batch, heldout_frames=60))
     with Trainer(new_model(store, few), codec, store, tmp_path / "run", few) as trainer:
-        assert trainer.store.num_frames[trainer.heldout].sum() > 60 >= trainer.store.num_frames[trainer.scored].sum()
-        bits, scored = trainer.evaluate(), trainer.scored
+        (corpus,) = trainer.corpora
+        assert store.num_frames[corpus.heldout].sum() > 60 >= store.num_frames[corpus.scored].sum()
+        bits, scored = trainer.evaluate(), corpus.scored
         scores = score_store(trainer.raw_model, store, EvaluateConfig(), scored)
     nats = float(scores.nll.sum() / store.num_frames[scored].sum())
     assert bits == pytest.approx(store.codec.frame_rate * nats / math.log(2))
-    assert set(scored) < set(trainer.heldout)
+    assert set(scored) < set(corpus.heldout)
 
 
 def test_resuming_with_other_data_is_refused_by_name(make_store, codec, resumable, tmp_path):

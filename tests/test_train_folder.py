@@ -122,7 +122,7 @@ def test_a_run_that_only_made_it_worse_keeps_its_best_step_and_says_so(trained, 
 
 def heldout_of(store, codec, tmp_path) -> list[int]:
     with Trainer(new_model(store, SHORT), codec, store, tmp_path / "look", SHORT) as trainer:
-        return trainer.heldout
+        return trainer.corpora[0].heldout
 
 
 def test_a_run_ends_with_what_it_did_to_the_heldout_speech(store, codec, tmp_path, caplog):

@@ -101,7 +101,7 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path, precision, sh
     trainer = Trainer(model, codec, store, tmp_path, DRAWN)
     rows = {len(trainer.batches.rows(step)) for step in range(20)}
     assert rows == {1, 2}
-    assert len(trainer.heldout) == 8
+    assert len(trainer.corpora[0].heldout) == 8
     train(model, codec, store, tmp_path / "one", DRAWN)
     before = (DOUBLE if precision == "float64" else "") + CHECK_RANKS + SHARES_ONLY
     parted = replace(DRAWN, sharding=sharding, batch=replace(DRAWN.batch, frames_per_microbatch=40))

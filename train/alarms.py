@@ -151,14 +151,15 @@ def shifted_bits(logits: Tensor, codes: Tensor, shift: int) -> float:
 
 
 def duplicates(trainer: Trainer, rows: Rows) -> tuple[str, str]:
-    store, known, copied, total = trainer.store, set(), [], 0
-    training = first_by_hash(store, sorted(set(trainer.training)), 10 * COUNTED_FRAMES)
-    for i in training:
-        known.update(windows(store.codes(i)))
-    for i in trainer.scored:
-        found = list(windows(store.codes(i)))
-        total += len(found)
-        copied += [store.names[i]] * sum(window in known for window in found)
+    known, copied, total = set(), [], 0
+    for corpus in trainer.corpora:
+        for i in first_by_hash(corpus.store, np.unique(corpus.training), 10 * COUNTED_FRAMES):
+            known.update(windows(corpus.store.codes(i)))
+    for corpus in trainer.corpora:
+        for i in corpus.scored:
+            found = list(windows(corpus.store.codes(i)))
+            total += len(found)
+            copied += [corpus.store.names[i]] * sum(window in known for window in found)
     share = len(copied) / max(1, total)
     if share > MOST_COPIED:
         return f"{share:.0%} of the held-out speech is among the training speech, such as {copied[0]}", ""
@@ -173,11 +174,16 @@ def windows(codes: np.ndarray) -> Iterator[bytes]:
 
 
 def bigram(trainer: Trainer, rows: Rows) -> tuple[str, str]:
-    store, heldout = trainer.store, trainer.scored
-    training = first_by_hash(store, sorted(set(trainer.training)), COUNTED_FRAMES)
-    counted = CountBaselines((store.codes(i) for i in training), store.codec.codebook_size, store.codec.num_codebooks)
-    nats = np.sum([[part.sum() for part in counted.nll(store.codes(i))] for i in heldout], axis=0)
-    scale = store.codec.frame_rate / store.num_frames[heldout].sum() / math.log(2)
+    info, corpora = trainer.store.codec, trainer.corpora
+    training = (
+        corpus.store.codes(i)
+        for corpus in corpora
+        for i in first_by_hash(corpus.store, np.unique(corpus.training), COUNTED_FRAMES)
+    )
+    counted = CountBaselines(training, info.codebook_size, info.num_codebooks)
+    heldout = [corpus.store.codes(i) for corpus in corpora for i in corpus.scored]
+    nats = np.sum([[part.sum() for part in counted.nll(codes)] for codes in heldout], axis=0)
+    scale = info.frame_rate / sum(map(len, heldout)) / math.log(2)
     unigram, pairs = (float(value * scale) for value in nats)
     said = f"bigram {pairs:.1f} bits/s, unigram {unigram:.1f}"
     if pairs > ORDER * unigram:

@@ -31,7 +31,9 @@ class Canary:
     def __init__(self, trainer: Trainer):
         self.trainer, self.spent_s, self.newest_s = trainer, 0.0, GUESS_S
         store, self.num_frames = trainer.store, max(1, round(PROMPT_S * trainer.store.codec.frame_rate))
-        long_enough = [i for i in trainer.scored if store.num_frames[i] >= self.num_frames]
+        # the first corpus; a model in parts cannot be heard by one rank alone
+        scored = [] if trainer.is_sharded else trainer.corpora[0].scored
+        long_enough = [i for i in scored if store.num_frames[i] >= self.num_frames]
         self.prompts = sorted(long_enough, key=lambda i: name_hash(store.names[i]))[: trainer.config.canary]
         self.transcriber: Transcriber | None = None
 

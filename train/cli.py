@@ -39,6 +39,8 @@ from .config_file import with_config_file
 from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
 
 ABOUT = "A speech language model on neural codec tokens."
+DATA = "a token store, an audio file, or a folder of them; several are mixed (--batch.mix)"
+Corpora = Annotated[tuple[Path, ...], arg(metavar="DATA", help=DATA, help_behavior_hint="(required)")]
 Run = Annotated[Path, arg(help="folder of the run; the same command resumes it")]
 ConfigFile = Annotated[
     Path | None,
@@ -47,7 +49,7 @@ ConfigFile = Annotated[
 
 
 def train(
-    data: Positional[Data],
+    data: Positional[Corpora],
     out: Run,
     codec: CodecName = "spectral",
     init_from: Annotated[
@@ -60,7 +62,8 @@ def train(
     check_folder(out)
     check_codec(codec)
     check_text_model(init_from)
-    check_data(data)
+    for one in data:
+        check_data(one)
     say_loading(f"the codec '{codec}'")
     with claim(out, LANGUAGE_MODEL):  # a wrong folder is told before torch is loaded
         from .runs import train as run

@@ -68,6 +68,7 @@ class BatchConfig:
     voice_power: float = 1.0  # below 1, voices with little speech are drawn more often (voice: first folder of a name)
     # share of the rows of which the model hears and learns a random number of leading codebooks only
     codebook_dropout: float = 0.0
+    mix: tuple[float, ...] = ()  # share of each DATA in the batches, as 2 1; empty: by their length
     heldout_share: float = 0.02  # share of the speech, in seconds, held out to choose the best weights
     heldout_by: HeldoutBy = "recording"  # hold out whole recordings, or all that a speaker says
     heldout_seed: int = 0  # which recordings or speakers are held out, whatever the seed of the run
@@ -81,6 +82,8 @@ class BatchConfig:
             raise ValueError(f"frames_per_microbatch is {self.frames_per_microbatch}; it must be at least 1, or 0: all")
         if not 0 <= self.codebook_dropout <= 1:
             raise ValueError(f"codebook_dropout is {self.codebook_dropout}; it must be from 0 to 1")
+        if not all(0 < weight < float("inf") for weight in self.mix):
+            raise ValueError(f"mix is {' '.join(map(str, self.mix))}; each weight must be more than 0, and finite")
         if not 0 < self.heldout_share < 1:
             raise ValueError(f"heldout_share is {self.heldout_share}; it must lie between 0 and 1")
         if self.heldout_frames < 0:

@@ -23,6 +23,7 @@ from ..model.lm import SpeechLM
 from .alarms import check
 from .config import RunConfig, TrainConfig
 from .config_file import SHAPE
+from .corpora import Stores
 from .extension import BEFORE_DECAY
 from .interruption import Interrupted, Interruption
 from .processes import agree
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 def train(
     model: SpeechLM,
     codec: Codec,
-    store: TokenStore,
+    store: Stores,
     out: Path,
     config: RunConfig,
     tokenizer: TextTokenizer | None = None,
@@ -116,7 +117,7 @@ def record(trainer: Trainer) -> dict[str, Any]:
     packages = ("codeclm", "torch", "transformers", "accelerate", "numpy")
     return settings | {
         "model": trainer.model_settings(),
-        "data": trainer.store.data_hash,
+        "data": trainer.data,
         "start": trainer.start,
         "versions": {name: version(name) for name in packages},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -75,8 +75,8 @@ class Meter:
 
 def flops_per_frame(trainer: Trainer) -> float:
     """Forward and backward of one frame of a piece of the usual length."""
-    usual = round(float(trainer.store.num_frames[trainer.training].mean()))
-    length = min(trainer.config.batch.max_frames, max(1, usual))
+    usual = sum(corpus.share * corpus.store.num_frames[corpus.training].mean() for corpus in trainer.corpora)
+    length = min(trainer.batches.max_frames, max(1, round(float(usual))))
     return 3 * forward_flops_per_frame(trainer.raw_model.config, length, trainer.config.depth_fraction)
 
 

@@ -1,5 +1,6 @@
 """A model that has learned nothing yet, for the codes of a token store."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from ..model.strict import strict
 from .config import TrainConfig
 
 
-def new_tokenizer(store: TokenStore, config: TrainConfig) -> TextTokenizer | None:
+def new_tokenizer(stores: Sequence[TokenStore], config: TrainConfig) -> TextTokenizer | None:
     """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream."""
     if config.model.text.layout == "none":
         return None
-    training, _ = split_heldout(store, *config.batch.split)
-    return TextTokenizer.train((store.text(int(i)) or "" for i in training), config.model.text.vocab_size)
+    texts = (store.text(i) or "" for store in stores for i in split_heldout(store, *config.batch.split)[0])
+    return TextTokenizer.train(texts, config.model.text.vocab_size)
 
 
 def new_model(

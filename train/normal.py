@@ -11,17 +11,18 @@ learned even how often each code comes; below it the held-out speech is among th
 import numpy as np
 
 from ..data.split import first_by_hash
-from ..data.token_store import TokenStore
+from .corpora import Corpus
 
 LOWEST, HIGHEST = 0.4, 1.02  # of the unigram's bits
 COUNTED_FRAMES = 200_000  # training frames that the unigram is counted on at most
 
 
-def unigram_bits(store: TokenStore, training: list[int], heldout: list[int]) -> list[float]:
+def unigram_bits(corpus: Corpus) -> list[float]:
     """Bits of a held-out code, for each codebook, given how often each code comes in the training speech."""
-    counted = first_by_hash(store, sorted(set(training)), COUNTED_FRAMES)
+    store = corpus.store
+    counted = first_by_hash(store, np.unique(corpus.training), COUNTED_FRAMES)
     codes = np.concatenate([store.codes(i) for i in counted])  # [T, K]
-    targets = np.concatenate([store.codes(i) for i in heldout])
+    targets = np.concatenate([store.codes(i) for i in corpus.scored])
     size, bits = store.codec.codebook_size, []
     for k in range(codes.shape[1]):
         counts = np.bincount(codes[:, k], minlength=size) + 0.5

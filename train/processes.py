@@ -3,7 +3,7 @@
 import atexit
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..model.codecs import Codec
 from ..model.device import resolve_device
 from .checkpoint import Part
 
+Data = str | Path | TokenStore
 PATIENCE = timedelta(days=30)  # what ranks wait for the main one: preparing speech may take longer than a step's limit
 
 
@@ -105,9 +106,7 @@ def main_first(accelerator: Accelerator) -> Iterator[None]:
         dist.barrier(group)  # pyright: ignore[reportArgumentType]
 
 
-def open_store(
-    data: str | Path | TokenStore, out: Path, codec: Codec, config: PrepareConfig, device: str = "auto"
-) -> TokenStore:
+def open_store(data: Data, out: Path, codec: Codec, config: PrepareConfig, device: str = "auto") -> TokenStore:
     """`open_or_prepare` in the main process; the other ranks then open the same store."""
     accelerator = start(device)
     with main_first(accelerator):
@@ -122,6 +121,18 @@ def own_part(accelerator: Accelerator) -> Part:
     """This rank's part of a checkpoint that all write."""
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     return Part(accelerator.process_index, accelerator.num_processes, group)
+def open_stores(
+    data: Data | Sequence[Data], out: Path, codec: Codec, config: PrepareConfig, device: str = "auto"
+) -> list[TokenStore]:
+    """`open_store` of each; what is audio becomes OUT/tokens, OUT/tokens-1, ... Raises ValueError for none."""
+    given = [data] if isinstance(data, str | Path | TokenStore) else list(data)
+    if not given:
+        raise ValueError("DATA is missing")
+    folders = [out / (f"tokens-{number}" if number else "tokens") for number in range(len(given))]
+    stores = [open_store(one, folder, codec, config, device) for one, folder in zip(given, folders, strict=True)]
+    for store in stores:
+        store.require_codec(codec)
+    return stores
 
 
 def total(accelerator: Accelerator, *numbers: float) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.preparation import duration
@@ -40,11 +41,12 @@ def describe(trainer: Trainer) -> str:
         parts["depth decoder"] = model.depth_decoder
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M" for name, part in parts.items())
     hours = batches.num_frames / trainer.store.codec.frame_rate / 3600
-    scored = "" if trainer.scored == trainer.heldout else f", {len(trainer.scored)} of them scored"
+    heldout, scored = (sum(len(getattr(c, name)) for c in trainer.corpora) for name in ("heldout", "scored"))
+    some = f", {scored} of them scored" if trainer.is_capped else ""
     machine, precision = trainer.accelerator, str(model.dtype).removeprefix("torch.")
     return (
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters ({sizes}); "
-        f"{duration(hours)} to train on, {len(trainer.heldout)} utterances held out{scored}; "
+        f"{duration(hours)} to train on, {heldout} utterances held out{some}; "
         f"{trainer.config.steps} steps on {machine.num_processes} x {machine.device.type}, precision {precision}"
         f"{' with products in bfloat16' if trainer.bf16 else ''}"
     )
@@ -96,13 +98,18 @@ class Log:
         if not trainer.is_main:
             return
         values: dict[str, Any] = {"heldout_bits_per_second": bits, "heldout_bits_per_codebook": trainer.codebook_bits}
+        if len(trainer.corpora) > 1:
+            values |= {f"heldout_bits_per_second of {name}": own for name, own in trainer.heldout_bits.items()}
         if not self.unigram:
-            self.unigram = unigram_bits(trainer.store, trainer.training, trainer.scored)
+            each = [corpus.share * np.array(unigram_bits(corpus)) for corpus in trainer.corpora]
+            self.unigram = sum(each[1:], each[0]).tolist()
             values["uniform_bits_per_codebook"] = [math.log2(trainer.store.codec.codebook_size)] * len(self.unigram)
             values["unigram_bits_per_codebook"] = self.unigram
         if trainer.step:
             unusual = outside(trainer.codebook_bits, self.unigram)
             words = f" ({unusual})" if unusual else ""
+        if len(trainer.corpora) > 1:
+            words = "".join(f", {name} {own:.1f}" for name, own in trainer.heldout_bits.items()) + words
         self._write("heldout", values)
         log.info(f"step {trainer.step}: held-out {bits:.1f} bits/s{words}")
         if trainer.step and self.canary.is_due(self.meter.seconds):
@@ -129,7 +136,7 @@ class Log:
         self.file.write(json.dumps({"step": trainer.step, **json_safe(values)}) + "\n")
         self.file.flush()
         if self.tracker is None:
-            settings = asdict(trainer.config) | {"data": trainer.store.data_hash}
+            settings = asdict(trainer.config) | {"data": trainer.data}
             self.tracker = make_tracker(trainer.config.track, trainer.out, trainer.step, settings)
         self.tracker.numbers(trainer.step, dict(flat(group, metrics)))
 

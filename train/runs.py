@@ -4,7 +4,7 @@ Both do what the verbs of these names do; the run itself is loop.py.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from .config import FINETUNE, FinetuneConfig, TrainConfig
 from .loop import for_small_data
 from .loop import train as run
 from .new_model import new_model, new_tokenizer
-from .processes import main_first, open_store
+from .processes import Data, main_first, open_store, open_stores
 from .processes import start as start_processes
 from .replay import SELF, own_speech
 from .run_folder import LANGUAGE_MODEL, claim, is_main
@@ -34,7 +34,7 @@ PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can b
 
 
 def train(
-    data: str | Path | TokenStore,
+    data: Data | Sequence[Data],
     out: str | Path,
     codec: str | Path | Codec = "spectral",
     config: TrainConfig = TrainConfig(),
@@ -43,20 +43,19 @@ def train(
 ) -> Path:
     """Train a new speech LM on `data` -> the folder of its best weights, which `codeclm.load` reads.
 
-    data, out, settings and errors: as for `finetune`. codec: a name or folder as `load_codec` takes it, or a codec; a
-    token store must be of this codec. init_from: a Llama or Qwen text model (a folder, a hub id or a .gguf file) that
-    becomes the backbone; without it the weights are random, a matter of `seed`.
+    data, out, settings and errors: as for `finetune`; several data are mixed (batch.mix). codec: a name or folder as
+    `load_codec` takes it, or a codec; a token store must be of this codec. init_from: a Llama or Qwen text model (a
+    folder, a hub id or a .gguf file) that becomes the backbone; without it the weights are random, a matter of `seed`.
     """
     out, config = Path(out), with_settings(config, settings)
     with claim(out, LANGUAGE_MODEL):
         coder = load_codec(codec) if isinstance(codec, str | Path) else codec
-        store = open_store(data, out / "tokens", coder, PIECES, config.device)
-        store.require_codec(coder)
-        tokenizer = new_tokenizer(store, config)
-        model = new_model(store, config, tokenizer, None if init_from is None else Path(init_from))
+        stores = open_stores(data, out, coder, PIECES, config.device)
+        tokenizer = new_tokenizer(stores, config)
+        model = new_model(stores[0], config, tokenizer, None if init_from is None else Path(init_from))
         # random weights are a matter of the seed; their last digits differ from one processor to another
         start = tensors_sha256(model.backbone.state_dict()) if init_from else "random"
-        return run(model, coder, store, out, config, tokenizer, start)
+        return run(model, coder, stores, out, config, tokenizer, start)
 
 
 def finetune(

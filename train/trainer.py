@@ -21,9 +21,7 @@ from ..data.ahead import Ahead
 from ..data.dataset import TokenBatches
 from ..data.mixture import MixedBatches
 from ..data.rows import Rows, can_be_packed
-from ..data.split import balance_voices, first_by_hash, split_heldout
 from ..data.text_tokenizer import TextTokenizer
-from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig
 from ..inference.evaluate.score import score_store
 from ..inference.loading import FOREIGN_KEYS, save_model
@@ -51,6 +49,7 @@ from .checkpoint import (
     unpack_optimizer,
 )
 from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
+from .corpora import Stores, batches_of, corpora
 from .ema import Ema
 from .extension import resume_from
 from .optim import make_optimizer, rate_scale
@@ -59,6 +58,8 @@ from .processes import start as start_processes
 from .schedule import decay_start, learning_rate
 from .sharding import gather, load_parts, whole
 from .tuning import Tuning
+
+ANNOUNCED = 8  # steps ahead, for what is read from a disk
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Trainer:
         self,
         model: SpeechLM,
         codec: Codec,
-        store: TokenStore,
+        store: Stores,
         out: Path,
         config: RunConfig,
         tokenizer: TextTokenizer | None = None,
@@ -88,27 +89,21 @@ class Trainer:
         tuning: Tuning = Tuning(),
     ):
         """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
-        store.require_model(model.config)
-        self.config, self.out, self.codec, self.store, self.tokenizer = config, out, codec, store, tokenizer
+        self.corpora = corpora(store, config.batch)
+        self.store = self.corpora[0].store
+        self.store.require_model(model.config)
+        self.config, self.out, self.codec, self.tokenizer = config, out, codec, tokenizer
         self.raw_model, self.step = model, 0
         self.tuning = tuning
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
         self.best_step = self.since_best = 0  # evaluations since the best one
         self.skipped = 0  # batches that were left out
         self.codebook_bits: list[float] = []  # of each codebook, for a code of the held-out speech
+        self.heldout_bits: dict[str, float] = {}  # of each corpus, at the last evaluation
         self.start = tensors_sha256(model.state_dict()) if start is None else start
         batch = config.batch
-        training, heldout = split_heldout(store, *batch.split)
-        self.heldout = heldout.tolist()
-        self.scored = first_by_hash(store, self.heldout, batch.heldout_frames)
-        training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
-        self.training = list(training)
-        sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
-        how = *self._text(), can_be_packed(model.config), batch.codebook_dropout
-        self.batches = TokenBatches(store, *sizes, config.seed, self.training, *how)
-        if tuning.replay:
-            base = TokenBatches(tuning.replay, *sizes, config.seed, None, *how)
-            self.batches = MixedBatches([self.batches, base], [1 - tuning.replay_share, tuning.replay_share])
+        how = *self._text(), can_be_packed(model.config), tuning.replay, tuning.replay_share
+        self.batches = batches_of(self.corpora, batch, config.seed, *how)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -215,6 +210,8 @@ class Trainer:
     def read_rows(self, step: int) -> list[Microbatch]:
         """This rank's rows of a step, in as many parts as every other rank's."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        if step + ANNOUNCED < self.config.steps:
+            self.batches.announce(step + ANNOUNCED, rank, ranks)
         rows = self.batches.rows(step, rank, ranks)
         keys = row_keys(self.config.seed, step, range(rank, rank + len(rows) * ranks, ranks))
         size, count = self.microbatches(step, rows.codes.shape[2])
@@ -245,17 +242,24 @@ class Trainer:
         return self.tokenizer, self.raw_model.config.text.layout
 
     def evaluate(self) -> float:
-        """bits/s of the held-out utterances. Before the first step that is `before`; later the best weights are kept.
+        """bits/s of the held-out utterances, where there are several corpora their mean by share.
 
-        The weights are the average of those that learned, if there is one. Every rank scores a part of the utterances.
+        Before the first step that is `before`; later the best weights are kept. The weights are the average of those
+        that learned, if there is one. Every rank scores a part of the utterances.
         """
         config = EvaluateConfig(bf16=self.bf16)
-        mine = self.scored[self.accelerator.process_index :: self.accelerator.num_processes]
+        rate, self.codebook_bits = self.store.codec.frame_rate, [0.0] * self.store.codec.num_codebooks
         with self.averaged(), self.whole() as model:
-            scores = score_store(model, self.store, config, mine, False, self.tokenizer)
-            *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
-            self.codebook_bits = [value / num_frames / math.log(2) for value in nats]
-            bits = self.store.codec.frame_rate * sum(nats) / num_frames / math.log(2)
+            for corpus in self.corpora:
+                mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
+                scores = score_store(model, corpus.store, config, mine, False, self.tokenizer)
+                *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
+                own = [value / num_frames / math.log(2) for value in nats]
+                self.heldout_bits[corpus.name] = rate * sum(own)
+                self.codebook_bits = [
+                    bits + corpus.share * more for bits, more in zip(self.codebook_bits, own, strict=True)
+                ]
+            bits = sum(corpus.share * self.heldout_bits[corpus.name] for corpus in self.corpora)
             if self.step == 0:  # a run's model is what it learned
                 self.before = bits
             elif bits < self.best:
@@ -362,11 +366,11 @@ class Trainer:
         same_rate = rate_scale(config.optimizer, self.raw_model.config.backbone.dim) == 1
         values = {
             **self.tuning.identity(),
-            "data": self.store.data_hash,
+            "data": self.data,
             "model": self.model_settings(),
             # microbatches change nothing but memory
             "batch": asdict(config.batch)
-            | ({"heldout_frames": 0} if self.scored == self.heldout else {})
+            | ({} if self.is_capped else {"heldout_frames": 0})
             | {"frames_per_microbatch": 0},
             "optimizer": asdict(config.optimizer) | ({"rate_width": 0} if same_rate else {}),
             "ema_decay": config.ema_decay,
@@ -377,6 +381,17 @@ class Trainer:
         }
         # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers
         return json.loads(json.dumps(values))
+
+    @property
+    def data(self) -> str | list[str]:
+        """The hash of the data, or of each corpus."""
+        hashes = [corpus.store.data_hash for corpus in self.corpora]
+        return hashes if len(hashes) > 1 else hashes[0]
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether an evaluation scores only a part of what is held out."""
+        return any(corpus.scored != corpus.heldout for corpus in self.corpora)
 
     def model_settings(self) -> dict[str, Any]:
         """The model's config.json without what transformers adds to it."""
