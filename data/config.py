@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from ..model.strict import check_names, check_value
 
 Config = TypeVar("Config")
+HeldoutBy = Literal["recording", "speaker"]  # what is held out as a whole
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,81 @@ counts columns: frames and the columns that hold text only (grids.py).
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
 from ..model.shapes import TextLayout
 from .grids import StoreGrids
-from .rows import Rows, pack, stack
+from .rows import Rows, by_row, place, stack, starts
 from .text_tokenizer import TextTokenizer
 from .token_store import TokenStore
 
 POOL_BATCHES = 50  # padded rows are sorted by length within this many batches: little padding, and still well mixed
 
 
-class TokenBatches:
+@dataclass(frozen=True)
+class Plan:
+    """The batches of an epoch; each is a list of rows, a row its segments [M, 3]."""
+
+    segments: np.ndarray  # [M, 3] of all rows, one row after another
+    first_segment: np.ndarray  # [number of rows + 1] of each row
+    first_row: np.ndarray  # [number of batches + 1] of each batch
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.first_segment) - 1
+
+    def __len__(self) -> int:
+        return len(self.first_row) - 1
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return map(self.batch, range(len(self)))
+
+    def batch(self, number: int) -> list[np.ndarray]:
+        return [self.row(row) for row in range(self.first_row[number], self.first_row[number + 1])]
+
+    def row(self, number: int) -> np.ndarray:
+        return self.segments[self.first_segment[number] : self.first_segment[number + 1]]
+
+
+class Batches:
+    """Training batches as a function of the step: what `TokenBatches` and `MixedBatches` share."""
+
+    seed: int
+    packed: bool
+    num_codebooks: int
+    row_columns: int  # of a packed row
+    codebook_dropout: float
+
+    def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:
+        """The rows of a step: segments [M, 3] of the store of these grids."""
+        raise NotImplementedError
+
+    def rows(self, step: int, rank: int = 0, world_size: int = 1) -> Rows:
+        """Rows rank::world_size of a step's batch, as long as all of its rows; there may be none ([0, K, T])."""
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of 0..{world_size - 1}")
+        batch = self.batch(step)
+        num_columns = self.row_columns if self.packed else max(int(grids.lengths(row).sum()) for grids, row in batch)
+        mine = batch[rank::world_size]
+        pieces = [[grids.piece(*segment) for segment in row.tolist()] for grids, row in mine]
+        rows = stack(pieces, self.num_codebooks, num_columns)
+        for codes, left in zip(rows.codes, self.codebooks_left(step, len(batch))[rank::world_size], strict=True):
+            codes[left:] = ABSENT
+        return rows
+
+    def codebooks_left(self, step: int, num_rows: int) -> list[int]:
+        """Leading codebooks of each row of a step; the others are ABSENT."""
+        rng = np.random.default_rng([self.seed, step, 1])
+        dropped = rng.random(num_rows) < self.codebook_dropout
+        few = rng.integers(1, max(2, self.num_codebooks), num_rows)
+        return np.where(dropped & (self.num_codebooks > 1), few, self.num_codebooks).tolist()
+
+
+class TokenBatches(Batches):
     """Training batches of at most `frames_per_batch` frames, padding included, in segments of at most `max_frames`.
 
     An epoch shows every frame of the chosen utterances exactly once. An utterance longer than `max_frames` is cut
@@ -36,7 +96,7 @@ class TokenBatches:
         frames_per_batch: int,
         max_frames: int,
         seed: int,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
         tokenizer: TextTokenizer | None = None,
         layout: TextLayout = "first",
         packed: bool = True,
@@ -54,74 +114,72 @@ class TokenBatches:
                 f"frames_per_batch {frames_per_batch} is less than max_frames {max_frames}: a full row would not fit"
             )
         self.store, self.frames_per_batch, self.max_frames, self.seed = store, frames_per_batch, max_frames, seed
-        self.packed, self.codebook_dropout = packed, codebook_dropout
+        self.packed, self.codebook_dropout, self.num_codebooks = packed, codebook_dropout, store.codec.num_codebooks
         self.indices = _chosen(store, indices)
-        self.grids = StoreGrids(store, tokenizer, layout, max_frames, self.indices.tolist())
-        self.num_frames = int(store.num_frames[self.indices].sum())  # in one epoch
+        self.grids = StoreGrids(store, tokenizer, layout, max_frames, self.indices)
+        self.num_frames = int(store.num_frames[self.indices].sum())
         total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
         # columns of a packed row: the remainder of the division is shared among the rows
         self.row_columns = min(frames_per_batch // (frames_per_batch // max_frames), total)
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far
-        self._newest: tuple[int, list[list[np.ndarray]]] = (-1, [])
+        self._newest: tuple[int, Plan] | None = None
 
-    def rows(self, step: int, rank: int = 0, world_size: int = 1) -> Rows:
-        """Rows rank::world_size of a step's batch, as long as all of its rows; there may be none ([0, K, T])."""
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} is not one of 0..{world_size - 1}")
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest batch."""
+        return int(np.diff(self.epoch_batches(0).first_row).max())
+
+    def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:
         epoch, index = self.locate(step)
-        batch = self.epoch_batches(epoch)[index]
-        longest = max(int(self.grids.lengths(segments).sum()) for segments in batch)
-        pieces = [[self.grids.piece(*segment) for segment in row.tolist()] for row in batch[rank::world_size]]
-        rows = stack(pieces, self.store.codec.num_codebooks, self.row_columns if self.packed else longest)
-        for codes, left in zip(rows.codes, self.codebooks_left(step, len(batch))[rank::world_size], strict=True):
-            codes[left:] = ABSENT
-        return rows
-
-    def codebooks_left(self, step: int, num_rows: int) -> list[int]:
-        """Leading codebooks of each row of a step; the others are ABSENT."""
-        num_codebooks, rng = self.store.codec.num_codebooks, np.random.default_rng([self.seed, step, 1])
-        dropped = rng.random(num_rows) < self.codebook_dropout
-        few = rng.integers(1, max(2, num_codebooks), num_rows)
-        return np.where(dropped & (num_codebooks > 1), few, num_codebooks).tolist()
+        return [(self.grids, row) for row in self.epoch_batches(epoch).batch(index)]
 
     def locate(self, step: int) -> tuple[int, int]:
         """Step -> (epoch, index of the batch in it). The first call in epoch n plans the epochs before it too."""
         if step < 0:
             raise ValueError(f"step is {step}; steps count from 0")
-        while not self._ends or self._ends[-1] <= step:
-            first = self._ends[-1] if self._ends else 0
-            self._ends.append(first + len(self.epoch_batches(len(self._ends))))
-        epoch = bisect_right(self._ends, step)
-        return epoch, step - (self._ends[epoch - 1] if epoch else 0)
+        return locate(step, self._ends, lambda epoch: len(self.epoch_batches(epoch)))
 
-    def epoch_batches(self, epoch: int) -> list[list[np.ndarray]]:
-        """The plan of an epoch: the rows of each batch, as segments [M, 3]."""
-        if self._newest[0] != epoch:
+    def epoch_batches(self, epoch: int) -> Plan:
+        if self._newest is None or self._newest[0] != epoch:
             self._newest = (epoch, self._plan(np.random.default_rng([self.seed, epoch])))
         return self._newest[1]
 
-    def _plan(self, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    def _plan(self, rng: np.random.Generator) -> Plan:
         room = self.max_frames - self.grids.num_columns  # [N] frames that the first segment may have
         segments = rng.permutation(_cut(self.indices, self.store.num_frames, self.max_frames, room, rng))
         return self._packed(segments, rng) if self.packed else self._padded(segments, rng)
 
-    def _packed(self, segments: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
-        rows = [segments[row] for row in pack(self.grids.lengths(segments), self.row_columns)]
-        order = rng.permutation(len(rows))  # the first rows have the longest segments
-        count = -(-len(rows) // (self.frames_per_batch // self.row_columns))
+    def _packed(self, segments: np.ndarray, rng: np.random.Generator) -> Plan:
+        lengths = self.grids.lengths(segments)
+        row_of = place(lengths, self.row_columns)
+        num_rows = int(row_of.max()) + 1
+        order = rng.permutation(num_rows)  # the first rows have the longest segments
+        place_of = np.argsort(order)
+        pieces, rows = by_row(place_of[row_of], lengths)
+        count = -(-num_rows // (self.frames_per_batch // self.row_columns))
         # as evenly as can be: a last batch of few rows would weigh as much as the others
-        return [[rows[i] for i in part] for part in np.array_split(order, count)]
+        sizes = np.full(count, num_rows // count) + (np.arange(count) < num_rows % count)
+        return Plan(segments[pieces], rows, starts(sizes))
 
-    def _padded(self, segments: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    def _padded(self, segments: np.ndarray, rng: np.random.Generator) -> Plan:
         total = np.cumsum(self.grids.lengths(segments))
         num_pools = max(1, round(int(total[-1]) / (POOL_BATCHES * self.frames_per_batch)))
         pool_of = (total - 1) * num_pools // total[-1]
         pools = np.split(segments, np.flatnonzero(np.diff(pool_of)) + 1)
         batches = [batch for pool in pools for batch in _neighbours(pool, self.grids, self.frames_per_batch)]
-        return [[row[None] for row in batches[i]] for i in rng.permutation(len(batches))]
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+        return Plan(np.concatenate(batches), np.arange(len(segments) + 1), starts([len(batch) for batch in batches]))
 
 
-def _chosen(store: TokenStore, indices: Sequence[int] | None) -> np.ndarray:
+def locate(number: int, ends: list[int], size: Callable[[int], int]) -> tuple[int, int]:
+    """A step or row -> (epoch, number in it). ends: the numbers after each epoch as far as known, which grows."""
+    while not ends or ends[-1] <= number:
+        ends.append((ends[-1] if ends else 0) + size(len(ends)))
+    epoch = bisect_right(ends, number)
+    return epoch, number - (ends[epoch - 1] if epoch else 0)
+
+
+def _chosen(store: TokenStore, indices: Sequence[int] | np.ndarray | None) -> np.ndarray:
     chosen = np.arange(len(store)) if indices is None else np.asarray(indices, np.int64)
     if len(chosen) == 0:
         raise ValueError(f"{store.folder}: no utterance to use ({len(store)} in the store, none chosen)")

@@ -45,7 +45,7 @@ class StoreGrids:
         self.store, self.tokenizer, self.layout = store, tokenizer, layout
         num_tokens = np.zeros(len(store), np.int64)
         if tokenizer is not None:
-            for i in set(range(len(store)) if indices is None else indices):
+            for i in set(range(len(store)) if indices is None else map(int, indices)):
                 num_tokens[i] = sum(map(len, self._words(i)))
         if layout == "aligned":
             fits = num_tokens <= store.num_frames

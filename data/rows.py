@@ -6,7 +6,6 @@
 B rows, K codebooks, T columns of a row, L columns of a piece.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -71,24 +70,52 @@ def can_be_packed(config: SpeechLMConfig) -> bool:
 
 
 def pack(lengths: Sequence[int] | np.ndarray, num_columns: int) -> list[list[int]]:
-    """Lengths of pieces -> rows of at most `num_columns` with the numbers of their pieces.
+    """Lengths of pieces -> rows of at most `num_columns` with the numbers of their pieces; see `place`."""
+    lengths = np.asarray(lengths, np.int64)
+    order, first = by_row(place(lengths, num_columns), lengths)
+    return [row.tolist() for row in np.split(order, first[1:-1])] if len(order) else []
 
-    Longest first, each goes where it leaves the least room; one that is longer than a row has one of its own.
+
+def place(lengths: np.ndarray, num_columns: int) -> np.ndarray:
+    """Lengths [M] of pieces -> the row [M] of each, in rows of at most `num_columns`.
+
+    Longest first, each goes where it leaves the least room; one that is longer than a row has one of its own. Pieces of
+    one length are placed together, as there are far fewer lengths than pieces: the fullest row that has room for one
+    takes as many of them as it can, then the next.
     """
-    rows: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (columns left, row), in order
-    for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):
-        length = int(lengths[piece])
-        fullest = bisect_left(rooms, (length, -1))
-        if fullest < len(rooms):
-            room, row = rooms.pop(fullest)
-        else:
-            room, row = max(num_columns, length), len(rows)
-            rows.append([])
-        rows[row].append(piece)
-        if room > length:
-            insort(rooms, (room - length, row))
-    return rows
+    row_of, num_rows = np.empty(len(lengths), np.int64), 0
+    rooms: dict[int, np.ndarray] = {}  # columns left -> the rows, in order
+    order = np.argsort(-lengths, kind="stable")
+    for pieces in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        length = int(lengths[pieces[0]]) if len(pieces) else 0
+        empty = max(num_columns, length)
+        for room in [*sorted(room for room in rooms if room >= length), empty]:
+            if not len(pieces):
+                break
+            most = room // length  # of these pieces in a row
+            count = -(-len(pieces) // most)
+            if room == empty:
+                rooms[room] = np.arange(num_rows, num_rows + count)
+                num_rows += count
+            rows, others = np.split(rooms.pop(room), [count])
+            placed = np.repeat(rows, most)[: len(pieces)]
+            row_of[pieces[: len(placed)]] = placed
+            last = len(placed) - most * (len(rows) - 1)  # pieces in the last of them
+            for left, these in ((room, others), (room - most * length, rows[:-1]), (room - last * length, rows[-1:])):
+                if left and len(these):
+                    rooms[left] = np.sort(np.concatenate([rooms.get(left, these[:0]), these]))
+            pieces = pieces[len(placed) :]
+    return row_of
+
+
+def by_row(row_of: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The row [M] of each piece -> the pieces [M], row after row and longest first, and where the rows begin."""
+    return np.lexsort((-lengths, row_of)), starts(np.bincount(row_of))
+
+
+def starts(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Sizes [B] of parts that follow one another -> where each begins, and where the last ends [B + 1]."""
+    return np.concatenate([[0], np.cumsum(sizes)])
 
 
 def stack(rows: Sequence[Sequence[Piece]], num_codebooks: int, num_columns: int) -> Rows:

@@ -1,77 +1,112 @@
-"""Which utterances are held out, and how often each voice is heard. N utterances of a token store."""
+"""Which utterances are held out, and how often each voice is heard. N utterances of a token store, G groups of them."""
 
 import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from .config import HeldoutBy
 from .token_store import TokenStore
+from .utterance_table import text_hash
 
 
 def split_heldout(
-    names: Sequence[str], share: float, seed: int, where: str | Path = "the data"
-) -> tuple[list[int], list[int]]:
-    """Utterance names -> (indices for training, indices held out), `share` of the names held out.
+    store: TokenStore, share: float, seed: int, by: HeldoutBy = "recording"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Utterances for training and utterances held out, which have about `share` of the frames; both in store order.
 
-    A name's side depends on the name and the seed only, so that it stays when files are added; pieces of one file
-    (`name#0`, `name#1`) and copies (`name~0`, `name~1`) go together. With few utterances at least one is held out and
-    one is not. Raises ValueError, naming `where` they are, if there is only one, however many copies of it.
+    Pieces and copies of a recording go together, and so does, by "speaker", all that one says. The side depends on the
+    name of the recording or speaker, and on the seed, so that it stays when files are added; only where there are so
+    few that more than twice the share, or less than half of it, would be held out, are others chosen. At least one is
+    held out and one is not. Raises ValueError if there is only one.
     """
     if not 0 < share < 1:
         raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
-    files = recordings(names)
-    fractions = [_fraction(file, seed) for file in files]
-    if len(set(files)) < 2:
+    groups, group_of = np.unique(_groups(store, by), return_inverse=True)  # [G], [N]
+    if len(groups) < 2:
+        kind, name = ("speaker", store.speaker(0)) if by == "speaker" else ("utterance", "".join(store.names[:1]))
+        found = f"one {kind} ('{name}') is not enough to train on and to hold out"
+        raise ValueError(f"{store.folder}: {found}; add more audio")
+    frames = np.bincount(group_of, store.num_frames)  # [G]
+    heldout = _held_out(_fractions(groups, seed), frames / frames.sum(), share)[group_of]
+    return np.flatnonzero(~heldout), np.flatnonzero(heldout)
+
+
+def _held_out(fractions: np.ndarray, shares: np.ndarray, share: float) -> np.ndarray:
+    """Hashes [G] in 0..1 and shares of the frames [G] -> which groups are held out [G] bool."""
+    heldout = fractions < share
+    found = shares[heldout].sum()
+    if share / 2 <= found <= 2 * share and not heldout.all():
+        return heldout
+    order = np.lexsort((fractions, shares > share))  # by hash; those that are too much by themselves come last
+    count = 1 + np.argmin(np.abs(np.cumsum(shares[order])[:-1] - share))
+    heldout[:] = False
+    heldout[order[:count]] = True
+    return heldout
+
+
+def _groups(store: TokenStore, by: HeldoutBy) -> np.ndarray:
+    """A hash [N] that is equal for utterances that must be on the same side."""
+    if by == "recording":
+        return recordings(store)
+    speakers = store.table["speaker"].dictionary_encode()
+    if speakers.null_count == len(speakers):
         raise ValueError(
-            f"{where}: one utterance ('{files[0]}') is not enough to train on and to hold out; add more audio"
+            f"{store.folder}: does not say who speaks; hold out by recording, or prepare it from a source with speakers"
         )
-    # however few there are, the first by hash is held out and the last is not
-    limit = min(max(share, min(fractions) + 1e-12), max(fractions))
-    heldout = [fraction < limit for fraction in fractions]
-    return [i for i, held in enumerate(heldout) if not held], [i for i, held in enumerate(heldout) if held]
+    known = np.array([text_hash(name) for name in speakers.dictionary.to_pylist()], np.uint64)
+    return np.where(speakers.is_valid(), known[speakers.indices.fill_null(0)], store.recordings)
 
 
-def first_by_hash(store: TokenStore, indices: Sequence[int], num_frames: int) -> list[int]:
+def recordings(store: TokenStore) -> np.ndarray:
+    """A hash [N] of the recording of each utterance; where all are pieces of a single one, of its piece."""
+    if len(np.unique(store.recordings)) > 1:
+        return store.recordings
+    return np.array([text_hash(re.sub(r"~\d+$", "", name)) for name in store.names], np.uint64)
+
+
+def _fractions(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Hashes [G] -> numbers from 0 to 1 that are others for every seed (two rounds of SplitMix64)."""
+    return _mixed(hashes ^ _mixed(np.array([seed], np.uint64))) / 2.0**64
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def first_by_hash(store: TokenStore, indices: Sequence[int] | np.ndarray, num_frames: int) -> list[int]:
     """The first of these utterances by hash of their names, at most `num_frames` together (0: all), in store order.
 
     Never none. Which they are depends on the others only where these come first.
     """
     if not num_frames:
-        return list(indices)
-    order = sorted(indices, key=lambda i: name_hash(store.names[i]))
+        return [int(i) for i in indices]
+    order = sorted(map(int, indices), key=lambda i: name_hash(store.names[i]))
     count = int(np.searchsorted(np.cumsum(store.num_frames[order]), num_frames, "right"))
     return sorted(order[: max(1, count)])
 
 
-def recordings(names: Sequence[str]) -> list[str]:
-    """What of each utterance's name is kept together: its file; with a single file, which piece of it."""
-    files = [re.sub(r"(#\d+)?(~\d+)?$", "", name) for name in names]
-    return files if len(set(files)) > 1 else [re.sub(r"~\d+$", "", name) for name in names]
-
-
-def balance_voices(store: TokenStore, indices: Sequence[int], power: float) -> list[int]:
+def balance_voices(store: TokenStore, indices: Sequence[int] | np.ndarray, power: float) -> np.ndarray:
     """Repeat utterances so that each voice's share of the frames goes with about its length to the `power`.
 
-    A voice is the first folder of the names. power 1 changes nothing; at 0 all voices weigh the same. Whole numbers of
-    repetitions only, so that an epoch still shows every frame equally often within a voice.
+    A voice is a speaker, or, where the store does not say who speaks, the first folder of the names. power 1 changes
+    nothing; at 0 all voices weigh the same. Whole numbers of repetitions only, so that an epoch still shows every frame
+    equally often within a voice.
     """
     if not 0 <= power <= 1:
         raise ValueError(f"the power of voices is {power}; it must lie between 0 and 1")
     voices: dict[str, list[int]] = {}
-    for i in indices:
-        voices.setdefault(store.names[i].rpartition("/")[0].split("/")[0], []).append(i)
+    for i in map(int, indices):
+        folder = store.names[i].rpartition("/")[0].split("/")[0]
+        voices.setdefault(store.speaker(i) or folder, []).append(i)
     frames = {voice: int(store.num_frames[members].sum()) for voice, members in voices.items()}
     most = max(frames.values(), default=1)
-    return [
-        i for voice, members in voices.items() for i in members * round((most / max(frames[voice], 1)) ** (1 - power))
-    ]
-
-
-def _fraction(name: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    repeats = {voice: round((most / max(frames[voice], 1)) ** (1 - power)) for voice in voices}
+    return np.concatenate([np.tile(np.array(members), repeats[voice]) for voice, members in voices.items()])
 
 
 def name_hash(name: str) -> bytes:

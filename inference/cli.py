@@ -32,6 +32,7 @@ from .argument_checks import (
     check_writable,
 )
 from .config import EvaluateConfig, PairsConfig
+from .evaluate.run_split import check_split
 from .options import (
     Audio,
     AudioFile,
@@ -151,6 +152,7 @@ def evaluate(
         return
     check_data(None if are_pairs else data, settings)
     check_data(baseline_data, settings)
+    check_split(config, data, model)
     # in float32 the blocks stay as they were trained
     lm = open_model(model, device, weights=None if weights == "float32" else weights)
     set_threads(threads)

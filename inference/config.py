@@ -75,6 +75,9 @@ class EvaluateConfig:
     bf16: bool = False  # bfloat16 matrix products; log-probabilities stay in float32
     limit: int = 0  # score only N utterances, the first by hash of their names (0: all)
     num_codebooks: int = 0  # score this many leading codebooks, as if the codec had no others (0: all)
+    # part of a token store: all, or, as a training run split it, heldout (what its evaluations scored) or training
+    split: Literal["all", "heldout", "training"] = "all"
+    run: str = ""  # training run whose split that is; empty: the model's own
 
     def __post_init__(self) -> None:
         for name in ("frames_per_batch", "bootstrap_samples", "limit", "seed", "num_codebooks"):
@@ -85,6 +88,8 @@ class EvaluateConfig:
             raise ValueError(f"context_frames is {self.context_frames}; at least 2, or 0: the model's own")
         if self.scope not in ("all", "coarse", "fine"):
             raise ValueError(f"scope '{self.scope}' is unknown; choose all, coarse or fine")
+        if self.split not in ("all", "heldout", "training"):
+            raise ValueError(f"split '{self.split}' is unknown; choose all, heldout or training")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import queue
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from codeclm.data.ahead import Ahead
 from codeclm.data.dataset import TokenBatches
 from codeclm.data.grids import StoreGrids
 from codeclm.data.rows import Rows
-from codeclm.data.split import balance_voices, first_by_hash, split_heldout
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
 from codeclm.data.token_store import TokenStore
@@ -201,69 +199,6 @@ def test_a_piece_ends_where_its_recording_does(tmp_path: Path, packed):
     assert sorted(torch.cat(ended).tolist()) == [29, 360]  # the last frames of u0 and u3
 
 
-def test_heldout_names_stay_held_out_when_files_are_added():
-    names = [f"speaker/{i}" for i in range(1000)]
-    train, heldout = split_heldout(names, 0.1, seed=0)
-    assert sorted(train + heldout) == list(range(1000)) and 60 < len(heldout) < 140
-    more = ["new/a", *names, "new/b"]
-    assert {names[i] for i in heldout} == {more[i] for i in split_heldout(more, 0.1, 0)[1]} - {"new/a", "new/b"}
-    assert split_heldout(names, 0.1, seed=1)[1] != heldout
-
-
-def test_the_first_by_hash_are_at_most_the_frames_asked_for_and_stay_the_first_of_more(store):
-    everything = list(range(len(store)))
-    assert first_by_hash(store, everything, 0) == everything == first_by_hash(store, everything, 10**9)
-    few, more = (first_by_hash(store, everything, share * store.num_frames.sum() // 4) for share in (1, 2))
-    assert set(few) < set(more) < set(everything) and few == sorted(few)
-    assert store.num_frames[few].sum() <= store.num_frames.sum() // 4
-    assert len(first_by_hash(store, everything, 1)) == 1  # never none
-
-
-def test_pieces_of_one_file_are_held_out_together():
-    names = [f"{file}#{piece}" for file in range(50) for piece in range(4)]
-    _, heldout = split_heldout(names, 0.3, seed=0)
-    files = {names[i].split("#")[0] for i in heldout}
-    assert len(heldout) == 4 * len(files)
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
-def test_a_share_outside_0_to_1_is_refused(share):
-    with pytest.raises(ValueError, match="share"):
-        split_heldout(["a", "b"], share, seed=0)
-
-
-@pytest.mark.parametrize("share", [1e-9, 0.5, 1 - 1e-9])
-@pytest.mark.parametrize("names", [["a", "b"], ["a#0", "a#1", "a#2"], ["a", "b", "c", "d"]])
-def test_both_sides_have_something_however_little_there_is(names, share):
-    training, heldout = split_heldout(names, share, seed=0)
-    assert training and heldout and sorted(training + heldout) == list(range(len(names)))
-
-
-def test_one_utterance_cannot_be_split():
-    for names in (["a"], ["a~0", "a~1", "a~2"]):  # copies are no other utterances
-        with pytest.raises(ValueError, match=r"^runs/tokens: one utterance \('a'\) is not enough"):
-            split_heldout(names, 0.5, seed=0, where=Path("runs/tokens"))
-
-
-def test_small_voices_are_repeated_and_power_1_changes_nothing(tmp_path: Path):
-    store = make_store(tmp_path, [40, 40, 40, 40, 10], names=[*(f"big/{i}" for i in range(4)), "small/0"])
-    assert balance_voices(store, range(5), 1.0) == [0, 1, 2, 3, 4]
-    assert balance_voices(store, range(5), 0.5) == [0, 1, 2, 3] + [4] * 4
-    assert balance_voices(store, range(5), 0.0) == [0, 1, 2, 3] + [4] * 16
-
-
-def test_copies_of_one_utterance_are_held_out_together():
-    names = [f"{file}~{copy}" for file in range(40) for copy in range(4)] + [
-        f"x#{i}~{c}" for i in range(3) for c in (0, 1)
-    ]
-    _, heldout = split_heldout(names, 0.3, seed=0)
-    files = {names[i].split("~")[0].split("#")[0] for i in heldout}
-    assert {name for name in names if name.split("~")[0].split("#")[0] in files} == {names[i] for i in heldout}
-    single = [f"x#{i}~{c}" for i in range(3) for c in (0, 1)]  # one recording: by pieces, never by copies
-    training, heldout = split_heldout(single, 0.3, seed=0)
-    assert not {single[i].split("~")[0] for i in training} & {single[i].split("~")[0] for i in heldout}
-
-
 # --- with text ---
 
 LAYOUTS = ("first", "last", "aligned")
@@ -419,7 +354,7 @@ def test_a_share_of_the_rows_keeps_its_first_codebooks_only(store, packed):
 @pytest.mark.parametrize("num_codebooks, left", [(1, {1}), (2, {1}), (5, {1, 2, 3, 4})])
 def test_at_least_one_codebook_is_kept_and_never_all_of_several(store, monkeypatch, num_codebooks, left):
     batches = TokenBatches(store, 200, 50, seed=0, codebook_dropout=1.0)
-    monkeypatch.setattr(store, "codec", replace(store.codec, num_codebooks=num_codebooks))
+    monkeypatch.setattr(batches, "num_codebooks", num_codebooks)
     assert {kept for step in range(20) for kept in batches.codebooks_left(step, 4)} == left
 
 

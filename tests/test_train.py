@@ -75,7 +75,7 @@ def test_training_lowers_the_loss_and_the_heldout_bits_and_keeps_the_best_weight
     generator = load(trained)
     assert generator.codec.fingerprint == codec.fingerprint
     store = TokenStore(trained.parent / "store")
-    _, indices = split_heldout(store.names, LONG.batch.heldout_share, LONG.seed)
+    _, indices = split_heldout(store, *LONG.batch.split)
     scores = score_store(generator.model, store, indices=indices, progress=False)
     bits = store.codec.frame_rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2)
     assert bits == pytest.approx(min(heldout.values()), rel=1e-5)
@@ -240,19 +240,12 @@ def test_what_is_held_out_does_not_depend_on_the_seed_of_the_run(store, codec, r
     assert held[0] == held[1]
 
 
-def test_a_run_whose_seed_still_chose_what_is_held_out_goes_on_with_that_only(store, codec, tmp_path):
-    config = replace(SHORT, seed=3, steps=4, batch=replace(SHORT.batch, heldout_seed=3))
-    run(store, codec, tmp_path / "run", config)
-
-    def forget(run: dict) -> None:
-        del run["batch"]["heldout_seed"], run["batch"]["heldout_frames"]
-
-    without_newer_settings(tmp_path / "run", forget)
-    other = replace(config, steps=6, batch=SHORT.batch)
-    with pytest.raises(ValueError, match=r"or the same batch \(heldout_seed was 3, is 0\)"):
-        run(store, codec, tmp_path / "run", other)
-    run(store, codec, tmp_path / "run", replace(config, steps=6))
-    assert latest_checkpoint(tmp_path / "run") == tmp_path / "run/step-00000006"
+def test_a_run_that_held_out_by_an_earlier_rule_cannot_go_on(store, codec, resumable, tmp_path):
+    """Its training would see what it was measured on."""
+    shutil.copytree(resumable, tmp_path / "run")
+    without_newer_settings(tmp_path / "run", lambda run: run["batch"].pop("heldout_by"))
+    with pytest.raises(ValueError, match="heldout_by was utterance, is recording"):
+        run(store, codec, tmp_path / "run", replace(SHORT, steps=6))
 
 
 def test_an_evaluation_scores_no_more_frames_than_were_asked_for(store, codec, tmp_path):

@@ -313,13 +313,15 @@ def test_a_device_that_is_not_there_is_refused_and_the_processor_can_be_asked_fo
     assert latest_checkpoint(tmp_path / "run") == tmp_path / "run/step-00000001"
 
 
-def test_small_data_holds_out_recordings_whatever_their_copies():
-    names = [f"voice/{i}~{copy}" for i in range(12) for copy in range(8)]
-    assert for_small_data(FINETUNE, names).batch.heldout_share == 0.25  # three of twelve
-    assert for_small_data(FINETUNE, [f"voice/{i}" for i in range(12)]).batch.heldout_share == 0.25
-    pieces = [f"long#{i}~{copy}" for i in range(6) for copy in range(8)]  # a single recording, in pieces
-    assert for_small_data(FINETUNE, pieces).batch.heldout_share == 0.5
-    assert for_small_data(FINETUNE, [f"{i}" for i in range(1000)]).batch.heldout_share == FINETUNE.batch.heldout_share
+def test_small_data_holds_out_recordings_whatever_their_copies(make_store, codec, tmp_path):
+    def share(names: list[str]) -> float:
+        store = make_store(tmp_path / str(len(names)), [np.zeros((3, 2), int)] * len(names), codec, names)
+        return for_small_data(FINETUNE, store).batch.heldout_share
+
+    assert share([f"voice/{i}~{copy}" for i in range(12) for copy in range(8)]) == 0.25  # three of twelve
+    assert share([f"voice/{i}" for i in range(12)]) == 0.25
+    assert share([f"long#{i}~{copy}" for i in range(6) for copy in range(8)]) == 0.5  # one recording, in pieces
+    assert share([f"{i}" for i in range(1000)]) == FINETUNE.batch.heldout_share
 
 
 def test_the_module_runs_as_a_program_for_accelerate_launch():

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.dataset import TokenBatches
+from ..data.dataset import Batches
 from ..data.rows import Rows
 from ..model.lm import SpeechLM
-from .replay import Replayed
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -31,13 +30,12 @@ def blamed(trainer: "Trainer") -> str:
     return f"{blame}: {listed(bad)}"
 
 
-def pieces(batches: TokenBatches | Replayed, step: int, rank: int, world_size: int) -> Iterator[tuple[int, slice, str]]:
+def pieces(batches: Batches, step: int, rank: int, world_size: int) -> Iterator[tuple[int, slice, str]]:
     """(row, its columns, name and frames) of each piece of an utterance in a rank's rows of a step."""
-    epoch, index = batches.locate(step)
-    for row, segments in enumerate(batches.epoch_batches(epoch)[index][rank::world_size]):
+    for row, (grids, segments) in enumerate(batches.batch(step)[rank::world_size]):
         first = 0
-        for (utterance, start, stop), length in zip(segments.tolist(), batches.grids.lengths(segments), strict=True):
-            yield row, slice(first, first + int(length)), f"{batches.store.names[utterance]} ({start}..{stop})"
+        for (utterance, start, stop), length in zip(segments.tolist(), grids.lengths(segments), strict=True):
+            yield row, slice(first, first + int(length)), f"{grids.store.names[utterance]} ({start}..{stop})"
             first += int(length)
 
 

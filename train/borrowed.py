@@ -38,7 +38,8 @@ def borrowed(
                 block.compile(dynamic=True)
         if config.activation_checkpointing:  # the depth decoder holds a chunk's activations only
             for block in model.backbone.blocks:
-                block.gradient_checkpointing, block._gradient_checkpointing_func = True, computed_twice
+                block.gradient_checkpointing = True  # pyright: ignore[reportArgumentType]
+                block._gradient_checkpointing_func = computed_twice  # pyright: ignore[reportArgumentType]
         yield accelerator.prepare(model.train())
     finally:
         for block, (dropout, compiled, checkpointing) in zip(blocks, before, strict=True):

@@ -132,8 +132,8 @@ def measure(
     model = load_speech_lm(train(new_model(store, settings), codec, store, run, settings, start="random"))
     speed = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     frames_per_second = [line["frames_per_second"] for line in speed if "frames_per_second" in line][-1]
-    _, heldout = split_heldout(store.names, settings.batch.heldout_share, settings.batch.heldout_seed, store.folder)
-    scores = score_store(model, store, EvaluateConfig(), heldout)
+    _, heldout = split_heldout(store, *settings.batch.split)
+    scores = score_store(model, store, EvaluateConfig(), heldout.tolist())
     found = likelihood(scores.nll, scores.num_frames, store.codec.frame_rate, EvaluateConfig())
     frames = sum(int((scratch.batches.rows(step).codes >= 0).sum()) for step in range(CALIBRATION_STEPS))
     mean_frames = frames / store.codec.num_codebooks / CALIBRATION_STEPS

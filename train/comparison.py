@@ -46,7 +46,7 @@ def compare_speech(
 
     Of the embedded model the bundled prompt, a voice that it knows, is always among them.
     """
-    held = split_heldout(store.names, batch.heldout_share, batch.heldout_seed, store.folder)[1]
+    held = split_heldout(store, *batch.split)[1].tolist()
     held = [i for i in held if not re.search(r"~[1-9]\d*$", store.names[i])]  # of copies the first
     sets: dict[str, tuple[TokenStore, Sequence[int]]] = {"new voice, held out": (store, held)}
     given = {"bundled prompt": PROMPT} if base.name == DEFAULT else {}

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+from ..data.config import HeldoutBy
 from ..model.codec_shapes import SpectralConfig
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, PATTERNS, DepthConfig, Pattern, TextLayout, TransformerConfig
@@ -66,8 +67,9 @@ class BatchConfig:
     voice_power: float = 1.0  # below 1, voices with little speech are drawn more often (voice: first folder of a name)
     # share of the rows of which the model hears and learns a random number of leading codebooks only
     codebook_dropout: float = 0.0
-    heldout_share: float = 0.02  # share of the utterances held out to choose the best weights
-    heldout_seed: int = 0  # which utterances are held out, whatever the seed of the run
+    heldout_share: float = 0.02  # share of the speech, in seconds, held out to choose the best weights
+    heldout_by: HeldoutBy = "recording"  # hold out whole recordings, or all that a speaker says
+    heldout_seed: int = 0  # which recordings or speakers are held out, whatever the seed of the run
     heldout_frames: int = 100_000  # held-out frames scored at an evaluation, the first utterances by hash (0: all)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,11 @@ class BatchConfig:
             raise ValueError(f"heldout_share is {self.heldout_share}; it must lie between 0 and 1")
         if self.heldout_frames < 0:
             raise ValueError(f"heldout_frames is {self.heldout_frames}; it must be at least 1, or 0: all")
+
+    @property
+    def split(self) -> tuple[float, int, HeldoutBy]:
+        """Arguments of `split_heldout`."""
+        return self.heldout_share, self.heldout_seed, self.heldout_by
 
 
 @dataclass(frozen=True)

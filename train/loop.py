@@ -8,11 +8,12 @@ saves first. Works under `torchrun` through accelerate. What a step is is traine
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ..data.split import recordings
 from ..data.text_tokenizer import TextTokenizer
@@ -85,11 +86,11 @@ def begin(trainer: Trainer) -> None:
     if resumed:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
-    ranks, rows = trainer.accelerator.num_processes, max(map(len, trainer.batches.epoch_batches(0)))
+    ranks, rows = trainer.accelerator.num_processes, trainer.batches.most_rows
     if rows < ranks:
         log.warning(
             f"{ranks - rows} of {ranks} processes have nothing to do: a step of "
-            f"{trainer.batches.frames_per_batch} frames has {rows} rows; give more --batch.frames-per-batch"
+            f"{trainer.config.batch.frames_per_batch} frames has {rows} rows; give more --batch.frames-per-batch"
         )
 
 
@@ -108,7 +109,7 @@ def record(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def for_small_data(config: Config, names: Sequence[str]) -> Config:
-    """Hold out at least about three recordings, whatever the share says. names: of the store's utterances."""
-    share = min(0.5, max(config.batch.heldout_share, 3 / max(len(set(recordings(names))), 1)))
+def for_small_data(config: Config, store: TokenStore) -> Config:
+    """Hold out at least about three recordings, whatever the share says."""
+    share = min(0.5, max(config.batch.heldout_share, 3 / max(len(np.unique(recordings(store))), 1)))
     return replace(config, batch=replace(config.batch, heldout_share=share))

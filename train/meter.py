@@ -75,8 +75,8 @@ class Meter:
 
 def flops_per_frame(trainer: Trainer) -> float:
     """Forward and backward of one frame of a piece of the usual length."""
-    store, longest = trainer.store, trainer.batches.max_frames
-    length = min(longest, max(1, round(float(store.num_frames[trainer.batches.indices].mean()))))
+    usual = round(float(trainer.store.num_frames[trainer.training].mean()))
+    length = min(trainer.config.batch.max_frames, max(1, usual))
     return 3 * forward_flops_per_frame(trainer.raw_model.config, length, trainer.config.depth_fraction)
 
 

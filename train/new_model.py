@@ -21,8 +21,8 @@ def new_tokenizer(store: TokenStore, config: TrainConfig) -> TextTokenizer | Non
     """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream."""
     if config.model.text.layout == "none":
         return None
-    training, _ = split_heldout(store.names, config.batch.heldout_share, config.batch.heldout_seed, store.folder)
-    return TextTokenizer.train((store.text(i) or "" for i in training), config.model.text.vocab_size)
+    training, _ = split_heldout(store, *config.batch.split)
+    return TextTokenizer.train((store.text(int(i)) or "" for i in training), config.model.text.vocab_size)
 
 
 def new_model(

@@ -95,7 +95,7 @@ class Log:
             return
         values: dict[str, Any] = {"heldout_bits_per_second": bits, "heldout_bits_per_codebook": trainer.codebook_bits}
         if not self.unigram:
-            self.unigram = unigram_bits(trainer.store, trainer.batches.indices.tolist(), trainer.scored)
+            self.unigram = unigram_bits(trainer.store, trainer.training, trainer.scored)
             values["uniform_bits_per_codebook"] = [math.log2(trainer.store.codec.codebook_size)] * len(self.unigram)
             values["unigram_bits_per_codebook"] = self.unigram
         if trainer.step:

@@ -92,7 +92,7 @@ def finetune(
         if config.lora.rank:
             save = partial(save_adapters, with_adapters(model, base, config.lora, config.seed))
         tuning = Tuning(config.lora, save, replay, config.replay_share)
-        config = for_small_data(config, store.names)
+        config = for_small_data(config, store)
         best = run(model, base.codec, store, out, config, base.tokenizer, start, tuning)
         if is_main():
             if config.lora.rank and config.lora.merge:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.ahead import Ahead
 from ..data.dataset import TokenBatches
+from ..data.mixture import MixedBatches
 from ..data.rows import Rows, can_be_packed
 from ..data.split import balance_voices, first_by_hash, split_heldout
 from ..data.text_tokenizer import TextTokenizer
@@ -52,7 +53,6 @@ from .extension import BEFORE_DECAY, resume_from
 from .optim import make_optimizer, rate_scale
 from .processes import start as start_processes
 from .processes import total
-from .replay import Replayed
 from .schedule import decay_start, learning_rate
 from .tuning import Tuning
 
@@ -94,16 +94,17 @@ class Trainer:
         self.codebook_bits: list[float] = []  # of each codebook, for a code of the held-out speech
         self.start = tensors_sha256(model.state_dict()) if start is None else start
         batch = config.batch
-        training, self.heldout = split_heldout(store.names, batch.heldout_share, batch.heldout_seed, store.folder)
+        training, heldout = split_heldout(store, *batch.split)
+        self.heldout = heldout.tolist()
         self.scored = first_by_hash(store, self.heldout, batch.heldout_frames)
         training = balance_voices(store, training, batch.voice_power) if batch.voice_power < 1 else training
-        again = round(batch.frames_per_batch * tuning.replay_share) if tuning.replay else 0  # frames of base speech
-        sizes = batch.frames_per_batch - again, min(batch.max_frames, batch.frames_per_batch - again)
+        self.training = list(training)
+        sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
         how = *self._text(), can_be_packed(model.config), batch.codebook_dropout
-        self.batches = TokenBatches(store, *sizes, config.seed, training, *how)
+        self.batches = TokenBatches(store, *sizes, config.seed, self.training, *how)
         if tuning.replay:
-            columns = min(self.batches.row_columns, again)
-            self.batches = Replayed(self.batches, TokenBatches(tuning.replay, again, columns, config.seed, None, *how))
+            base = TokenBatches(tuning.replay, *sizes, config.seed, None, *how)
+            self.batches = MixedBatches([self.batches, base], [1 - tuning.replay_share, tuning.replay_share])
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -206,8 +207,7 @@ class Trainer:
 
     def microbatches(self, step: int, num_columns: int) -> tuple[int, int]:
         """-> the most rows of a microbatch, and the number of microbatches of a step, on every rank."""
-        epoch, index = self.batches.locate(step)
-        most = -(-len(self.batches.epoch_batches(epoch)[index]) // self.accelerator.num_processes)  # rows of a rank
+        most = -(-len(self.batches.batch(step)) // self.accelerator.num_processes)  # rows of a rank
         frames = self.config.batch.frames_per_microbatch
         size = max(1, frames // num_columns) if frames else most
         return size, -(-most // size)
@@ -361,6 +361,7 @@ def defaults(seed: int) -> dict[str, Any]:
     batch = BatchConfig(heldout_seed=seed, heldout_frames=0)
     optimizer = OptimizerConfig(schedule="cosine", rate_width=0)
     parts = {"batch": batch, "optimizer": optimizer, "loss": LossConfig()}
-    values = {name: asdict(part) for name, part in parts.items()} | {"model": own_settings(SpeechLMConfig())}
-    values |= {"ema_decay": 0.0}
+    values: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
+    values |= {"model": own_settings(SpeechLMConfig()), "ema_decay": 0.0}
+    values["batch"]["heldout_by"] = "utterance"  # and by another hash: such a run cannot go on
     return json.loads(json.dumps(values))

@@ -10,6 +10,7 @@ from ...data.token_store import TokenStore
 from ..config import EvaluateConfig
 from ..loading import checkpoint_hash, model_folder
 from .report import LikelihoodReport
+from .run_split import check_split, run_part
 from .score import evaluate
 
 if TYPE_CHECKING:
@@ -30,14 +31,16 @@ def evaluate_speech(
         baselines = None
         if baseline_data is not None:  # the first to be read: what is wrong with it is told before anything is scored
             baselines = open_or_prepare(baseline_data, Path(scratch) / "baseline", lm.codec, progress=progress)
+        check_split(config, data.folder if isinstance(data, TokenStore) else data, lm.name)
         store = open_or_prepare(data, Path(scratch) / "tokens", lm.codec, limit=config.limit, progress=progress)
+        part = None if config.split == "all" else run_part(store, config, lm.name)
         if baselines is None and len(store) < 2:
             name = data.folder if isinstance(data, TokenStore) else data
             raise ValueError(
                 f"{name}: one utterance is not enough for the baselines; add files, or baseline data (--baseline-data)"
             )
         weights = checkpoint_hash(model_folder(lm.name))
-        report = evaluate(lm.model, store, weights, baselines, config, lm.tokenizer, progress)
+        report = evaluate(lm.model, store, weights, baselines, config, lm.tokenizer, progress, part)
     if baseline_data is None or isinstance(baseline_data, TokenStore):
         return report
     return replace(report, baselines_from=str(baseline_data))

@@ -203,13 +203,14 @@ def evaluate(
     config: EvaluateConfig = EvaluateConfig(),
     tokenizer: TextTokenizer | None = None,
     progress: bool = True,
+    part: Sequence[int] | None = None,
 ) -> LikelihoodReport:
-    """Score a store with the model and with the two baselines.
+    """Score a store, or these utterances of it, with the model and with the two baselines.
 
     baseline_store: codes that the baselines are counted on, normally the training data's. Without it each half of the
     utterances is predicted from the other half.
     """
-    indices = choose(store, config)
+    indices = choose(store, config, part)
     scores = score_store(model, store, config, indices, progress, tokenizer)
     num_codebooks = scores.nll.shape[1]
     unigram, bigram = (nll[:, :num_codebooks] for nll in baseline_scores(store, indices, baseline_store))
@@ -249,11 +250,12 @@ def precision_of(model: SpeechLM, config: EvaluateConfig) -> str:
     return f"{weights} weights"
 
 
-def choose(store: TokenStore, config: EvaluateConfig) -> list[int]:
-    """All utterances, or config.limit of them by the hash of their names."""
+def choose(store: TokenStore, config: EvaluateConfig, part: Sequence[int] | None = None) -> list[int]:
+    """All utterances (or this part of them), or config.limit of them by the hash of their names."""
+    among = list(range(len(store)) if part is None else part)
     if not config.limit:
-        return list(range(len(store)))
-    order = sorted(range(len(store)), key=lambda i: name_hash(store.names[i]))
+        return among
+    order = sorted(among, key=lambda i: name_hash(store.names[i]))
     # the interval depends on their order, which is that of their names, whenever they came into the store
     return sorted(order[: config.limit], key=lambda i: store.names[i])
 
