@@ -27,14 +27,15 @@ from .argument_checks import (
     check_model,
     check_number,
     check_package,
+    check_rank,
     check_recording,
     check_seeds,
+    check_speech,
     check_writable,
 )
 from .config import EvaluateConfig, PairsConfig
 from .evaluate.run_split import check_split
 from .options import (
-    Audio,
     AudioFile,
     CodecName,
     Data,
@@ -43,6 +44,7 @@ from .options import (
     Numbers,
     Options,
     Seed,
+    Speech,
     Threads,
     Weights,
     open_model,
@@ -55,23 +57,34 @@ PROMPT_S, CONTINUATION_S = 3.0, 8.0  # `evaluate --continuations`: seconds of ea
 
 
 def prepare(
-    audio: Positional[Audio],
+    audio: Positional[Speech],
     out: Positional[Annotated[Path, arg(metavar="OUT", help="folder of the token store")]],
     codec: CodecName = "spectral",
     device: Device = "auto",
-    config: Annotated[PrepareConfig, Options] = PrepareConfig(),
+    rank: Annotated[int | None, arg(help="one of several processes or machines on one OUT: which, from 0")] = None,
+    world_size: Annotated[int | None, arg(help="with --rank: how many there are")] = None,
+    commit: Annotated[bool, arg(help="when all ranks are done: make their shards a store")] = False,
+    ray: Annotated[bool, arg(help="encode with the actors of a Ray cluster (extra 'ray')")] = False,
+    config: Annotated[PrepareConfig, Options] = PrepareConfig(num_workers=0),
 ) -> None:
     """Encode AUDIO into a token store in OUT; resumable; files that cannot be used are named and skipped."""
     check_device(device)
+    share = check_rank(rank, world_size, commit, ray)
     if device not in ("auto", "cpu") and config.num_workers > 1:
         raise ValueError(f"--num-workers {config.num_workers}: workers compute on the CPU; --device {device} needs 1")
     check_folder(out)
-    check_audio(audio)
+    check_speech(audio)
     check_codec(codec)
     say_loading(f"the codec '{codec}'")
     from ..data.preparation import prepare as run
+    from ..data.preparation import prepare_rank
 
-    print(run(audio, out, codec, config, device=device))
+    if share is not None:
+        from ..data.ranks import Rank
+
+        print(prepare_rank(audio, out, Rank(*share), codec, config, device=device))
+    else:
+        print(run(audio, out, codec, config, device=device, commit=commit, ray=ray))
 
 
 def transcribe(

@@ -8,8 +8,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -34,14 +34,17 @@ from ..model.lm import SpeechLM
 from ..model.losses import Weights
 from ..model.random_bits import row_keys
 from ..model.speech_lm_config import SpeechLMConfig
+from .background import Background
 from .bad_batch import blamed
 from .borrowed import borrowed
 from .checkpoint import (
+    Part,
     difference,
     filled,
     latest_checkpoint,
     load_state,
     load_tensors,
+    on_host,
     pack_optimizer,
     save_checkpoint,
     tensors_sha256,
@@ -49,11 +52,12 @@ from .checkpoint import (
 )
 from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
 from .ema import Ema
-from .extension import BEFORE_DECAY, resume_from
+from .extension import resume_from
 from .optim import make_optimizer, rate_scale
+from .processes import own_part, total
 from .processes import start as start_processes
-from .processes import total
 from .schedule import decay_start, learning_rate
+from .sharding import gather, load_parts, whole
 from .tuning import Tuning
 
 log = logging.getLogger(__name__)
@@ -111,20 +115,29 @@ class Trainer:
         self._saved = time.monotonic()
         self._borrowed = ExitStack()
         self.model: Any = self._borrowed.enter_context(borrowed(model, self.accelerator, config, self.autocast()))
-        self.optimizer = make_optimizer(model, config.optimizer)
-        self.ema = Ema(model, config.ema_decay) if config.ema_decay else None
+        self.is_sharded = config.sharding == "fsdp" and self.accelerator.num_processes > 1
+        self.learner: SpeechLM = self.model if self.is_sharded else model  # whose parameters learn
+        self.optimizer = make_optimizer(self.learner, config.optimizer)
+        self.ema = Ema(self.learner, config.ema_decay) if config.ema_decay else None
+        self.part = own_part(self.accelerator) if self.is_sharded else Part()
+        self._writer = Background()
 
-    def close(self) -> None:
-        """Give the model back."""
+    def close(self, is_well: bool = True) -> None:
+        """Give the model back; if all went well, with what it learned also where its weights are sharded."""
         self._rows.close()
-        self.model = self.raw_model
-        self._borrowed.close()
+        try:
+            self._writer.close()
+            if self.is_sharded and is_well:
+                gather(self.learner, self.raw_model)
+        finally:
+            self.model = self.raw_model
+            self._borrowed.close()
 
     def __enter__(self) -> "Trainer":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(is_well=kind is None)
 
     @property
     def is_main(self) -> bool:
@@ -136,6 +149,7 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step on this rank's rows of the global batch."""
+        self._writer.check()
         config = self.config
         rate = learning_rate(config.optimizer, self.step, config.steps)
         for group in self.optimizer.param_groups:
@@ -146,11 +160,12 @@ class Trainer:
         self.optimizer.zero_grad()
         for part in parts:
             # gradients of the ranks are summed once, in the last backward pass
-            with nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.model):
+            is_last = part is parts[-1] or self.is_sharded  # whole gradients would not fit: each is summed at once
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 share = self.loss(part) * (self.accelerator.num_processes * part.scored / num_global)
                 self.accelerator.backward(share)
             loss += share.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.learner.parameters(), config.optimizer.clip_norm))
         reduced = cast(Tensor, self.accelerator.reduce(loss, "mean"))
         value, slope = torch.stack([reduced, norm]).tolist()  # a GPU is waited for here
         metrics = {"loss": value, "learning_rate": rate, "gradient_norm": slope, "codes": num_global}
@@ -236,8 +251,8 @@ class Trainer:
         """
         config = EvaluateConfig(bf16=self.bf16)
         mine = self.scored[self.accelerator.process_index :: self.accelerator.num_processes]
-        with self.averaged():
-            scores = score_store(self.raw_model, self.store, config, mine, False, self.tokenizer)
+        with self.averaged(), self.whole() as model:
+            scores = score_store(model, self.store, config, mine, False, self.tokenizer)
             *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
             self.codebook_bits = [value / num_frames / math.log(2) for value in nats]
             bits = self.store.codec.frame_rate * sum(nats) / num_frames / math.log(2)
@@ -250,6 +265,15 @@ class Trainer:
             else:
                 self.since_best += 1
         return bits
+
+    @contextmanager
+    def whole(self) -> Iterator[SpeechLM]:
+        """The model with all of its weights, on the device; where they are sharded every rank takes part."""
+        if self.is_sharded:
+            gather(self.learner, self.raw_model.to(self.accelerator.device))  # pyright: ignore[reportArgumentType]
+        yield self.raw_model
+        if self.is_sharded:
+            self.raw_model.to("cpu")  # pyright: ignore[reportArgumentType]
 
     def save_whole(self, folder: Path) -> None:
         save_model(self.raw_model, self.codec, folder, tokenizer=self.tokenizer)
@@ -276,28 +300,35 @@ class Trainer:
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
         since = time.monotonic() - self._saved
-        late = since > 60 * self.config.save_minutes
-        return self.step % self.config.save_every == 0 or self.decays_from_here or late
+        return self.step % self.config.save_every == 0 or since > 60 * self.config.save_minutes
 
-    def save(self) -> Path:
-        """A checkpoint; where the learning rate begins to decay, also one for a run that is extended."""
-        files = {"model": dict(self.raw_model.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
+    def save(self, inner: str = "", keep: int = 2) -> None:
+        """Begin a checkpoint in the folder of the run, or in a folder `inner` there; all ranks call this.
+
+        It is written while training goes on; `finish` waits for it.
+        """
+        self._saved = time.monotonic()
+        if not (self.is_main or self.is_sharded):
+            return
+        self._writer.wait()
+        files = {"model": dict(self.learner.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
         if self.ema is not None:
             files["ema"] = self.ema.tensors
         state = {name: getattr(self, name) for name in STANDING} | {"steps": self.config.steps, "run": self.identity()}
-        if self.decays_from_here:
-            save_checkpoint(self.out / BEFORE_DECAY, self.step, files, state, keep=1)
-        path = save_checkpoint(self.out, self.step, files, state)
-        self._saved = time.monotonic()
-        return path
+        step, files = self.step, on_host(files, self.part)
+        self._writer.start(lambda: save_checkpoint(self.out / inner, step, files, state, keep, self.part))
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written, on all ranks."""
+        self._writer.wait()
+        self.accelerator.wait_for_everyone()
 
     def restore(self) -> bool:
         """Go on from the newest whole checkpoint. Raises ValueError if it belongs to another run."""
         newest = latest_checkpoint(self.out)
         if newest is None:
             return False
-        found, changed = resume_from(self.out, newest, self.config)
-        state, tensors = load_state(found), load_tensors(found, "model")
+        state, tensors = load_state(newest), load_tensors(newest, "model")
         older = defaults(state["run"].get("seed", 0))
         for key, value in self.identity().items():
             before = state["run"].get(key, Tuning().identity().get(key, older.get(key, value)))
@@ -305,10 +336,14 @@ class Trainer:
             # whoever goes on with the model that the run itself has trained does not start anew
             if other and not (key == "start" and tensors_sha256(tensors) == value):
                 raise ValueError(
-                    f"{found}: was made with another {key}; give another --out, or the same {key} ({other})"
+                    f"{newest}: was made with another {key}; give another --out, or the same {key} ({other})"
                 )
         self.start = state["run"].get("start", self.start)
-        self.raw_model.load_state_dict(tensors)
+        best, best_step = state["best"], state.get("best_step", 0)
+        found, changed = resume_from(self.out, newest, self.config)
+        if found != newest:
+            state, tensors = load_state(found), load_tensors(found, "model")
+        load_parts(tensors, self.learner.state_dict())
         unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
         if self.ema is not None:
             self.ema.load(load_tensors(found, "ema"))
@@ -316,8 +351,7 @@ class Trainer:
         for name in STANDING:
             setattr(self, name, state.get(name, getattr(self, name)))
         if found != newest:  # model/ holds what was best, also of steps that are taken again
-            held = load_state(newest)
-            self.best, self.best_step, self.since_best = held["best"], held["best_step"], 0
+            self.best, self.best_step, self.since_best = best, best_step, 0
         if changed and self.is_main:
             log.info(changed)
         return True

@@ -14,8 +14,8 @@ import pyarrow.compute
 import torch
 
 from ...data.audio import AudioError, audio_header, find_audio, load_audio
-from ...data.plan import utterance_names
 from ...data.preparation import REJECTED
+from ...data.sources.folder import utterance_names
 from ...data.split import recordings
 from ...data.token_store import TokenStore
 from ...data.utterance_table import recording_name, text_hash
