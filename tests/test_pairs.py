@@ -129,7 +129,11 @@ def test_scores_differ_as_their_names_say():
         {"sum": 3.0, "per s": -3.0, "coarse": 1.0, "fine": 2.0, "local": 0.5, "local coarse": 0.5, "norm.": -2.25,
          "norm. coarse": -0.25}
     )  # fmt: skip
-    assert margins(item, "level") == {"sum": 1.5} and margins(item, "bigram") == {}
+    assert (
+        margins(item, "level") == {"sum": 1.5}
+        and margins(item, "length") == {"sum": 2.0}
+        and margins(item, "bigram") == {}
+    )
 
 
 BROKEN = {

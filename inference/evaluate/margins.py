@@ -18,7 +18,7 @@ DEFINITION = (
     "norm.: local less the nats of the same frames with nothing before them (arXiv 2601.06329)"
 )
 SCORES = ("sum", "per s", "coarse", "fine", "local", "local coarse", "norm.", "norm. coarse")
-SCORERS = ("model", "bigram", "level")
+SCORERS = ("model", "bigram", "level", "length")
 TIE = 1e-6  # nats, or dB
 
 Margins = dict[str, float]  # score -> margin; scores that a pair does not have are left out
@@ -35,7 +35,9 @@ class Accuracy:
 
 
 def margins(item: Item, scorer: str) -> Margins:
-    """Margins of a pair under "model", "bigram" or "level" (the smaller change of level counts as the better)."""
+    """Margins of a pair under the model, the bigram, or a cue: the smaller change of "level", the smaller "length"."""
+    if scorer == "length":
+        return {"sum": item.seconds[1] - item.seconds[0]}
     if scorer == "level":
         steps = item.level_step_db
         return {} if steps is None else {"sum": steps[1] - steps[0]}

@@ -47,7 +47,7 @@ class PairsReport:
             "",
             *text_table(rows),
             "",
-            f"level: the smaller change of level is the better; window: {settings['window']}",
+            f"level, length: the smaller change of level, the shorter one is the better; window: {settings['window']}",
             f"definition: {self.definition}",
         ]
         if self.skipped:
@@ -72,7 +72,9 @@ def report(
 ) -> PairsReport:
     accuracies = {}
     for task, found in by_task(items).items():
-        scorers = {scorer: [margins(item, scorer) for item in found] for scorer in SCORERS}
+        same_length = all(item.seconds[0] == item.seconds[1] for item in found)
+        asked = [scorer for scorer in SCORERS if scorer != "length" or not same_length]
+        scorers = {scorer: [margins(item, scorer) for item in found] for scorer in asked}
         accuracies[task] = {
             scorer: {name: accuracy(values, config) for name in SCORES if len(values := _column(each, name))}
             for scorer, each in scorers.items()
