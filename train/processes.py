@@ -121,6 +121,8 @@ def own_part(accelerator: Accelerator) -> Part:
     """This rank's part of a checkpoint that all write."""
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     return Part(accelerator.process_index, accelerator.num_processes, group)
+
+
 def open_stores(
     data: Data | Sequence[Data], out: Path, codec: Codec, config: PrepareConfig, device: str = "auto"
 ) -> list[TokenStore]:

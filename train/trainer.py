@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 
 from ..data.ahead import Ahead
-from ..data.dataset import TokenBatches
-from ..data.mixture import MixedBatches
 from ..data.rows import Rows, can_be_packed
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
