@@ -1,4 +1,4 @@
-"""Audio files in, mono float32 at one sample rate out; audio_out.py writes them.
+"""Audio files in, mono float32 at one sample rate out; audio_out.py writes them, ffmpeg.py reads unusual formats.
 
 Everything a file can be wrong about is found here and told in one line (`AudioError`); nothing here knows about
 codecs or tokens. S samples.
@@ -7,6 +7,8 @@ codecs or tokens. S samples.
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -16,10 +18,13 @@ from ..model.files import readable
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 FOREIGN = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".wma", ".amr", ".3gp", ".mka", ".ac3", ".ape", ".wv")  # ffmpeg's
+# first bytes of Matroska and WebM, ASF (WMA), AMR, WavPack, Monkey's Audio and AC-3
+FOREIGN_STARTS = (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"#!AMR", b"wvpk", b"MAC ", b"\x0b\x77")
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 192_000
 MIN_DURATION_S = 0.1
 SILENCE_DBFS = -60.0
 MAX_PEAK = 8.0  # some headroom over full scale; integers written as floats are far above it
+END_TOLERANCE_S = 0.1  # a part of a recording may end this much after the recording: numbers in lists are rounded
 BLOCK_S = 60.0  # a long file is read and resampled in blocks, so that memory stays near the result's own size
 
 logger = logging.getLogger(__name__)
@@ -48,8 +53,14 @@ def find_audio(path: Path) -> list[Path]:
             left_out.append(f"{readable(file)}: its name is not UTF-8; rename it")
         elif suffix in EXTENSIONS:
             found.append(file)
-        elif not any(file.with_suffix(other).exists() for other in EXTENSIONS):  # else it has been converted
-            left_out.append(f"{file}: {suffix} cannot be read; {_conversion(file)}")
+        elif any(file.with_suffix(other).exists() for other in EXTENSIONS):
+            continue  # it has been converted
+        elif find_spec("av") is not None:
+            found.append(file)
+        else:
+            left_out.append(
+                f"{file}: {suffix} cannot be read; pip install 'codeclm[formats]', or {_conversion(readable(file))}"
+            )
     if not found:
         others = f"; {left_out[0]}" if left_out else ""
         raise AudioError(f"{readable(path)}: no audio file in this folder (looked for {', '.join(EXTENSIONS)}){others}")
@@ -68,8 +79,8 @@ def _is_utf8(path: Path) -> bool:
     return os.fsencode(path) == str(path).encode("utf-8", "replace")
 
 
-def _conversion(file: Path) -> str:
-    return f"convert it with: ffmpeg -i '{readable(file)}' '{readable(file.with_suffix('.wav'))}'"
+def _conversion(name: str) -> str:
+    return f"convert it with: ffmpeg -i '{name}' '{Path(name).with_suffix('.wav')}'"
 
 
 def audio_header(path: Path) -> tuple[int, float]:
@@ -139,23 +150,26 @@ class _Levels:
             raise AudioError(f"{name}: samples reach {self.peak:.0f}; float audio must lie in -1..1")
 
 
-def audio_blocks(path: str | Path, sample_rate: int, check_speech: bool = False) -> Iterator[np.ndarray]:
+def audio_blocks(
+    audio: str | Path | BinaryIO,
+    sample_rate: int,
+    check_speech: bool = False,
+    name: str | None = None,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+) -> Iterator[np.ndarray]:
     """The audio of `load_audio` in blocks of about a minute [S], so that a file of any length can be read.
 
+    audio: a file, or one that is open. name: for messages. start_s, end_s: only this part of it, as if it were a file.
     Raises AudioError like `load_audio`, some reasons only once the last block has been read.
     """
-    path = Path(path)
-    name = readable(path)
-    if not path.exists():
-        raise AudioError(f"{name}: no such file")
-    if not path.is_file():
-        raise AudioError(f"{name}: is a folder, not an audio file" if path.is_dir() else f"{name}: is not a file")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{name}: the file is empty (0 bytes)")
-    if not os.access(path, os.R_OK):
-        raise AudioError(f"{name}: cannot be read (permission denied)")
+    if isinstance(audio, str | Path):
+        audio = Path(audio)
+        name = readable(audio) if name is None else name
+        _check_file(audio, name)
+    name = name or "audio"
     num_samples, levels = 0, _Levels()
-    for block in _resampled_blocks(path, sample_rate):
+    for block in _resampled_blocks(audio, name, sample_rate, start_s, end_s):
         num_samples += len(block)
         if check_speech:
             levels.add(block)
@@ -166,67 +180,149 @@ def audio_blocks(path: str | Path, sample_rate: int, check_speech: bool = False)
         levels.check(sample_rate, name)
 
 
-def _resampled_blocks(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
-    import soundfile
+def _check_file(path: Path, name: str) -> None:
+    if not path.exists():
+        raise AudioError(f"{name}: no such file")
+    if not path.is_file():
+        raise AudioError(f"{name}: is a folder, not an audio file" if path.is_dir() else f"{name}: is not a file")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{name}: the file is empty (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise AudioError(f"{name}: cannot be read (permission denied)")
+
+
+def _resampled_blocks(
+    audio: Path | BinaryIO, name: str, sample_rate: int, start_s: float, end_s: float | None
+) -> Iterator[np.ndarray]:
     import soxr
 
-    name = readable(path)
-    # as bytes: soundfile would not take a name that is not UTF-8
-    place: Any = os.fsencode(path) if os.name == "posix" else path
+    rate, blocks = _decoded(audio, name, start_s, end_s)
+    resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
+    channels, mixed = _Levels(), _Levels()
+    some = False
+    for block in blocks:
+        some = True
+        mono = np.ascontiguousarray(block.mean(axis=1))
+        if not np.isfinite(mono).all():
+            raise AudioError(f"{name}: holds NaN or infinite samples")
+        if block.shape[1] > 1:
+            channels.add(block.reshape(-1))
+            mixed.add(mono)
+        yield mono if resampler is None else resampler.resample_chunk(mono)
+    if resampler is not None and some:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    if mixed.level < SILENCE_DBFS <= channels.level:
+        to = readable(Path(name).with_suffix(".mono.wav"))
+        raise AudioError(
+            f"{name}: its channels cancel out (one is the other upside down); keep one of them: "
+            f"ffmpeg -i '{name}' -af 'pan=mono|c0=c0' '{to}'"
+        )
+
+
+def _decoded(
+    audio: Path | BinaryIO, name: str, start_s: float, end_s: float | None
+) -> tuple[int, Iterator[np.ndarray]]:
+    """Sample rate in Hz and blocks [n, channels] of the part from `start_s` to `end_s`."""
     try:
-        with soundfile.SoundFile(place) as file:
-            rate = file.samplerate
-            if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-                raise AudioError(
-                    f"{name}: sample rate {rate} Hz; {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz can be read"
-                )
-            _check_is_whole(path)
-            resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
-            frames_read, channels, mixed = 0, _Levels(), _Levels()
-            while True:
-                block = file.read(round(BLOCK_S * rate), dtype="float32", always_2d=True)
-                if len(block) == 0:
-                    break
-                frames_read += len(block)
-                mono = np.ascontiguousarray(block.mean(axis=1))
-                if not np.isfinite(mono).all():
-                    raise AudioError(f"{name}: holds NaN or infinite samples")
-                if block.shape[1] > 1:
-                    channels.add(block.reshape(-1))
-                    mixed.add(mono)
-                yield mono if resampler is None else resampler.resample_chunk(mono)
-            if resampler is not None and frames_read:
-                yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            # libsndfile's frame count of a compressed file can be an estimate: only a real shortfall is a cut
-            if frames_read < 0.98 * file.frames and file.frames < 2**60:
-                raise AudioError(f"{name}: cut off ({frames_read} of {file.frames} samples can be read)")
-            if mixed.level < SILENCE_DBFS <= channels.level:
-                raise AudioError(
-                    f"{name}: its channels cancel out (one is the other upside down); keep one of them: "
-                    f"ffmpeg -i '{name}' -af 'pan=mono|c0=c0' '{readable(path.with_suffix('.mono.wav'))}'"
-                )
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = getattr(error, "error_string", str(error)).splitlines()[0]
-        hint = "" if path.suffix.lower() in EXTENSIONS else f"; if it holds audio, {_conversion(path)}"
-        raise AudioError(f"{name}: cannot be read as audio ({reason.rstrip('.')}){hint}") from None
+        rate, blocks = _opened(audio, name, start_s)
     except OSError as error:
         raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise AudioError(f"{name}: sample rate {rate} Hz; {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz can be read")
+    return rate, _part(blocks, name, rate, start_s, end_s)
 
 
-def _check_is_whole(path: Path) -> None:
-    """libsndfile reads what is left of a cut WAV, AIFF or Ogg file without a word, so sizes are compared here."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        magic = file.read(4)
-        if magic in (b"RIFF", b"FORM"):
-            file.seek(12)
-            end = _end_of_samples(file, "little" if magic == b"RIFF" else "big")
-        elif magic == b"OggS":
-            end = _end_of_pages(file)
-        else:
+def _opened(audio: Path | BinaryIO, name: str, start_s: float) -> tuple[int, Iterator[np.ndarray]]:
+    """Sample rate in Hz and blocks [n, channels] from `start_s` on."""
+    with ExitStack() as stack:
+        file = stack.enter_context(audio.open("rb")) if isinstance(audio, Path) else audio
+        if is_foreign(file.read(16)):
+            if find_spec("av") is None:
+                raise AudioError(f"{name}: cannot be read; pip install 'codeclm[formats]', or {_conversion(name)}")
+            from .ffmpeg import ffmpeg_blocks
+
+            return ffmpeg_blocks(audio, name, start_s)
+        file.seek(0)
+        _check_is_whole(file, name)
+        file.seek(0)
+    return _soundfile_blocks(audio, name, start_s)
+
+
+def _part(
+    blocks: Iterator[np.ndarray], name: str, rate: int, start_s: float, end_s: float | None
+) -> Iterator[np.ndarray]:
+    """The blocks up to `end_s`, where it is given. Raises AudioError where the audio ends long before."""
+    if end_s is None:
+        yield from blocks
+        return
+    left = round(end_s * rate) - round(start_s * rate)
+    for block in blocks:
+        yield block[:left]
+        left -= len(block)
+        if left <= 0:
             return
+    if left > END_TOLERANCE_S * rate:
+        raise AudioError(f"{name}: is to be used up to {end_s:g} s, but ends at {end_s - left / rate:.2f} s")
+
+
+def _soundfile_blocks(audio: Path | BinaryIO, name: str, start_s: float) -> tuple[int, Iterator[np.ndarray]]:
+    import soundfile
+
+    # as bytes: soundfile would not take a name that is not UTF-8
+    place: Any = os.fsencode(audio) if isinstance(audio, Path) and os.name == "posix" else audio
+
+    def told(error: Exception) -> AudioError:
+        reason = getattr(error, "error_string", str(error)).splitlines()[0]
+        hint = "" if Path(name).suffix.lower() in EXTENSIONS else f"; if it holds audio, {_conversion(name)}"
+        return AudioError(f"{name}: cannot be read as audio ({reason.rstrip('.')}){hint}")
+
+    try:
+        file = soundfile.SoundFile(place)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise told(error) from None
+
+    def blocks() -> Iterator[np.ndarray]:
+        first, frames_read = round(start_s * file.samplerate), 0
+        with file:
+            if first >= file.frames > 0 and first:
+                length = file.frames / file.samplerate
+                raise AudioError(f"{name}: is to be used from {start_s:g} s on, but ends at {length:.2f} s")
+            try:
+                if first:
+                    file.seek(first)
+                while len(block := file.read(round(BLOCK_S * file.samplerate), dtype="float32", always_2d=True)):
+                    frames_read += len(block)
+                    yield block
+            except (soundfile.LibsndfileError, RuntimeError) as error:
+                raise told(error) from None
+            # libsndfile's frame count of a compressed file can be an estimate: only a real shortfall is a cut
+            if first + frames_read < 0.98 * file.frames and file.frames < 2**60:
+                raise AudioError(f"{name}: cut off ({first + frames_read} of {file.frames} samples can be read)")
+
+    return file.samplerate, blocks()
+
+
+def is_foreign(head: bytes) -> bool:
+    """Whether a file that starts with these bytes, 16 at least, is in a format that only FFmpeg reads."""
+    if head[:2] in (b"\xff\xf1", b"\xff\xf9"):  # AAC; the layer bits tell it from MP3
+        return True
+    return head[4:8] == b"ftyp" or head.startswith(FOREIGN_STARTS)
+
+
+def _check_is_whole(file: BinaryIO, name: str) -> None:
+    """libsndfile reads what is left of a cut WAV, AIFF or Ogg file without a word, so sizes are compared here."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    magic = file.read(4)
+    if magic in (b"RIFF", b"FORM"):
+        file.seek(12)
+        end = _end_of_samples(file, "little" if magic == b"RIFF" else "big")
+    elif magic == b"OggS":
+        end = _end_of_pages(file)
+    else:
+        return
     if end > size:
-        raise AudioError(f"{readable(path)}: cut off (its headers promise {end} bytes, {size} are there)")
+        raise AudioError(f"{name}: cut off (its headers promise {end} bytes, {size} are there)")
 
 
 def _end_of_samples(file: BinaryIO, byteorder: Literal["little", "big"]) -> int:

@@ -12,18 +12,25 @@ HeldoutBy = Literal["recording", "speaker"]  # what is held out as a whole
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """How audio is cut and grouped. All but `num_workers` decide what the store holds."""
+    """How audio is found, cut and grouped. All but `num_workers` and `batch_s` decide what the store holds."""
 
-    files_per_shard: int = 256  # audio files per shard; a finished shard is never encoded again
+    shard_mb: float = 128.0  # megabytes of audio per shard; a finished shard is never encoded again
+    files_per_shard: int = 1024  # at most this many audio files per shard
     max_utterance_s: float = 600.0  # cut longer files into pieces of at most N seconds: name#0, name#1, ...
     # other codes for the same speech keep a model from overfitting to a small corpus; not for evaluation
     copies: int = 1  # variants of each utterance, shifted by a fraction of a frame and slightly louder or softer
-    num_workers: int = 1  # worker processes, one thread each
+    num_workers: int = 1  # worker processes, one thread each; 0: one for each core where there is enough to do
+    batch_s: float | None = None  # seconds encoded at once, neighbours in length; default: 0 (one by one), 240 on a GPU
+    split: str | None = None  # which part of a Hugging Face dataset; default: train, or the only one
+    subset: str | None = None  # which subset of a dataset of the hub, where it has several
+    streaming: bool = False  # read the parquet files of a dataset of the hub where they are; nothing is downloaded
 
     def __post_init__(self) -> None:
-        for name in ("files_per_shard", "copies", "num_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("files_per_shard", 1), ("copies", 1), ("num_workers", 0), ("batch_s", 0)):
+            if (value := getattr(self, name)) is not None and not least <= value < float("inf"):
+                raise ValueError(f"{name} is {value}; it must be at least {least}, and finite")
+        if not 0 < self.shard_mb < float("inf"):
+            raise ValueError(f"shard_mb is {self.shard_mb}; it must be more than 0, and finite")
         if not 1 <= self.max_utterance_s < float("inf"):
             raise ValueError(f"max_utterance_s is {self.max_utterance_s}; it must be at least 1 second, and finite")
 

@@ -1,4 +1,4 @@
-"""Audio files -> codes, here or in worker processes: the same bytes either way. S samples, T frames, K codebooks."""
+"""Sources -> codes, here or in worker processes: the same bytes either way. S samples, T frames, K codebooks."""
 
 import logging
 import multiprocessing
@@ -6,11 +6,11 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,62 +20,146 @@ from ..model.codecs import Codec, load_codec
 from ..model.files import readable
 from .audio import MIN_DURATION_S, AudioError, audio_blocks, check_usable
 from .config import PrepareConfig
+from .decode_ahead import decode_ahead
+from .sources import Source
+from .sources.folder import transcript_path
 from .store_index import Rejected
 from .store_writer import Utterance
 from .text_tokenizer import clean_text
 
 PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
+GPU_BATCH_S = 240.0
+HELD_S = 3600.0  # audio that waits for neighbours in length
 COPY_LEVELS_DB = (0.0, 1.5, -1.5, 0.75, -0.75, 2.0, -2.0, 1.0)
 CUT_FROM = 0.8  # share of the longest piece after which the quietest place is sought
 CUT_WINDOW_S = 0.02
-HINT_FILES = 50  # per core: with fewer of them more processes are not worth their start
+# per worker: with less to do more processes are not worth their start
+LEAST_FILES, LEAST_BYTES = 50, 32e6
 FILES_AHEAD = 4  # per worker: files handed out before the oldest one is written
 
 logger = logging.getLogger(__name__)
 
-Entries = list[Utterance | Rejected]  # what one file became
+Entries = list[Utterance | Rejected]  # what one source became
 
 
-def encode_file(path: Path, name: str, codec: Codec, config: PrepareConfig) -> Entries:
-    """One file -> its utterance, or its pieces `name#0`, `name#1`, ..., each checked by itself.
+@dataclass
+class Clip:
+    """Audio on its way to codes."""
 
-    A long file is cut where it is quiet, and every piece but the file's last is marked as one that goes on: also before
+    audio: np.ndarray  # [S]; empty once there are codes
+    num_samples: int
+    codes: np.ndarray | None = None  # [T, K]
+
+    @classmethod
+    def of(cls, audio: np.ndarray) -> "Clip":
+        return cls(audio, len(audio))
+
+
+@dataclass
+class Recording:
+    """A source that is being read: its pieces so far, each with its copies."""
+
+    source: Source
+    text: str | None = None
+    pieces: list[list[Clip] | Rejected] = field(default_factory=list)
+    reason: str | None = None  # why all of it is rejected
+
+    def entries(self) -> Entries:
+        name, pieces = self.source.name, self.pieces
+        if self.reason is not None:
+            return [Rejected(name, self.reason)]
+        names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
+        about = self.text if len(pieces) == 1 else None, self.source.speaker, self.source.origin
+        entries: Entries = []
+        for name, piece in zip(names, pieces, strict=True):
+            if isinstance(piece, Rejected):
+                entries.append(replace(piece, name=name))
+                continue
+            for number, clip in enumerate(piece):
+                assert clip.codes is not None
+                copy_name = f"{name}~{number}" if len(piece) > 1 else name
+                text, speaker, origin = about
+                entries.append(
+                    Utterance(copy_name, clip.num_samples, clip.codes, text, name != names[-1], speaker, origin)
+                )
+        return entries
+
+
+def encode_sources(
+    sources: Iterable[Source], codec: Codec, config: PrepareConfig, batch_s: float = 0.0, threads: int = 1
+) -> Iterator[Entries]:
+    """Each source -> its utterance, or its pieces `name#0`, `name#1`, ..., each checked by itself; in order.
+
+    A long one is cut where it is quiet, and every piece but its last is marked as one that goes on: also before
     pieces that are rejected, as silence is. With several copies, copy c of an utterance is called `name~c`; copy 0 is
-    the utterance as it is. A file that cannot be read to its end is rejected as a whole, and so is one whose transcript
-    cannot be read. Copies of an utterance have its text, pieces have none.
+    the utterance as it is. A source that cannot be read to its end is rejected as a whole, and so is one whose
+    transcript cannot be read. Copies of an utterance have its text, pieces have none.
+    batch_s: seconds of audio, padding included, that are encoded at once, neighbours in length together; 0: one by
+    one. By the codec's contract the codes are the same. threads: read files meanwhile.
     """
+    batches, waiting = Batches(codec, batch_s), deque[Recording]()
+    for source, pieces in decode_ahead(sources, lambda source: read_pieces(source, codec, config), threads):
+        recording = Recording(source)
+        try:
+            recording.text = source.text
+            if source.has_transcript and isinstance(source.audio, Path):
+                recording.text = read_transcript(source.audio)
+            for piece in pieces:
+                recording.pieces.append(piece)
+                if not isinstance(piece, Rejected):
+                    batches.add(piece)
+        except AudioError as error:
+            recording.reason = _reason(error, source)
+        waiting.append(recording)
+        if not batches.clips:
+            yield from (recording.entries() for recording in waiting)
+            waiting.clear()
+    batches.encode()
+    yield from (recording.entries() for recording in waiting)
+
+
+def read_pieces(source: Source, codec: Codec, config: PrepareConfig) -> Iterator[list[Clip] | Rejected]:
+    """The pieces of a source, each with its copies. Raises AudioError where it cannot be read to its end."""
     limit = codec.hop_length * max(1, int(config.max_utterance_s * codec.sample_rate / codec.hop_length))
     least = int(np.ceil(MIN_DURATION_S * codec.sample_rate))
-    pieces: list[list[Utterance] | Rejected] = []
-    try:
-        text = read_transcript(path)
-        blocks = audio_blocks(path, codec.sample_rate)
-        for piece in pieces_of(blocks, limit, least, codec.hop_length, codec.sample_rate):
-            try:
-                check_usable(piece, codec.sample_rate, readable(path))
-                copies = _copies(piece, codec.hop_length, config.copies, least)
-                pieces.append([Utterance("", len(copy), _encode(copy, codec)) for copy in copies])
-            except AudioError as error:
-                pieces.append(Rejected("", _reason(error, path)))
-    except AudioError as error:
-        return [Rejected(name, _reason(error, path))]
-    text = text if len(pieces) == 1 else None
-    names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
-    entries: Entries = []
-    for name, piece in zip(names, pieces, strict=True):
-        goes_on = name != names[-1]
-        if isinstance(piece, Rejected):
-            entries.append(replace(piece, name=name))
-            continue
-        for number, copy in enumerate(piece):
-            copy_name = f"{name}~{number}" if len(piece) > 1 else name
-            entries.append(replace(copy, name=copy_name, text=text, goes_on=goes_on))
-    return entries
+    audio, label = source.open(), source.label
+    blocks = audio_blocks(audio, codec.sample_rate, False, label, source.start_s, source.end_s)
+    for piece in pieces_of(blocks, limit, least, codec.hop_length, codec.sample_rate):
+        try:
+            check_usable(piece, codec.sample_rate, label)
+            yield [Clip.of(copy) for copy in _copies(piece, codec.hop_length, config.copies, least)]
+        except AudioError as error:
+            yield Rejected("", _reason(error, source))
 
 
-def transcript_path(audio: Path) -> Path:
-    """Where the transcript of an audio file lies, if it has one: NAME.txt beside NAME.wav."""
-    return audio.with_suffix(".txt")
+class Batches:
+    """Clips that wait to be encoded beside others of about their length."""
+
+    def __init__(self, codec: Codec, batch_s: float):
+        self.codec, self.batch_s = codec, batch_s
+        self.clips: list[Clip] = []
+
+    def add(self, clips: Sequence[Clip]) -> None:
+        """They have codes at once, or after `encode`."""
+        for clip in clips:
+            if self.batch_s == 0 or clip.num_samples > PUSH_S * self.codec.sample_rate:
+                clip.codes, clip.audio = _encode(clip.audio, self.codec), clip.audio[:0]
+            else:
+                self.clips.append(clip)
+        if sum(clip.num_samples for clip in self.clips) > HELD_S * self.codec.sample_rate:
+            self.encode()
+
+    def encode(self) -> None:
+        """Give all of them their codes."""
+        most, batch = self.batch_s * self.codec.sample_rate, []
+        for clip in sorted(self.clips, key=lambda clip: clip.num_samples):
+            if batch and clip.num_samples * (len(batch) + 1) > most:
+                _encode_batch(batch, self.codec)
+                batch = []
+            batch.append(clip)
+        if batch:
+            _encode_batch(batch, self.codec)
+        self.clips = []
 
 
 def read_transcript(audio: Path) -> str | None:
@@ -152,28 +236,46 @@ def _encode(audio: np.ndarray, codec: Codec) -> np.ndarray:
     return codes[0].T.cpu().numpy().astype(np.uint16)
 
 
-def _reason(error: AudioError, path: Path) -> str:
-    return str(error).removeprefix(f"{readable(path)}: ")
+def _encode_batch(clips: Sequence[Clip], codec: Codec) -> None:
+    """Give the clips their codes, all at once."""
+    lengths = [clip.num_samples for clip in clips]
+    batch = torch.zeros(len(clips), 1, max(lengths))
+    for row, clip in zip(batch, clips, strict=True):
+        row[0, : clip.num_samples] = torch.from_numpy(clip.audio)
+    codes = codec.encode(batch.to(codec.device), lengths).cpu().numpy().astype(np.uint16)  # [B, K, T]
+    for row, clip in zip(codes, clips, strict=True):
+        clip.codes = np.ascontiguousarray(row[:, : codec.num_frames(clip.num_samples)].T)
+        clip.audio = clip.audio[:0]
 
 
-Encode = Callable[[Iterable[tuple[Path, str]]], Iterator[Entries]]  # (path, name) of files -> their entries, in order
+def _reason(error: AudioError, source: Source) -> str:
+    return str(error).removeprefix(f"{source.label}: ")
+
+
+Encode = Callable[[Iterable[Sequence[Source]]], Iterator[Entries]]  # the sources of shards -> their entries, in order
 
 
 @contextmanager
-def encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Encode]:
-    """How files are encoded: here, or in processes. Each uses one thread: more of them can change codes in the last
-    digit, and one process per core is faster than many threads in one."""
+def encoder(codec: Codec, config: PrepareConfig, num_sources: int, num_bytes: int = 0) -> Iterator[Encode]:
+    """How sources are encoded: here, or in processes. Each computes with one thread: more of them can change codes in
+    the last digit, and one process per core is faster than many threads in one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_cpu = codec.device.type == "cpu"
+    worth_it = min(cores, max(num_sources // LEAST_FILES, int(num_bytes // LEAST_BYTES)))
     if config.num_workers > cores:
         logger.info("num_workers is %d, more than the cores of this process: %d will do", config.num_workers, cores)
-    num_workers = min(config.num_workers, num_jobs, cores)
+    num_workers = min(config.num_workers or worth_it, num_sources, cores) if on_cpu else 1
     if num_workers <= 1:
-        if min(cores, num_jobs // HINT_FILES) > 1 and codec.device.type == "cpu":
+        if worth_it > 1 and on_cpu:
             logger.info("1 of %d cores is used; codeclm prepare --num-workers %d is faster", cores, cores)
+        batch_s = config.batch_s if config.batch_s is not None else 0.0 if on_cpu else GPU_BATCH_S
+        ahead = 1 if on_cpu else cores
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            yield lambda jobs: (encode_file(*job, codec, config) for job in jobs)
+            yield lambda shards: (
+                entries for sources in shards for entries in encode_sources(sources, codec, config, batch_s, ahead)
+            )
         finally:
             torch.set_num_threads(threads)
         return
@@ -181,45 +283,42 @@ def encoder(codec: Codec, config: PrepareConfig, num_jobs: int) -> Iterator[Enco
     folder = tempfile.TemporaryDirectory()
     codec.save(Path(folder.name))
     pool = ProcessPoolExecutor(
-        num_workers,
-        multiprocessing.get_context("spawn"),
-        _start_worker,
-        (Path(folder.name), str(codec.device), config),
+        num_workers, multiprocessing.get_context("spawn"), _start_worker, (Path(folder.name), config)
     )
     try:
-        yield lambda jobs: _in_order(pool, jobs, FILES_AHEAD * num_workers)
+        yield lambda shards: _in_order(pool, (source for sources in shards for source in sources), num_workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         folder.cleanup()
 
 
-def _in_order(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Path, str]], ahead: int) -> Iterator[Entries]:
-    running: deque[tuple[Path, Future[Entries]]] = deque()
+def _in_order(pool: ProcessPoolExecutor, sources: Iterable[Source], num_workers: int) -> Iterator[Entries]:
+    running: deque[tuple[Source, Future[Entries]]] = deque()
     try:
-        for job in jobs:
-            running.append((job[0], pool.submit(_work, *job)))
-            if len(running) > ahead:
+        for source in sources:
+            running.append((source, pool.submit(_work, source)))
+            if len(running) > FILES_AHEAD * num_workers:
                 yield running[0][1].result()
                 running.popleft()
         while running:
             yield running[0][1].result()
             running.popleft()
     except BrokenProcessPool:
-        lost = next((path for path, entries in running if entries.done() and entries.exception()), None)
+        lost = next((source for source, entries in running if entries.done() and entries.exception()), None)
         raise ChildProcessError(
-            f"{readable(lost or 'prepare')}: a worker process died at this file or at one encoded beside it (out of "
-            f"memory, or a script without `if __name__ == '__main__'`); what is finished is kept: run it again with "
-            f"fewer workers"
+            f"{lost.label if lost else 'prepare'}: a worker process died at this file or at one encoded beside it "
+            f"(out of memory, or a script without `if __name__ == '__main__'`); what is finished is kept: run it "
+            f"again with fewer workers"
         ) from None
 
 
 _worker: tuple[Codec, PrepareConfig] | None = None  # in a worker process
 
 
-def _start_worker(codec: Path, device: str, config: PrepareConfig) -> None:
+def _start_worker(codec: Path, config: PrepareConfig) -> None:
     global _worker
     torch.set_num_threads(1)
-    _worker = load_codec(codec).to(device), config
+    _worker = load_codec(codec), config
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
@@ -231,6 +330,6 @@ def exit_with_parent() -> None:
     os._exit(1)
 
 
-def _work(path: Path, name: str) -> Entries:
+def _work(source: Source) -> Entries:
     assert _worker is not None
-    return encode_file(path, name, *_worker)
+    return next(encode_sources([source], *_worker))

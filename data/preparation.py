@@ -1,16 +1,16 @@
-"""Audio files -> a token store: `prepare(audio, out, codec)`. In codeclm.data the name `prepare` is this function's.
+"""Speech -> a token store: `prepare(audio, out, codec)`. In codeclm.data the name `prepare` is this function's.
 
-The sorted files are grouped into shards; a finished shard is never done again, so a run that was killed goes on where
-it was, and its bytes are those of an unbroken run with any number of workers. New files become new shards; the store
-that was there stays whole until the new one is. A transcript NAME.txt beside NAME.wav goes with its audio. What cannot
-be used is skipped, logged and listed in OUT/rejected.jsonl. The files on disk are token_store.py's. S samples, T
-frames, K codebooks.
+What sources.find_sources finds is grouped into shards; a finished shard is never done again, so a run that was killed
+goes on where it was, and its bytes are those of an unbroken run with any number of workers, ranks or machines. New
+files become new shards; the store that was there stays whole until the new one is. What cannot be used is skipped,
+logged and listed in OUT/rejected.jsonl. The files on disk are token_store.py's. S samples, T frames, K codebooks.
 """
 
 import json
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from typing import Any
 from ..model.codec_reference import CodecReference
 from ..model.codecs import Codec, load_codec
 from ..model.device import resolve_device
-from ..model.files import locked_folder, readable, write_whole
-from .audio import AudioError, audio_header, find_audio
+from ..model.files import locked_folder, write_whole
+from .audio import AudioError, audio_header
+from .codec_probe import PROBE, Probe, check_behaviour
 from .config import PrepareConfig, with_settings
-from .encode_files import encoder
-from .plan import Shard, plan_shards, utterance_names
-from .progress import progress_bar
+from .make_shards import make_shards
+from .plan import Shard, plan_shards
+from .ranks import PATIENCE_S, WORK, Rank, own_folder, rank_folder
+from .sources import Found, Source, find_sources
 from .split import name_hash
 from .store_index import (
     HEADER,
@@ -35,7 +37,7 @@ from .store_index import (
     check_storable,
     require_codec,
 )
-from .store_writer import Utterance, commit_store, write_shard
+from .store_writer import commit_store
 from .token_store import TokenStore
 
 REJECTED = "rejected.jsonl"
@@ -68,53 +70,161 @@ class PrepareSummary:
         return text
 
 
+@dataclass(frozen=True)
+class RankSummary:
+    """What one rank of several has done, for people: print it."""
+
+    rank: Rank
+    num_made: int
+    num_missing: int  # shards that other ranks have not made yet
+    out: Path
+
+    def __str__(self) -> str:
+        rest = f"{self.num_missing} shards are still missing" if self.num_missing else "no shard is missing"
+        return (
+            f"{self.out}: {self.rank} has made {self.num_made} shards, {rest}; when all ranks are done, the same "
+            f"command with --commit in place of --rank makes them a store"
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be encoded into which folder by which codec."""
+
+    audio: str | Path
+    out: Path
+    codec: Codec
+    config: PrepareConfig
+    found: Found
+
+    @property
+    def info(self) -> CodecReference:
+        return CodecReference.of(self.codec)
+
+    def plan(self) -> tuple[StoreHeader | None, list[ShardIndex | Shard]]:
+        """What `out` was finished with, and the shards."""
+        stored = _stored_header(self.out, self.info)
+        return stored, plan_shards(self.found.sources, self.out, stored, self.info, self.config)
+
+
 def prepare(
     audio: str | Path,
     out: str | Path,
     codec: str | Path | Codec = "spectral",
     config: PrepareConfig = PrepareConfig(),
-    only: Collection[Path] | None = None,
+    only: Collection[str] | None = None,
     progress: bool = True,
     device: str = "auto",
+    commit: bool = False,
+    ray: bool = False,
     **settings: Any,
 ) -> PrepareSummary:
-    """Encode every audio file below `audio` (or the one file) into the token store `out`.
+    """Encode the speech in `audio`, whatever `find_sources` reads, into the token store `out`.
 
     A store that is finished already is only read; `TokenStore(out)` opens it.
     codec: a name or folder, as `load_codec` takes it, which computes on `device` (as for `codeclm.load`), or a codec,
     which computes where it is. settings: fields of `config`, such as max_utterance_s=20 (seconds) or num_workers=2
-    (processes on the CPU; a script then needs `if __name__ == "__main__"`). only: these of the files; their names and
-    order are as if all were there. progress: show a bar (TQDM_DISABLE=1 in the environment turns off
-    all bars). Raises AudioError if there is no audio file, ValueError for a setting or a codec that is unknown, if no
-    file can be used (then nothing new is left) or if `out` holds tokens of another codec, OSError if `out` cannot be
-    written or another prepare is writing there.
+    (processes on the CPU; a script then needs `if __name__ == "__main__"`). only: sources of these names. progress:
+    show a bar (TQDM_DISABLE=1 in the environment turns off all bars). commit: all shards have been made by ranks. ray:
+    make them with the actors of a Ray cluster. Raises AudioError if there is no audio, ValueError for a setting or a
+    codec that is unknown or behaves otherwise here, if nothing can be used (then nothing new is left), if `out` holds
+    tokens of another codec, or if a shard is missing that was to be committed, OSError if `out` cannot be written or
+    another prepare is writing there.
     """
-    config = with_settings(config, settings)
-    codec = _open_codec(codec, device, config) if isinstance(codec, str | Path) else codec
-    audio, out, info = Path(audio), Path(out), CodecReference.of(codec)
-    check_storable(info)
-    files = _audio_files(audio)
-    num_files = len(files if only is None else only)
-
-    def plan() -> tuple[StoreHeader | None, list[ShardIndex | Shard], list[Shard]]:
-        stored = _stored_header(out, info)
-        shards = plan_shards(audio, files, out, stored, info, config, only)
-        return stored, shards, [shard for shard in shards if isinstance(shard, Shard)]
-
-    stored, shards, todo = plan()
+    job = _job(audio, out, codec, with_settings(config, settings), only, device)
+    out = job.out
+    stored, shards = job.plan()
     finished = [shard for shard in shards if isinstance(shard, ShardIndex)]
-    if stored is not None and not todo and stored.describes(finished):
-        return _summary(out, info, finished, num_files, 0)
-    with locked_folder(out, "codeclm prepare"):
+    if stored is not None and len(finished) == len(shards) and stored.describes(finished):
+        return _summary(job, finished, 0)
+    with own_folder(out):
         for partial in out.glob(".*.partial"):  # of a run that was killed
-            partial.unlink()
-        stored, shards, todo = plan()
-        num_encoded = sum(len(shard.files) for shard in todo)
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        stored, shards = job.plan()
+        todo = [shard for shard in shards if isinstance(shard, Shard)]
+        if commit and todo:
+            raise ValueError(_missing(out, todo, len(shards)))
+        num_encoded = sum(len(shard.sources) for shard in todo)
         if stored is not None and todo:
-            logger.info("%s: %d of %d files are new, changed, or were encoded otherwise", out, num_encoded, num_files)
-        made = iter(list(_encode_shards(todo, out, codec, config, num_files, progress)))
-        indices = [next(made) if isinstance(shard, Shard) else shard for shard in shards]
-        return _finish(audio, out, stored, info, indices, num_files, num_encoded)
+            logger.info(
+                "%s: %d of %d files are new, changed, or were encoded otherwise", out, num_encoded, len(job.found)
+            )
+        if todo:
+            _check_codec(job, stored)
+            if ray:
+                from .ray_shards import make_shards_with_ray
+
+                make_shards_with_ray(todo, out, job.codec, job.config, progress)
+                shards = job.plan()[1]
+            else:
+                made = make_shards(todo, out, job.codec, job.config, progress)
+                shards = [made[shard.key] if isinstance(shard, Shard) else shard for shard in shards]
+        return _finish(job, stored, shards, num_encoded)
+
+
+def prepare_rank(
+    audio: str | Path,
+    out: str | Path,
+    rank: Rank,
+    codec: str | Path | Codec = "spectral",
+    config: PrepareConfig = PrepareConfig(),
+    progress: bool = True,
+    device: str = "auto",
+) -> RankSummary:
+    """Make the shards of one rank of several; `prepare(..., commit=True)` makes a store of all of them.
+
+    All ranks see the same audio and folder, and need no word of each other. Raises as `prepare` does, and OSError if
+    another process is this rank.
+    """
+    job = _job(audio, out, codec, config, None, device)
+    with rank_folder(job.out, rank):
+        stored, shards = job.plan()
+        todo = [shard for shard in shards if isinstance(shard, Shard)]
+        mine = [shard for shard in todo if rank.makes(shard.number)]
+        if mine:
+            _check_codec(job, stored)
+            make_shards(mine, job.out, job.codec, job.config, progress)
+        return RankSummary(rank, len(mine), len(todo) - len(mine), job.out)
+
+
+def _job(
+    audio: str | Path,
+    out: str | Path,
+    codec: str | Path | Codec,
+    config: PrepareConfig,
+    only: Collection[str] | None,
+    device: str,
+) -> Job:
+    codec = _open_codec(codec, device, config) if isinstance(codec, str | Path) else codec
+    check_storable(CodecReference.of(codec))
+    found = _sources(audio, config)
+    if only is not None:
+        found = Found([source for source in found.sources if source.name in only])
+    return Job(audio, Path(out), codec, config, found)
+
+
+def _check_codec(job: Job, stored: StoreHeader | None) -> None:
+    """The codec behaves as it did for what is there already; of a new store is kept how it does."""
+
+    def is_new() -> bool:
+        probe = Probe.read(job.out)
+        return stored is None and (probe is None or probe.fingerprint != job.info.fingerprint)
+
+    if is_new():
+        probe = Probe.of(job.codec)
+        with locked_folder(job.out, WORK, PATIENCE_S):  # ranks may come here at once
+            if is_new():
+                probe.write(job.out)
+    check_behaviour(job.codec, job.out)
+
+
+def _missing(out: Path, todo: Sequence[Shard], num_shards: int, most: int = 5) -> str:
+    told = [f"shard {shard.number} ('{shard.sources[0].name}', ...)" for shard in todo[:most]]
+    listed = ", ".join([*told, *(["..."] if todo[most:] else [])])
+    return (
+        f"{out}: {len(todo)} of {num_shards} shards are missing: {listed}; "
+        f"rank R of W makes the shards whose number leaves R when divided by W: run those ranks again"
+    )
 
 
 def duration(hours: float) -> str:
@@ -123,20 +233,21 @@ def duration(hours: float) -> str:
 
 
 def _open_codec(name: str | Path, device: str, config: PrepareConfig) -> Codec:
-    # worker processes compute on the CPU, and what is made must not depend on their number
+    # worker processes compute on the CPU, and codes must not depend on their number
     where = resolve_device("cpu" if device == "auto" and config.num_workers > 1 else device)
     return load_codec(name).to(where)
 
 
-def _audio_files(audio: Path) -> list[Path]:
+def _sources(audio: str | Path, config: PrepareConfig) -> Found:
+    path = Path(audio)
     try:
-        return find_audio(audio)
+        return find_sources(audio, config.split, config.subset, config.streaming)
     except AudioError:
-        if (audio / HEADER).is_file():
-            raise AudioError(f"{audio}: is a token store already; give the folder of its audio") from None
-        if audio.is_dir() and any(audio.glob("*shard-*.*")):
+        if (path / HEADER).is_file():
+            raise AudioError(f"{path}: is a token store already; give the folder of its audio") from None
+        if path.is_dir() and any(path.glob("*shard-*.*")):
             raise AudioError(
-                f"{audio}: is an unfinished token store; repeat the codeclm prepare that began it, and it goes on"
+                f"{path}: is an unfinished token store; repeat the codeclm prepare that began it, and it goes on"
             ) from None
         raise
 
@@ -156,56 +267,24 @@ def _stored_header(out: Path, info: CodecReference) -> StoreHeader | None:
     return header
 
 
-def _encode_shards(
-    todo: Sequence[Shard], out: Path, codec: Codec, config: PrepareConfig, num_files: int, progress: bool
-) -> Iterator[ShardIndex]:
-    """Encode and write the shards in order, with a progress bar over all files."""
-    waiting = sum(len(shard.files) for shard in todo)
-    jobs = [(path, name) for shard in todo for path, name in shard.files]
-    info, seconds = CodecReference.of(codec), 0.0
-    with (
-        encoder(codec, config, len(jobs)) as encode,
-        progress_bar(
-            total=num_files, initial=num_files - waiting, desc="prepare", unit="file", leave=False, disable=not progress
-        ) as bar,
-    ):
-        results = encode(jobs)
-
-        def entries(shard: Shard) -> Iterator[Utterance | Rejected]:
-            nonlocal seconds
-            for path, name in shard.files:
-                for entry in next(results):
-                    if isinstance(entry, Rejected):
-                        piece = entry.name.removeprefix(name)  # "#1" of a long file
-                        logger.info("skipped %s%s: %s", readable(path), piece, entry.reason)
-                    else:
-                        seconds += entry.num_samples / info.sample_rate
-                    yield entry
-                bar.set_postfix(audio=f"{seconds:.0f} s", refresh=False)
-                bar.update()
-
-        for shard in todo:
-            yield write_shard(out, shard.key, entries(shard), info)
-
-
 def _finish(
-    audio: Path,
-    out: Path,
-    stored: StoreHeader | None,
-    info: CodecReference,
-    indices: Sequence[ShardIndex],
-    num_files: int,
-    num_encoded: int,
+    job: Job, stored: StoreHeader | None, shards: Sequence[ShardIndex | Shard], num_encoded: int
 ) -> PrepareSummary:
     """Write rejected.jsonl, commit the store, remove shards that are not its own."""
-    rejected = [entry for index in indices for entry in index.rejected]
+    indices = [shard for shard in shards if isinstance(shard, ShardIndex)]
+    if len(indices) < len(shards):
+        raise OSError(f"{job.out}: a shard that was written is not there; what is finished is kept: run it again")
+    rejected = [*job.found.skipped, *(entry for index in indices for entry in index.rejected)]
     if not any(index.utterances for index in indices):
-        _keep_shards(out, [] if stored is None else stored.shards)
-        raise ValueError(f"{audio}: none of {num_files} audio files can be used: {_reasons(rejected)}")
-    write_whole(out / REJECTED, "".join(json.dumps(asdict(entry)) + "\n" for entry in rejected))
-    commit_store(out, info, indices)
-    _keep_shards(out, indices)
-    return _summary(out, info, indices, num_files, num_encoded)
+        _keep_shards(job.out, [] if stored is None else stored.shards)
+        if stored is None:
+            (job.out / PROBE).unlink(missing_ok=True)
+        reasons = _reasons(rejected)
+        raise ValueError(f"{job.audio}: none of {len(job.found)} audio files can be used: {reasons}")
+    write_whole(job.out / REJECTED, "".join(json.dumps(asdict(entry)) + "\n" for entry in rejected))
+    commit_store(job.out, job.info, indices)
+    _keep_shards(job.out, indices)
+    return _summary(job, indices, num_encoded)
 
 
 def _keep_shards(out: Path, kept: Iterable[ShardIndex | ShardInfo]) -> None:
@@ -225,17 +304,15 @@ def _reasons(rejected: Sequence[Rejected], most: int = 5) -> str:
     return ", ".join([*told, *(["..."] if len(listed) > most else [])])
 
 
-def _summary(
-    out: Path, info: CodecReference, indices: Sequence[ShardIndex], num_files: int, num_encoded: int
-) -> PrepareSummary:
+def _summary(job: Job, indices: Sequence[ShardIndex], num_encoded: int) -> PrepareSummary:
     utterances = [entry for index in indices for entry in index.utterances]
     return PrepareSummary(
-        num_files,
+        len(job.found),
         num_utterances=len(utterances),
-        num_rejected=sum(len(index.rejected) for index in indices),
-        hours=sum(entry.num_samples for entry in utterances) / info.sample_rate / 3600,
+        num_rejected=len(job.found.skipped) + sum(len(index.rejected) for index in indices),
+        hours=sum(entry.num_samples for entry in utterances) / job.info.sample_rate / 3600,
         num_frames=sum(entry.num_frames for entry in utterances),
-        out=out,
+        out=job.out,
         num_texts=sum(entry.text is not None for entry in utterances),
         num_encoded=num_encoded,
     )
@@ -257,9 +334,9 @@ def open_or_prepare(
     if isinstance(data, TokenStore) or (Path(data) / HEADER).is_file():
         store = data if isinstance(data, TokenStore) else TokenStore(Path(data))
         store.require_codec(codec)
+        check_behaviour(codec, store.folder)
         store.verify()
         return store
-    data = Path(data)
     if limit:
         summary = _prepare_some(data, out, codec, config, limit, progress)
     else:
@@ -270,21 +347,27 @@ def open_or_prepare(
 
 
 def _prepare_some(
-    audio: Path, out: Path, codec: Codec, config: PrepareConfig, limit: int, progress: bool
+    audio: str | Path, out: Path, codec: Codec, config: PrepareConfig, limit: int, progress: bool
 ) -> PrepareSummary:
-    """`prepare` of the first `limit` files by hash of their names, and of more where some of these cannot be used.
+    """`prepare` of the first `limit` sources by hash of their names, and of more where some of these cannot be used.
 
-    A file that becomes several utterances is always among them: their names have hashes of their own.
+    A recording that becomes several utterances is always among them: their names have hashes of their own.
     """
-    files = _audio_files(audio)
-    names = dict(zip(files, utterance_names(audio, files), strict=True))
-    order = sorted(files, key=lambda file: name_hash(names[file]))
-    long = {file for file in files if audio_header(file)[1] > config.max_utterance_s}
-    count = min(limit, len(files))
+    sources = _sources(audio, config).sources
+    names = sorted((source.name for source in sources), key=name_hash)
+    long = {source.name for source in sources if _seconds(source) > config.max_utterance_s}
+    count = min(limit, len(names))
     while True:
-        summary = prepare(audio, out, codec, config, {*order[:count], *long}, progress)
-        last = name_hash(names[order[count - 1]])  # what was not prepared comes later in the order
+        summary = prepare(audio, out, codec, config, {*names[:count], *long}, progress)
+        last = name_hash(names[count - 1])  # what was not prepared comes later in the order
         found = sum(name_hash(name) <= last for name in TokenStore(out).names)
-        if found >= limit or count == len(files):
+        if found >= limit or count == len(names):
             return summary
-        count = min(count + limit - found, len(files))
+        count = min(count + limit - found, len(names))
+
+
+def _seconds(source: Source) -> float:
+    """How long it is, as far as that is known without reading it."""
+    if source.end_s is not None:
+        return source.end_s - source.start_s
+    return audio_header(source.audio)[1] if isinstance(source.audio, Path) else 0.0

@@ -21,6 +21,7 @@ from ..model.shapes import PATTERNS
 CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of load_codec
 MAX_DURATION_S = 24 * 3600.0
 STORE = "store.json"
+READ_LATER = r"\.(jsonl|csv|tsv|jsonl\.gz|tar|tar\.\w+|tgz|parquet|arrow)$"  # what holds audio and is none
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of LoRA, as peft names them
 
 
@@ -142,6 +143,31 @@ def check_audio(path: Path | None) -> None:
         raise FileNotFoundError(f"{readable(path)}: no such file or folder")
     else:
         check_recording(path)
+
+
+def check_speech(place: str) -> None:
+    """The same for whatever `codeclm prepare` reads; a list, a table or an address is read when it is used."""
+    path = Path(place)
+    if "://" not in place and not path.exists() and is_hub_id(place):
+        check_package(f"{place} is no file or folder here; a dataset of the hub", "datasets", "data")
+    elif "://" not in place and not (path.exists() and re.search(READ_LATER, place)):
+        holds_others = path.is_dir() and any(re.search(READ_LATER, file.name) for file in path.rglob("*"))
+        check_audio(None if holds_others else path)
+
+
+def check_rank(rank: int | None, world_size: int | None, commit: bool, ray: bool) -> tuple[int, int] | None:
+    """Which of how many processes this is; None for the only one."""
+    if (rank is None) != (world_size is None):
+        raise ValueError("--rank and --world-size: give both, or neither")
+    if commit + ray + (rank is not None) > 1:
+        raise ValueError("--rank, --commit and --ray: give one of them")
+    if ray:
+        check_package("--ray", "ray", "ray")
+    if rank is None or world_size is None:
+        return None
+    check_number("--world-size", world_size, 1)
+    check_number("--rank", rank, 0, world_size - 1)
+    return rank, world_size
 
 
 def check_data(path: Path | None, model: dict[str, Any] | None = None) -> None:

@@ -27,14 +27,15 @@ from .argument_checks import (
     check_model,
     check_number,
     check_package,
+    check_rank,
     check_recording,
     check_seeds,
+    check_speech,
     check_writable,
 )
-from .config import EvaluateConfig
+from .config import EvaluateConfig, PairsConfig
 from .evaluate.run_split import check_split
 from .options import (
-    Audio,
     AudioFile,
     CodecName,
     Data,
@@ -43,6 +44,7 @@ from .options import (
     Numbers,
     Options,
     Seed,
+    Speech,
     Threads,
     Weights,
     open_model,
@@ -55,23 +57,34 @@ PROMPT_S, CONTINUATION_S = 3.0, 8.0  # `evaluate --continuations`: seconds of ea
 
 
 def prepare(
-    audio: Positional[Audio],
+    audio: Positional[Speech],
     out: Positional[Annotated[Path, arg(metavar="OUT", help="folder of the token store")]],
     codec: CodecName = "spectral",
     device: Device = "auto",
-    config: Annotated[PrepareConfig, Options] = PrepareConfig(),
+    rank: Annotated[int | None, arg(help="one of several processes or machines on one OUT: which, from 0")] = None,
+    world_size: Annotated[int | None, arg(help="with --rank: how many there are")] = None,
+    commit: Annotated[bool, arg(help="when all ranks are done: make their shards a store")] = False,
+    ray: Annotated[bool, arg(help="encode with the actors of a Ray cluster (extra 'ray')")] = False,
+    config: Annotated[PrepareConfig, Options] = PrepareConfig(num_workers=0),
 ) -> None:
     """Encode AUDIO into a token store in OUT; resumable; files that cannot be used are named and skipped."""
     check_device(device)
+    share = check_rank(rank, world_size, commit, ray)
     if device not in ("auto", "cpu") and config.num_workers > 1:
         raise ValueError(f"--num-workers {config.num_workers}: workers compute on the CPU; --device {device} needs 1")
     check_folder(out)
-    check_audio(audio)
+    check_speech(audio)
     check_codec(codec)
     say_loading(f"the codec '{codec}'")
     from ..data.preparation import prepare as run
+    from ..data.preparation import prepare_rank
 
-    print(run(audio, out, codec, config, device=device))
+    if share is not None:
+        from ..data.ranks import Rank
+
+        print(prepare_rank(audio, out, Rank(*share), codec, config, device=device))
+    else:
+        print(run(audio, out, codec, config, device=device, commit=commit, ray=ray))
 
 
 def transcribe(
@@ -102,13 +115,20 @@ def evaluate(
     prompt_s: Annotated[float, arg(help="with --continuations: seconds of each file that are the prompt")] = PROMPT_S,
     duration: Annotated[float, arg(help="with --continuations: seconds to generate")] = CONTINUATION_S,
     asr: Annotated[bool, arg(help="with --continuations: transcribe them with whisper-base (extra 'asr')")] = False,
-    out: Annotated[Path | None, arg(metavar="FOLDER", help="with --continuations: folder to keep them in")] = None,
+    out: Annotated[
+        Path | None, arg(metavar="FOLDER", help="folder to keep continuations, or the results of pairs, in")
+    ] = None,
     weights: Weights = "float32",
     device: Device = "auto",
     threads: Threads = None,
     config: Annotated[EvaluateConfig, Options] = EvaluateConfig(),
+    pairs: Annotated[PairsConfig, Options] = PairsConfig(),
 ) -> None:
-    """Score DATA (audio or a token store): bits/s, perplexities and baselines; or measure continuations of it."""
+    """Score DATA (audio or a token store): bits/s, perplexities and baselines; or measure continuations of it.
+
+    Where DATA is pairs of recordings, count how often the better one is the likelier: a .jsonl file of pairs, the
+    folder of a benchmark with --suite, or the word 'hearing' for probes that are made of speech at hand.
+    """
     check_writable(json_file)
     check_folder(out)
     check_device(device)
@@ -116,13 +136,16 @@ def evaluate(
     check_number("--continuations", continuations, 0)
     check_number("--prompt-s", prompt_s, 0.1, unit=" s")
     check_duration(duration)
-    continued = {
+    continued: dict[str, object] = {
         "--prompt-s": prompt_s != PROMPT_S,
         "--duration": duration != CONTINUATION_S,
         "--asr": asr,
-        "--out": out,
     }
-    check_idle(continuations, continued, {"--baseline-data": baseline_data}, config)
+    are_pairs = bool(pairs.suite) or data.suffix == ".jsonl" or str(data) == "hearing"
+    check_idle(
+        continuations, continued | ({} if are_pairs else {"--out": out}), {"--baseline-data": baseline_data}, config
+    )
+    check_pairs(data, are_pairs, continuations, pairs, config)
     if asr:
         check_package("--asr", "faster_whisper", "asr")
     settings = check_model(model)
@@ -140,12 +163,19 @@ def evaluate(
         if out is None:
             print("the continuations were not kept; --out FOLDER keeps them")
         return
-    check_data(data, settings)
+    check_data(None if are_pairs else data, settings)
     check_data(baseline_data, settings)
     check_split(config, data, model)
     # in float32 the blocks stay as they were trained
     lm = open_model(model, device, weights=None if weights == "float32" else weights)
     set_threads(threads)
+    if are_pairs:
+        from .evaluate.suite import evaluate_pairs
+
+        found = evaluate_pairs(lm, data, out, baseline_data, pairs, config)
+        write_json(json_file, found.to_dict())
+        print(found.table())
+        return
     report = lm.evaluate(data, baseline_data, config)
     write_json(json_file, json.loads(report.to_json()))
     print(report.table())
@@ -165,6 +195,36 @@ def check_idle(
     if given := [flag for flag, value in (scored if continuations else continued).items() if value]:
         needs = "no use with --continuations" if continuations else "use only with --continuations N"
         raise ValueError(f"{' and '.join(given)}: of {needs}")
+
+
+def check_pairs(data: Path, are_pairs: bool, continuations: int, pairs: PairsConfig, config: EvaluateConfig) -> None:
+    """Raise ValueError or OSError for pairs that cannot be read, and for options that do nothing."""
+    given = {"--" + name.replace("_", "-"): value for name, value in asdict(pairs).items()}
+    changed = [flag for flag, value in given.items() if value != getattr(PairsConfig(), flag[2:].replace("-", "_"))]
+    if not are_pairs or continuations:
+        if changed:
+            needs = "pairs: a .jsonl file of them, a folder with --suite, or the word 'hearing'"
+            raise ValueError(f"{' and '.join(changed)}: of use only where DATA is {needs}")
+        return
+    idle = {"--scope": config.scope != "all", "--limit": config.limit}
+    idle |= {flag: str(data) != "hearing" and flag in changed for flag in ("--pairs", "--speech")}
+    if found := [flag for flag, value in idle.items() if value]:
+        raise ValueError(f"{' and '.join(found)}: of no use with these pairs")
+    from .evaluate.pairs import read_pairs
+    from .evaluate.suites import read_suite
+
+    if pairs.suite:
+        read_suite(data, pairs.suite)
+    elif str(data) != "hearing":
+        read_pairs(data)
+    else:
+        from .evaluate.voices import voice_folders
+
+        voice_folders(Path(pairs.speech) if pairs.speech else None)
+    if pairs.against:
+        from .evaluate.items import check_run
+
+        check_run(Path(pairs.against))
 
 
 def convert(

@@ -90,3 +90,20 @@ class EvaluateConfig:
             raise ValueError(f"scope '{self.scope}' is unknown; choose all, coarse or fine")
         if self.split not in ("all", "heldout", "training"):
             raise ValueError(f"split '{self.split}' is unknown; choose all, heldout or training")
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """How pairs of recordings are scored (evaluate/pair_scores.py); the last two are for the probes of `hearing`."""
+
+    suite: str = ""  # layout of DATA, a folder of pairs: swuggy, sblimp, storycloze or salmon
+    window_s: float = 0.5  # seconds of the local score, from where two recordings part (0: their span)
+    against: str = ""  # compare item by item with this folder, the --out of another run on the same pairs
+    pairs: int = 200  # pairs of each probe of 'hearing'
+    speech: str = ""  # folder of recordings for 'hearing', a sub-folder for each voice (empty: datasets/speech)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.window_s < float("inf"):
+            raise ValueError(f"window_s is {self.window_s}; it must be 0 (the span) or more, and finite")
+        if self.pairs < 2:
+            raise ValueError(f"pairs is {self.pairs}; it must be at least 2")

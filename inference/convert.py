@@ -27,7 +27,7 @@ from .loading import checked_names, model_folder, read_config, save_model
 FORMATS: dict[str, Any] = {"csm": csm, "moshi": moshi}
 UNUSED = "unused.safetensors"
 OLD_KEYS = ("rope_theta", "rope_scaling", "torch_dtype")  # what config.json files had before rope_parameters and dtype
-KEPT = ("max_position_embeddings", "sliding_window")  # of depth decoders: limits that their few positions never reach
+KEPT = ("max_position_embeddings", "sliding_window")  # limits of depth decoders that their few positions never reach
 
 
 def import_folder(kind: str, src: Path, dst: Path) -> None:

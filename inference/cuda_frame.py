@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM
-from .cuda_stack import COLUMNS, KernelDepth, KernelStack, Launcher, power_of_two, stored
+from .cuda_stack import COLUMNS, KernelDepth, KernelStack, Launcher, padded, power_of_two, stored
 from .frame_step import FrameStep, is_supported
 from .fused_weights import fused_weights
 from .sampling import BatchSampling
@@ -108,10 +108,15 @@ class GraphedFrame:
         self.model, self.num_codes, self.can_end = model, num_codes, can_end
         self.launcher = Launcher(batch, device)
         self.backbone = KernelStack(walk.backbone, self.launcher)
-        self.depth = None if walk.depth is None else KernelDepth(walk.depth, self.launcher)
+        weights, gaps, size = walk.weights, model.config.gaps, model.codebook_size + 1
+        gain = weights.stack.gain
+        self.depth = None if walk.depth is None else KernelDepth(walk.depth, self.launcher, gain, gaps)
+        # as the kernels index them: ABSENT has a row of its own, the last one
+        self.tables = padded(weights.tables[: model.num_codebooks * size].unflatten(0, (-1, size)), gaps).flatten(0, 1)
+        self.text_table = None if weights.text_table is None else padded(weights.text_table)
         self.sizes = [model.num_classes] + [model.codebook_size] * (model.num_codebooks - 1)
         self.starts = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
-        self.heads = {k: stored(head) for k, head in walk.weights.heads.items() if k >= 0}
+        self.heads = {k: stored(head, gain) for k, head in weights.heads.items() if k >= 0}
         zeros, like = torch.zeros, self.backbone.x
         self.indices = zeros(batch, model.num_codebooks, dtype=torch.int64, device=device)
         self.text_index = zeros(batch, dtype=torch.int64, device=device)
@@ -168,8 +173,8 @@ class GraphedFrame:
     def begin(self, state: "State", column: int, sampling: BatchSampling) -> None:
         """Go on from where the walk stands."""
         walk, stack = self.walk, self.backbone
-        self.indices.copy_(walk.rows)
-        self.text_index.copy_(walk.text_row)
+        self.indices.copy_(torch.remainder(walk.codes, self.model.codebook_size + 2))
+        self.text_index.copy_(torch.remainder(walk.text, self.model.text_size + 2))
         self.end.copy_(state.end)
         self.column.fill_(column)
         self.settings.copy_(settings_of(sampling, self.settings))
@@ -181,25 +186,27 @@ class GraphedFrame:
 
     def record(self, state: "State", column: int) -> None:
         """Codes and nats of a step into the grid; what the walk would know after it, for whoever goes on."""
-        walk, delays = self.walk, self.model.config.delays
+        delays = self.model.config.delays
         if any(delays):
             for k, lag in enumerate(delays):
                 state.codes[:, k, column - lag], state.nll[:, k, column - lag] = self.codes[:, k], self.nats[:, k]
         else:
             state.codes[:, :, column], state.nll[:, :, column] = self.codes, self.nats
         state.end = self.end
-        if walk.weights.text_table is not None:
+        if self.text_table is not None:
             known = None if state.request.new_text is None else state.text
             text = self.text_index.new_full((), ABSENT) if known is None else known[:, column]
             self.text_index.copy_(torch.remainder(text, self.model.text_size + 2))
-        walk.rows, walk.text_row = self.indices, self.text_index
 
     def leave(self, state: "State") -> None:
         """Let another step go on from here, or another generation."""
         if self.column_on_device >= 0:
             self.column_on_device = -1
             state.end = self.end.clone()
-            self.walk.rows, self.walk.text_row = self.indices.clone(), self.text_index.clone()
+            absent = self.model.bos if self.model.config.gaps == "bos" else ABSENT
+            codes = torch.where(self.indices > self.model.codebook_size, absent, self.indices)
+            text = torch.where(self.text_index > self.model.text_size, ABSENT, self.text_index)
+            self.walk.set_before(slice(None), codes, text)
             self.walk.backbone.slot.copy_(self.backbone.slot)
 
     # --- what is captured ---
@@ -216,13 +223,13 @@ class GraphedFrame:
 
     def embed(self) -> None:
         """The step before, into the backbone's x."""
-        weights, x = self.walk.weights, self.backbone.x
+        x = self.backbone.x
         block = min(power_of_two(x.shape[1]), 256)
-        text = weights.tables if weights.text_table is None else weights.text_table
+        text = self.tables if self.text_table is None else self.text_table
         self.launcher.launch(
-            "embed", (len(x), -(-x.shape[1] // block)), weights.tables, self.indices, text, self.text_index, x,
+            "embed", (len(x), -(-x.shape[1] // block)), self.tables, self.indices, text, self.text_index, x,
             x.stride(0), x.shape[1], self.model.codebook_size + 2,
-            K=self.model.num_codebooks, TEXT=weights.text_table is not None, BLOCK=block,
+            K=self.model.num_codebooks, TEXT=self.text_table is not None, BLOCK=block,
         )  # fmt: skip
 
     def begin_depth(self, depth: KernelDepth) -> None:

@@ -65,8 +65,9 @@ class KernelStack:
         """places: [P + 1] 0, 1, 2, ...: for a stack whose position is known beforehand."""
         self.stack, self.launcher, self.config, self.places = stack, launcher, stack.config, places
         self.x = stack.x
+        stack.clear_slots(stack.capacity)  # the kernels fill slots without a word
         self.floor = self.config.dim * self.config.norm_eps
-        self.end_floor = self.floor if self.config.final_norm else None  # of what follows the stack
+        self.end_floor = self.floor if self.config.final_norm else None  # for the norm at its end
         config, like = self.config, stack.x
         self.query = like.new_zeros(launcher.batch, config.num_heads * config.size_of_head)
         self.mixed, self.gated = torch.zeros_like(self.query), like.new_zeros(launcher.batch, config.ff_dim)
@@ -124,18 +125,26 @@ class KernelStack:
 class KernelDepth:
     """A DepthStep's: its stack, and the weights beside it."""
 
-    def __init__(self, step: DepthStep, launcher: Launcher):
+    def __init__(self, step: DepthStep, launcher: Launcher, backbone_gain: Tensor | None, gaps: str):
+        """backbone_gain: of the backbone's last norm, or None. gaps: how the model hears ABSENT."""
         places = torch.arange(step.stack.capacity + 1, device=step.condition.device)
         self.stack, self.condition = KernelStack(step.stack, launcher, places), step.condition
         self.first, self.codeless = step.decoder.first, step.decoder.codeless
         self.adds = step.decoder.config.conditioning == "add"
-        self.project, self.tables = stored(step.weights.project), step.weights.tables
-        self.heads = [stored(head) for head in step.weights.heads]
+        self.project = stored(step.weights.project, backbone_gain)
+        self.tables = [padded(table, gaps) for table in step.weights.tables]
+        self.heads = [stored(head, step.weights.stack.gain) for head in step.weights.heads]
 
 
-def stored(product: Product) -> Tensor:
-    """A matrix [in, out] as [out, in] rows in memory: no copy where it lies so already."""
-    return product.weight.t().contiguous()
+def stored(product: Product, gain: Tensor | None = None) -> Tensor:
+    """A matrix [in, out], after a norm's gain [in], as [out, in] rows in memory: no copy where it lies so already."""
+    rows = product.weight.t()
+    return rows.contiguous() if gain is None else (rows * gain).contiguous()
+
+
+def padded(table: Tensor, gaps: str = "") -> Tensor:
+    """Tables [.., V + 1, D] of tokens and BOS, each with a row for ABSENT: zeros, or that of BOS where `gaps` are."""
+    return torch.cat([table, table[..., -1:, :] if gaps == "bos" else torch.zeros_like(table[..., -1:, :])], dim=-2)
 
 
 def power_of_two(n: int) -> int:

@@ -17,11 +17,17 @@ from .evaluate.report import DEFINITION
 from .generation import Generation
 from .generator import SpeechGenerator
 from .loading import checkpoint_hash, load, model_folder
+from .report.page import Page, Section
+from .report.sounds import continuation, heard, rendering
+from .report.tracks import Sound
 from .sound.measures import measure_speech
 from .sound.surprise_plot import GenerationPlot, plot_generation
+from .sound.transcribe import Transcriber
 
 VOICE = "my_voice"  # the prompt in pieces: what a folder of recordings to tune on looks like
 PIECE_S, QUIET_S = 1.2, 0.02
+PAGE = "index.html"
+MEANING = "words and a voice, no meaning: the model is small and has learned from sound alone"
 
 
 def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator | None = None) -> str:
@@ -53,6 +59,7 @@ def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator 
         ],
     }
     write_whole(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_whole(out / PAGE, page_of(recording, results, lm).html())
     look = "there is no picture (it needs: pip install 'codeclm[demo]')"
     if find_spec("matplotlib") is not None:
         plot_generation(plot_of(results[0], seeds[0], lm), out / "demo.png")
@@ -64,9 +71,21 @@ def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator 
         for item in metrics["continuations"]
     ]
     return "\n".join([
-        *lines, "words and a voice, no meaning: the model is small and has learned from sound alone",
-        f"{out}: listen to prompt+continuation-*.wav, {look}, read metrics.json",
+        *lines, MEANING,
+        f"{out}: open {PAGE} in a browser, or listen to prompt+continuation-*.wav, {look}, read metrics.json",
     ])  # fmt: skip
+
+
+def page_of(recording: np.ndarray, results: Sequence[Generation], lm: SpeechGenerator) -> Page:
+    """The recording, its codec rendering and the continuations, told apart; with their words where whisper is there."""
+    first, transcriber = results[0], Transcriber() if find_spec("faster_whisper") else None
+    given = slice(None, first.num_prompt_frames)
+    sounds = [
+        Sound("recording", recording, lm.codec.sample_rate, "a human voice that the model was trained on"),
+        rendering(lm, first.codes[:, given], first.nll[:, given], len(first.prompt_audio)),
+        *(continuation(lm, result) for result in results),
+    ]
+    return Page("A voice, and how the embedded model goes on", [MEANING], [Section("", (), heard(sounds, transcriber))])
 
 
 def pieces(audio: np.ndarray, sample_rate: int) -> list[np.ndarray]:

@@ -22,10 +22,12 @@ from .frame_step import FrameStep, is_supported
 from .grid import Request, State, given_rows, start
 from .guidance import GuidedWalk
 from .labelled import as_labelled
+from .resources import release_memory
 from .sampling import BatchSampling, batch_sampling, leading_codebooks
 from .step import Step, can_end
 from .windows import Window, each_window, window_frames
 
+SCORED_STEPS = 32  # that the depth decoder scores at once on a CPU: more would be no faster, and take memory
 POLL = 8  # frames between two looks at whether all rows have ended: the host waits for the device each time
 
 
@@ -129,7 +131,8 @@ def walk_window(
             if not is_scored:  # the first frame does not wait for it
                 with as_labelled(model):
                     score_window(model, state, prompt, contexts)
-                is_scored = True
+                is_scored, contexts = True, None
+                release_memory()  # the whole prompt took more than a frame will
             if done % POLL == 0 and has_ended(state, sampling):
                 break
     if frames is not None:
@@ -163,7 +166,11 @@ def score_window(model: SpeechLM, state: State, window: Window, contexts: Tensor
     text = None if state.text is None else state.text[rows, seen]
     user = None if state.user is None else state.user[rows, :, seen]
     output = model(
-        state.codes[rows, :, seen], text=text, user=user, contexts=None if contexts is None else contexts[rows]
+        state.codes[rows, :, seen],
+        text=text,
+        user=user,
+        contexts=None if contexts is None else contexts[rows],
+        depth_chunk=SCORED_STEPS if model.device.type == "cpu" else 0,
     )
     kept = slice(window.first, window.stop)
     state.nll[:, :, kept] += output.nll[:, :, window.first - window.start :]

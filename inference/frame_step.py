@@ -47,17 +47,18 @@ class DepthStep:
         self.decoder, self.weights = decoder, weights
         self.stack = ShortStack(weights.stack, batch, decoder.num_positions, like)
         self.condition = like.new_zeros(batch, decoder.config.dim)
+        self.may_be_absent = True
         self.position_of = {k: decoder.position_of(k) for k in range(decoder.first, decoder.num_codebooks)}
         self.reads = [list(decoder.read_at(position)) for position in range(decoder.num_positions)]
         self.num_run = 0
 
-    def begin(self, h: Tensor) -> None:
-        """A new step, of which the backbone says h [B, D]."""
+    def begin(self, h: Tensor, absent: bool) -> None:
+        """A new step, of which the backbone says h [B, D]. absent: whether codes of it may be ABSENT."""
         self.weights.project.into(h, self.condition)
-        self.num_run = 0
+        self.num_run, self.may_be_absent = 0, absent
 
     def logits(self, k: int, values: Mapping[int, Tensor]) -> Tensor:
-        """Codebook k's. values: rows of the tables [B], for the slots before it."""
+        """Codebook k's. values: tokens [B] of the slots before it."""
         last = self.position_of[k]
         for position in range(self.num_run, last + 1):
             self.take(position, values)
@@ -67,15 +68,22 @@ class DepthStep:
     def take(self, position: int, values: Mapping[int, Tensor]) -> None:
         """One position: the codes of the group before, the backbone's word, and the text at the first one."""
         x = self.stack.x
-        codes = [F.embedding(values[k], self.weights.tables[k]) for k in self.reads[position]]
+        codes = [look_up(self.weights.tables[k], values[k], self.may_be_absent) for k in self.reads[position]]
         if self.decoder.config.conditioning == "add" or position == 0:
             codes.append(self.condition)
         torch.add(*codes[:2], out=x) if len(codes) > 1 else x.copy_(codes[0])
         for code in codes[2:]:
             x.add_(code)
         if position == 0 and self.weights.text_table is not None and TEXT in values:
-            x.add_(F.embedding(values[TEXT], self.weights.text_table))
+            x.add_(look_up(self.weights.text_table, values[TEXT]))
         self.stack.step_at(position)
+
+
+def look_up(table: Tensor, tokens: Tensor, may_be_absent: bool = True, offsets: Tensor | int = 0) -> Tensor:
+    """Rows of a table [.., D], by tokens [B, ..] and where the rows of these begin; zero for ABSENT."""
+    if not may_be_absent:
+        return F.embedding(tokens + offsets if isinstance(offsets, Tensor) else tokens, table)
+    return F.embedding(tokens.clamp_min(0) + offsets, table) * (tokens != ABSENT)[..., None]
 
 
 class FrameStep:
@@ -90,7 +98,7 @@ class FrameStep:
         looks_ahead: bool = True,
         weights: Fused | None = None,
     ):
-        """absent: whether `choose` may give EOS or ABSENT; where it does not, its codes are not looked at.
+        """absent: whether `choose` may give EOS or ABSENT.
 
         looks_ahead: the last known step goes through the backbone with those before it, not with the next one.
         weights: of the model, if another step has them.
@@ -102,9 +110,9 @@ class FrameStep:
         self.depth = None
         if weights.depth is not None:
             self.depth = DepthStep(model.depth_decoder, weights.depth, batch, weights.tables)
-        self.values: dict[int, Tensor] = {}  # rows of the tables, of the step that is being taken
+        self.values: dict[int, Tensor] = {}  # tokens [B] of the step that is being taken, as the model hears them
         self.looks_ahead = looks_ahead
-        self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 2)
+        self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 1)
         self.restart()
 
     def restart(self) -> None:
@@ -113,8 +121,10 @@ class FrameStep:
         self.position = 0
         self.is_ahead = False  # whether the backbone has already taken the step before
         self.starts = [0] * self.batch  # positions at which the rows began
-        # the step before: rows of the tables [B, K] and [B]
-        self.rows, self.text_row = (x.expand(self.batch, *x.shape[1:]) for x in self.nothing_before())
+        # the step before, as the model hears it: BOS of every stream
+        self.codes = torch.full((self.batch, self.model.num_codebooks), self.model.bos, device=self.model.device)
+        self.text = torch.full((self.batch,), self.model.text_size, device=self.model.device)
+        self.some_absent = False  # whether codes in it may be ABSENT
 
     def prefill(
         self,
@@ -151,14 +161,16 @@ class FrameStep:
 
     def go_on(self, before: "FrameStep", kept: Sequence[int]) -> None:
         """From where another step's rows are, which become this one's first; this one is at the start of a window."""
-        index, rows = torch.tensor(kept, device=before.rows.device), slice(len(kept))
+        index, rows = torch.tensor(kept, device=before.codes.device), slice(len(kept))
         theirs, mine = before.backbone, self.backbone
+        for stack in (theirs, mine):
+            stack.clear_slots(stack.capacity)
         for cache, empty in zip(theirs.caches, mine.caches, strict=True):
             empty[:, rows] = cache[:, index]
         mine.mask[rows] = theirs.mask[index]
         mine.slot.copy_(theirs.slot)
         mine.position, mine.num_used, self.position = theirs.position, theirs.num_used, before.position
-        self.set_before(rows, before.rows[index], before.text_row[index])
+        self.set_before(rows, before.codes[index], before.text[index])
         self.starts[rows] = [before.starts[row] for row in kept]
 
     def fill(
@@ -179,20 +191,15 @@ class FrameStep:
         if feed.last is not None:
             self.backbone.x[rows] = feed.last
             self.backbone.finish()
-        before = (feed.codes, self.model.codebook_size + 2), (feed.text, self.model.text_size + 2)
-        self.set_before(rows, *(torch.remainder(tokens, size) for tokens, size in before))
+        self.set_before(rows, feed.codes, feed.text)
         self.position = self.position or codes.shape[2]
         return None if contexts is None or prefix is not None else self.model.backbone.norm(contexts)
 
-    def nothing_before(self) -> tuple[Tensor, Tensor]:
-        """The rows of the tables that stand for BOS: [1, K] and [1]."""
-        codes = torch.full_like(self.offsets[None], self.model.bos)
-        return codes, codes.new_full((1,), self.model.text_size)
-
     def set_before(self, rows: slice, codes: Tensor, text: Tensor) -> None:
-        """The step before, of some rows: rows of the tables."""
-        self.rows, self.text_row = self.rows.clone(), self.text_row.clone()
-        self.rows[rows], self.text_row[rows] = codes, text
+        """The step before, of some rows, as the model hears it: codes [R, K] and text [R]."""
+        self.codes, self.text = self.codes.clone(), self.text.clone()
+        self.codes[rows], self.text[rows] = codes, text
+        self.some_absent = True
 
     def step(self, choose: Choose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
         """The next step; as `Walk.step`."""
@@ -202,34 +209,32 @@ class FrameStep:
             self.run_backbone()
         self.is_ahead = False
         self.values, known = {}, known or {}
+        absent = self.may_be_absent or bool(known)
+        self.some_absent = absent and self.model.config.gaps != "bos"
         if self.depth is not None:
-            self.depth.begin(self.backbone.h)
+            self.depth.begin(self.backbone.h, self.some_absent)
         for slot in self.slots:
-            if slot in known:
-                value = self.row_of(known[slot], slot)
-            else:
-                value = choose(slot, self.logits(slot))
-                value = self.row_of(value, slot) if self.may_be_absent else value
-            self.values[slot] = value
-        self.rows = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
-        if self.weights.text_table is not None:
-            self.text_row = self.values[TEXT]
+            value = known[slot] if slot in known else choose(slot, self.logits(slot))
+            self.values[slot] = self.heard(slot, value) if absent else value
+        self.codes = torch.stack([self.values[k] for k in range(self.model.num_codebooks)], dim=1)
+        self.text = self.values.get(TEXT, self.text)
         self.position += 1
 
     def run_backbone(self) -> None:
         """The step before through the backbone."""
-        torch.sum(F.embedding(self.rows + self.offsets, self.weights.tables), dim=1, out=self.backbone.x)
+        rows = look_up(self.weights.tables, self.codes, self.some_absent, self.offsets)  # [B, K, D]
+        torch.sum(rows, dim=1, out=self.backbone.x)
         if self.weights.text_table is not None:
-            self.backbone.x.add_(F.embedding(self.text_row, self.weights.text_table))
+            self.backbone.x.add_(look_up(self.weights.text_table, self.text))
         self.backbone.step()
 
-    def row_of(self, tokens: Tensor, slot: int) -> Tensor:
-        """Tokens [B], ABSENT and EOS allowed -> rows of the tables, whose last one is that of ABSENT."""
-        if slot == TEXT:
-            return torch.remainder(tokens, self.model.text_size + 2)
+    def heard(self, slot: int, tokens: Tensor) -> Tensor:
+        """Tokens [B] as the model hears them: EOS is ABSENT, and ABSENT is BOS in a model whose gaps are."""
         if slot == 0:
             tokens = torch.where(tokens == self.model.eos, ABSENT, tokens)
-        return torch.remainder(tokens, self.model.codebook_size + 2)
+        if slot != TEXT and self.model.config.gaps == "bos":
+            tokens = torch.where(tokens == ABSENT, self.model.bos, tokens)
+        return tokens
 
     def logits(self, slot: int) -> Tensor:
         if slot in self.weights.heads:

@@ -14,6 +14,7 @@ from ..model.attention import Attend
 from ..model.shapes import TransformerConfig
 from ..model.transformer import KVCache, Tables
 from .products import Packed, Product, make_gate
+from .resources import release_memory
 
 
 class FusedBlock(nn.Module):
@@ -24,7 +25,8 @@ class FusedBlock(nn.Module):
 
     is_causal = True  # this and others below are what transformers' attention functions look for
 
-    def __init__(self, block: Any, config: TransformerConfig, kind: type[Product]):
+    def __init__(self, block: Any, config: TransformerConfig, kind: type[Product], consumes: bool = False):
+        """consumes: the block's own weights go as they are fused, so that no more than one product is there twice."""
         super().__init__()
         attention = block.attention
         self.precision = kind.precision
@@ -36,20 +38,35 @@ class FusedBlock(nn.Module):
         self.qkv_bias: Tensor | None = None
         with torch.no_grad():
             rows = torch.cat([paired(query.weight, heads), paired(key.weight, groups), value.weight])
-            gain = root * block.attention_norm.weight[:, None]
-            small = Product if kind is Packed else kind  # a layout would save them less than a copy of the result takes
-            self.qkv = small(rows.t() * gain)  # [D, (H + 2 G) E]
             if config.qkv_bias:
                 self.qkv_bias = torch.cat([paired(query.bias, heads), paired(key.bias, groups), value.bias])
+            del query, key, value
+            if consumes:
+                attention.query = attention.key = attention.value = None
+                release_memory()  # what is freed lies scattered, and what comes next would not fit in
+            small = Product if kind is Packed else kind  # a layout would save them less than a copy of the result takes
+            self.qkv = small(rows.mul_(root * block.attention_norm.weight).t())  # [D, (H + 2 G) E]
             self.out = small(attention.output.weight.t())  # [H E, D]
-            gain = root * block.ff_norm.weight[:, None]
-            self.gate = make_gate(block.gate.weight.t() * gain, block.up.weight.t() * gain, kind)  # [D, F] each
+            del rows
+            gain, gate, up = root * block.ff_norm.weight, block.gate.weight, block.up.weight
+            gate, up = (gate.mul_(gain), up.mul_(gain)) if consumes else (gate * gain, up * gain)
+            self.gate = make_gate(gate.t(), up.t(), kind)  # [D, F] each
+            del gate, up
+            if consumes:
+                block.gate = block.up = attention.output = None
+                release_memory()
             self.down = kind(block.down.weight.t())  # [F, D]
 
     def forward(
-        self, x: Tensor, tables: Tables, attend: Attend, cache: KVCache | None, sets: tuple[int, ...] = ()
+        self,
+        x: Tensor,
+        tables: Tables,
+        attend: Attend,
+        cache: KVCache | None,
+        sets: tuple[int, ...] = (),
+        keys: Tensor | None = None,
     ) -> Tensor:
-        """As Block's. x: [B, S, D]."""
+        """As Block's; nothing is dropped, so keys do not matter. x: [B, S, D]."""
         heads, groups = self.shape.num_heads, self.shape.num_kv_heads
         qkv = self.qkv(self.norm(x))
         qkv = qkv if self.qkv_bias is None else qkv + self.qkv_bias

@@ -1,7 +1,7 @@
 """A model's weights as the frame step reads them, made once and kept as long as the model has these weights.
 
-The blocks are fused_block.py's. The gain of a norm and its sqrt(D) are in the weight that follows it; embeddings are
-tables of one codebook each, those of the depth decoder projected to its width.
+The blocks are fused_block.py's; embeddings and heads are the model's own tensors, not copies, but for the depth
+decoder's embeddings where they have to be projected to its width.
 K codebooks, D backbone width, d depth width, V codebook size.
 """
 
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.flatten import TEXT
@@ -19,7 +18,7 @@ from ..model.lm import SpeechLM
 from ..model.shapes import TransformerConfig
 from ..model.transformer import Transformer
 from .fused_block import FusedBlock
-from .products import Product, plain_product
+from .products import OwnWeight, Product, plain_product
 
 
 class FusedStack(NamedTuple):
@@ -27,7 +26,7 @@ class FusedStack(NamedTuple):
 
     config: TransformerConfig
     layers: Sequence[FusedBlock]
-    gain: Tensor | None  # [D] of the last norm, with its sqrt(D), for what follows; None without that norm
+    gain: Tensor | None  # [D] of the last norm, with its sqrt(D); None without that norm
 
 
 class FusedDepth(NamedTuple):
@@ -35,7 +34,7 @@ class FusedDepth(NamedTuple):
 
     stack: FusedStack
     project: Product  # [D, d]
-    tables: Sequence[Tensor]  # [V + 2, d], of the codebooks whose codes it takes
+    tables: Sequence[Tensor]  # [V + 1, d], of the codebooks whose codes it takes
     text_table: Tensor | None
     heads: Sequence[Product]  # [d, V], of the codebooks that it predicts
 
@@ -44,7 +43,7 @@ class Fused(NamedTuple):
     """A SpeechLM."""
 
     stack: FusedStack
-    tables: Tensor  # [K * (V + 2), D]
+    tables: Tensor  # [K * (V + 1) + 1, D], the last row unused
     text_table: Tensor | None
     heads: dict[int, Product]  # [D, classes] by slot, of those that the backbone predicts
     depth: FusedDepth | None
@@ -72,36 +71,34 @@ def fused_weights(model: SpeechLM, batch: int = 1) -> Fused:
 
 @torch.no_grad()
 def fuse(model: SpeechLM, kind: type[Product]) -> Fused:
-    """kind: of products, but for those of blocks that are fused already."""
+    """kind: of the products in blocks that are not fused already."""
     stack = fused_stack(model.backbone, kind)
     heads: dict[int, Product] = {}
     if model.predicts_text:
         head = model.text_embedding.weight[:-1] if model.config.text.tied else model.text_head.weight
-        heads[TEXT] = kind(after(stack.gain, head.t()))
+        heads[TEXT] = OwnWeight(head.t())
     if not model.depth_is_first:
-        heads[0] = kind(after(stack.gain, model.head_0.weight.t()))
+        heads[0] = OwnWeight(model.head_0.weight.t())
     if model.pattern != "depth":
-        heads |= {k: kind(after(stack.gain, head)) for k, head in enumerate(model.heads, 1)}
-    tables = torch.cat([code_rows(model.frame_embedding.weight, k, model) for k in range(model.num_codebooks)])
-    text_table = padded(model.text_embedding.weight) if model.text_size else None
-    depth = fused_depth(model, stack.gain, kind) if model.pattern == "depth" else None
-    return Fused(stack, tables, text_table, heads, depth)
+        heads |= {k: OwnWeight(head) for k, head in enumerate(model.heads, 1)}
+    text_table = model.text_embedding.weight.detach() if model.text_size else None
+    depth = fused_depth(model, kind) if model.pattern == "depth" else None
+    return Fused(stack, model.frame_embedding.weight.detach(), text_table, heads, depth)
 
 
-def fused_depth(model: SpeechLM, gain: Tensor | None, kind: type[Product]) -> FusedDepth:
-    """gain: of the backbone's last norm."""
-    decoder = model.depth_decoder
-    stack = fused_stack(decoder.transformer, kind)
+def fused_depth(model: SpeechLM, kind: type[Product]) -> FusedDepth:
+    decoder, size = model.depth_decoder, model.codebook_size + 1
     linear: Any = decoder.project
     project: Tensor = linear.weight.t()  # [D, d]
     weight = model.frame_embedding.weight if decoder.embedding is None else decoder.embedding.weight
+    weight = weight[: decoder.num_read * size]
     weight = weight if decoder.config.embeddings == "own" else weight @ project
-    heads = [kind(after(stack.gain, head)) for head in decoder.heads]
+    heads: list[Product] = [OwnWeight(head) for head in decoder.heads]
     if decoder.head_0 is not None:
-        heads.insert(0, kind(after(stack.gain, decoder.head_0.weight.t())))
-    tables = [code_rows(weight, k, model) for k in range(decoder.num_read)]
-    text_table = None if decoder.text_embedding is None else padded(decoder.text_embedding.weight)
-    return FusedDepth(stack, kind(after(gain, project)), tables, text_table, heads)
+        heads.insert(0, OwnWeight(decoder.head_0.weight.t()))
+    text_table = None if decoder.text_embedding is None else decoder.text_embedding.weight.detach()
+    stack = fused_stack(decoder.transformer, kind)
+    return FusedDepth(stack, OwnWeight(project), weight.split(size), text_table, heads)
 
 
 def fused_stack(transformer: Transformer, kind: type[Product]) -> FusedStack:
@@ -112,20 +109,3 @@ def fused_stack(transformer: Transformer, kind: type[Product]) -> FusedStack:
         block if isinstance(block, FusedBlock) else FusedBlock(block, config, kind) for block in transformer.blocks
     ]
     return FusedStack(config, blocks, gain)
-
-
-def after(gain: Tensor | None, weight: Tensor) -> Tensor:
-    """A weight [in, out] that follows a norm, with the norm's gain in it."""
-    return weight if gain is None else gain[:, None] * weight
-
-
-def padded(table: Tensor) -> Tensor:
-    """A table with a row of zeros for ABSENT."""
-    return F.pad(table, (0, 0, 0, 1))
-
-
-def code_rows(weight: Tensor, k: int, model: SpeechLM) -> Tensor:
-    """Codebook k's rows [V + 2, ..] of a table for all: its codes, BOS, and ABSENT as the model is given it."""
-    size = model.codebook_size
-    own = weight[k * (size + 1) : (k + 1) * (size + 1)]
-    return torch.cat([own, own[-1:]]) if model.config.gaps == "bos" else padded(own)

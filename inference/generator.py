@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .evaluate.held_out import Speech
     from .evaluate.report import LikelihoodReport
 
-# of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
+# seconds of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
 LONGEST_S, CONTINUATION_S = 20.0, 8.0
 
 

@@ -39,7 +39,7 @@ class Request:
     draw_text: bool = False
     text_end: int | None = None  # the token after which a row draws no more text; rows without codes end there
     num_codes: int | None = None  # codes from here on are never drawn: a model may have more than its codec (CSM has)
-    prefix: "Prefix | None" = None  # of the given columns, for every row: the frame step need not take them again
+    prefix: "Prefix | None" = None  # the given columns of every row: the frame step need not take them again
     new_codes: Tensor | None = None  # [K, num_frames] or [B, K, num_frames], of the new columns; ABSENT: to be drawn
 
 
@@ -118,7 +118,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks
         new_codes = request.new_codes.expand(batch, *request.new_codes.shape[-2:]).to(device)
         check_inputs(model.config, new_codes)
         request = replace(request, new_codes=new_codes)
-    wide = torch.promote_types(model.dtype, torch.float32)  # of the nats
+    wide = torch.promote_types(model.dtype, torch.float32)  # the precision of the nats
     nll = torch.zeros(codes.shape, device=device, dtype=wide)
     if request.prefix is not None:
         nll[:, :, :given] = request.prefix.nll

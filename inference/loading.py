@@ -25,7 +25,7 @@ from ..model.speech_lm_config import SETTINGS, SpeechLMConfig
 from ..model.strict import check_names, read_object
 from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
 from .adapters import adapter_hash, base_of, is_adapter
-from .argument_checks import no_model
+from .argument_checks import ADAPTER, ADAPTER_WEIGHTS, no_model
 from .config import WeightPrecision
 from .generator import SpeechGenerator
 from .precision import set_weights, weights_of
@@ -38,7 +38,7 @@ DEFAULT = "default"
 FOREIGN_KEYS = NOTES | {"model_type"}
 # what is fetched of a model on the hub: never code
 PATTERNS = (
-    *("config.json", CHECKSUMS, WEIGHTS, INDEX, "model-*.safetensors", "tokenizer.model"),
+    *("config.json", CHECKSUMS, WEIGHTS, INDEX, "model-*.safetensors", "tokenizer.model", ADAPTER, ADAPTER_WEIGHTS),
     *("codec/config.json", f"codec/{CHECKSUMS}", f"codec/{WEIGHTS}"),
 )
 
@@ -73,7 +73,7 @@ def load(
     if adapter is not None or base != folder:
         lm.use_adapter(name_or_folder if adapter is None else adapter)
     if weights is not None:
-        _ = lm.fingerprint  # of the weights as they are in the file
+        _ = lm.fingerprint  # now, while the weights are as they are in the file
         set_weights(model, weights, rows)
     return lm
 

@@ -19,6 +19,15 @@ CodecName = Annotated[
     str,
     arg(help="spectral (embedded), mulaw, mdct, encodec, mimi, dac, a folder, or a hub id; NAME:K takes K codebooks"),
 ]
+Speech = Annotated[
+    str,
+    arg(
+        metavar="AUDIO",
+        help="an audio file or a folder of them; a list (.jsonl, .csv, .tsv, lhotse's cuts .jsonl.gz); .tar files "
+        "(WebDataset); .parquet or .arrow files; a saved Hugging Face dataset, or the name of one on the hub, "
+        "OWNER/NAME; an address that fsspec reads",
+    ),
+]
 Audio = Annotated[Path, arg(metavar="AUDIO", help="an audio file, or a folder of them")]
 AudioFile = Annotated[Path, arg(metavar="AUDIO", help="an audio file")]
 AudioOut = Annotated[Path, arg(metavar="OUT", help="the file to write: .wav, .flac, .ogg, .opus or .mp3")]

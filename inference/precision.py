@@ -16,7 +16,7 @@ from .products import BFloat16, Float16, Int8, PackedBFloat16, Product, plain_pr
 from .resources import release_memory
 
 FBGEMM = {"float16": Float16, "int8": Int8}
-ROWS, SIDE = 8, 1024  # of the product that shows how slow bfloat16 is
+ROWS, SIDE = 8, 1024  # the product that shows how slow bfloat16 is
 
 
 @torch.no_grad()
@@ -36,9 +36,9 @@ def set_weights(model: SpeechLM, weights: str, rows: int = 1) -> None:
         return
     for transformer in transformers(model):
         blocks = transformer.blocks
-        for number in range(len(blocks)):  # one by one: no more than a block is there twice
-            blocks[number] = FusedBlock(blocks[number], transformer.config, kind)
-    release_memory()  # the former blocks' lies scattered, and what comes next would not fit in
+        for number in range(len(blocks)):
+            blocks[number] = FusedBlock(blocks[number], transformer.config, kind, consumes=True)
+    release_memory()
 
 
 def weights_of(model: SpeechLM) -> str | None:

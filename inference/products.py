@@ -40,6 +40,13 @@ class Product:
         total.addmm_(x, self.weight)
 
 
+class OwnWeight(Product):
+    """With the model's own tensor, in whatever order its numbers lie: no copy."""
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight
+
+
 class Packed(Product):
     """In oneDNN's layout, for a CPU."""
 

@@ -51,7 +51,7 @@ def push(lm: SpeechGenerator, repo_id: str, private: bool | None = None, token: 
             done = api.upload_folder(
                 folder_path=Path(scratch) / "model", repo_id=repo_id, commit_message="Model of codeclm"
             )
-        except Exception as error:  # of the HTTP library, the hub's client and its checks
+        except Exception as error:  # the HTTP library's, the hub's client and its checks
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise OSError(f"model '{repo_id}' cannot be uploaded: {reason}; log in with 'hf auth login'") from None
     return str(done.repo_url)

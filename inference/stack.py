@@ -17,15 +17,13 @@ from .fused_weights import FusedStack
 from .products import Halves
 
 PAD = 16  # columns beside x, so that its rows stay aligned
-BUCKET = 128  # positions by which the part of a cache that is looked at grows
+BUCKET = 32  # positions by which the part of a cache that is looked at grows
 TURNS = 128  # positions whose rotations are computed at once: fewer calls than one for each
 EVERY_ROW = slice(None)
 
 
 class Stack:
     """A transformer that takes one position at a time, in place: `x` [B, D] holds its input, then its output.
-
-    The output is x / |x|: the last norm's gain and sqrt(D) are in the weights that come after (`gain`).
 
     Positions go on without end; all rows are at the same one. The cache is a ring: position p is in slot p % capacity,
     until position p + capacity takes its place. A row's mask says which slots it sees, so that rows can be emptied and
@@ -38,7 +36,7 @@ class Stack:
         like: a tensor of the same type and device.
         """
         config = weights.config
-        self.config, self.layers = config, weights.layers
+        self.config, self.layers, self.gain = config, weights.layers, weights.gain
         self.batch, self.capacity = batch, min(capacity, config.sliding_window or capacity)
         self.floor = like.new_full((), math.sqrt(config.dim * config.norm_eps))  # a norm's epsilon, for |x|
         self.make_buffers(like)
@@ -67,9 +65,11 @@ class Stack:
         """Keys and values of each layer, their buckets, and the mask that says which slots a row sees."""
         config = self.config
         shape = (2, self.batch, config.num_kv_heads, self.capacity, config.size_of_head)
-        self.caches = [like.new_zeros(shape) for _ in self.layers]
+        self.caches = [like.new_empty(shape) for _ in self.layers]
         self.mask = like.new_full((self.batch, 1, 1, self.capacity), float("-inf"))
-        self.seen = 0  # slots that the bucket holds
+        self.seen = self.num_clear = (
+            0  # slots that the bucket holds, and slots that hold numbers: memory comes as needed
+        )
         self.slot = torch.zeros(1, dtype=torch.long, device=like.device)  # position % capacity
         self.restart()
 
@@ -83,11 +83,19 @@ class Stack:
         """Rows see nothing of the positions so far."""
         self.mask[rows].fill_(float("-inf"))
 
+    def clear_slots(self, count: int) -> None:
+        """Let the first slots hold zeros until they are filled, those that were not looked at before."""
+        if count > self.num_clear:
+            for cache in self.caches:
+                cache[:, :, :, self.num_clear : count].zero_()
+            self.num_clear = count
+
     def use_bucket(self) -> None:
         """Look at as many slots as are needed, in steps of BUCKET: views are made when the step changes."""
         seen = min(self.capacity, -(-self.num_used // BUCKET) * BUCKET)
         if seen != self.seen:
             self.seen = seen
+            self.clear_slots(seen)
             self.views = [(cache[0, :, :, :seen], cache[1, :, :, :seen]) for cache in self.caches]
             self.seen_mask = self.mask[..., :seen]
 
@@ -139,10 +147,12 @@ class Stack:
         torch.div(self.x, self.length, out=self.h)
 
     def finish(self) -> None:
-        if self.config.final_norm:
-            self.norm()
-        else:
+        """The output: h, normed if the transformer has a last norm."""
+        if self.gain is None:
             self.h.copy_(self.x)
+        else:
+            self.norm()
+            self.h.mul_(self.gain)
 
     def prefill(self, x: Tensor, rows: slice = EVERY_ROW) -> Tensor:
         """S positions [R, S, D] of rows that are empty, at once, the last one before the next -> [R, S, D], no norm.
@@ -170,6 +180,7 @@ class Stack:
             self.slot.fill_(num_positions % self.capacity)
         # the first of them may be before position 0
         self.num_used = max(self.num_used, self.position if self.position >= num_positions else self.capacity)
+        self.clear_slots(self.num_used)
         kept = min(num_positions, self.capacity)
         return torch.arange(self.position - kept, self.position, device=self.x.device).remainder(self.capacity)
 
@@ -216,7 +227,7 @@ class ShortStack(Stack):
 
     def step_at(self, position: int) -> None:
         """One position of every row; the ones before it are filled."""
-        turn = self.turn_at(position)
+        turn = self.turn_at(position) if position else None  # position 0 is not turned
         for number, layer in enumerate(self.layers):
             self.project(layer, turn)
             self.places[position][number].copy_(self.new)

@@ -43,24 +43,28 @@ class Step:
     def known(self) -> dict[int, Tensor]:
         """Slots that need no logits, [B] each: what lies before the window's first frame, nothing beyond its edge."""
         state, window = self.state, self.window
-        absent = torch.full_like(state.end, ABSENT)
         known = {}
         if state.text is not None:
             has_text = self.column < self.num_given or state.request.draw_text or state.request.new_text is not None
             if self.column >= window.stop or not has_text:
-                known[TEXT] = absent
+                known[TEXT] = self.absent
             elif self.column < self.num_given or not self.model.predicts_text:
                 known[TEXT] = state.text[:, self.column]
         for k, lag in enumerate(self.model.config.delays):
             frame = self.column - lag
             is_inside = window.start <= frame < window.stop
             if not is_inside or k >= state.num_codebooks:  # as scoring has it: nothing is known beyond a window's edge
-                known[k] = absent
+                known[k] = self.absent
             elif frame < window.first:
                 known[k] = state.codes[:, k, frame]
             elif frame >= self.num_given and not state.request.draw_codes:
-                known[k] = absent
+                known[k] = self.absent
         return known
+
+    @cached_property
+    def absent(self) -> Tensor:
+        """[B] what a slot holds in which there is nothing."""
+        return torch.full_like(self.state.end, ABSENT)
 
     @cached_property
     def num_given(self) -> int:

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LEFT = ("codec", "clip", "codebook", "engine", "model")  # columns that are words; numbers stand on the right
+LEFT = (
+    "codec",
+    "clip",
+    "codebook",
+    "engine",
+    "model",
+    "task",
+    "scorer",
+    "score",
+)  # columns that are words; numbers stand on the right
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:

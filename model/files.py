@@ -69,7 +69,7 @@ def whole_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
-    partial, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
+    partial, old = partial_folder(path), target.with_name(f".{target.name}.old")
     if not replace:
         check_absent(path)
     elif path.is_file():
@@ -96,12 +96,19 @@ def whole_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
         _remove_empty(made)
 
 
+def partial_folder(path: Path) -> Path:
+    """Where the folder is while `whole_folder` makes it."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.partial")
+
+
 @contextmanager
-def locked_folder(path: str | Path, work: str) -> Iterator[None]:
+def locked_folder(path: str | Path, work: str, patience_s: float = 0.0) -> Iterator[None]:
     """The folder exists, can be written, and is this process's alone while the block lasts.
 
     If it is new and nothing is put there, it is gone afterwards. Again within the block is fine.
-    Raises OSError if another process is at `work` ("codeclm prepare") there, or the folder cannot be made or written.
+    Raises OSError if another process is at `work` ("codeclm prepare") there and does not end within `patience_s`, or
+    the folder cannot be made or written.
     """
     from filelock import FileLock, Timeout
 
@@ -110,7 +117,7 @@ def locked_folder(path: str | Path, work: str) -> Iterator[None]:
     lock = FileLock(path / LOCK, timeout=0, is_singleton=True)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(timeout=patience_s)
     except Timeout:
         raise OSError(f"{path}: another {work} is writing here; wait for it or choose another folder") from None
     except FileExistsError:

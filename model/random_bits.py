@@ -5,6 +5,8 @@ SplitMix64: a counter, hashed, where the model is. (Generation has 32-bit noise 
 B rows, S steps, D width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ def fold(keys: Tensor, number: int) -> Tensor:
     return random_bits(keys ^ signed(number * FIRST), 1)[..., 0]
 
 
-def row_keys(seed: int, step: int, rows: range) -> Tensor:
+def row_keys(seed: int, step: int, rows: Sequence[int]) -> Tensor:
     """[B] the keys of some rows of a step's batch, by their numbers in the whole of it."""
     keys = torch.tensor(list(rows), dtype=torch.int64)
     return fold(keys + fold(fold(torch.tensor(seed), 0), step), 1)

@@ -1,31 +1,9 @@
-"""What people give by mistake, as commands in the folder that `make_world` fills; test_bad_inputs.py runs them.
+"""What people give by mistake, as commands in the folder that bad_world.py fills; test_bad_inputs.py runs them.
 
     COMMAND | WORDS       WORDS must be in the one line that answers it
 
 The commands of EARLY are refused before torch is imported, those of LATE once a model or a codec has been loaded.
 """
-
-import contextlib
-import io
-import os
-import shutil
-from pathlib import Path
-
-import numpy as np
-import soundfile
-import torch
-
-from codeclm.inference.compress.container import ClmFile
-from codeclm.inference.loading import save_model
-from codeclm.model.codec_reference import CodecReference
-from codeclm.model.codecs import SpectralCodec, SpectralConfig
-from codeclm.model.lm import SpeechLM
-from codeclm.model.shapes import TransformerConfig
-from codeclm.model.speech_lm_config import SpeechLMConfig
-from codeclm.train.cli import main
-
-RATE = 16_000
-SMALL = TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=32)
 
 EARLY = r"""
 sing | verb 'sing' is unknown; choose one of prepare,
@@ -70,7 +48,7 @@ generate loop.wav | loop.wav
 generate pipe.wav | not a file
 generate /dev/zero | not a file
 generate https://example.com/a.wav | https://example.com/a.wav: is a web address
-generate song.m4a | ffmpeg
+generate song.m4a | song.m4a: cannot be read as audio (FFmpeg
 
 generate good.wav --out good.wav | would overwrite what is read
 generate good.wav --out link.wav | would overwrite what is read
@@ -168,6 +146,25 @@ evaluate audio --json folder.wav | is a folder
 evaluate audio --json text.wav/a.json | text.wav
 evaluate audio --json - | give the name of a file
 evaluate audio --model missing | no such model folder
+evaluate missing.jsonl | missing.jsonl: no such file
+evaluate empty.jsonl | empty.jsonl: holds no pair of recordings
+evaluate broken.jsonl | broken.jsonl, line 1: 'prompt' is unknown; allowed are better, worse
+evaluate pairs.jsonl --limit 3 --scope fine | --scope and --limit: of no use with these pairs
+evaluate pairs.jsonl --pairs 20 --speech audio | --pairs and --speech: of no use with these pairs
+evaluate pairs.jsonl --window-s nan | --window-s
+evaluate pairs.jsonl --against audio | audio: holds no results of pairs (suite.json is missing)
+evaluate pairs.jsonl --out text.wav | is a file
+evaluate pairs.jsonl --continuations 2 | pairs.jsonl: cannot be read as audio
+evaluate audio --suite cloze | --suite 'cloze' is unknown; choose one of swuggy, sblimp, storycloze, salmon
+evaluate missing --suite salmon | missing: no such folder
+evaluate empty --suite salmon | empty: holds no pair of recordings
+evaluate audio --suite swuggy | audio/0.wav: its name does not begin with a number and '_' (swuggy)
+evaluate audio --against new | --against: of use only where DATA is pairs
+evaluate audio --pairs 20 --window-s 1 | --window-s and --pairs: of use only where DATA is pairs
+evaluate hearing --pairs 1 | --pairs
+evaluate hearing | datasets/speech: has no folder of a voice
+evaluate hearing --speech missing | missing: has no folder of a voice
+evaluate hearing --speech empty | empty: has no folder of a voice
 
 verify missing | no such model folder
 verify empty | holds no model
@@ -197,7 +194,13 @@ prepare audio new --codec nocodec | codec 'nocodec' is unknown
 prepare audio new --codec text.wav | codec 'text.wav' is unknown
 prepare audio new --codec empty | holds no codec
 prepare audio new --copies 0 | --copies
-prepare audio new --num-workers 0 | --num-workers
+prepare audio new --shard-mb 0 | --shard-mb is 0.0
+prepare audio new --batch-s -1 | --batch-s
+prepare audio new --rank 1 | --rank and --world-size: give both
+prepare audio new --rank 2 --world-size 2 | --rank is 2; it must be 0 to 1
+prepare audio new --rank 0 --world-size 0 | --world-size is 0
+prepare audio new --rank 0 --world-size 2 --commit | --rank, --commit and --ray: give one of them
+prepare missing.jsonl new | missing.jsonl: no such file
 prepare audio new --num-workers -1 | --num-workers
 prepare audio new --files-per-shard 0 | --files-per-shard
 prepare audio new --max-utterance-s nan | --max-utterance-s
@@ -263,6 +266,16 @@ convert text model new --pattern spiral | --pattern 'spiral' is unknown
 convert text model new --seed -1 | --seed
 convert csm model new --depth tiny | --depth: for text models only
 
+report | the following arguments are required
+report missing | no such file or folder
+report notes | no audio file
+report audio --limit-s 0 | --limit-s
+report audio --continuations -1 | --continuations
+report audio --prompt-s nan | --prompt-s
+report audio --duration 0 | --duration
+report audio --files 0 | --files
+report audio --out text.wav | is a file, not a folder
+report audio --model nowhere | nowhere
 demo --duration 0 | --duration
 demo --duration nan | --duration
 demo --seeds -1 | --seed
@@ -349,9 +362,16 @@ evaluate no-json-store --model model | no-json-store
 evaluate wrong-type-store --model model | wrong-type-store
 evaluate unfinished-store --model model | unfinished-store
 evaluate bad --model model | none of
+evaluate pairs.jsonl --model model | none of 1 pairs can be used (first: 1: missing.wav: no such file)
+evaluate pairs.jsonl --model other-codec | trained on
 doctor bad | none of
 doctor audio bad | none of
 prepare bad new --codec model/codec | none of
+prepare empty.jsonl new --codec model/codec | empty.jsonl: names no audio
+prepare broken.jsonl new --codec model/codec | broken.jsonl: names no audio
+prepare audio new --codec model/codec --split test | a split is chosen of a Hugging Face dataset
+prepare audio new --codec model/codec --streaming | streaming are for datasets of the hub
+prepare audio new --codec model/codec --commit | shards are missing: shard 0
 prepare audio other-store --codec model/codec | holds tokens of codec
 prepare audio new --codec list-codec | list-codec
 prepare audio new --codec dict-codec | dict-codec
@@ -383,129 +403,3 @@ def cases(table: str) -> list[tuple[str, str]]:
     """(command, words) of each line."""
     lines = [line for line in table.splitlines() if line]
     return [(command.strip(), words.strip()) for command, words in (line.split(" | ") for line in lines)]
-
-
-def speech(seconds: float, rate: int = RATE) -> np.ndarray:
-    """A gliding tone with overtones: not silent, and no two seconds alike."""
-    time = np.arange(round(seconds * rate)) / rate
-    phase = 2 * np.pi * (120 * time + 3 * np.sin(2 * np.pi * 2 * time))
-    return 0.1 * sum(np.sin(k * phase) / k for k in range(1, 8))
-
-
-def make_world(world: Path) -> None:
-    """Fill a folder with what is good and what is not."""
-    _make_audio(world)
-    with contextlib.chdir(world), contextlib.redirect_stdout(io.StringIO()):
-        for name, seed, store in (("model", 0, "store"), ("other", 1, "other-store")):
-            _make_model(Path(name), seed)
-            main(["prepare", "audio", store, "--codec", f"{name}/codec"])
-        main(["codec", "compress", "good.wav", "good.clm", "--model", "model"])
-    _damage_models(world)
-    _damage_stores(world)
-    clm = (world / "good.clm").read_bytes()
-    (world / "cut.clm").write_bytes(clm[:-10])
-    (world / "flipped.clm").write_bytes(clm[:-5] + bytes([clm[-5] ^ 1]) + clm[-4:])
-    (world / "text.clm").write_text("not compressed at all\n" * 10)
-    assert ClmFile.read(world / "good.clm").num_frames == 25
-
-
-def _make_audio(world: Path) -> None:
-    good = speech(1.0)
-    soundfile.write(world / "good.wav", good, RATE)
-    for folder in ("audio", "empty", "notes", "bad", "folder.wav", "run/step-00000010"):
-        (world / folder).mkdir(parents=True)
-    for i in range(6):
-        soundfile.write(world / f"audio/{i}.wav", speech(1.0 + i / 7), RATE)
-    (world / "notes/notes.txt").write_text("hello")
-    (world / "run/step-00000010/model.safetensors").write_bytes(b"\0" * 100)
-    for name, config in (("codec-run", '{"run": "the training of a codec"}'), ("broken-run", '{"run": ')):
-        (world / name).mkdir()
-        (world / name / "config.json").write_text(config)
-        (world / name / "metrics.jsonl").touch()
-    (world / "empty.wav").touch()
-    (world / "text.wav").write_text("not audio at all\n" * 100)
-    (world / "text.th").write_text("not a checkpoint\n" * 100)
-    (world / "cut.wav").write_bytes((world / "good.wav").read_bytes()[:20_000])
-    (world / "header.wav").write_bytes(b"")
-    soundfile.write(world / "header.wav", good[:0], RATE)
-    for suffix in ("flac", "mp3"):
-        soundfile.write(world / f"whole.{suffix}", speech(20.0), RATE)
-        content = (world / f"whole.{suffix}").read_bytes()
-        (world / f"whole.{suffix}").unlink()
-        (world / f"cut.{suffix}").write_bytes(content[: len(content) // 2])
-    soundfile.write(world / "silent.wav", 0 * good, RATE)
-    soundfile.write(world / "short.wav", good[:300], RATE)
-    soundfile.write(world / "cancelling.wav", np.stack([good, -good], axis=1), RATE)
-    soundfile.write(world / "slow.wav", good, 1)
-    soundfile.write(world / "fast.wav", good, 500_000)
-    for name, value in (("nan", np.nan), ("inf", np.inf), ("loud", 37.0)):
-        soundfile.write(world / f"{name}.wav", np.where(np.arange(len(good)) == 500, value, good), RATE, "FLOAT")
-    (world / "empty.jsonl").write_text("\n\n")
-    (world / "broken.jsonl").write_text('{"prompt": "missing.wav"}\n')
-    (world / "song.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + b"\0" * 1000)
-    (world / "link.wav").symlink_to("good.wav")
-    (world / "nowhere.wav").symlink_to("gone.wav")
-    (world / "loop.wav").symlink_to("loop.wav")
-    os.mkfifo(world / "pipe.wav")
-    for name in ("empty", "text", "cut", "silent", "nan", "short", "loud"):
-        shutil.copy(world / f"{name}.wav", world / f"bad/{name}.wav")
-
-
-def _make_model(folder: Path, seed: int) -> None:
-    torch.manual_seed(seed)
-    layers = dict(encoder_layers=1, decoder_layers=1, bottleneck_layers=1)
-    books = dict(num_codebooks=3, codebook_size=16, codebook_dim=4)
-    codec = SpectralCodec(SpectralConfig(encoder_dim=16, dim=16, **layers, **books)).eval()
-    reference = CodecReference.of(codec)
-    config = SpeechLMConfig(num_codebooks=3, codebook_size=16, backbone=SMALL, depth=SMALL, codec=reference)
-    save_model(SpeechLM(config), codec, folder)
-
-
-def _damage_models(world: Path) -> None:
-    def changed(name: str, file: str, change) -> None:
-        path = Path(shutil.copytree(world / "model", world / name)) / file
-        path.write_bytes(change(path.read_bytes()))
-
-    def flipped(content: bytes) -> bytes:
-        return content[:-100] + bytes([content[-100] ^ 64]) + content[-99:]
-
-    def with_nan(content: bytes) -> bytes:
-        return content[:-4] + np.float32(np.nan).tobytes()
-
-    weights, config = "model.safetensors", "config.json"
-    changed("cut-weights", weights, lambda content: content[: len(content) // 2])
-    changed("nan-weights", weights, with_nan)
-    changed("flipped", weights, flipped)
-    changed("flipped-codec", f"codec/{weights}", flipped)
-    changed("no-json", config, lambda content: content[: len(content) // 2])
-    changed("a-list", config, lambda content: b"[1, 2]")
-    changed("unknown-setting", config, lambda content: content.replace(b'"bos"', b'"boss"'))
-    changed("wrong-type", config, lambda content: content.replace(b'"norm_eps": 1e-06', b'"norm_eps": "small"'))
-    changed("huge", config, lambda content: content.replace(b'"dim": 16', b'"dim": 1000000000'))
-    (Path(shutil.copytree(world / "model", world / "no-weights")) / weights).unlink()
-    shutil.rmtree(shutil.copytree(world / "model", world / "other-codec") / "codec")
-    shutil.copytree(world / "other/codec", world / "other-codec/codec")
-    for name, change in (
-        ("cut", lambda content: content),
-        ("list", lambda content: content.replace(b'"spectral"', b'["spectral"]')),
-        ("dict", lambda content: content.replace(b'"spectral"', b'{"a": 1}')),
-    ):
-        folder = Path(shutil.copytree(world / "model/codec", world / f"{name}-codec"))
-        (folder / config).write_bytes(change((folder / config).read_bytes()))
-    content = (world / "cut-codec" / weights).read_bytes()
-    (world / "cut-codec" / weights).write_bytes(content[: len(content) // 2])
-    torch.save({"a": print}, world / "pickle.th")
-
-
-def _damage_stores(world: Path) -> None:
-    def changed(name: str, file: str, change) -> None:
-        path = next(Path(shutil.copytree(world / "store", world / name)).glob(file))
-        path.write_bytes(change(path.read_bytes()))
-
-    changed("cut-store", "shard-*.bin", lambda content: content[:-20])
-    changed("flipped-store", "shard-*.bin", lambda content: content[:-1] + bytes([content[-1] ^ 1]))
-    changed("no-json-store", "store.json", lambda content: content[:-20])
-    changed(
-        "wrong-type-store", "store.json", lambda content: content.replace(b'"hop_length": 640', b'"hop_length": "a"')
-    )
-    (Path(shutil.copytree(world / "store", world / "unfinished-store")) / "store.json").unlink()

@@ -20,6 +20,9 @@ from codeclm.train.cli import main
 from codeclm.train.comparison import bits
 from codeclm.train.config import LoraOptions
 
+from .test_train_ranks import BIN, torchrun
+from .training import metrics
+
 PeftModel = pytest.importorskip("peft").PeftModel
 LORA = {"lora": {"rank": 2}, "steps": 3, "evaluate_every": 3, "bf16": False, "optimizer": {"learning_rate": 3e-2}}
 
@@ -77,8 +80,7 @@ def test_a_run_with_adapters_holds_them_alone_and_loads_with_its_base(runs, base
 
 def test_the_adapters_are_those_that_learned(runs, base, audio):
     """The model that is loaded scores as the run did while it held its adapters beside the weights."""
-    lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
-    (best,) = [line["heldout_bits_per_second"] for line in lines if line["step"] == 3 and len(line) == 2]
+    best = metrics(runs[0], "heldout_bits_per_second")[3]
     (row, *_) = json.loads((runs[0] / "comparison.json").read_text())["rows"]
     assert row["name"] == "new voice, held out" and row["before"] != row["after"]
     store, config = TokenStore(runs[0] / "tokens"), json.loads((runs[0] / "config.json").read_text())
@@ -186,6 +188,19 @@ def test_without_peft_the_extra_is_named(base, audio, tmp_path, monkeypatch):
     monkeypatch.setattr(argument_checks, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'codeclm\[lora\]'"):
         codeclm.train.finetune(base, audio, tmp_path / "run", **LORA)
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_adapters_of_one_also_with_replay(base, audio, tmp_path):
+    flags = [audio, "--from", base, "--lora.rank", "2", "--replay", "self", "--no-bf16", "--input-dropout", "0"]
+    flags = [*map(str, flags), "--steps", "4", "--copies", "2", "--evaluate-every", "4"]
+    main(["finetune", *flags, "--out", str(tmp_path / "one")])
+    status, output = torchrun("--no-python", BIN / "codeclm", "finetune", *flags, "--out", tmp_path / "two")
+    assert status == 0 and output.count("new voice, held out") == 1, output[-3000:]
+    one, two = (load_file(tmp_path / name / "model/adapter_model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys() and any(tensor.any() for name, tensor in one.items() if "lora_B" in name)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5)
 
 
 def test_lora_options_out_of_range_are_refused():

@@ -9,7 +9,9 @@ import soundfile
 
 from codeclm.data.audio import AudioError, audio_blocks, find_audio, load_audio
 from codeclm.data.audio_out import save_audio
+from codeclm.model.codecs import EMBEDDED_CODEC
 
+DEMO_PROMPT = EMBEDDED_CODEC / "prompt.flac"
 RATE = 16_000
 
 
@@ -128,20 +130,98 @@ def test_channels_that_cancel_out_are_told_as_such(tmp_path):
         load_audio(tmp_path / "silent.wav", RATE)
 
 
-def test_what_only_ffmpeg_reads_is_named_with_the_command_that_converts_it(tmp_path, caplog):
+def test_what_only_ffmpeg_reads_is_named_with_two_ways_out_where_there_is_no_pyav(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("codeclm.data.audio.find_spec", lambda name: None)
     for name in ("a.wav", "b.m4a", "sub/c.webm", "a.aac"):  # the last has been converted
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no audio")
     assert find_audio(tmp_path) == [tmp_path / "a.wav"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"skipped {tmp_path}/{name}: {suffix} cannot be read; convert it with: "
+        f"skipped {tmp_path}/{name}: {suffix} cannot be read; pip install 'codeclm[formats]', or convert it with: "
         f"ffmpeg -i '{tmp_path}/{name}' '{tmp_path}/{wav}'"
         for name, suffix, wav in (("b.m4a", ".m4a", "b.wav"), ("sub/c.webm", ".webm", "sub/c.wav"))
     ]
-    with pytest.raises(AudioError, match="no audio file .*c.webm: .webm cannot be read; convert it with: ffmpeg -i"):
+    with pytest.raises(AudioError, match="no audio file .*c.webm: .webm cannot be read; pip install .*ffmpeg -i"):
         find_audio(tmp_path / "sub")
     with pytest.raises(AudioError, match="b.m4a: cannot be read as audio .*convert it with: ffmpeg -i .*b.wav"):
         load_audio(tmp_path / "b.m4a", RATE)
+    (tmp_path / "b.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + b"\0" * 1000)
+    with pytest.raises(
+        AudioError, match=r"b.m4a: cannot be read; pip install 'codeclm\[formats\]', or convert it with"
+    ):
+        load_audio(tmp_path / "b.m4a", RATE)
+
+
+FFMPEG_FORMATS = {
+    ".m4a": ("mp4", "aac"),
+    ".webm": ("webm", "libopus"),
+    ".aac": ("adts", "aac"),
+}
+
+
+def encode_with_ffmpeg(path: Path, audio: np.ndarray, rate: int) -> None:
+    """Skips the test where FFmpeg has no encoder for it."""
+    av = pytest.importorskip("av")
+    container, codec = FFMPEG_FORMATS[path.suffix]
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    with av.open(path, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(audio[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(stream.format.name, "mono", rate, stream.frame_size or 1024)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("suffix", FFMPEG_FORMATS)
+def test_what_ffmpeg_reads_sounds_as_it_did(tmp_path, suffix):
+    voice, rate = soundfile.read(DEMO_PROMPT, dtype="float32")
+    encode_with_ffmpeg(tmp_path / f"a{suffix}", voice, rate)
+    assert find_audio(tmp_path) == [tmp_path / f"a{suffix}"]
+    read = load_audio(tmp_path / f"a{suffix}", rate)
+    assert abs(len(read) - len(voice)) < 0.2 * rate  # encoders work in blocks
+    lags = np.correlate(read[:20_000], voice[4_000:16_000], "valid")  # encoders start late
+    lag = int(lags.argmax()) - 4_000
+    both = np.stack([voice[5_000:15_000], read[5_000 + lag : 15_000 + lag]])
+    assert np.corrcoef(both)[0, 1] > 0.9
+    part = np.concatenate(list(audio_blocks(tmp_path / f"a{suffix}", rate, start_s=1.0, end_s=1.5)))
+    edge = 500  # of the resampler
+    np.testing.assert_allclose(part[edge:-edge], read[rate : rate + rate // 2][edge:-edge], atol=1e-4)
+
+
+def test_a_broken_or_cut_m4a_is_told_in_a_line(tmp_path):
+    voice, rate = soundfile.read(DEMO_PROMPT, dtype="float32")
+    encode_with_ffmpeg(tmp_path / "a.m4a", voice, rate)
+    whole = (tmp_path / "a.m4a").read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:16] + b"\0" * 1000):
+        (tmp_path / "b.m4a").write_bytes(content)
+        with pytest.raises(AudioError, match="b.m4a: cannot be read as audio") as caught:
+            load_audio(tmp_path / "b.m4a", RATE)
+        assert "\n" not in str(caught.value)
+
+
+# --- parts of a recording ---
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_a_part_of_a_recording_is_what_a_file_of_it_would_be(tmp_path, suffix):
+    voice, rate = soundfile.read(DEMO_PROMPT, dtype="float32")
+    save_audio(tmp_path / f"a{suffix}", voice, rate)
+    whole = soundfile.read(tmp_path / f"a{suffix}", dtype="float32")[0]
+    soundfile.write(tmp_path / "part.wav", whole[rate // 2 : rate], rate, subtype="FLOAT")
+    with open(tmp_path / f"a{suffix}", "rb") as file:
+        part = np.concatenate(list(audio_blocks(file, RATE, name="it", start_s=0.5, end_s=1.0)))
+    np.testing.assert_allclose(part, load_audio(tmp_path / "part.wav", RATE), atol=1e-6)
+
+
+def test_a_part_that_is_not_in_the_recording_is_told(tmp_path):
+    save_audio(tmp_path / "a.wav", tone(), RATE)  # 1 s
+    for start, end, words in ((0.5, 1.5, "up to 1.5 s, but ends at 1.00 s"), (2.0, 3.0, "from 2 s on, but ends at")):
+        with pytest.raises(AudioError, match=f"a.wav: is to be used {words}"):
+            list(audio_blocks(tmp_path / "a.wav", RATE, start_s=start, end_s=end))
+    assert sum(map(len, audio_blocks(tmp_path / "a.wav", RATE, start_s=0.5, end_s=1.05))) == RATE // 2
 
 
 def test_a_name_that_is_not_utf8_is_left_out_by_name_and_readable_by_itself(tmp_path, caplog):

@@ -14,7 +14,8 @@ import pytest
 
 from codeclm.train.cli import CODEC_VERBS, VERBS, main
 
-from .bad_inputs import EARLY, LATE, cases, make_world
+from .bad_inputs import EARLY, LATE, cases
+from .bad_world import make_world
 
 COMMAND = Path(sys.executable).parent / "codeclm"
 # runs every command it is given in one process -> what each left on stderr, its status, and what was imported by then

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,21 +15,38 @@ from codeclm.data.audio_out import save_audio
 from codeclm.data.config import with_settings
 from codeclm.inference.loading import save_model
 from codeclm.inference.parsing import parse
-from codeclm.train.by_hours import PRESETS, by_hours, hours_of
+from codeclm.train.by_hours import PRESETS, by_hours, hours_of, preset_for
 from codeclm.train.cli import finetune, main
 from codeclm.train.comparison import read, table
 from codeclm.train.config import FINETUNE, OptimizerConfig, is_open
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: f"{preset.hours:g} h")
-def test_the_preset_nearest_to_the_hours_is_taken(preset):
-    for hours in (0.8 * preset.hours, 1.3 * preset.hours):
-        config = by_hours(FINETUNE, hours)
-        assert (config.steps, config.copies) == (preset.steps, preset.copies)
-        assert (config.batch.frames_per_batch, config.optimizer.learning_rate) == (preset.frames_per_batch, preset.rate)
-        assert (config.input_dropout, config.dropout) == (preset.input_dropout, preset.dropout)
+def test_a_preset_is_taken_at_its_hours(preset):
+    config = by_hours(FINETUNE, preset.hours)
+    assert (config.steps, config.copies) == (preset.steps, preset.copies)
+    assert (config.batch.frames_per_batch, config.optimizer.learning_rate) == (preset.frames_per_batch, preset.rate)
+    assert (config.input_dropout, config.dropout) == (preset.input_dropout, preset.dropout)
     with_adapters = by_hours(with_settings(FINETUNE, {"lora": {"rank": 4}}), preset.hours)
     assert with_adapters.optimizer.learning_rate == preset.lora_rate
+
+
+def test_settings_lie_between_those_of_the_presets_around_and_end_with_the_last():
+    for less, more in pairwise(PRESETS):
+        middle = preset_for(math.sqrt(less.hours * more.hours))
+        for name in (
+            "steps",
+            "frames_per_batch",
+            "copies",
+            "rate",
+            "lora_rate",
+            "input_dropout",
+            "dropout",
+            "heldout_share",
+        ):
+            low, high = sorted((getattr(less, name), getattr(more, name)))
+            assert low <= getattr(middle, name) <= high
+    assert preset_for(0.0) == preset_for(1e-3) == PRESETS[0] and preset_for(1e6) == PRESETS[-1]
 
 
 def test_nothing_is_open_once_it_was_chosen_and_no_speech_takes_the_smallest():

@@ -5,13 +5,16 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from codeclm.train.background import Background
 from codeclm.train.checkpoint import (
+    Part,
     checkpoint_problem,
     latest_checkpoint,
     load_state,
@@ -19,6 +22,7 @@ from codeclm.train.checkpoint import (
     pack_optimizer,
     save_checkpoint,
     unpack_optimizer,
+    write_part,
 )
 
 
@@ -168,3 +172,33 @@ def test_the_hashes_cover_every_file(tmp_path: Path):
     path = save_checkpoint(tmp_path, 1, {"model": tensors(), "codec": tensors(2.0)}, {})
     names = {file.name for file in path.iterdir()} - {"COMPLETE"}
     assert set(json.loads((path / "COMPLETE").read_text())) == names
+
+
+def test_what_several_ranks_have_written_reads_as_whole_tensors(tmp_path: Path):
+    whole = {"rows": torch.arange(10.0).view(5, 2), "scalar": torch.tensor(3.0)}
+    own = {"rows": whole["rows"][:3], "scalar": whole["scalar"]}, {"rows": whole["rows"][3:]}
+    for index, tensors in enumerate(own):
+        write_part(tmp_path, {"model": tensors}, Part(index))
+        (tmp_path / "model.safetensors").rename(tmp_path / Part(index, 2).file("model"))
+    found = load_tensors(tmp_path, "model")
+    assert found.keys() == whole.keys() and all(torch.equal(found[key], whole[key]) for key in whole)
+
+
+# --- in the background ---
+
+
+def test_work_in_the_background_is_waited_for_and_its_failure_is_raised():
+    background, gate, done = Background(), threading.Event(), []
+
+    def fail() -> None:
+        gate.wait()
+        raise OSError("disk full")
+
+    background.start(fail)
+    background.check()  # not over yet
+    gate.set()
+    with pytest.raises(OSError, match="disk full"):
+        background.start(lambda: done.append(1))
+    background.start(lambda: done.append(2))
+    background.close()
+    assert done == [2]

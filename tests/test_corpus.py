@@ -71,6 +71,21 @@ def test_lines_of_actors_are_chosen_by_name_and_are_long_enough(tmp_path: Path, 
     assert made == both[:1]
 
 
+def test_prompts_by_telephone_are_dealt_out_by_a_hash_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = tmp_path / "sounds"
+    for name, seconds in (("a", 2.0), ("b", 2.0), ("c", 0.5), ("digits/d", 2.0), ("e", 2.0), ("silence/f", 2.0)):
+        path = root / f"it_IT_f_Menardi/{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros(round(8000 * seconds)), 8000)
+    made: list[str] = []
+    monkeypatch.setattr(corpus, "convert", lambda source, target: made.append(target.relative_to(tmp_path).as_posix()))
+    monkeypatch.setattr(corpus, "TELEPHONE_S", {"tune": 3.0, "test": 1.0})
+    corpus.fetch_telephone(tmp_path, root)
+    assert [name.split("/")[0] for name in made] == ["menardi_tune", "menardi_tune", "menardi_test"]
+    names = {name.split("-", 1)[1] for name in made}
+    assert len(names) == 3 and names <= {"a.flac", "b.flac", "digits-d.flac", "e.flac"}
+
+
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 def test_audio_is_converted_whole_or_not_at_all(tmp_path: Path):
     save_audio(tmp_path / "a.wav", 0.3 * np.sin(np.arange(8000) / 9), 8000)

@@ -23,7 +23,7 @@ def test_the_demo_leaves_sounds_numbers_and_a_picture_where_it_can(picture, tmp_
         monkeypatch.setattr(demo, "find_spec", lambda name: None)
     main(["demo", "--out", str(tmp_path), "--duration", "0.2", "--seeds", "0"])
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert files == SOUNDS | {"metrics.json"} | ({"demo.png"} if picture else set())
+    assert files == SOUNDS | {"metrics.json", "index.html"} | ({"demo.png"} if picture else set())
     assert json.loads((tmp_path / "metrics.json").read_text())["continuations"][0]["seed"] == 0
     out = capsys.readouterr().out
     assert ("look at demo.png" in out) == picture and ("codeclm[demo]" in out) != picture

@@ -11,10 +11,13 @@ import soundfile
 import soxr
 
 from codeclm.data.preparation import prepare
+from codeclm.data.store_writer import Utterance, commit_store, write_shard
+from codeclm.data.token_store import TokenStore
 from codeclm.inference.doctor.checkup import checkup
 from codeclm.inference.doctor.duplicates import KEPT, sketch
 from codeclm.inference.doctor.findings import Report
 from codeclm.inference.doctor.sound import bandwidth, flat_share, longest_run
+from codeclm.inference.doctor.speech import Speech, in_turn
 from codeclm.inference.doctor.texts import is_mixed, script_of
 from codeclm.model.codec_reference import CodecReference
 from codeclm.model.pretrained import PROMPT
@@ -55,7 +58,7 @@ def healthy_report(healthy) -> Report:
 
 def told(report: Report, check: str) -> list[str]:
     """What is told of a check: "severity found"."""
-    return [f"{finding.severity} {finding.found}" for finding in report.findings if finding.check == check]
+    return [f"{finding.severity} {finding.text}" for finding in report.findings if finding.check == check]
 
 
 # --- the sound, and splits ---
@@ -116,7 +119,7 @@ def cut_file(train: Path, test: Path) -> None:
         (leak, "leakage", "error", "bo/train1 = bo/other"),
         (telephone, "narrow band", "warning", "1 of 6 clips hold nothing above 4.00 kHz, where the codec takes 8"),
         (silent_half, "long silence", "warning", "ada/train2"),
-        (clipped_speaker, "clipping", "warning", "3 of 3 of speaker bo"),
+        (clipped_speaker, "clipping", "warning", "cut off, 3 of 3 of speaker bo (bo/train"),
         (quiet_speaker, "level", "warning", "ada -2"),
         (noise, "no voice", "warning", "ada/train0"),
         (offset, "offset", "warning", "ada/train0"),
@@ -221,7 +224,8 @@ def test_duplicates_are_found_by_codes_whatever_they_are_called(make_store, tmp_
     found = told(checkup([sick.folder]), "duplicates")
     longest = names[[len(values) for values in codes].index(len(long))]
     assert len(found) == 1 and "2 pairs, 1 with equal codes and 1 in part" in found[0]
-    assert "u4 = whole" in found[0] and f"{longest} = part" in found[0]
+    told_pairs = {frozenset(pair.split(" = ")) for pair in found[0].split("in part (")[1].rstrip(")").split(", ")}
+    assert told_pairs == {frozenset(("u4", "whole")), frozenset((longest, "part"))}
 
 
 def test_copies_and_pieces_of_a_recording_are_no_duplicates(make_store, tmp_path):
@@ -229,6 +233,25 @@ def test_copies_and_pieces_of_a_recording_are_no_duplicates(make_store, tmp_path
     names = ["a~0", "a~1", "b#0", "b#1", "c", "d"]
     store = make_store(tmp_path / "store", [codes[0], codes[0][1:], codes[1], codes[1], *codes[2:]], REFERENCE, names)
     assert told(checkup([store.folder]), "duplicates") == []
+
+
+def test_speakers_are_those_of_the_store_else_the_first_folder_of_the_name(tmp_path):
+    codes, names = utterances(0, 4), ["a/x", "a/b/y", "z", "a/w"]
+    speakers = [None, None, None, "mia"]
+    made = [
+        Utterance(name, len(values) * 640, values, speaker=speaker)
+        for name, values, speaker in zip(names, codes, speakers, strict=True)
+    ]
+    commit_store(tmp_path, REFERENCE, [write_shard(tmp_path, 0, made, REFERENCE)])
+    speech = Speech(tmp_path, TokenStore(tmp_path))
+    assert [speech.speaker(i) for i in range(4)] == ["a", "a", "", "mia"]
+    hours = checkup([tmp_path]).examined[0].facts["hours_by_speaker"]
+    assert hours["mia"] == pytest.approx(len(codes[3]) * 640 / RATE / 3600) and len(hours) == 3
+
+
+def test_sound_is_measured_of_all_speakers_in_turn():
+    hashes, groups = np.array([5, 4, 3, 2, 1, 9, 8], np.uint64), np.array([0, 0, 0, 0, 0, 1, 1])
+    assert in_turn(hashes, groups) == [4, 6, 3, 5, 2, 1, 0]
 
 
 def test_speech_that_repeats_a_pause_or_a_greeting_is_not_accused(make_store, tmp_path):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,17 @@ import soundfile
 import torch
 
 from codeclm.data.audio import AudioError
-from codeclm.data.encode_files import pieces_of, quietest_cut, read_transcript
-from codeclm.data.plan import stamp, utterance_names
+from codeclm.data.encode_files import encode_sources, encoder, pieces_of, quietest_cut, read_transcript
+from codeclm.data.make_shards import HoursBar
 from codeclm.data.preparation import PrepareConfig, prepare
+from codeclm.data.sources import find_sources
+from codeclm.data.sources.folder import utterance_names
+from codeclm.data.sources.source import file_stamp
+from codeclm.data.store_index import Rejected
+from codeclm.data.store_writer import Utterance
 from codeclm.data.token_store import TokenStore
-from codeclm.model.codecs import SpectralCodec, SpectralConfig
+from codeclm.inference.codec.random_codecs import save_tiny
+from codeclm.model.codecs import SpectralCodec, SpectralConfig, load_codec
 
 from .test_prepare import RATE, TINY, voice
 
@@ -131,7 +139,7 @@ def test_shards_of_before_the_quiet_cuts_are_kept_unless_something_in_them_was_c
     out = tmp_path / "tokens"
     prepare(tmp_path, out, codec, config)
     for name in "ab":
-        made_from = [codec.fingerprint, 1.0, 2, [[name, *stamp(tmp_path / f"{name}.wav")]]]
+        made_from = [codec.fingerprint, 1.0, 2, [[name, *file_stamp(tmp_path / f"{name}.wav")]]]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         (index,) = (path for path in out.glob("shard-*.json") if f'"name": "{name}' in path.read_text())
         index.with_suffix(".bin").rename(out / f"shard-0000{'ab'.index(name)}.bin")
@@ -228,6 +236,69 @@ def test_a_file_whose_transcript_is_no_utf8_is_rejected_by_name(spoken, codec, t
     assert summary.num_rejected == 1 and "b" not in TokenStore(tmp_path / "tokens").names
     with pytest.raises(AudioError, match=rf"b.wav: its transcript b.txt.*{reason}"):
         read_transcript(spoken / "b.wav")
+
+
+# --- several at once, as on a GPU ---
+
+
+@pytest.mark.parametrize("kind", ["spectral", "encodec 24 kHz", "mimi", "dac"])
+def test_codes_of_batches_by_length_are_those_of_one_by_one(kind, spoken, tmp_path, monkeypatch):
+    coder = load_codec(save_tiny(kind, tmp_path / "codec")) if kind != "spectral" else load_codec("spectral")
+    for i in range(9):
+        soundfile.write(spoken / f"e{i}.wav", voice(i, 0.3 + 0.17 * (i * 5 % 9)), RATE)
+    soundfile.write(spoken / "long.wav", voice(20, 5.3), RATE)
+    soundfile.write(spoken / "silent.wav", np.zeros(RATE), RATE)
+    (spoken / "broken.wav").write_text("no audio")
+    (spoken / "b.txt").write_bytes(b"\xff")
+    monkeypatch.setattr("codeclm.data.encode_files.HELD_S", 6.0)  # so that some wait and some do not
+    config, sources = PrepareConfig(max_utterance_s=2.0, copies=2), find_sources(spoken).sources
+    alone = list(encode_sources(sources, coder, config))
+    batches, encode = [], coder.encode
+    monkeypatch.setattr(coder, "encode", lambda audio, *rest: batches.append(audio.shape[0]) or encode(audio, *rest))
+    together = list(encode_sources(sources, coder, config, batch_s=3.0, threads=2))
+    assert max(batches) > 2 and len(batches) > 3
+    assert len(alone) == len(together) == len(sources)
+    differing, total = 0, 0
+    for one, other in zip(alone, together, strict=True):
+        assert [entry.name for entry in one] == [entry.name for entry in other]
+        for mine, theirs in zip(one, other, strict=True):
+            if isinstance(mine, Rejected):
+                assert mine == theirs
+                continue
+            assert isinstance(theirs, Utterance) and mine.entry == theirs.entry
+            differing += int((mine.codes != theirs.codes).sum())
+            total += mine.codes.size
+    # networks of others may round a near tie the other way in a batch; ours decides them exactly
+    assert differing == 0 if kind == "spectral" else differing < 0.002 * total
+
+
+def test_a_store_made_in_batches_has_the_same_bytes(codec, spoken, tmp_path):
+    prepare(spoken, tmp_path / "alone", codec, files_per_shard=3)
+    prepare(spoken, tmp_path / "together", codec, files_per_shard=3, batch_s=2.0)
+    for path in (tmp_path / "alone").iterdir():
+        assert path.name == ".lock" or (tmp_path / "together" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_workers_are_as_many_as_there_is_work_for(codec, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    made = []
+    monkeypatch.setattr("codeclm.data.encode_files.ProcessPoolExecutor", lambda count, *rest: made.append(count))
+    for num_workers, num_sources, num_bytes in ((0, 20, 0), (1, 1000, 10**9)):
+        with encoder(codec, PrepareConfig(num_workers=num_workers), num_sources, num_bytes):
+            assert not made
+    for num_workers, num_sources, num_bytes in ((0, 120, 0), (0, 20, 100 * 10**6), (0, 2, 10**9), (3, 5, 0)):
+        with (
+            pytest.raises(AttributeError),
+            encoder(codec, PrepareConfig(num_workers=num_workers), num_sources, num_bytes),
+        ):
+            pass
+    assert made == [2, 3, 2, 3]
+
+
+def test_progress_is_told_in_hours(capfd):
+    with HoursBar(1000, progress=True) as bar:
+        bar.add(250, 0.5)
+        assert re.match(r"prepare: 0.50 of about 2.00 h, \d+ h/h +25%\|.*\| \[\d+:\d+<", str(bar.bar))
 
 
 def test_names_are_paths_without_suffix_unless_two_would_collide(tmp_path):

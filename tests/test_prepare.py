@@ -43,10 +43,10 @@ from pathlib import Path
 from codeclm.data import encode_files
 from codeclm.data.preparation import PrepareConfig, prepare
 
-def die(path, *rest):
+def die(*arguments):
     os._exit(9)
 
-encode_files.encode_file = die  # a worker process runs this file, too
+encode_files.encode_sources = die  # a worker process runs this file, too
 if __name__ == "__main__":
     import torch
     from codeclm.model.codecs import SpectralCodec, SpectralConfig
@@ -304,7 +304,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(audio, codec
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"files_per_shard": 0}, {"num_workers": 0}, {"max_utterance_s": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"files_per_shard": 0}, {"num_workers": -1}, {"max_utterance_s": 0.0}, {"shard_mb": 0.0}]
+)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         PrepareConfig(**options)

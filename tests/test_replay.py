@@ -1,18 +1,14 @@
-"""Base speech that is heard again: drawn by the model itself or given, a fixed share of every batch."""
+"""Base speech that is heard again: drawn by the model itself or given."""
 
 import numpy as np
 import pytest
-import torch
 
 import codeclm
 from codeclm.data import TokenStore
-from codeclm.data.dataset import TokenBatches
-from codeclm.data.rows import Rows
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import save_model
-from codeclm.model.delay_pattern import ABSENT
-from codeclm.train.replay import Replayed, joined, own_speech
+from codeclm.train.replay import own_speech
 
 SHORT = {"steps": 2, "evaluate_every": 1, "save_every": 1, "bf16": False, "copies": 1}
 
@@ -22,31 +18,6 @@ def lm(tmp_path, make_model, make_codec) -> SpeechGenerator:
     codec = make_codec()
     save_model(make_model((0, 1, 1), codec=codec), codec, tmp_path / "lm")
     return codeclm.load(tmp_path / "lm", device="cpu")
-
-
-def rows_of(codes: list[list[int]], documents: list[list[int]] | None = None) -> Rows:
-    grid = torch.tensor(codes)
-    ends = torch.zeros(grid.shape, dtype=torch.bool)
-    return Rows(grid[:, None], ends, torch.full_like(grid, ABSENT), None if not documents else torch.tensor(documents))
-
-
-def test_joined_rows_are_padded_to_the_longer_ones_and_keep_their_documents():
-    both = joined(rows_of([[1, 2, 3]], [[0, 1, 1]]), rows_of([[4, 5]]))
-    assert both.codes[:, 0].tolist() == [[1, 2, 3], [4, 5, ABSENT]]
-    assert both.documents is not None and both.documents.tolist() == [[0, 1, 1], [0, 0, 0]]
-    assert both.ends.shape == both.text.shape == (2, 3)
-
-
-def test_every_batch_has_its_share_of_base_speech_whatever_the_ranks(store):
-    own, again = (TokenBatches(store, frames, 16, seed) for frames, seed in ((48, 0), (16, 1)))
-    batches = Replayed(own, again)
-    for step in range(4):
-        rows = batches.rows(step)
-        assert len(rows) == len(own.rows(step)) + len(again.rows(step))
-        assert rows.codes.shape[0] * rows.codes.shape[2] <= batches.frames_per_batch == 64
-        parts = [batches.rows(step, rank, 2).codes for rank in (0, 1)]
-        whole = sorted(row.flatten().tolist() for row in rows.codes)
-        assert sorted(row.flatten().tolist() for part in parts for row in part) == whole
 
 
 def test_own_speech_is_what_the_model_draws_and_is_drawn_once(lm, tmp_path):

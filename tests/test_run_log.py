@@ -180,7 +180,7 @@ def test_config_json_can_be_given_back_to_a_run(logged, store, codec, tmp_path):
 def test_config_json_names_the_data_the_versions_and_the_command(logged, store):
     written = json.loads((logged[0] / "config.json").read_text())
     assert written["data"] == store.data_hash and written["versions"]["torch"] == torch.__version__
-    assert "pytest" in written["command"] or "__main__" in written["command"]
+    assert written["command"]
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def test_broken_weights_stop_the_run_before_the_step(store, codec, resumable):
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
-    config = OptimizerConfig(learning_rate=2.0, final_share=0.1, warmup_steps=10)
+    config = OptimizerConfig(learning_rate=2.0, final_share=0.1, warmup_steps=10, schedule="cosine")
     rates = [learning_rate(config, step, 110) for step in range(111)]
     assert rates[0] == pytest.approx(0.2) and rates[4] == pytest.approx(1.0) and rates[9] == rates[10] == 2.0
     assert rates[60] == pytest.approx((2.0 + 0.2) / 2) and rates[110] == pytest.approx(0.2)

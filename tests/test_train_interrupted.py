@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from codeclm.data.audio_out import save_audio
-from codeclm.train import codec_trainer
+from codeclm.train import checkpoint, codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
 from codeclm.train.codec import train_codec
 from codeclm.train.codec_trainer import CodecTrainer
@@ -168,6 +169,35 @@ def test_slow_runs_are_saved_by_the_clock(store, codec, tmp_path, monkeypatch):
         die_at(patch, 3)
         run(store, codec, tmp_path / "never", replace(config, save_minutes=60.0))
     assert latest_checkpoint(tmp_path / "never") is None
+
+
+def test_a_checkpoint_that_could_not_be_written_stops_the_run_at_a_later_step(store, codec, tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("codeclm.train.trainer.save_checkpoint", fail)
+    with pytest.raises(OSError, match="disk full"):
+        run(store, codec, tmp_path / "run")
+    assert latest_checkpoint(tmp_path / "run") is None
+
+
+def test_a_checkpoint_holds_the_step_at_which_it_was_begun(store, codec, tmp_path, monkeypatch):
+    """However many steps are taken before it is written."""
+    slow = checkpoint.save_checkpoint
+
+    def late(*arguments: object) -> Path:
+        time.sleep(0.5)
+        return slow(*arguments)
+
+    monkeypatch.setattr("codeclm.train.trainer.save_checkpoint", late)
+    run(store, codec, tmp_path / "run", replace(SHORT, steps=8, evaluate_every=100))
+    fourth = load_tensors(tmp_path / "run/step-00000004", "model")
+    monkeypatch.undo()
+    with Trainer(new_model(store, SHORT), codec, store, tmp_path / "four", replace(SHORT, steps=8)) as trainer:
+        for _ in range(4):
+            trainer.train_step()
+        four = trainer.raw_model.state_dict()
+        assert all(torch.equal(four[name], tensor) for name, tensor in fourth.items())
 
 
 def test_a_resumed_run_writes_no_step_down_twice(store, codec, tmp_path, monkeypatch):

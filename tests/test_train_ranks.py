@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import SpectralCodec, SpectralConfig
@@ -58,7 +59,7 @@ def own_rows(self, step, rank=0, world_size=1):
     assert world_size > 1, "a rank made the whole batch"
     return rows(self, step, rank, world_size)
 def own_score(model, store, config, indices, *rest):
-    assert len(indices) <= 2, "a rank scored more than its half"
+    assert len(indices) <= 4, "a rank scored more than its half"
     return score(model, store, config, indices, *rest)
 trainer.TokenBatches.rows, trainer.score_store = own_rows, own_score
 """
@@ -70,7 +71,7 @@ DRAWN = replace(
     steps=20,
     evaluate_every=10,
     save_every=20,
-    batch=replace(SHORT.batch, frames_per_batch=96, max_frames=40),
+    batch=replace(SHORT.batch, frames_per_batch=80, max_frames=40),
 )
 
 
@@ -87,10 +88,11 @@ def assert_one_equals_two(folder: Path, steps: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path, precision):
-    """Frames and dropout are drawn. One batch of an epoch has a single row, which leaves a rank without any.
+@pytest.mark.parametrize("precision, sharding", [("float32", "ddp"), ("float64", "ddp"), ("float32", "fsdp")])
+def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path, precision, sharding):
+    """Frames and dropout are drawn, and the two take their rows in microbatches.
 
+    One batch of an epoch has a single row, which leaves a rank without any.
     Each makes its rows only, and scores its half of the held-out speech.
     """
     model = new_model(store, DRAWN)
@@ -99,12 +101,18 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path, precision):
     trainer = Trainer(model, codec, store, tmp_path, DRAWN)
     rows = {len(trainer.batches.rows(step)) for step in range(20)}
     assert rows == {1, 2}
-    assert len(trainer.corpora[0].heldout) == 4
+    assert len(trainer.heldout) == 8
     train(model, codec, store, tmp_path / "one", DRAWN)
     before = (DOUBLE if precision == "float64" else "") + CHECK_RANKS + SHARES_ONLY
-    status, output = torchrun(program(store, codec, tmp_path / "two", DRAWN, before), timeout=240)
+    parted = replace(DRAWN, sharding=sharding, batch=replace(DRAWN.batch, frames_per_microbatch=40))
+    status, output = torchrun(program(store, codec, tmp_path / "two", parted, before), timeout=240)
     assert status == 0, output[-3000:]
     assert_one_equals_two(tmp_path, 20)
+    parts = list((tmp_path / "two" / "step-00000020").glob("model-0000?-of-00002.safetensors"))
+    assert len(parts) == (2 if sharding == "fsdp" else 0)
+    one, two = (load_file(tmp_path / name / "model/model.safetensors") for name in ("one", "two"))
+    for key in one:  # the best weights, whole
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
 
 
 def one_codebook(make_store, codec, folder: Path) -> TokenStore:
@@ -207,6 +215,41 @@ def test_all_ranks_save_and_stop_at_the_step_at_which_one_is_asked_to(make_store
     assert len(re.findall(r"Interrupted: .*run: stopped and saved at step 7 of 12", output)) == 2, output[-3000:]
 
 
+# --- going on with another number of ranks ---
+
+ASK_AT = """
+step = loop.Trainer.train_step
+def ask(self):
+    if self.step == {step} and self.is_main:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self)
+loop.Trainer.train_step = ask
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_a_run_goes_on_with_one_rank_and_then_with_two_again(store, codec, tmp_path, sharding):
+    """An average of the weights goes with it. One process is never sharded, and reads the parts of two."""
+    config = replace(DRAWN, steps=12, evaluate_every=12, save_every=12, ema_decay=0.9, sharding=sharding)
+    train(torch.nn.Module.double(new_model(store, config)), codec, store, tmp_path / "one", config)
+    for stop, ranks in ((4, 2), (8, 1), (99, 2)):
+        script = program(store, codec, tmp_path / "two", config, DOUBLE + ASK_AT.format(step=stop - 1))
+        if ranks == 2:
+            status, output = torchrun(script)
+        else:
+            result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=ONE_THREAD)
+            status, output = result.returncode, result.stderr
+        assert (status == 0) == (stop == 99), output[-3000:]
+        newest = latest_checkpoint(tmp_path / "two")
+        assert newest is not None and newest.name == f"step-{min(stop, 12):08d}"
+        assert (newest / "ema.safetensors").exists() == (sharding == "ddp" or ranks == 1)
+    one, two = state_of(tmp_path / "one", 12), state_of(tmp_path / "two", 12)
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+
+
 # --- accelerate's environment ---
 
 
@@ -231,3 +274,15 @@ def test_accelerates_environment_does_not_divide_gradients(make_store, make_code
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert norm() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", ["--num_processes=2", "--num_processes 2", "--config_file {folder}/two.yaml"])
+def test_a_launch_that_silently_runs_one_process_of_two_is_an_error(tmp_path, count):
+    (tmp_path / "script.py").write_text("from codeclm.train.processes import start\nstart('cpu')\nprint('started')\n")
+    fields = dict(compute_environment="LOCAL_MACHINE", distributed_type="'NO'", use_cpu="true", num_processes=2)
+    (tmp_path / "two.yaml").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
+    command = [BIN / "accelerate", "launch", "--cpu", *count.format(folder=tmp_path).split(), tmp_path / "script.py"]
+    result = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, timeout=120)
+    assert result.returncode != 0 and "started" not in result.stdout
+    assert "asked for 2 processes and started this one alone; start them with torchrun" in result.stderr

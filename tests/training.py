@@ -31,7 +31,7 @@ SHORT = TrainConfig(
     save_every=4,
     bf16=False,
     batch=BatchConfig(frames_per_batch=128, max_frames=32, heldout_share=0.2),
-    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=3),
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=3, schedule="cosine"),
     model=SHAPE,
 )
 

@@ -20,9 +20,9 @@ def blamed(trainer: "Trainer") -> str:
     machine = trainer.accelerator
     mine = trainer.step, machine.process_index, machine.num_processes
     own, rows = trainer.aside(lambda: (list(pieces(trainer.batches, *mine)), trainer.batches.rows(*mine)))
-    with trainer.autocast():
+    with trainer.whole() as model, trainer.autocast():
         each = [rows.take(slice(row, row + 1)).to(machine.device) for row in range(len(rows))]
-        finite = [finite_columns(trainer.raw_model, row)[0] for row in each]
+        finite = [finite_columns(model, row)[0] for row in each]
     bad = [name for row, columns, name in own if not finite[row][columns].all()]
     if not bad:
         return f"each of its {len(own)} pieces alone has a finite loss: " + listed([name for _, _, name in own])

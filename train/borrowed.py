@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..model.lm import SpeechLM
 from ..model.transformer import Block
 from .config import LearningConfig
+from .sharding import shard, twin
 
 
 @contextmanager
@@ -20,26 +21,32 @@ def borrowed(
 ) -> Iterator[nn.Module]:
     """`model` on the run's device and in train mode; what is yielded shares its weights, and is what is to be called.
 
+    Sharded, what is yielded has its own weights, of which `model` gets none (see sharding.py's `gather`).
+
     Afterwards the object is as it came, but in eval mode and with what it learned.
     """
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    blocks, sharded = blocks_of(model), config.sharding == "fsdp" and accelerator.num_processes > 1
     before = [(block.dropout, block._compiled_call_impl, block.gradient_checkpointing) for block in blocks]
     device, attributes = model.device, set(vars(model))
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     try:
-        model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+        if not sharded:
+            model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
         with autocast:
             idle = unreached(model)
         for parameter in idle:
             parameter.requires_grad_(False)  # DistributedDataParallel would wait for its gradient for ever
-        for block in blocks:
+        learner = twin(model) if sharded else model
+        for block in blocks_of(learner):
             block.dropout = config.dropout
             if config.compile:
                 block.compile(dynamic=True)
         if config.activation_checkpointing:  # the depth decoder holds a chunk's activations only
-            for block in model.backbone.blocks:
-                block.gradient_checkpointing, block._gradient_checkpointing_func = True, computed_twice
-        yield accelerator.prepare(model.train())
+            for block in learner.backbone.blocks:
+                block.gradient_checkpointing = True  # pyright: ignore[reportArgumentType]
+                block._gradient_checkpointing_func = computed_twice  # pyright: ignore[reportArgumentType]
+        learner.train()
+        yield shard(learner, accelerator.device) if sharded else accelerator.prepare(learner)
     finally:
         for block, (dropout, compiled, checkpointing) in zip(blocks, before, strict=True):
             block.dropout, block._compiled_call_impl, block.gradient_checkpointing = dropout, compiled, checkpointing
@@ -53,6 +60,10 @@ def borrowed(
 
 # whatever is drawn comes from the rows' keys, so there is no generator to wind back
 computed_twice = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+
+
+def blocks_of(model: SpeechLM) -> list[Block]:
+    return [module for module in model.modules() if isinstance(module, Block)]
 
 
 def unreached(model: SpeechLM) -> list[Tensor]:

@@ -6,8 +6,10 @@ train/README.md has the table, and says which of it was measured.
 import logging
 import math
 import re
+from bisect import bisect
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..data.audio import EXTENSIONS, audio_header
 from ..data.preparation import duration
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preset:
-    """For about this much speech."""
+    """Settings for this much speech."""
 
     hours: float
     steps: int
@@ -30,19 +32,38 @@ class Preset:
     copies: int
     input_dropout: float
     dropout: float
+    heldout_share: float
 
 
 PRESETS = (
-    Preset(5 / 60, 120, 1280, 3e-4, 3e-3, 8, 0.1, 0.0),
-    Preset(1.0, 480, 2560, 3e-4, 3e-3, 4, 0.1, 0.0),
-    Preset(20.0, 6000, 4096, 3e-4, 2e-3, 1, 0.05, 0.0),
-    Preset(1000.0, 50_000, 16384, 3e-4, 1e-3, 1, 0.0, 0.0),
+    Preset(5 / 60, 120, 1024, 3e-4, 3e-3, 8, 0.1, 0.0, 0.1),
+    Preset(1.0, 800, 4096, 3e-4, 3e-3, 4, 0.1, 0.0, 0.1),
+    Preset(20.0, 4000, 4096, 3e-4, 2e-3, 1, 0.05, 0.0, 0.02),
+    Preset(1000.0, 30_000, 8192, 3e-4, 1e-3, 1, 0.0, 0.0, 0.005),
 )
+
+
+def preset_for(hours: float) -> Preset:
+    """Between two presets what lies between them on a logarithmic scale; below the first one and above the last, it."""
+    after = bisect([preset.hours for preset in PRESETS], hours)
+    if after in (0, len(PRESETS)):
+        return PRESETS[0 if after == 0 else -1]
+    one, other = PRESETS[after - 1 : after + 1]
+    share = math.log(hours / one.hours) / math.log(other.hours / one.hours)
+
+    def between(name: str) -> float:
+        a, b = getattr(one, name), getattr(other, name)
+        return a ** (1 - share) * b**share if a and b else a * (1 - share) + b * share
+
+    whole: dict[str, Any] = {name: round(between(name)) for name in ("steps", "frames_per_batch", "copies")}
+    shares = "rate", "lora_rate", "input_dropout", "dropout", "heldout_share"
+    exact: dict[str, Any] = {name: float(f"{between(name):.2g}") for name in shares}
+    return Preset(hours, **whole, **exact)
 
 
 def by_hours(config: FinetuneConfig, hours: float) -> FinetuneConfig:
     """`config` with the settings that are still open (`is_open`), and a line that says which."""
-    preset = min(PRESETS, key=lambda preset: abs(math.log(preset.hours / max(hours, 1e-6))))
+    preset = preset_for(hours)
     rate = preset.lora_rate if config.lora.rank else preset.rate
     chosen: dict[str, object] = {}
 
@@ -56,6 +77,7 @@ def by_hours(config: FinetuneConfig, hours: float) -> FinetuneConfig:
     steps = int(choose("steps", config.steps, preset.steps))
     batch, optimizer = config.batch, config.optimizer
     frames = int(choose("frames per batch", batch.frames_per_batch, preset.frames_per_batch))
+    heldout = choose("held-out share", batch.heldout_share, preset.heldout_share)
     rate = choose("learning rate", optimizer.learning_rate, rate)
     config = replace(
         config,
@@ -65,7 +87,7 @@ def by_hours(config: FinetuneConfig, hours: float) -> FinetuneConfig:
         dropout=choose("dropout", config.dropout, preset.dropout),
         evaluate_every=max(1, steps // 6) if is_open(config.evaluate_every) else config.evaluate_every,
         save_every=max(1, steps // 3) if is_open(config.save_every) else config.save_every,
-        batch=replace(batch, frames_per_batch=frames),
+        batch=replace(batch, frames_per_batch=frames, heldout_share=heldout),
         optimizer=replace(optimizer, learning_rate=rate),
     )
     if chosen:

@@ -2,6 +2,8 @@
 
 A checkpoint `step-00001200/` holds safetensors files, `state.json`, and `COMPLETE` with the sha256 of each file.
 The newest folder whose hashes hold is the one that counts; a broken one is named and passed over.
+Where each rank holds a part of the weights it writes a file of its own, `model-00000-of-00002.safetensors`, with its
+rows of each tensor; read together they are whole tensors, for any number of ranks.
 """
 
 import hashlib
@@ -9,30 +11,72 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from ..model.files import file_sha256, whole_folder
+from ..model.files import file_sha256, partial_folder, whole_folder
+from .sharding import part_of
 
 Tensors = dict[str, Tensor]
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(run: Path, step: int, files: Mapping[str, Tensors], state: dict, keep: int = 2) -> Path:
+@dataclass(frozen=True)
+class Part:
+    """A rank that writes its part of each file, as all others do theirs at the same time."""
+
+    index: int = 0
+    count: int = 1
+    group: Any = None  # of all of them, on their CPUs, and for nothing else
+
+    def file(self, name: str) -> str:
+        return f"{name}.safetensors" if self.count == 1 else f"{name}-{self.index:05d}-of-{self.count:05d}.safetensors"
+
+    def any_failed(self, failed: bool) -> bool:
+        """Each waits here for the others."""
+        if self.count == 1:
+            return failed
+        found = torch.tensor(int(failed))
+        dist.all_reduce(found, dist.ReduceOp.MAX, self.group)
+        return bool(found)
+
+
+def on_host(files: Mapping[str, Mapping[str, Tensor]], part: Part = Part()) -> dict[str, Tensors]:
+    """Copies that training does not change; of sharded tensors this rank's rows, of whole ones rank 0's alone."""
+
+    def copies(tensors: Mapping[str, Tensor]) -> Tensors:
+        local = {key: tensor.to_local() if isinstance(tensor, DTensor) else tensor for key, tensor in tensors.items()}
+        own = {key: tensor for key, tensor in local.items() if part.index == 0 or tensor is not tensors[key]}
+        return {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in own.items()}
+
+    return {name: copies(tensors) for name, tensors in files.items()}
+
+
+def save_checkpoint(
+    run: Path, step: int, files: Mapping[str, Tensors], state: dict, keep: int = 2, part: Part = Part()
+) -> Path:
     """Write `run/step-N` with one safetensors file for each entry of `files`; then remove all but the newest `keep`.
 
+    part: every rank calls this, with its part of each file; the first one completes the checkpoint.
     Raises OSError (disk full, not writable); an earlier checkpoint is never touched before this one is complete.
     """
     target = run / f"step-{step:08d}"
+    if part.index:
+        part.any_failed(False)  # the first one has made the folder
+        write_part(partial_folder(target), files, part)
+        return target
     try:
         with whole_folder(target, replace=True) as folder:
-            for name, tensors in files.items():
-                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+            part.any_failed(False)
+            write_part(folder, files, part)
             (folder / "state.json").write_text(json.dumps({"step": step, **state}))
             hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             (folder / "COMPLETE").write_text(json.dumps(hashes))
@@ -44,6 +88,18 @@ def save_checkpoint(run: Path, step: int, files: Mapping[str, Tensors], state: d
     for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def write_part(folder: Path, files: Mapping[str, Tensors], part: Part) -> None:
+    """This rank's files; returns when all ranks have written theirs. Raises OSError on all if one could not."""
+    problem = None
+    try:
+        for name, tensors in files.items():
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / part.file(name))
+    except (SafetensorError, OSError) as error:
+        problem = error
+    if part.any_failed(problem is not None):
+        raise OSError(problem or "another process could not write its part")
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -73,7 +129,15 @@ def checkpoint_problem(path: Path) -> str | None:
 
 
 def load_tensors(checkpoint: Path, name: str) -> Tensors:
-    return load_file(checkpoint / f"{name}.safetensors")
+    """Whole tensors, also where several ranks have written their rows of them."""
+    parts = sorted(checkpoint.glob(f"{name}-*-of-*.safetensors"))
+    if not parts:
+        return load_file(checkpoint / f"{name}.safetensors")
+    rows: dict[str, list[Tensor]] = {}
+    for path in parts:
+        for key, tensor in load_file(path).items():
+            rows.setdefault(key, []).append(tensor)
+    return {key: found[0] if len(found) == 1 else torch.cat(found) for key, found in rows.items()}
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -120,7 +184,9 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        like = parameters[int(index)]
+        state.setdefault(int(index), {})[key] = part_of(tensor, like) if tensor.shape == like.shape else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -5,7 +5,8 @@ Heavy imports are inside the functions, so that --help answers at once.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ from ..inference.doctor.cli import doctor
 from ..inference.generate_cli import generate, prefix
 from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
+from ..inference.report.cli import report
 from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
@@ -66,8 +68,9 @@ def train(
     with claim(out, LANGUAGE_MODEL):  # a wrong folder is told before torch is loaded
         from .runs import train as run
 
-        best = run(data, out, codec, config, init_from)
-    say(f"{best}: the best weights on the held-out utterances")
+        with failing_check():
+            best = run(data, out, codec, config, init_from)
+    say(DONE if config.check else f"{best}: the best weights on the held-out utterances")
 
 
 def finetune(
@@ -99,10 +102,12 @@ def finetune(
         from .comparison import read, table
         from .runs import finetune as run
 
-        best = run(model, data, out, config, others)
-        if is_main():
+        with failing_check():
+            best = run(model, data, out, config, others)
+        if is_main() and not config.check:
             print(table(read(out)))
-    say(f"{best}: the best {'adapters' if config.lora.rank else 'weights'} on the held-out utterances")
+    kept = "adapters" if config.lora.rank else "weights"
+    say(DONE if config.check else f"{best}: the best {kept} on the held-out utterances")
 
 
 def named(pairs: tuple[str, ...]) -> dict[str, Path]:
@@ -154,6 +159,18 @@ def codec_train(
     say(f"{folder}: the codec; use it with --codec")
 
 
+@contextmanager
+def failing_check() -> Iterator[None]:
+    """A check that fails ends the command in its line and exit status 1."""
+    from .alarms import CheckFailed
+
+    try:
+        yield
+    except CheckFailed as failed:
+        say_error(str(failed))
+        sys.exit(1)
+
+
 def say(text: str) -> None:
     """Print a result; one of torchrun's processes is enough."""
     if is_main():
@@ -169,6 +186,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "prefix": prefix,
     "transcribe": using.transcribe,
     "evaluate": using.evaluate,
+    "report": report,
     "verify": verify,
     "doctor": doctor,
     "bench": bench,
@@ -184,6 +202,7 @@ CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "compress": codec_compress,
     "decompress": codec_decompress,
 }
+DONE = "every check passes; without --check the run begins"
 RESUMABLE = (using.prepare, train, finetune, patterns, codec_train)
 WRITES_AS_IT_GOES = (using.evaluate, using.demo, bench, codec_bench)
 

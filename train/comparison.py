@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..data.preparation import open_or_prepare
-from ..data.split import split_heldout
+from ..data.split import first_by_hash, split_heldout
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig
 from ..inference.evaluate.score import score_store
@@ -42,19 +42,20 @@ def compare_speech(
     out: Path,
     others: Mapping[str, str | Path],
 ) -> list[Compared]:
-    """Score both models on what the run held out and on `others`; numbers that are there already are only read.
+    """Score both models on what the run held out, without copies, and on `others`; known numbers are only read.
 
     Of the embedded model the bundled prompt, a voice that it knows, is always among them.
     """
     held = split_heldout(store, *batch.split)[1].tolist()
-    held = [i for i in held if not re.search(r"~[1-9]\d*$", store.names[i])]  # of copies the first
+    originals = [i for i in held if not re.search(r"~[1-9]\d*$", store.names[i])]
+    held = first_by_hash(store, originals, batch.heldout_frames)
     sets: dict[str, tuple[TokenStore, Sequence[int]]] = {"new voice, held out": (store, held)}
     given = {"bundled prompt": PROMPT} if base.name == DEFAULT else {}
     for name, data in (given | dict(others)).items():
         tokens = open_or_prepare(data, out / "compare" / re.sub(r"\W", "_", name), base.codec, progress=False)
         sets[name] = tokens, range(len(tokens))
     identity = {
-        "before": checkpoint_hash(model_folder(base.name)),
+        "before": base.fingerprint,
         "after": checkpoint_hash(model_folder(best)),
         "speech": {name: tokens.data_hash for name, (tokens, _) in sets.items()},
     }

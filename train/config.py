@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..data.config import HeldoutBy
 from ..model.codec_shapes import SpectralConfig
+from ..model.dial import batch_by_layers, check_layers, shape_by_layers
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, PATTERNS, DepthConfig, Pattern, TextLayout, TransformerConfig
 
@@ -35,7 +36,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3  # peak learning rate, after the warm-up
     kind: OptimizerKind = "adamw"  # adamw, or muon for the matrices of the blocks and AdamW for all else
     rate_width: int = 256  # the matrices of a wider model learn at the rate x N / its width (0: at the rate itself)
-    schedule: Schedule = "cosine"  # wsd: the peak, and a decay at the end, so that a run can be extended; or a cosine
+    schedule: Schedule = "wsd"  # wsd: the peak, and a decay at the end, so that a run can be extended; or a cosine
     decay_share: float = 0.2  # share of the steps, the last ones, in which "wsd" decays
     final_share: float = 0.05  # learning rate of the last step, as a share of the peak
     warmup_steps: int = 100  # steps of linear warm-up
@@ -106,19 +107,27 @@ class TextOptions:
 class ModelConfig:
     """Shape of a new SpeechLM; K and V come from the codec of the data."""
 
-    preset: Preset = "default"  # sizes of backbone and depth decoder, from model/shapes.py
+    preset: Preset = "default"  # sizes of backbone and depth decoder, from model/presets.py
+    # blocks of the backbone: width, heads, depth decoder, learning rate and batch follow by rule (0: see the preset)
+    layers: int = 0
     pattern: Pattern = "depth"  # how the codebooks of a frame are predicted
     backbone: TransformerConfig = BACKBONE  # shape of the temporal backbone, with the preset "default"
     depth: DepthConfig = DEPTH  # shape of the depth decoder (pattern "depth"), with the preset "default"
     text: TextOptions = TextOptions()
     delays: tuple[int, ...] = ()  # frames each codebook lags; empty: none, or 0, 1, 2, ... for the pattern "delay"
 
+    def __post_init__(self) -> None:
+        if self.layers:
+            check_layers(self.layers)
+            if self.preset != "default":
+                raise ValueError(f"layers and preset '{self.preset}' both choose the sizes; give one of them")
+
     @property
     def parts(self) -> tuple[TransformerConfig, DepthConfig]:
-        """Backbone and depth decoder, whose group_size is a choice with any preset."""
-        if self.preset == "default":
+        """Backbone and depth decoder, whose group_size is a choice with any sizes."""
+        if self.preset == "default" and not self.layers:
             return self.backbone, self.depth
-        backbone, depth = PRESETS[self.preset]
+        backbone, depth = shape_by_layers(self.layers) if self.layers else PRESETS[self.preset]
         return backbone, replace(depth, group_size=self.depth.group_size)
 
 
@@ -143,6 +152,8 @@ class LearningConfig:
     bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
     # compute the backbone's blocks again in the backward pass instead of keeping their activations: less memory, slower
     activation_checkpointing: bool = False
+    # several processes have all weights each (ddp), or a part of them (fsdp): less memory, more traffic
+    sharding: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False  # fuse the blocks' operations; needs a C++ compiler, and a minute or two at the start
     seed: int = 0  # random seed of weights, batches and dropout; same seed, same machine: same weights
     batch: BatchConfig = BatchConfig()
@@ -172,12 +183,18 @@ class RunConfig(LearningConfig):
     save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
     patience: int = 0  # stop after this many evaluations without a better one (0: never)
     ema_decay: float = 0.0  # decay of the running average of the weights, which is then the result (0: none; 0.999)
+    check: bool = False  # look for what goes wrong in most runs that go wrong, and do not run
     skip_bad: bool = False  # leave out a batch whose loss is not finite, instead of stopping
+    canary: int = 8  # held-out prompts that are continued at evaluations, to measure and to hear them (0: none)
+    canary_share: float = 0.05  # share of the time of training that they may take (1: at every evaluation)
     track: Track = "auto"  # where curves are drawn: auto is TensorBoard where installed; wandb and trackio stay local
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_steps(steps=self.steps, evaluate_every=self.evaluate_every, save_every=self.save_every)
+        if self.canary < 0 or not 0 <= self.canary_share <= 1:
+            given = f"canary is {self.canary}, canary_share {self.canary_share}"
+            raise ValueError(f"{given}: canary must be at least 0, canary_share from 0 to 1")
         if self.patience < 0 or not 0 <= self.ema_decay < 1:
             given = f"patience is {self.patience}, ema_decay {self.ema_decay}"
             raise ValueError(f"{given}: patience must be at least 0, ema_decay at least 0 and less than 1")
@@ -190,6 +207,17 @@ class TrainConfig(RunConfig):
     """One training run of a new model."""
 
     model: ModelConfig = ModelConfig()
+
+    def __post_init__(self) -> None:
+        """With `layers`, batch and learning rate are those of the rule, unless they are given."""
+        super().__post_init__()
+        if not self.model.layers:
+            return
+        frames, rate = batch_by_layers(self.model.layers)
+        if self.batch.frames_per_batch == BatchConfig.frames_per_batch:
+            object.__setattr__(self, "batch", replace(self.batch, frames_per_batch=frames))
+        if self.optimizer.learning_rate == OptimizerConfig.learning_rate:
+            object.__setattr__(self, "optimizer", replace(self.optimizer, learning_rate=rate))
 
 
 @dataclass(frozen=True)
@@ -250,7 +278,7 @@ class LoraOptions:
 
     def __post_init__(self) -> None:
         if self.rank < 0 or not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"rank is {self.rank}, alpha {self.alpha}: neither may be negative or infinite")
+            raise ValueError(f"rank is {self.rank}, alpha is {self.alpha}: neither may be negative or infinite")
 
 
 @dataclass(frozen=True)
@@ -278,7 +306,7 @@ FINETUNE = FinetuneConfig(
     evaluate_every=OpenWhole(40),
     save_every=OpenWhole(80),
     patience=3,
-    batch=BatchConfig(frames_per_batch=OpenWhole(2048), heldout_share=0.1),
+    batch=BatchConfig(frames_per_batch=OpenWhole(2048), heldout_share=OpenNumber(0.1)),
     optimizer=OptimizerConfig(learning_rate=OpenNumber(3e-4), warmup_steps=20, schedule="cosine"),
 )
 

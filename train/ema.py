@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import part_of
+
 
 class Ema:
     """average <- decay * average + (1 - decay) * weights, with a smaller decay in the first steps.
@@ -32,7 +34,7 @@ class Ema:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         for name, average in self.tensors.items():
-            average.copy_(tensors[name])
+            average.copy_(part_of(tensors[name], average))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -20,9 +20,11 @@ from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.lm import SpeechLM
+from .alarms import check
 from .config import RunConfig, TrainConfig
 from .config_file import SHAPE
 from .corpora import Stores
+from .extension import BEFORE_DECAY
 from .interruption import Interrupted, Interruption
 from .processes import agree
 from .run_folder import LANGUAGE_MODEL, claim, cut_metrics, write_config
@@ -31,6 +33,7 @@ from .trainer import Trainer
 from .tuning import Tuning
 
 Config = TypeVar("Config", bound=RunConfig)
+DUE = 1  # less than the number of any signal that asks a run to stop
 log = logging.getLogger(__name__)
 
 
@@ -46,15 +49,18 @@ def train(
 ) -> Path:
     """Run or resume -> the folder of the best weights on the held-out utterances.
 
-    tokenizer: for a model with text. start: see Trainer. tuning: of a fine-tune.
-    `model` learns; else it is left as it came, in eval mode.
-    Raises Interrupted (a KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
+    tokenizer: for a model with text. start: see Trainer. tuning: of a fine-tune. `model` learns; else it is left as it
+    came, in eval mode. With config.check nothing runs but alarms.py; CheckFailed if one rang. Raises Interrupted (a
+    KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
     """
     with (
         claim(out, LANGUAGE_MODEL),
         Trainer(model, codec, store, out, config, tokenizer, start, tuning) as trainer,
         Interruption() as interruption,
     ):
+        if config.check:
+            check(trainer)
+            return out / "model"
         begin(trainer)
         with Log(trainer) as written:
             if trainer.step == 0:
@@ -64,11 +70,15 @@ def train(
                 if trainer.step % config.evaluate_every == 0 or trainer.step == config.steps:
                     written.heldout()
                 last = trainer.is_finished
-                asked = 0 if last else agree(trainer.accelerator, interruption.number)
-                if trainer.is_main and (trainer.is_due() or last or asked):
+                due = DUE if trainer.is_main and trainer.is_due() else 0  # by its clock
+                wish = DUE if last else agree(trainer.accelerator, interruption.number or due)
+                asked = wish if wish > DUE else 0
+                if wish:
                     trainer.save()
+                if trainer.decays_from_here:
+                    trainer.save(BEFORE_DECAY, keep=1)
                 if last or asked:
-                    trainer.accelerator.wait_for_everyone()
+                    trainer.finish()
                 if asked:
                     done = f"stopped and saved at step {trainer.step} of {config.steps}"
                     raise Interrupted(f"{out}: {done}; the same command goes on from there", asked)
@@ -88,10 +98,14 @@ def begin(trainer: Trainer) -> None:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
     ranks, rows = trainer.accelerator.num_processes, trainer.batches.most_rows
+    parts = trainer.read_rows(0)
+    if ranks > 1 or len(parts) > 1:
+        frames = sum(part.rows.text.numel() for part in parts)
+        log.info(f"{ranks} processes, {frames} frames of a step in each, in {len(parts)} microbatches")
     if rows < ranks:
         log.warning(
             f"{ranks - rows} of {ranks} processes have nothing to do: a step of "
-            f"{trainer.batches.frames_per_batch} frames has {rows} rows; give more --batch.frames-per-batch"
+            f"{trainer.config.batch.frames_per_batch} frames has {rows} rows; give more --batch.frames-per-batch"
         )
 
 

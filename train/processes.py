@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +22,7 @@ from ..data.store_index import HEADER
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.device import resolve_device
+from .checkpoint import Part
 
 Data = str | Path | TokenStore
 PATIENCE = timedelta(days=30)  # what ranks wait for the main one: preparing speech may take longer than a step's limit
@@ -47,6 +49,12 @@ def start(device: str = "auto") -> Accelerator:
         cpu=wanted.type == "cpu",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
+    wished = launched_processes()
+    if accelerator.num_processes == 1 and wished > 1:
+        raise ValueError(
+            f"accelerate launch was asked for {wished} processes and started this one alone; start them with "
+            f"torchrun --nproc_per_node {wished} --no-python codeclm ..."
+        )
     if accelerator.num_processes < ranks:
         raise ValueError(
             f"WORLD_SIZE is {ranks}, but this process is alone; start all of them with torchrun or accelerate launch"
@@ -56,6 +64,29 @@ def start(device: str = "auto") -> Accelerator:
     atexit.unregister(leave)
     atexit.register(leave)
     return accelerator
+
+
+def launched_processes() -> int:
+    """Processes that `accelerate launch`, which started this one, was asked for; 1 if it was not, or does not say.
+
+    On CPUs it starts a single one and says nothing (accelerate 1.15). On one machine its command line can be seen, and
+    else the file that `accelerate config` has written.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "WORLD_SIZE" in os.environ:
+        return 1
+    import psutil  # accelerate needs it, too
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    parent = psutil.Process().parent()
+    command = parent.cmdline() if parent else []
+    if "launch" not in command:
+        return 1
+    words = " ".join(command).replace("=", " ")
+    if found := re.search(r"--num[_-]processes (\d+)", words):
+        return int(found[1])
+    chosen = re.search(r"--config_file (\S+)", words)
+    file = chosen[1] if chosen else default_config_file
+    return getattr(load_config_from_file(file), "num_processes", 1) or 1 if os.path.isfile(file) else 1
 
 
 def leave() -> None:
@@ -98,6 +129,12 @@ def open_stores(
     for store in stores:
         store.require_codec(codec)
     return stores
+
+
+def own_part(accelerator: Accelerator) -> Part:
+    """This rank's part of a checkpoint that all write."""
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return Part(accelerator.process_index, accelerator.num_processes, group)
 
 
 def total(accelerator: Accelerator, *numbers: float) -> list[float]:

@@ -13,6 +13,7 @@ import torch
 from ..data.preparation import duration
 from ..data.progress import progress_bar
 from ..inference.json_safe import json_safe
+from .canary import Canary, in_words, numbers
 from .meter import Meter
 from .normal import outside, unigram_bits
 from .run_folder import METRICS
@@ -59,6 +60,7 @@ class Log:
         self.tracker: Tracker | None = None
         self.file = (trainer.out / METRICS).open("a") if trainer.is_main else None
         self.unigram: list[float] = []
+        self.canary = Canary(trainer)
         steps = trainer.config.steps
         self.bar = progress_bar(total=steps, initial=trainer.step, unit="step", disable=not trainer.is_main)
 
@@ -110,6 +112,21 @@ class Log:
             words = "".join(f", {name} {own:.1f}" for name, own in trainer.heldout_bits.items()) + words
         self._write("heldout", values)
         log.info(f"step {trainer.step}: held-out {bits:.1f} bits/s{words}")
+        if trainer.step and self.canary.is_due(self.meter.seconds):
+            self.listen()
+
+    def listen(self) -> None:
+        """Continue the fixed prompts: numbers, files, and sound for the tracker."""
+        trainer, canary = self.trainer, self.canary
+        with trainer.averaged():
+            found = canary.listen()
+        values = numbers(found)
+        canary.save(found)
+        self._write("canary", values)
+        for number, (_, generation) in enumerate(found, 1):
+            if self.tracker is not None and len(generation.audio):
+                self.tracker.audio(trainer.step, f"canary/{number}", generation.audio, generation.sample_rate)
+        log.info(f"step {trainer.step}: {in_words(values, found)}")
 
     def _write(self, group: str, metrics: dict[str, Any]) -> None:
         """Numbers, and lists of one for each codebook."""

@@ -93,6 +93,8 @@ def finetune(
         tuning = Tuning(config.lora, save, replay, config.replay_share)
         config = for_small_data(config, store)
         best = run(model, base.codec, store, out, config, base.tokenizer, start, tuning)
+        if config.check:
+            return best
         if is_main():
             if config.lora.rank and config.lora.merge:
                 tuned = load(best, device="cpu")

@@ -8,8 +8,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..data.ahead import Ahead
-from ..data.dataset import TokenBatches
 from ..data.rows import Rows, can_be_packed
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
@@ -31,14 +30,17 @@ from ..model.lm import SpeechLM
 from ..model.losses import Weights
 from ..model.random_bits import row_keys
 from ..model.speech_lm_config import SpeechLMConfig
+from .background import Background
 from .bad_batch import blamed
 from .borrowed import borrowed
 from .checkpoint import (
+    Part,
     difference,
     filled,
     latest_checkpoint,
     load_state,
     load_tensors,
+    on_host,
     pack_optimizer,
     save_checkpoint,
     tensors_sha256,
@@ -47,12 +49,12 @@ from .checkpoint import (
 from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
 from .corpora import Stores, batches_of, corpora
 from .ema import Ema
-from .extension import BEFORE_DECAY, resume_from
+from .extension import resume_from
 from .optim import make_optimizer, rate_scale
+from .processes import own_part, total
 from .processes import start as start_processes
-from .processes import total
-from .replay import Replayed
 from .schedule import decay_start, learning_rate
+from .sharding import gather, load_parts, whole
 from .tuning import Tuning
 
 ANNOUNCED = 8  # steps ahead, for what is read from a disk
@@ -97,35 +99,37 @@ class Trainer:
         self.codebook_bits: list[float] = []  # of each codebook, for a code of the held-out speech
         self.heldout_bits: dict[str, float] = {}  # of each corpus, at the last evaluation
         self.start = tensors_sha256(model.state_dict()) if start is None else start
-        batch = config.batch
-        again = round(batch.frames_per_batch * tuning.replay_share) if tuning.replay else 0  # frames of base speech
-        how = *self._text(), can_be_packed(model.config)
-        own = batches_of(self.corpora, batch, batch.frames_per_batch - again, config.seed, *how)
-        self.batches = own
-        if tuning.replay:
-            sizes = again, min(own.row_columns, again)
-            replay = TokenBatches(tuning.replay, *sizes, config.seed, None, *how, batch.codebook_dropout)
-            self.batches = Replayed(own, replay)
+        how = *self._text(), can_be_packed(model.config), tuning.replay, tuning.replay_share
+        self.batches = batches_of(self.corpora, config.batch, config.seed, *how)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
         self._saved = time.monotonic()
         self._borrowed = ExitStack()
         self.model: Any = self._borrowed.enter_context(borrowed(model, self.accelerator, config, self.autocast()))
-        self.optimizer = make_optimizer(model, config.optimizer)
-        self.ema = Ema(model, config.ema_decay) if config.ema_decay else None
+        self.is_sharded = config.sharding == "fsdp" and self.accelerator.num_processes > 1
+        self.learner: SpeechLM = self.model if self.is_sharded else model  # whose parameters learn
+        self.optimizer = make_optimizer(self.learner, config.optimizer)
+        self.ema = Ema(self.learner, config.ema_decay) if config.ema_decay else None
+        self.part = own_part(self.accelerator) if self.is_sharded else Part()
+        self._writer = Background()
 
-    def close(self) -> None:
-        """Give the model back."""
+    def close(self, is_well: bool = True) -> None:
+        """Give the model back; if all went well, with what it learned also where its weights are sharded."""
         self._rows.close()
-        self.model = self.raw_model
-        self._borrowed.close()
+        try:
+            self._writer.close()
+            if self.is_sharded and is_well:
+                gather(self.learner, self.raw_model)
+        finally:
+            self.model = self.raw_model
+            self._borrowed.close()
 
     def __enter__(self) -> "Trainer":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(is_well=kind is None)
 
     @property
     def is_main(self) -> bool:
@@ -137,6 +141,7 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step on this rank's rows of the global batch."""
+        self._writer.check()
         config = self.config
         rate = learning_rate(config.optimizer, self.step, config.steps)
         for group in self.optimizer.param_groups:
@@ -147,11 +152,12 @@ class Trainer:
         self.optimizer.zero_grad()
         for part in parts:
             # gradients of the ranks are summed once, in the last backward pass
-            with nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.model):
+            is_last = part is parts[-1] or self.is_sharded  # whole gradients would not fit: each is summed at once
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 share = self.loss(part) * (self.accelerator.num_processes * part.scored / num_global)
                 self.accelerator.backward(share)
             loss += share.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.optimizer.clip_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.learner.parameters(), config.optimizer.clip_norm))
         reduced = cast(Tensor, self.accelerator.reduce(loss, "mean"))
         value, slope = torch.stack([reduced, norm]).tolist()  # a GPU is waited for here
         metrics = {"loss": value, "learning_rate": rate, "gradient_norm": slope, "codes": num_global}
@@ -240,16 +246,14 @@ class Trainer:
         """
         config = EvaluateConfig(bf16=self.bf16)
         rate, self.codebook_bits = self.store.codec.frame_rate, [0.0] * self.store.codec.num_codebooks
-        with self.averaged():
+        with self.averaged(), self.whole() as model:
             for corpus in self.corpora:
                 mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
-                scores = score_store(self.raw_model, corpus.store, config, mine, False, self.tokenizer)
+                scores = score_store(model, corpus.store, config, mine, False, self.tokenizer)
                 *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
-                own = [value / num_frames / math.log(2) for value in nats]
-                self.heldout_bits[corpus.name] = rate * sum(own)
-                self.codebook_bits = [
-                    bits + corpus.share * more for bits, more in zip(self.codebook_bits, own, strict=True)
-                ]
+                for k, value in enumerate(nats):
+                    self.codebook_bits[k] += corpus.share * value / num_frames / math.log(2)
+                self.heldout_bits[corpus.name] = rate * sum(nats) / num_frames / math.log(2)
             bits = sum(corpus.share * self.heldout_bits[corpus.name] for corpus in self.corpora)
             if self.step == 0:  # a run's model is what it learned
                 self.before = bits
@@ -260,6 +264,15 @@ class Trainer:
             else:
                 self.since_best += 1
         return bits
+
+    @contextmanager
+    def whole(self) -> Iterator[SpeechLM]:
+        """The model with all of its weights, on the device; where they are sharded every rank takes part."""
+        if self.is_sharded:
+            gather(self.learner, self.raw_model.to(self.accelerator.device))  # pyright: ignore[reportArgumentType]
+        yield self.raw_model
+        if self.is_sharded:
+            self.raw_model.to("cpu")  # pyright: ignore[reportArgumentType]
 
     def save_whole(self, folder: Path) -> None:
         save_model(self.raw_model, self.codec, folder, tokenizer=self.tokenizer)
@@ -286,28 +299,35 @@ class Trainer:
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
         since = time.monotonic() - self._saved
-        late = since > 60 * self.config.save_minutes
-        return self.step % self.config.save_every == 0 or self.decays_from_here or late
+        return self.step % self.config.save_every == 0 or since > 60 * self.config.save_minutes
 
-    def save(self) -> Path:
-        """A checkpoint; where the learning rate begins to decay, also one for a run that is extended."""
-        files = {"model": dict(self.raw_model.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
+    def save(self, inner: str = "", keep: int = 2) -> None:
+        """Begin a checkpoint in the folder of the run, or in a folder `inner` there; all ranks call this.
+
+        It is written while training goes on; `finish` waits for it.
+        """
+        self._saved = time.monotonic()
+        if not (self.is_main or self.is_sharded):
+            return
+        self._writer.wait()
+        files = {"model": dict(self.learner.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
         if self.ema is not None:
             files["ema"] = self.ema.tensors
         state = {name: getattr(self, name) for name in STANDING} | {"steps": self.config.steps, "run": self.identity()}
-        if self.decays_from_here:
-            save_checkpoint(self.out / BEFORE_DECAY, self.step, files, state, keep=1)
-        path = save_checkpoint(self.out, self.step, files, state)
-        self._saved = time.monotonic()
-        return path
+        step, files = self.step, on_host(files, self.part)
+        self._writer.start(lambda: save_checkpoint(self.out / inner, step, files, state, keep, self.part))
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written, on all ranks."""
+        self._writer.wait()
+        self.accelerator.wait_for_everyone()
 
     def restore(self) -> bool:
         """Go on from the newest whole checkpoint. Raises ValueError if it belongs to another run."""
         newest = latest_checkpoint(self.out)
         if newest is None:
             return False
-        found, changed = resume_from(self.out, newest, self.config)
-        state, tensors = load_state(found), load_tensors(found, "model")
+        state, tensors = load_state(newest), load_tensors(newest, "model")
         older = defaults(state["run"].get("seed", 0))
         for key, value in self.identity().items():
             before = state["run"].get(key, Tuning().identity().get(key, older.get(key, value)))
@@ -315,10 +335,14 @@ class Trainer:
             # whoever goes on with the model that the run itself has trained does not start anew
             if other and not (key == "start" and tensors_sha256(tensors) == value):
                 raise ValueError(
-                    f"{found}: was made with another {key}; give another --out, or the same {key} ({other})"
+                    f"{newest}: was made with another {key}; give another --out, or the same {key} ({other})"
                 )
         self.start = state["run"].get("start", self.start)
-        self.raw_model.load_state_dict(tensors)
+        best, best_step = state["best"], state.get("best_step", 0)
+        found, changed = resume_from(self.out, newest, self.config)
+        if found != newest:
+            state, tensors = load_state(found), load_tensors(found, "model")
+        load_parts(tensors, self.learner.state_dict())
         unpack_optimizer(self.optimizer, load_tensors(found, "optimizer"))
         if self.ema is not None:
             self.ema.load(load_tensors(found, "ema"))
@@ -326,8 +350,7 @@ class Trainer:
         for name in STANDING:
             setattr(self, name, state.get(name, getattr(self, name)))
         if found != newest:  # model/ holds what was best, also of steps that are taken again
-            held = load_state(newest)
-            self.best, self.best_step, self.since_best = held["best"], held["best_step"], 0
+            self.best, self.best_step, self.since_best = best, best_step, 0
         if changed and self.is_main:
             log.info(changed)
         return True
@@ -353,6 +376,19 @@ class Trainer:
         }
         # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers
         return json.loads(json.dumps(values))
+
+    @property
+    def training(self) -> list[int]:
+        """Utterances of the first corpus, as `heldout` and `scored` are: alarms.py and canary.py look at that."""
+        return self.corpora[0].training.tolist()
+
+    @property
+    def heldout(self) -> list[int]:
+        return self.corpora[0].heldout
+
+    @property
+    def scored(self) -> list[int]:
+        return self.corpora[0].scored
 
     @property
     def data(self) -> str | list[str]:
@@ -382,7 +418,7 @@ def defaults(seed: int) -> dict[str, Any]:
     batch = BatchConfig(heldout_seed=seed, heldout_frames=0)
     optimizer = OptimizerConfig(schedule="cosine", rate_width=0)
     parts = {"batch": batch, "optimizer": optimizer, "loss": LossConfig()}
-    values = {name: asdict(part) for name, part in parts.items()} | {"model": own_settings(SpeechLMConfig())}
+    values: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
+    values |= {"model": own_settings(SpeechLMConfig()), "ema_decay": 0.0}
     values["batch"]["heldout_by"] = "utterance"  # and by another hash: such a run cannot go on
-    values |= {"ema_decay": 0.0}
     return json.loads(json.dumps(values))

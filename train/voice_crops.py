@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.audio import AudioError, find_audio, load_audio
-from ..data.plan import stamp
 from ..data.progress import progress_bar
+from ..data.sources.source import file_stamp
 from ..inference.sound.measures import pitch_track
 from ..model.files import whole_file
 
@@ -43,7 +43,7 @@ class VoiceCrops:
             voices.setdefault(voice, []).append(path)
         decoded = {}
         for voice, paths in sorted(voices.items()):
-            made_from = [sample_rate, max_hours, [[str(path), *stamp(path)] for path in paths]]
+            made_from = [sample_rate, max_hours, [[str(path), *file_stamp(path)] for path in paths]]
             key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
             stored = cache / f"{voice}-{key}.npy"
             if stored.exists() or self._decode(voice, paths, stored, max_hours):

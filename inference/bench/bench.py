@@ -31,7 +31,7 @@ from .peers import PEERS, make_peer, missing_peers
 from .stopwatch import Stopwatch
 from .subjects import Subject
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a weight
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # a weight's
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BenchConfig:
     peers: bool = False  # a hand-written loop and other libraries, too
     memory: bool = True  # also measure memory, in processes of their own
     with_codec: bool = False  # also measure when the codec's first sound is there; for checkpoints
-    weights: WeightPrecision = "float32"  # of our models
+    weights: WeightPrecision = "float32"  # our models'
 
     def __post_init__(self) -> None:
         if self.device not in MATRIX_SIZE:

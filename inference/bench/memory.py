@@ -42,9 +42,8 @@ def _peak_mb(
     weights: WeightPrecision,
 ) -> float:
     with torch_threads(threads):
-        make_engine(name, SMALL, 1, 1, device, weights).run(
-            2, lambda: None
-        )  # what is loaded on first use is not counted
+        # code that is loaded on first use is not counted
+        make_engine(name, SMALL, batch, prompt_frames, device, weights).run(2, lambda: None)
         gc.collect()
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()

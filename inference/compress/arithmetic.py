@@ -149,7 +149,7 @@ class Decoder:
         return self.decode(source.frequencies[row] if trusted else _equal(source.frequencies.shape[1]))
 
     def _next_byte(self) -> int:
-        # of the last eight bytes that are looked at an encoder writes the first; the others are zeros
+        # an encoder writes the first of the last eight bytes that are looked at; the others are zeros
         if self._position > len(self._data) + 6:
             raise ValueError("the coded data are cut off")
         byte = self._data[self._position] if self._position < len(self._data) else 0

@@ -38,6 +38,7 @@ def shift_bits(model: SpeechLM, store: TokenStore, indices: list[int]) -> dict[i
     return {shift: value / max(1, num_frames) / math.log(2) for shift, value in nats.items()}
 
 
+@torch.no_grad()
 def examine_alignment(model: SpeechLM, store: TokenStore, heldout: list[int], seen: Examination) -> None:
     chosen = first_by_hash(store, heldout, FRAMES)
     bits = shift_bits(model, store, chosen)

@@ -40,7 +40,7 @@ def examine_codes(speech: Speech, seen: Examination) -> None:
 def examine_bounds(speech: Speech, seen: Examination) -> None:
     """Unigram and bigram of each half of the utterances, counted on the other."""
     store, info = speech.store, speech.store.codec
-    indices = first_by_hash(store, speech.originals, COUNTED_FRAMES)
+    indices = first_by_hash(store, speech.originals.tolist(), COUNTED_FRAMES)
     seen.facts["raw_bits_per_second"] = raw = info.frame_rate * info.num_codebooks * math.log2(info.codebook_size)
     if len(indices) < 2:
         return

@@ -19,12 +19,14 @@ LANGUAGE_MODEL = "the training of a language model"  # what config.json says of 
 STILL = 0.001  # relative change that is none
 FEWEST_STEPS = 20  # after which weights have moved
 RISE = 0.05  # of the loss over its lowest level: diverged
+PEAK = 1.5  # of the loss over that of the first weights: a step destroyed them
 OVERFIT, BEST_BEFORE = 0.02, 0.75  # rise of the held-out bits over the best, at this share of the steps or earlier
 FALLING = 0.01  # fall of the held-out bits over the last quarter: not at its end
 START = (0.9, 1.15)  # first held-out bits over raw bits, for random weights
 SPIKE, FEWEST_SPIKES = 10.0, 2  # gradient norms over the median of their neighbours
 NEIGHBOURS = 21
 WAITING = 0.1  # share of a step
+CANARY, MUTE = "canary_silent_share", 0.8
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Curve:
     heldout_steps: np.ndarray  # [E]
     heldout: np.ndarray  # [E] bits/s
     num_broken: int  # lines that are cut off or no JSON
+    silent_share: float = math.nan  # of its continuations of fixed prompts, at the last look
 
     @classmethod
     def read(cls, folder: Path) -> "Curve":
@@ -62,6 +65,7 @@ class Curve:
             np.array([line["step"] for line in looks], np.int64),
             np.array([number(line["heldout_bits_per_second"]) for line in looks]),
             num_broken,
+            number(next((line[CANARY] for line in reversed(lines) if CANARY in line), None)),
         )
 
     def setting(self, *path: str, default: Any = None) -> Any:
@@ -92,6 +96,12 @@ class Curve:
     def raw_bits(self) -> float:
         """Bits/s of the codes as they are; NaN if the config does not say."""
         return self.codes_per_second * math.log2(self.setting("model", "codebook_size", default=2))
+
+    @property
+    def first_loss(self) -> float:
+        """Nats a code of the held-out speech, before the first step; NaN if that was not looked at."""
+        seen = len(self.heldout) and self.heldout_steps[0] == 0
+        return self.heldout[0] * math.log(2) / self.codes_per_second if seen else math.nan
 
     @property
     def is_new(self) -> bool:
@@ -132,9 +142,12 @@ def examine_curve(curve: Curve, seen: Examination) -> None:
     if is_broken(curve, seen) or has_not_moved(curve, seen):
         return
     judge_start(curve, seen)
-    if not has_diverged(curve, seen) and not has_overfit(curve, seen):
-        judge_end(curve, seen)
+    if not has_diverged(curve, seen):
+        judge_peak(curve, seen)
+        if not has_overfit(curve, seen):
+            judge_end(curve, seen)
     judge_steps(curve, seen)
+    judge_canary(curve, seen)
 
 
 def is_broken(curve: Curve, seen: Examination) -> bool:
@@ -160,7 +173,7 @@ def has_not_moved(curve: Curve, seen: Examination) -> bool:
     elif norms.max() < 1e-9:
         cause, advice = "no gradient came", "see whether all parameters are frozen; codeclm verify shows what learns"
     else:
-        cause = f"with a learning rate of up to {rates.max():g}"
+        cause = f"with a learning rate of up to {rates.max():.2g}"
         advice = "raise it, or see whether the parameters are frozen or the optimizer holds others"
     seen.error("never moved", f"the held-out speech costs the same after {curve.last_step} steps: {cause}", advice)
     return True
@@ -184,7 +197,7 @@ def has_diverged(curve: Curve, seen: Examination) -> bool:
     worse = len(curve.heldout) > 1 and curve.heldout[-1] > curve.heldout[0] * (1 + OVERFIT)
     if not len(loss):
         return False
-    start = curve.heldout[0] * math.log(2) / curve.codes_per_second if len(curve.heldout) else math.nan
+    start = curve.first_loss
     rose = len(loss) >= 4 and loss[-1] > loss.min() + RISE * abs(loss.min())
     if not rose and not (worse and loss[-1] > start * (1 + RISE)):
         return False
@@ -195,6 +208,15 @@ def has_diverged(curve: Curve, seen: Examination) -> bool:
     found += "; held-out speech costs more than before the first step" if worse else ""
     seen.error("diverged", found, "lower --optimizer.learning-rate, or warm up for longer; go on from before that step")
     return True
+
+
+def judge_peak(curve: Curve, seen: Examination) -> None:
+    """What a run has recovered from."""
+    loss, uniform = curve.loss(), curve.raw_bits * math.log(2) / curve.codes_per_second
+    if len(loss) and loss.max() > PEAK * max(curve.first_loss, uniform if curve.is_new else 0.0):
+        step = curve.steps[int(loss.argmax())]
+        found = f"the training loss was {loss.max():.3f} at step {step}, before the first step {curve.first_loss:.3f}"
+        seen.warn("unstable", found, "lower --optimizer.learning-rate, or warm up for longer: it had to learn anew")
 
 
 def has_overfit(curve: Curve, seen: Examination) -> bool:
@@ -222,6 +244,22 @@ def judge_end(curve: Curve, seen: Examination) -> None:
         seen.note("under-trained", found, f"more --steps would help (it had {curve.last_step})")
 
 
+def waiting_shares(curve: Curve) -> np.ndarray:
+    """The share of the time that each line's steps waited for data; none where the log does not say."""
+    if not {"waited_s", "codes", "codes_per_second"} <= curve.values.keys():
+        return np.zeros(0)
+    seconds = curve.values["codes"] * np.diff(curve.steps, prepend=0) / curve.values["codes_per_second"]
+    shares = curve.values["waited_s"] / seconds
+    return shares[np.isfinite(shares)]
+
+
+def judge_canary(curve: Curve, seen: Examination) -> None:
+    """The last continuations that the run listened to, if it does."""
+    if curve.silent_share > MUTE:
+        found = f"{curve.silent_share:.0%} of what it says at the last look is silence"
+        seen.warn("canary", found, "look at the silence in its speech; codeclm generate lets you hear it")
+
+
 def judge_steps(curve: Curve, seen: Examination) -> None:
     norms = curve.values.get("gradient_norm", np.zeros(0))
     if len(norms) >= NEIGHBOURS:
@@ -230,8 +268,7 @@ def judge_steps(curve: Curve, seen: Examination) -> None:
             found = f"{len(spikes)} of {len(norms)} gradient norms are over {SPIKE:g} times their neighbours', "
             found += f"the first at step {curve.steps[spikes[0]]} ({norms[spikes[0]]:.3g})"
             seen.warn("spikes", found, "lower --optimizer.learning-rate, or warm up for longer")
-    waits = curve.values.get("waiting_share", np.zeros(0))
-    waits = waits[np.isfinite(waits)]
+    waits = waiting_shares(curve)
     if len(waits) and np.median(waits) > WAITING:
         found = f"half of the steps waited for data for more than {np.median(waits):.0%} of their time"
         seen.warn("waiting", found, "put the store on a faster disk, or nearer")

@@ -1,13 +1,13 @@
 """Speech before a model learns from it: `examine_speech` for one DATA, `compare_splits` for several."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ...data.preparation import duration
 from .codes import examine_codes
 from .duplicates import Twins, sketch, twins
-from .findings import Examination, Finding, count, some
+from .findings import Examination, Finding, count
 from .sound import examine_sound
 from .speech import Speech
 from .texts import examine_texts
@@ -43,11 +43,10 @@ def examine_amounts(speech: Speech, seen: Examination) -> None:
     seen.lines.append(("amount", f"{duration(hours)}, {count(len(originals), 'utterance')}{copies}"))
     low, middle, high = np.quantile(seconds, [0.05, 0.5, 0.95])
     seen.lines.append(("length", f"{low:.2f} .. {middle:.2f} .. {high:.2f} s (5 %, half, 95 % of the utterances)"))
-    by_speaker: dict[str, float] = {}
-    for i, length in zip(originals, (seconds / 3600).tolist(), strict=True):
-        by_speaker[speech.speakers[i]] = by_speaker.get(speech.speakers[i], 0.0) + length
-    most = sorted(by_speaker.items(), key=lambda item: -item[1])[:MOST_SPEAKERS]
-    shown = [f"{name or '(none named)'} {duration(part)}" for name, part in most]
+    named, of = speech.speakers
+    parts = np.bincount(of[originals], seconds / 3600, len(named))
+    by_speaker = {named[i]: float(parts[i]) for i in np.argsort(-parts)}
+    shown = [f"{name or '(none named)'} {duration(part)}" for name, part in list(by_speaker.items())[:MOST_SPEAKERS]]
     more = f", and {len(by_speaker) - MOST_SPEAKERS} more" if len(by_speaker) > MOST_SPEAKERS else ""
     seen.lines.append(("speakers", f"{len(by_speaker)}: {', '.join(shown)}{more}"))
     seen.facts |= {
@@ -61,70 +60,73 @@ def examine_amounts(speech: Speech, seen: Examination) -> None:
     rejected = speech.rejected()
     seen.facts["rejected"] = {reason: len(names) for reason, names in rejected.items()}
     for reason, names in rejected.items():
-        seen.warn("rejected", f"{count(len(names), 'file')}: {reason} {some(names)}", "mend them, or leave them out")
+        seen.warn("rejected", f"{count(len(names), 'file')}: {reason}", "mend them, or leave them out", names)
 
 
 def compare_splits(everything: Sequence[tuple[Speech, Examination]]) -> list[Finding]:
     """Duplicates inside each, which are added to what was seen of it, and speech that is in two of them."""
-    names, sides, sketches = [], [], []
-    for side, (speech, _) in enumerate(everything):
-        number = {name: len(names) + i for i, name in enumerate(dict.fromkeys(speech.recordings))}
-        names += number
-        sides += [side] * len(number)
-        sketches.append((sketch(speech.store), np.array([number[name] for name in speech.recordings])))
-    found, side_of = twins(sketches), np.array(sides)
-    for side, (_, one) in enumerate(everything):
+    found, side_of = compared([speech for speech, _ in everything])
+    for side, (speech, one) in enumerate(everything):
         own = found.within(side_of, side)
         one.facts["num_duplicates"] = len(own.pairs)
         if len(own.pairs):
             advice = "keep one of each: what is there twice is learned by heart, and may be held out and trained on"
-            one.warn("duplicates", told(own, names), advice)
+            one.warn("duplicates", amount(own), advice, pairs(own, speech, speech))
     findings = []
     for a in range(len(everything)):
         for b in range(a + 1, len(everything)):
-            findings += compare_two(a, b, [speech for speech, _ in everything], found, side_of, names)
+            between = found.between(side_of, a, b)
+            findings += compare_two(everything[a][0], everything[b][0], between)
     if len({speech.store.codec.fingerprint for speech, _ in everything}) > 1:
         advice = "give audio, or stores of one codec"
-        findings.append(
-            Finding("warning", "leakage", "the splits have different codecs and cannot be compared", advice)
-        )
+        findings.append(Finding("warning", "leakage", "what has different codecs cannot be compared", advice))
     return findings
 
 
-def compare_two(
-    a: int, b: int, everything: Sequence[Speech], found: Twins, side_of: np.ndarray, names: Sequence[str]
-) -> Iterable[Finding]:
-    one, other = everything[a], everything[b]
-    both = np.isin(side_of[found.pairs], [a, b]).all(axis=1)
-    leaks = Twins(found.pairs[both], found.whole[both]).across(side_of)
+def compared(everything: Sequence[Speech]) -> tuple[Twins, np.ndarray]:
+    """Twins among all recordings, and which speech each recording is of."""
+    sketches, sizes = [], [len(speech.recordings[0]) for speech in everything]
+    for speech, start in zip(everything, np.cumsum(sizes) - sizes, strict=True):
+        sketches.append((sketch(speech.store), speech.recordings[1] + start))
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return twins(sketches, starts), np.repeat(np.arange(len(sizes)), sizes)
+
+
+def compare_two(one: Speech, other: Speech, leaks: Twins) -> Iterator[Finding]:
     if len(leaks.pairs):
-        what = f"{one.path} and {other.path} share speech: {told(leaks, names)}"
-        yield Finding("error", "leakage", what, "remove it from one of them; a score on it is one of memory")
-    speakers = sorted(set(one.speakers) & set(other.speakers) - {""})
+        found = f"{one.path} and {other.path} share speech: {amount(leaks)}"
+        advice = "remove it from one of them; a score on it is one of memory"
+        yield Finding("error", "leakage", found, advice, pairs(leaks, one, other))
+    speakers = sorted(set(one.speakers[0]) & set(other.speakers[0]) - {""})
     if speakers:
-        what = f"{one.path} and {other.path} have {count(len(speakers), 'speaker')} in common {some(speakers)}"
-        yield Finding("note", "speakers", what, "fine for known voices; split by speaker to score new ones")
+        found = f"{one.path} and {other.path} have {count(len(speakers), 'speaker')} in common"
+        advice = "fine for known voices; split by speaker to score new ones"
+        yield Finding("note", "speakers", found, advice, speakers)
 
 
-def told(found: Twins, names: Sequence[str]) -> str:
-    """How many pairs, how alike, and the first few."""
-    whole = int(found.whole.sum())
-    kinds = [f"{whole} with equal codes"] * (whole > 0) + [f"{len(found.whole) - whole} in part"] * (
-        whole < len(found.whole)
-    )
-    listed = [f"{names[i]} = {names[j]}" for i, j in found.pairs.tolist()]
-    return f"{count(len(listed), 'pair')}, {' and '.join(kinds)} {some(listed)}"
+def amount(found: Twins) -> str:
+    """How many pairs, and how alike."""
+    whole, part = int(found.whole.sum()), int((~found.whole).sum())
+    kinds = [f"{whole} with equal codes"] * (whole > 0) + [f"{part} in part"] * (part > 0)
+    return f"{count(len(found.pairs), 'pair')}, {' and '.join(kinds)}"
 
 
-def held_out_leaks(speech: Speech, heldout: np.ndarray) -> str:
-    """What a run's held-out utterances share with those that it learns from; "" if nothing."""
-    recordings = list(dict.fromkeys(speech.recordings))
-    number = {name: i for i, name in enumerate(recordings)}
-    of = np.array([number[name] for name in speech.recordings])
-    side = np.zeros(len(recordings), int)
-    side[of[heldout]] = 1
-    leaks = twins([(sketch(speech.store), of)]).across(side)
-    return told(leaks, recordings) if len(leaks.pairs) else ""
+def pairs(found: Twins, one: Speech, other: Speech) -> list[str]:
+    """Their names; the first sides are of `one`, the second ones of `other`."""
+    sides = [speech.recording_names(found.local[:, side].tolist()) for side, speech in enumerate((one, other))]
+    return [f"{a} = {b}" for a, b in zip(*sides, strict=True)]
+
+
+def held_out_leaks(speech: Speech, heldout: Sequence[int], seen: Examination) -> None:
+    """What a run's held-out utterances share with those that it learns from."""
+    found, _ = compared([speech])
+    side = np.zeros(len(speech.recordings[0]), int)
+    side[speech.recordings[1][heldout]] = 1
+    leaks = found.between(side, 0, 1)
+    if len(leaks.pairs):
+        advice = "remove the duplicates and prepare again: the held-out bits/s are those of known speech"
+        found = f"what is held out is also learned: {amount(leaks)}"
+        seen.error("leakage", found, advice, pairs(leaks, speech, speech))
 
 
 def add_damage(error: Exception, seen: Examination) -> None:

@@ -14,8 +14,8 @@ from ...data.token_store import TokenStore
 
 GRAM, GRAM_BITS, GRAM_S = 5, 50, 0.15  # frames of a gram, and what it holds at least
 LONGEST_GRAM = 64
-NEAR = 0.2  # share of the grams of the shorter one; unrelated speech of one voice has at most 0.03
-FEWEST = 4  # grams in common
+NEAR = 0.2  # share of the grams of the shorter one
+FEWEST, MUCH = 5, 40  # grams in common: at least, and whatever the share
 COMMON = 32  # utterances in which a gram may be: more often it is a pause or a jingle, and tells nothing
 KEPT = 20_000_000  # grams kept: of larger stores every second, third, .. by its hash
 FRAMES_AT_ONCE = 1 << 20
@@ -100,7 +100,7 @@ def near_pairs(grams: np.ndarray, owner: np.ndarray) -> np.ndarray:
     linked = np.flatnonzero((grams[1:] == grams[:-1]) & rare[1:])
     keys, shared = np.unique(owner[linked] * num_owners + owner[linked + 1], return_counts=True)
     pairs = np.stack(np.divmod(keys, max(1, num_owners)), axis=1)
-    return pairs[(shared >= FEWEST) & (shared >= NEAR * sizes[pairs].min(axis=1))]
+    return pairs[(shared >= FEWEST) & (shared >= np.minimum(MUCH, NEAR * sizes[pairs].min(axis=1)))]
 
 
 @dataclass(frozen=True)
@@ -109,32 +109,40 @@ class Twins:
 
     pairs: np.ndarray  # [P, 2]
     whole: np.ndarray  # [P] bool: with equal codes from the first to the last
-
-    def across(self, part: np.ndarray) -> "Twins":
-        """Those whose two sides lie in different parts; part: of each recording."""
-        return self._chosen(part[self.pairs[:, 0]] != part[self.pairs[:, 1]])
+    local: np.ndarray  # [P, 2] numbers of recordings of their own store
 
     def within(self, part: np.ndarray, which: int) -> "Twins":
+        """Those in one part; part: of each recording."""
         return self._chosen((part[self.pairs] == which).all(axis=1))
 
+    def between(self, part: np.ndarray, a: int, b: int) -> "Twins":
+        """Those with a side in part a and a side in part b, in this order."""
+        sides = part[self.pairs]
+        turned = (sides == [b, a]).all(axis=1)
+        pairs, local = (np.where(turned[:, None], both[:, ::-1], both) for both in (self.pairs, self.local))
+        return Twins(pairs, self.whole, local)._chosen((np.sort(sides, axis=1) == sorted((a, b))).all(axis=1))
+
     def _chosen(self, chosen: np.ndarray) -> "Twins":
-        return Twins(self.pairs[chosen], self.whole[chosen])
+        return Twins(self.pairs[chosen], self.whole[chosen], self.local[chosen])
 
 
-def twins(sketches: list[tuple[Sketch, np.ndarray]]) -> Twins:
-    """sketches: each with the number of the recording [N] of its utterances, counted on from store to store."""
+def twins(sketches: list[tuple[Sketch, np.ndarray]], starts: np.ndarray) -> Twins:
+    """sketches: each with the number of the recording [N] of its utterances, counted on from store to store.
+
+    starts: the number [R] at which the count of each recording's store began.
+    """
     every = max(one.every for one, _ in sketches)
     whole = np.concatenate([one.whole for one, _ in sketches])
     recording = np.concatenate([numbers for _, numbers in sketches])
-    grams, owner = np.concatenate([one.grams for one, _ in sketches]), np.concatenate([n[s.owner] for s, n in sketches])
+    grams = np.concatenate([one.grams for one, _ in sketches])
+    owner = np.concatenate([numbers[one.owner] for one, numbers in sketches])
     kept = grams % np.uint64(every) == 0
     grams, owner = once(grams[kept], owner[kept])
-    same = recording[same_pairs(whole)]
-    near = near_pairs(grams, owner)
-    pairs = np.concatenate([np.sort(same, axis=1), near])
-    pairs, first = np.unique(pairs, axis=0, return_index=True)
+    same = np.sort(recording[same_pairs(whole)], axis=1)
+    pairs, first = np.unique(np.concatenate([same, near_pairs(grams, owner)]), axis=0, return_index=True)
     chosen = pairs[:, 0] != pairs[:, 1]
-    return Twins(pairs[chosen], (first < len(same))[chosen])
+    pairs = pairs[chosen]
+    return Twins(pairs, (first < len(same))[chosen], pairs - starts[pairs])
 
 
 def once(grams: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

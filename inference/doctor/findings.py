@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
+SHOWN = 3  # names that are printed
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
@@ -13,8 +14,15 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 class Finding:
     severity: Severity
     check: str  # a word or two
-    found: str  # what, how much and where
+    found: str  # what, and how much
     advice: str  # what to do
+    where: list[str] = field(default_factory=list)  # all of it, by name
+
+    @property
+    def text(self) -> str:
+        """What is found, with the first few names."""
+        more = ", ..." if len(self.where) > SHOWN else ""
+        return f"{self.found} ({', '.join(self.where[:SHOWN])}{more})" if self.where else self.found
 
 
 @dataclass
@@ -27,14 +35,14 @@ class Examination:
     lines: list[tuple[str, str]] = field(default_factory=list)  # the same for people: heading and text
     findings: list[Finding] = field(default_factory=list)
 
-    def error(self, check: str, found: str, advice: str) -> None:
-        self.findings.append(Finding("error", check, found, advice))
+    def error(self, check: str, found: str, advice: str, where: Sequence[str] = ()) -> None:
+        self.findings.append(Finding("error", check, found, advice, list(where)))
 
-    def warn(self, check: str, found: str, advice: str) -> None:
-        self.findings.append(Finding("warning", check, found, advice))
+    def warn(self, check: str, found: str, advice: str, where: Sequence[str] = ()) -> None:
+        self.findings.append(Finding("warning", check, found, advice, list(where)))
 
-    def note(self, check: str, found: str, advice: str) -> None:
-        self.findings.append(Finding("note", check, found, advice))
+    def note(self, check: str, found: str, advice: str, where: Sequence[str] = ()) -> None:
+        self.findings.append(Finding("note", check, found, advice, list(where)))
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,6 @@ class Report:
     @property
     def findings(self) -> list[Finding]:
         return [*(finding for one in self.examined for finding in one.findings), *self.between]
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, in brackets."""
-    return f"({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def count(number: int, noun: str) -> str:

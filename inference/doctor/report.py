@@ -35,7 +35,7 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def finding_lines(finding: Finding) -> list[str]:
-    return wrapped(f"  {finding.severity.upper():{HEADING}}", f"{finding.check}: {finding.found} -> {finding.advice}")
+    return wrapped(f"  {finding.severity.upper():{HEADING}}", f"{finding.check}: {finding.text} -> {finding.advice}")
 
 
 def wrapped(start: str, text: str) -> list[str]:

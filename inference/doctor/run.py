@@ -6,15 +6,18 @@ from pathlib import Path
 
 from ...data.split import split_heldout
 from ...data.token_store import TokenStore
+from ...model.strict import read_object
 from ..argument_checks import STORE
 from ..loading import load
 from .alignment import examine_alignment
 from .codes import examine_bounds
 from .curve import Curve, examine_curve
 from .data import held_out_leaks
-from .findings import Examination
+from .findings import Examination, count
 from .speech import Speech
 
+COMPARISON = "comparison.json"  # of `codeclm finetune`: bits/s before and after
+FORGOTTEN = 1.05  # times the bits/s of before
 NEAR_COUNTING = 0.98  # of the unigram's bits: nothing but frequencies was learned
 ENOUGH_STEPS = 200
 
@@ -27,20 +30,35 @@ def examine_run(folder: Path, given: Sequence[Speech] = ()) -> Examination:
     curve = Curve.read(folder)
     seen = Examination(folder, "training run")
     examine_curve(curve, seen)
+    judge_forgetting(folder, seen)
     speech = speech_of(folder, curve, given)
     if speech is None:
         seen.lines.append(("speech", "not at hand; name the store it was trained on beside it, to look at both"))
         return seen
     defaults = {"heldout_share": 0.02, "heldout_seed": 0, "heldout_by": "recording"}
-    split = [curve.setting("batch", name, default=value) for name, value in defaults.items()]
-    heldout = split_heldout(speech.store, *split)[1]
-    if leaks := held_out_leaks(speech, heldout):
-        advice = "remove the duplicates and prepare again: the held-out bits/s are those of known speech"
-        seen.error("leakage", f"what is held out is also learned: {leaks}", advice)
+    share, seed, by = (curve.setting("batch", name, default=value) for name, value in defaults.items())
+    heldout = split_heldout(speech.store, share, seed, by)[1].tolist()
+    held_out_leaks(speech, heldout, seen)
     judge_level(curve, speech, seen)
     if any((folder / "model").glob("*.safetensors")):
-        examine_alignment(load(folder).model, speech.store, heldout.tolist(), seen)
+        try:
+            lm = load(folder)
+        except (ValueError, OSError, ImportError) as error:
+            seen.error("weights", str(error), "train again, or copy the folder again")
+        else:
+            examine_alignment(lm.model, speech.store, heldout, seen)
     return seen
+
+
+def judge_forgetting(folder: Path, seen: Examination) -> None:
+    """What a fine-tune did to other voices, where it was asked to compare."""
+    path = folder / COMPARISON
+    rows = read_object(path).get("rows", []) if path.is_file() else []
+    worse = {row["name"]: row["after"] / row["before"] - 1 for row in rows if row["after"] > FORGOTTEN * row["before"]}
+    if worse:
+        found = f"{count(len(worse), 'voice')} of before cost more bits/s now"
+        advice = "hear the base's speech again (--replay), learn adapters (--lora.rank), or take fewer steps"
+        seen.warn("forgetting", found, advice, [f"{name} {rise:+.1%}" for name, rise in worse.items()])
 
 
 def speech_of(folder: Path, curve: Curve, given: Sequence[Speech]) -> Speech | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..sound.measures import PERCEPTUAL_RATE, active_frames, measure_speech, resampled
-from .findings import Examination, count, some
+from .findings import Examination, count
 from .speech import Clip, Speech
 
 WINDOW_S = 0.032
@@ -117,35 +117,36 @@ def examine_sound(speech: Speech, seconds: float, seen: Examination) -> None:
 def judge(clips: Sequence[ClipSound], speech: Speech, seen: Examination) -> None:
     """What is wrong with clips, and with speakers."""
 
-    def told(check: str, wrong: Callable[[ClipSound], bool], what: Callable[[list[ClipSound]], str], advice: str):
+    def judged(check: str, wrong: Callable[[ClipSound], bool], what: Callable[[list[ClipSound]], str], advice: str):
         if found := [clip for clip in clips if wrong(clip)]:
-            seen.warn(check, f"{len(found)} of {count(len(clips), 'clip')} {what(found)} {who(found, clips)}", advice)
+            told = f"{len(found)} of {count(len(clips), 'clip')} {what(found)}{who(found, clips)}"
+            seen.warn(check, told, advice, [clip.name for clip in found])
 
     half = speech.store.codec.sample_rate / 2
     least = min(NARROW_SHARE * half, NARROW_HZ)
     if speech.is_audio:
-        told(
+        judged(
             "clipping",
             lambda clip: clip.flat_share > CLIPPED_SHARE,
             lambda found: f"have up to {max(clip.flat_share for clip in found):.1%} of their samples cut off",
             "record or export again at a lower level, or leave them out",
         )
-        told(
+        judged(
             "offset",
             lambda clip: abs(clip.offset) > OFFSET,
             lambda found: f"are off zero by up to {max(abs(clip.offset) for clip in found):.3f} of full scale",
             "filter out what is below 20 Hz",
         )
-    told(
+    judged(
         "narrow band",
         lambda clip: clip.bandwidth_hz < least,
         lambda found: (
             f"hold nothing above {max(clip.bandwidth_hz for clip in found) / 1000:.2f} kHz, "
             f"where the codec takes {half / 1000:g} kHz"
         ),
-        "telephone speech that was resampled sounds like it for ever: leave it out, or keep it apart",
+        "a tone, a muffled recording, or telephone speech that was resampled: leave it out, or keep it apart",
     )
-    told(
+    judged(
         "long silence",
         lambda clip: clip.longest_pause_s >= max(LONG_PAUSE_S, LONG_PAUSE_SHARE * clip.duration_s),
         lambda found: (
@@ -154,7 +155,7 @@ def judge(clips: Sequence[ClipSound], speech: Speech, seen: Examination) -> None
         ),
         "cut the silence away",
     )
-    told(
+    judged(
         "no voice",
         lambda clip: clip.voiced_share < FEWEST_VOICED and clip.duration_s >= VOICED_FROM_S,
         lambda found: "have no voiced sound: noise, or a whisper",
@@ -169,12 +170,12 @@ def judge_levels(clips: Sequence[ClipSound], seen: Examination) -> None:
     far = {name: level - middle for name, level in by_speaker.items() if abs(level - middle) >= SPEAKER_DB}
     if far:
         names = [f"{name} {difference:+.0f} dB" for name, difference in far.items()]
-        seen.warn("level", f"{count(len(far), 'speaker')} far from the others' level {some(names)}", "level them")
+        seen.warn("level", f"{count(len(far), 'speaker')} far from the others' level", "level them", names)
     odd = [clip for clip in clips if abs(clip.level_dbfs - by_speaker[clip.speaker]) >= CLIP_DB]
     if odd:
         names = [f"{clip.name} {clip.level_dbfs - by_speaker[clip.speaker]:+.0f} dB" for clip in odd]
-        found = f"{len(odd)} of {count(len(clips), 'clip')} far from their own speaker's level {some(names)}"
-        seen.warn("level", found, "listen to them: a whisper, a shout, another distance, or another gain")
+        found = f"{len(odd)} of {count(len(clips), 'clip')} far from their own speaker's level"
+        seen.warn("level", found, "listen to them: a whisper, a shout, another distance, or another gain", names)
     if middle < QUIET_DBFS:
         seen.warn("level", f"half of the clips are below {middle:.0f} dBFS", "make all of it louder, by one factor")
 
@@ -188,9 +189,9 @@ def speaker_levels(clips: Sequence[ClipSound]) -> dict[str, float]:
 
 
 def who(found: Sequence[ClipSound], clips: Sequence[ClipSound]) -> str:
-    """Where they are: a speaker nearly all of whose clips are among them, else the names of the first few."""
+    """ " of speaker ..." where nearly all of them are, and they are most of the speaker's; else nothing."""
     everyone = Counter(clip.speaker for clip in clips)
     for speaker, number in Counter(clip.speaker for clip in found).items():
         if len(everyone) > 1 and number >= 0.8 * len(found) and number >= 0.5 * everyone[speaker]:
-            return f"({number} of {everyone[speaker]} of speaker {speaker}, such as {found[0].name})"
-    return some([clip.name for clip in found])
+            return f", {number} of {everyone[speaker]} of speaker {speaker}"
+    return ""

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from .findings import Examination, count, some
-from .speech import Speech
+from .findings import Examination, count
+from .speech import Speech, pc, strings
 
 FEWEST = 16  # texts from which something can be said of all of them
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # files by which texts may be off
@@ -23,25 +24,26 @@ LATIN = "LATIN"
 
 
 def examine_texts(speech: Speech, seen: Examination) -> None:
-    store = speech.store
-    known = [(store.names[i], i, text) for i in speech.originals if (text := store.text(i))]
-    seen.facts["text_share"] = share = len(known) / max(1, len(speech.originals))
-    if not known:
+    table, originals = speech.store.table, speech.originals
+    has_text = table["text"].is_valid().to_numpy(zero_copy_only=False)
+    known = originals[has_text[originals]]
+    seen.facts["text_share"] = share = len(known) / max(1, len(originals))
+    if not len(known):
         seen.lines.append(("texts", "none"))
         return
-    known.sort()
-    names, texts = [name for name, _, _ in known], [text for _, _, text in known]
-    seconds = store.num_samples[[i for _, i, _ in known]] / store.codec.sample_rate
+    known = known[pc.sort_indices(table["name"].take(pa.array(known))).to_numpy()]
+    names, texts = strings(table["name"], known), strings(table["text"], known)
+    seconds = speech.store.num_samples[known] / speech.store.codec.sample_rate
     letters = np.array([len(text) for text in texts])
     usual = float(np.median(letters / seconds))
     seen.facts |= {"characters_per_second": usual}
     seen.lines.append(("texts", f"{share:.0%} of the utterances, {usual:.1f} characters per second"))
-    if share < 1:
-        without = len(speech.originals) - len(known)
-        seen.note("text", f"{count(without, 'utterance')} without", "fine, where text is not to be learned")
+    if len(known) < len(originals):
+        without = count(len(originals) - len(known), "utterance")
+        seen.note("text", f"{without} without", "fine, where text is not to be learned")
     if not judge_fit(letters, seconds, seen):
         judge_rates(names, letters, seconds, usual, seen)
-    judge_scripts(names, [speech.speakers[i] for _, i, _ in known], texts, seen)
+    judge_scripts(names, [speech.speaker(i) for i in known.tolist()], texts, seen)
 
 
 def judge_fit(letters: np.ndarray, seconds: np.ndarray, seen: Examination) -> bool:
@@ -78,7 +80,7 @@ def judge_rates(
     if len(names) >= FEWEST and far.any():
         odd = [f"{names[i]} {letters[i] / seconds[i]:.1f}/s" for i in np.flatnonzero(far).tolist()]
         found = f"{len(odd)} of {count(len(names), 'text')} have {FAR:g} times as many or as few characters per second"
-        seen.warn("texts", f"{found} as usual {some(odd)}", "compare them with their audio")
+        seen.warn("texts", f"{found} as usual", "compare them with their audio", odd)
 
 
 def judge_scripts(names: Sequence[str], speakers: Sequence[str], texts: Sequence[str], seen: Examination) -> None:
@@ -93,12 +95,12 @@ def judge_scripts(names: Sequence[str], speakers: Sequence[str], texts: Sequence
         if script not in ("", common) and number >= SCRIPT_SHARE * by_speaker[speaker].total():
             other.append(f"{name} {script.lower()}, not {common.lower()}")
     if other:
-        found = f"{count(len(other), 'text')} in another script than the speaker's others {some(other)}"
-        seen.warn("texts", found, "another language, or a wrong encoding: look at them")
+        found = f"{count(len(other), 'text')} in another script than the speaker's others"
+        seen.warn("texts", found, "another language, or a wrong encoding: look at them", other)
     mixed = [name for name, text in zip(names, texts, strict=True) if any(map(is_mixed, text.split()))]
     if mixed:
-        found = f"{count(len(mixed), 'text')} with words of two scripts {some(mixed)}"
-        seen.warn("texts", found, "letters that only look alike are other letters to a model: replace them")
+        found = f"{count(len(mixed), 'text')} with words of two scripts"
+        seen.warn("texts", found, "letters that only look alike are other letters to a model: replace them", mixed)
 
 
 def script_of(text: str) -> str:

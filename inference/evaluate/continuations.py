@@ -131,7 +131,7 @@ def continuation_report(
             unusable.append(str(error))
             continue
         generation = lm.generate((prompt, lm.codec.sample_rate), duration_s=duration_s, seed=seed)
-        continuations.append(_measured(readable(path.name), generation, transcriber))
+        continuations.append(measure_continuation(readable(path.name), generation, transcriber))
         if out is not None:
             name = f"{len(continuations):02d}-{readable(path.stem)}.wav"
             save_audio(out / name, generation.audio, generation.sample_rate)
@@ -161,7 +161,8 @@ def _first_seconds(path: Path, prompt_s: float, sample_rate: int) -> np.ndarray:
     return audio[:num_samples]
 
 
-def _measured(name: str, generation: Generation, transcriber: Transcriber | None) -> Continuation:
+def measure_continuation(name: str, generation: Generation, transcriber: Transcriber | None) -> Continuation:
+    """A continuation beside its prompt; its words are counted in the prompt's language if there is a transcriber."""
     rate = generation.sample_rate
     prompt, continuation = (measure_speech(x, rate) for x in (generation.prompt_audio, generation.audio))
     transcript = None

@@ -13,8 +13,8 @@ NUM_PARTS = 4
 
 @dataclass(frozen=True)
 class Drift:
-    parts: list[SpeechMeasures]  # of equally long parts, in order
-    bits_per_second: list[float]  # of each part
+    parts: list[SpeechMeasures]  # equally long parts, in order
+    bits_per_second: list[float]  # each part's
 
     @property
     def loudness_change_db(self) -> float:

