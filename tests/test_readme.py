@@ -79,7 +79,8 @@ def test_the_commands_read_what_the_demo_or_an_earlier_command_left(monkeypatch)
         cli.main(shlex.split(line)[1:])
         given = calls[-1][1]
         read = [given[name] for name in ("prompt", "audio", "data", "file", "baseline_data") if given.get(name)]
-        unknown = [path for path in map(Path, read) if str(path) not in known and path.parts[0] != "datasets"]
+        paths = [Path(path) for one in read for path in (one if isinstance(one, tuple) else [one])]
+        unknown = [path for path in paths if str(path) not in known and path.parts[0] != "datasets"]
         assert [path for path in unknown if path.parts[0] != "runs"] == [], line
         known |= {str(given["out"])} if "out" in given else set()
 

@@ -53,15 +53,16 @@ def counted(self, *arguments):
 loop.Trainer.__init__ = counted
 """
 SHARES_ONLY = """
+from codeclm.data.dataset import TokenBatches
 from codeclm.train import trainer
-rows, score = trainer.TokenBatches.rows, trainer.score_store
+rows, score = TokenBatches.rows, trainer.score_store
 def own_rows(self, step, rank=0, world_size=1):
     assert world_size > 1, "a rank made the whole batch"
     return rows(self, step, rank, world_size)
 def own_score(model, store, config, indices, *rest):
     assert len(indices) <= 4, "a rank scored more than its half"
     return score(model, store, config, indices, *rest)
-trainer.TokenBatches.rows, trainer.score_store = own_rows, own_score
+TokenBatches.rows, trainer.score_store = own_rows, own_score
 """
 DRAWN = replace(
     SHORT,

@@ -63,12 +63,12 @@ def batches_of(
     replay: TokenStore | None = None,
     replay_share: float = 0.0,
 ) -> Batches:
-    """replay: base speech, which has this share of the rows."""
+    """Batches of the corpora, and of `replay` with that share of the rows."""
     sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
     how = tokenizer, layout, packed, batch.codebook_dropout
     parts = [TokenBatches(corpus.store, *sizes, seed, corpus.training, *how) for corpus in found]
     shares = [corpus.share for corpus in found]
     if replay is not None:
         parts.append(TokenBatches(replay, *sizes, seed, None, *how))
-        shares = [*((1 - replay_share) * share for share in shares), replay_share]
+        shares = [share * (1 - replay_share) for share in shares] + [replay_share]
     return parts[0] if len(parts) == 1 else MixedBatches(parts, shares)

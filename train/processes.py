@@ -117,12 +117,6 @@ def open_store(data: Data, out: Path, codec: Codec, config: PrepareConfig, devic
         return TokenStore(data if (Path(data) / HEADER).is_file() else out)
 
 
-def own_part(accelerator: Accelerator) -> Part:
-    """This rank's part of a checkpoint that all write."""
-    group = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return Part(accelerator.process_index, accelerator.num_processes, group)
-
-
 def open_stores(
     data: Data | Sequence[Data], out: Path, codec: Codec, config: PrepareConfig, device: str = "auto"
 ) -> list[TokenStore]:
@@ -135,6 +129,12 @@ def open_stores(
     for store in stores:
         store.require_codec(codec)
     return stores
+
+
+def own_part(accelerator: Accelerator) -> Part:
+    """This rank's part of a checkpoint that all write."""
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return Part(accelerator.process_index, accelerator.num_processes, group)
 
 
 def total(accelerator: Accelerator, *numbers: float) -> list[float]:

@@ -99,9 +99,8 @@ class Trainer:
         self.codebook_bits: list[float] = []  # of each codebook, for a code of the held-out speech
         self.heldout_bits: dict[str, float] = {}  # of each corpus, at the last evaluation
         self.start = tensors_sha256(model.state_dict()) if start is None else start
-        batch = config.batch
         how = *self._text(), can_be_packed(model.config), tuning.replay, tuning.replay_share
-        self.batches = batches_of(self.corpora, batch, config.seed, *how)
+        self.batches = batches_of(self.corpora, config.batch, config.seed, *how)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
         self._rows = Ahead(self.read_rows, config.steps)
@@ -252,11 +251,9 @@ class Trainer:
                 mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
                 scores = score_store(model, corpus.store, config, mine, False, self.tokenizer)
                 *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
-                own = [value / num_frames / math.log(2) for value in nats]
-                self.heldout_bits[corpus.name] = rate * sum(own)
-                self.codebook_bits = [
-                    bits + corpus.share * more for bits, more in zip(self.codebook_bits, own, strict=True)
-                ]
+                for k, value in enumerate(nats):
+                    self.codebook_bits[k] += corpus.share * value / num_frames / math.log(2)
+                self.heldout_bits[corpus.name] = rate * sum(nats) / num_frames / math.log(2)
             bits = sum(corpus.share * self.heldout_bits[corpus.name] for corpus in self.corpora)
             if self.step == 0:  # a run's model is what it learned
                 self.before = bits
@@ -379,6 +376,19 @@ class Trainer:
         }
         # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers
         return json.loads(json.dumps(values))
+
+    @property
+    def training(self) -> list[int]:
+        """Utterances of the first corpus, as `heldout` and `scored` are: alarms.py and canary.py look at that."""
+        return self.corpora[0].training.tolist()
+
+    @property
+    def heldout(self) -> list[int]:
+        return self.corpora[0].heldout
+
+    @property
+    def scored(self) -> list[int]:
+        return self.corpora[0].scored
 
     @property
     def data(self) -> str | list[str]:
