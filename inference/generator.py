@@ -79,7 +79,7 @@ class SpeechGenerator:
             raise
         self._base = replace(self._base, weights=put(self.model, changed))
         self.name = self._base.name if folder is None else str(folder)
-        del self.fingerprint
+        vars(self).pop("fingerprint", None)  # of the weights as they were
 
     @property
     def device(self) -> torch.device:

@@ -266,7 +266,7 @@ convert text model new --pattern spiral | --pattern 'spiral' is unknown
 convert text model new --seed -1 | --seed
 convert csm model new --depth tiny | --depth: for text models only
 
-report | the following arguments are required
+report | AUDIO is missing
 report missing | no such file or folder
 report notes | no audio file
 report audio --limit-s 0 | --limit-s
