@@ -331,7 +331,7 @@ def test_a_run_with_half_a_checkpoint_is_no_model(good, tmp_path, capsys):
         assert str(place) in line
 
 
-@pytest.mark.parametrize("kind", ["shard-*.bin", "shard-*.json", "store.json"])
+@pytest.mark.parametrize("kind", ["shard-*.bin", "index-*.arrow", "store.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
 def test_a_damaged_token_store_is_refused(kind, damage, model, store, tmp_path, capsys):
     tokens = shutil.copytree(store, tmp_path / "tokens")
