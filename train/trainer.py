@@ -4,13 +4,11 @@ Step n is a pure function of (seed, n). Losses are divided by the global number 
 B batch, K codebooks, T frames.
 """
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,21 +20,18 @@ from ..data.rows import Rows, can_be_packed
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
 from ..inference.evaluate.score import score_store
-from ..inference.loading import FOREIGN_KEYS, save_model
+from ..inference.loading import save_model
 from ..model.codecs import Codec
 from ..model.device import has_fast_bf16
 from ..model.layout import num_scored
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
 from ..model.random_bits import row_keys
-from ..model.speech_lm_config import SpeechLMConfig
 from .background import Background
 from .bad_batch import blamed
 from .borrowed import borrowed
 from .checkpoint import (
     Part,
-    difference,
-    filled,
     latest_checkpoint,
     load_state,
     load_tensors,
@@ -46,11 +41,12 @@ from .checkpoint import (
     tensors_sha256,
     unpack_optimizer,
 )
-from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
+from .config import RunConfig
 from .corpora import Stores, batches_of, corpora
 from .ema import Ema
 from .extension import resume_from
-from .optim import make_optimizer, rate_scale
+from .identity import check_same_run, identity
+from .optim import make_optimizer
 from .processes import own_part, total
 from .processes import start as start_processes
 from .schedule import decay_start, learning_rate
@@ -313,7 +309,7 @@ class Trainer:
         files = {"model": dict(self.learner.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
         if self.ema is not None:
             files["ema"] = self.ema.tensors
-        state = {name: getattr(self, name) for name in STANDING} | {"steps": self.config.steps, "run": self.identity()}
+        state = {name: getattr(self, name) for name in STANDING} | {"steps": self.config.steps, "run": identity(self)}
         step, files = self.step, on_host(files, self.part)
         self._writer.start(lambda: save_checkpoint(self.out / inner, step, files, state, keep, self.part))
 
@@ -328,15 +324,7 @@ class Trainer:
         if newest is None:
             return False
         state, tensors = load_state(newest), load_tensors(newest, "model")
-        older = defaults(state["run"].get("seed", 0))
-        for key, value in self.identity().items():
-            before = state["run"].get(key, Tuning().identity().get(key, older.get(key, value)))
-            other = difference(filled(before, older.get(key)), value)
-            # whoever goes on with the model that the run itself has trained does not start anew
-            if other and not (key == "start" and tensors_sha256(tensors) == value):
-                raise ValueError(
-                    f"{newest}: was made with another {key}; give another --out, or the same {key} ({other})"
-                )
+        check_same_run(self, newest, state["run"], tensors)
         self.start = state["run"].get("start", self.start)
         best, best_step = state["best"], state.get("best_step", 0)
         found, changed = resume_from(self.out, newest, self.config)
@@ -354,28 +342,6 @@ class Trainer:
         if changed and self.is_main:
             log.info(changed)
         return True
-
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to be the same run."""
-        config = self.config
-        same_rate = rate_scale(config.optimizer, self.raw_model.config.backbone.dim) == 1
-        values = {
-            **self.tuning.identity(),
-            "data": self.data,
-            "model": self.model_settings(),
-            # microbatches change nothing but memory
-            "batch": asdict(config.batch)
-            | ({} if self.is_capped else {"heldout_frames": 0})
-            | {"frames_per_microbatch": 0},
-            "optimizer": asdict(config.optimizer) | ({"rate_width": 0} if same_rate else {}),
-            "ema_decay": config.ema_decay,
-            "loss": asdict(config.loss),
-            **{name: getattr(config, name) for name in ("seed", "depth_fraction", "dropout", "input_dropout")},
-            "rows": "packed" if self.batches.packed else "padded",
-            "start": self.start,
-        }
-        # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers
-        return json.loads(json.dumps(values))
 
     @property
     def training(self) -> list[int]:
@@ -400,25 +366,3 @@ class Trainer:
     def is_capped(self) -> bool:
         """Whether an evaluation scores only a part of what is held out."""
         return any(corpus.scored != corpus.heldout for corpus in self.corpora)
-
-    def model_settings(self) -> dict[str, Any]:
-        """The model's config.json without what transformers adds to it."""
-        return own_settings(self.raw_model.config)
-
-
-def own_settings(config: SpeechLMConfig) -> dict[str, Any]:
-    return {key: value for key, value in config.to_dict().items() if key not in FOREIGN_KEYS}
-
-
-def defaults(seed: int) -> dict[str, Any]:
-    """A run's identity where nobody chose: the values of settings that the version which began it did not know.
-
-    seed: of the run. It decided what is held out, and all of that was scored.
-    """
-    batch = BatchConfig(heldout_seed=seed, heldout_frames=0)
-    optimizer = OptimizerConfig(schedule="cosine", rate_width=0)
-    parts = {"batch": batch, "optimizer": optimizer, "loss": LossConfig()}
-    values: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
-    values |= {"model": own_settings(SpeechLMConfig()), "ema_decay": 0.0}
-    values["batch"]["heldout_by"] = "utterance"  # and by another hash: such a run cannot go on
-    return json.loads(json.dumps(values))
