@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,10 +23,8 @@ from ..inference.evaluate.score import score_store
 from ..inference.loading import save_model
 from ..model.codecs import Codec
 from ..model.device import has_fast_bf16
-from ..model.layout import num_scored
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
-from ..model.random_bits import row_keys
 from .background import Background
 from .bad_batch import blamed
 from .borrowed import borrowed
@@ -46,6 +44,7 @@ from .corpora import Stores, batches_of, corpora
 from .ema import Ema
 from .extension import resume_from
 from .identity import check_same_run, identity
+from .microbatches import Microbatch, StepRows
 from .optim import make_optimizer
 from .processes import own_part, total
 from .processes import start as start_processes
@@ -53,19 +52,9 @@ from .schedule import decay_start, learning_rate
 from .sharding import gather, load_parts, whole
 from .tuning import Tuning
 
-ANNOUNCED = 8  # steps ahead, for what is read from a disk
-
 log = logging.getLogger(__name__)
 
 STANDING = ("best", "best_step", "since_best", "before", "skipped")  # what a checkpoint says of a run, beside its step
-
-
-class Microbatch(NamedTuple):
-    """Rows that go through the model at once."""
-
-    rows: Rows
-    keys: Tensor  # [B], see random_bits.py
-    scored: int  # codes, EOS and text tokens; 0: the loss of these rows counts nothing
 
 
 class Trainer:
@@ -99,6 +88,7 @@ class Trainer:
         self.batches = batches_of(self.corpora, config.batch, config.seed, *how)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
+        self.read_rows = StepRows(self.batches, config, self.accelerator, model.config)
         self._rows = Ahead(self.read_rows, config.steps)
         self._saved = time.monotonic()
         self._borrowed = ExitStack()
@@ -200,36 +190,8 @@ class Trainer:
         """`call`, which reads `batches`, while nobody else does."""
         return self._rows.aside(call)
 
-    def read_rows(self, step: int) -> list[Microbatch]:
-        """This rank's rows of a step, in as many parts as every other rank's."""
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        if step + ANNOUNCED < self.config.steps:
-            self.batches.announce(step + ANNOUNCED, rank, ranks)
-        rows = self.batches.rows(step, rank, ranks)
-        keys = row_keys(self.config.seed, step, range(rank, rank + len(rows) * ranks, ranks))
-        size, count = self.microbatches(step, rows.codes.shape[2])
-        return [self.microbatch(step, rows, keys, slice(i * size, (i + 1) * size)) for i in range(count)]
-
-    def microbatches(self, step: int, num_columns: int) -> tuple[int, int]:
-        """-> the most rows of a microbatch, and the number of microbatches of a step, on every rank."""
-        most = -(-len(self.batches.batch(step)) // self.accelerator.num_processes)  # rows of a rank
-        frames = self.config.batch.frames_per_microbatch
-        size = max(1, frames // num_columns) if frames else most
-        return size, -(-most // size)
-
-    def microbatch(self, step: int, rows: Rows, keys: Tensor, which: slice) -> Microbatch:
-        part, own = rows.take(which), keys[which]
-        scored = self.num_scored(part)
-        if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
-            part, own = self.batches.rows(step, 0, self.config.batch.frames_per_batch), keys.new_zeros(1)
-        return Microbatch(part.pinned() if self.accelerator.device.type == "cuda" else part, own, scored)
-
     def text_of(self, rows: Rows) -> Tensor | None:
         return rows.text if self.raw_model.text_size else None
-
-    def num_scored(self, rows: Rows) -> int:
-        """Codes, EOS and text tokens that a batch scores."""
-        return int(num_scored(self.raw_model.config, rows.codes, rows.ends, self.text_of(rows)))
 
     def _text(self) -> tuple[TextTokenizer | None, Any]:
         return self.tokenizer, self.raw_model.config.text.layout
