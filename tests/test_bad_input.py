@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(verb, model, store, goo
     )
     assert str(out) in last, last
     print(last)
-    whole = {"config.json", "metrics.jsonl", ".lock"}
+    whole = {"config.json", "metrics.jsonl", "codec_probe.json", ".lock"}
     assert {path.name for path in out.rglob("*") if path.is_file()} <= whole, list(out.rglob("*"))
 
 
