@@ -36,7 +36,6 @@ from .utterance_table import Strings, from_bytes, numbers, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
     from datasets import Dataset
 
     from ..model.speech_lm_config import SpeechLMConfig

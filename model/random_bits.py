@@ -48,7 +48,8 @@ def row_keys(seed: int, step: int, rows: Sequence[int]) -> Tensor:
 def chosen(keys: Tensor, num_steps: int, width: int, share: float) -> Tensor:
     """[B, S, D] bool: true with probability `share`, to 1/65536. Keys: [B]; no step depends on the number of steps."""
     bits = random_bits(keys, num_steps * -(-width // LANES)).view(len(keys), num_steps, -1)
-    return bits.view(torch.int16)[..., :width] < round(share * 65536) - 32768
+    last = max(0, round(share * 65536) - 1) - 32768  # what an int16 holds, also at share 1
+    return bits.view(torch.int16)[..., :width] <= last
 
 
 def dropout(x: Tensor, share: float, keys: Tensor) -> Tensor:

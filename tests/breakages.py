@@ -18,6 +18,7 @@ import codeclm.model.depth as depth
 import codeclm.model.layout as steps
 import codeclm.model.lm as lm
 import codeclm.model.transformer as transformer
+from codeclm.inference.fused_weights import Fused
 from codeclm.inference.windows import Window
 from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked_backward import _ChunkedSum
@@ -166,9 +167,14 @@ def swap_gate_and_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def read_other_rows(patch: pytest.MonkeyPatch) -> None:
-    real = fused_weights.code_rows
+    real = fused_weights.fuse
+
+    def fuse(model: SpeechLM, kind: type) -> Fused:
+        fused, size = real(model, kind), model.codebook_size + 1
+        return fused._replace(tables=torch.cat([fused.tables[:size], fused.tables[:-size]]))
+
     patch.setattr(fused_weights, "kept", WeakKeyDictionary())
-    patch.setattr(fused_weights, "code_rows", lambda weight, k, model: real(weight, max(k - 1, 0), model))
+    patch.setattr(fused_weights, "fuse", fuse)
 
 
 def scale_single_steps(patch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(verb, model, store, goo
     )
     assert str(out) in last, last
     print(last)
-    whole = {"config.json", "metrics.jsonl", ".lock"}
+    whole = {"config.json", "metrics.jsonl", "codec_probe.json", ".lock"}
     assert {path.name for path in out.rglob("*") if path.is_file()} <= whole, list(out.rglob("*"))
 
 
@@ -331,7 +331,7 @@ def test_a_run_with_half_a_checkpoint_is_no_model(good, tmp_path, capsys):
         assert str(place) in line
 
 
-@pytest.mark.parametrize("kind", ["shard-*.bin", "shard-*.json", "store.json"])
+@pytest.mark.parametrize("kind", ["shard-*.bin", "index-*.arrow", "store.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
 def test_a_damaged_token_store_is_refused(kind, damage, model, store, tmp_path, capsys):
     tokens = shutil.copytree(store, tmp_path / "tokens")

@@ -11,6 +11,7 @@ from codeclm.inference.loading import load_speech_lm
 from codeclm.train.checkpoint import latest_checkpoint, load_tensors
 from codeclm.train.config import OptimizerConfig
 from codeclm.train.ema import Ema
+from codeclm.train.identity import identity
 from codeclm.train.new_model import new_model
 from codeclm.train.optim import make_optimizer, rate_scale
 from codeclm.train.trainer import Trainer
@@ -34,14 +35,14 @@ def test_matrices_of_a_model_twice_as_wide_learn_half_as_fast_and_no_model_faste
         rate = trainer.train_step()["learning_rate"]
         matrices, rest = trainer.optimizer.param_groups
         assert matrices["lr"] == pytest.approx(rate / 2) and rest["lr"] == rate
-        assert trainer.identity()["optimizer"]["rate_width"] == 16
+        assert identity(trainer)["optimizer"]["rate_width"] == 16
 
 
 def test_where_the_width_changes_nothing_a_run_of_an_earlier_version_is_the_same_run(store, codec, tmp_path):
     for width in (0, 256):
         config = replace(SHORT, optimizer=replace(SHORT.optimizer, rate_width=width))
         with Trainer(new_model(store, config), codec, store, tmp_path / "run", config) as trainer:
-            assert trainer.identity()["optimizer"]["rate_width"] == 0
+            assert identity(trainer)["optimizer"]["rate_width"] == 0
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else(store):

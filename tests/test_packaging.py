@@ -80,7 +80,8 @@ def wheel(tmp_path_factory) -> Path:
     if not setuptools_reads_pep639():
         pytest.skip("building offline needs setuptools>=77 in this environment")
     folder = tmp_path_factory.mktemp("wheel")
-    data = [path.relative_to(ROOT) for path in (ROOT / "model/pretrained").iterdir() if path.is_file()]
+    held = [*(ROOT / "model/pretrained").iterdir(), *(ROOT / "inference/report").glob("page.*")]
+    data = [path.relative_to(ROOT) for path in held if path.is_file()]
     for path in [
         *modules(),
         *data,

@@ -8,13 +8,13 @@ import os
 import tarfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-import datasets
 from codeclm.data.audio import AudioError
 from codeclm.data.preparation import PrepareConfig, prepare
 from codeclm.data.sources import Found, find_sources

@@ -25,6 +25,7 @@ from .config import RunConfig, TrainConfig
 from .config_file import SHAPE
 from .corpora import Stores
 from .extension import BEFORE_DECAY
+from .identity import own_settings
 from .interruption import Interrupted, Interruption
 from .processes import agree
 from .run_folder import LANGUAGE_MODEL, claim, cut_metrics, write_config
@@ -116,7 +117,7 @@ def record(trainer: Trainer) -> dict[str, Any]:
         settings[SHAPE] = settings["model"]
     packages = ("codeclm", "torch", "transformers", "accelerate", "numpy")
     return settings | {
-        "model": trainer.model_settings(),
+        "model": own_settings(trainer.raw_model.config),
         "data": trainer.data,
         "start": trainer.start,
         "versions": {name: version(name) for name in packages},

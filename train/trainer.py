@@ -4,15 +4,13 @@ Step n is a pure function of (seed, n). Losses are divided by the global number 
 B batch, K codebooks, T frames.
 """
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,21 +20,16 @@ from ..data.rows import Rows, can_be_packed
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
 from ..inference.evaluate.score import score_store
-from ..inference.loading import FOREIGN_KEYS, save_model
+from ..inference.loading import save_model
 from ..model.codecs import Codec
 from ..model.device import has_fast_bf16
-from ..model.layout import num_scored
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
-from ..model.random_bits import row_keys
-from ..model.speech_lm_config import SpeechLMConfig
 from .background import Background
 from .bad_batch import blamed
 from .borrowed import borrowed
 from .checkpoint import (
     Part,
-    difference,
-    filled,
     latest_checkpoint,
     load_state,
     load_tensors,
@@ -46,30 +39,22 @@ from .checkpoint import (
     tensors_sha256,
     unpack_optimizer,
 )
-from .config import BatchConfig, LossConfig, OptimizerConfig, RunConfig
+from .config import RunConfig
 from .corpora import Stores, batches_of, corpora
 from .ema import Ema
 from .extension import resume_from
-from .optim import make_optimizer, rate_scale
+from .identity import check_same_run, identity
+from .microbatches import Microbatch, StepRows
+from .optim import make_optimizer
 from .processes import own_part, total
 from .processes import start as start_processes
 from .schedule import decay_start, learning_rate
 from .sharding import gather, load_parts, whole
 from .tuning import Tuning
 
-ANNOUNCED = 8  # steps ahead, for what is read from a disk
-
 log = logging.getLogger(__name__)
 
 STANDING = ("best", "best_step", "since_best", "before", "skipped")  # what a checkpoint says of a run, beside its step
-
-
-class Microbatch(NamedTuple):
-    """Rows that go through the model at once."""
-
-    rows: Rows
-    keys: Tensor  # [B], see random_bits.py
-    scored: int  # codes, EOS and text tokens; 0: the loss of these rows counts nothing
 
 
 class Trainer:
@@ -103,6 +88,7 @@ class Trainer:
         self.batches = batches_of(self.corpora, config.batch, config.seed, *how)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
+        self.read_rows = StepRows(self.batches, config, self.accelerator, model.config)
         self._rows = Ahead(self.read_rows, config.steps)
         self._saved = time.monotonic()
         self._borrowed = ExitStack()
@@ -204,36 +190,8 @@ class Trainer:
         """`call`, which reads `batches`, while nobody else does."""
         return self._rows.aside(call)
 
-    def read_rows(self, step: int) -> list[Microbatch]:
-        """This rank's rows of a step, in as many parts as every other rank's."""
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        if step + ANNOUNCED < self.config.steps:
-            self.batches.announce(step + ANNOUNCED, rank, ranks)
-        rows = self.batches.rows(step, rank, ranks)
-        keys = row_keys(self.config.seed, step, range(rank, rank + len(rows) * ranks, ranks))
-        size, count = self.microbatches(step, rows.codes.shape[2])
-        return [self.microbatch(step, rows, keys, slice(i * size, (i + 1) * size)) for i in range(count)]
-
-    def microbatches(self, step: int, num_columns: int) -> tuple[int, int]:
-        """-> the most rows of a microbatch, and the number of microbatches of a step, on every rank."""
-        most = -(-len(self.batches.batch(step)) // self.accelerator.num_processes)  # rows of a rank
-        frames = self.config.batch.frames_per_microbatch
-        size = max(1, frames // num_columns) if frames else most
-        return size, -(-most // size)
-
-    def microbatch(self, step: int, rows: Rows, keys: Tensor, which: slice) -> Microbatch:
-        part, own = rows.take(which), keys[which]
-        scored = self.num_scored(part)
-        if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
-            part, own = self.batches.rows(step, 0, self.config.batch.frames_per_batch), keys.new_zeros(1)
-        return Microbatch(part.pinned() if self.accelerator.device.type == "cuda" else part, own, scored)
-
     def text_of(self, rows: Rows) -> Tensor | None:
         return rows.text if self.raw_model.text_size else None
-
-    def num_scored(self, rows: Rows) -> int:
-        """Codes, EOS and text tokens that a batch scores."""
-        return int(num_scored(self.raw_model.config, rows.codes, rows.ends, self.text_of(rows)))
 
     def _text(self) -> tuple[TextTokenizer | None, Any]:
         return self.tokenizer, self.raw_model.config.text.layout
@@ -313,7 +271,7 @@ class Trainer:
         files = {"model": dict(self.learner.state_dict()), "optimizer": pack_optimizer(self.optimizer)}
         if self.ema is not None:
             files["ema"] = self.ema.tensors
-        state = {name: getattr(self, name) for name in STANDING} | {"steps": self.config.steps, "run": self.identity()}
+        state = {name: getattr(self, name) for name in STANDING} | {"steps": self.config.steps, "run": identity(self)}
         step, files = self.step, on_host(files, self.part)
         self._writer.start(lambda: save_checkpoint(self.out / inner, step, files, state, keep, self.part))
 
@@ -328,15 +286,7 @@ class Trainer:
         if newest is None:
             return False
         state, tensors = load_state(newest), load_tensors(newest, "model")
-        older = defaults(state["run"].get("seed", 0))
-        for key, value in self.identity().items():
-            before = state["run"].get(key, Tuning().identity().get(key, older.get(key, value)))
-            other = difference(filled(before, older.get(key)), value)
-            # whoever goes on with the model that the run itself has trained does not start anew
-            if other and not (key == "start" and tensors_sha256(tensors) == value):
-                raise ValueError(
-                    f"{newest}: was made with another {key}; give another --out, or the same {key} ({other})"
-                )
+        check_same_run(self, newest, state["run"], tensors)
         self.start = state["run"].get("start", self.start)
         best, best_step = state["best"], state.get("best_step", 0)
         found, changed = resume_from(self.out, newest, self.config)
@@ -354,28 +304,6 @@ class Trainer:
         if changed and self.is_main:
             log.info(changed)
         return True
-
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to be the same run."""
-        config = self.config
-        same_rate = rate_scale(config.optimizer, self.raw_model.config.backbone.dim) == 1
-        values = {
-            **self.tuning.identity(),
-            "data": self.data,
-            "model": self.model_settings(),
-            # microbatches change nothing but memory
-            "batch": asdict(config.batch)
-            | ({} if self.is_capped else {"heldout_frames": 0})
-            | {"frames_per_microbatch": 0},
-            "optimizer": asdict(config.optimizer) | ({"rate_width": 0} if same_rate else {}),
-            "ema_decay": config.ema_decay,
-            "loss": asdict(config.loss),
-            **{name: getattr(config, name) for name in ("seed", "depth_fraction", "dropout", "input_dropout")},
-            "rows": "packed" if self.batches.packed else "padded",
-            "start": self.start,
-        }
-        # to JSON and back, as a checkpoint returns it: transformers' own settings have keys that are numbers
-        return json.loads(json.dumps(values))
 
     @property
     def training(self) -> list[int]:
@@ -400,25 +328,3 @@ class Trainer:
     def is_capped(self) -> bool:
         """Whether an evaluation scores only a part of what is held out."""
         return any(corpus.scored != corpus.heldout for corpus in self.corpora)
-
-    def model_settings(self) -> dict[str, Any]:
-        """The model's config.json without what transformers adds to it."""
-        return own_settings(self.raw_model.config)
-
-
-def own_settings(config: SpeechLMConfig) -> dict[str, Any]:
-    return {key: value for key, value in config.to_dict().items() if key not in FOREIGN_KEYS}
-
-
-def defaults(seed: int) -> dict[str, Any]:
-    """A run's identity where nobody chose: the values of settings that the version which began it did not know.
-
-    seed: of the run. It decided what is held out, and all of that was scored.
-    """
-    batch = BatchConfig(heldout_seed=seed, heldout_frames=0)
-    optimizer = OptimizerConfig(schedule="cosine", rate_width=0)
-    parts = {"batch": batch, "optimizer": optimizer, "loss": LossConfig()}
-    values: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
-    values |= {"model": own_settings(SpeechLMConfig()), "ema_decay": 0.0}
-    values["batch"]["heldout_by"] = "utterance"  # and by another hash: such a run cannot go on
-    return json.loads(json.dumps(values))

@@ -9,7 +9,6 @@ from tyro.conf import Positional, arg
 from ..argument_checks import check_codec, check_data, check_number, check_writable, is_run
 from ..options import CodecName, Numbers, write_json
 from ..screen import say_loading
-from .curve import Curve
 
 
 def doctor(
@@ -34,6 +33,8 @@ def doctor(
     check_number("--limit", limit, 0.1, unit=" minutes")
     check_codec(codec)
     runs = [path for path in targets if is_run(path)]
+    from .curve import Curve
+
     for path in targets:
         if path in runs:
             Curve.read(path)
