@@ -20,7 +20,8 @@ from codeclm.train import cli
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ROOMS = sorted(path for house in ("model", "data", "inference", "train") for path in (ROOT / house).rglob("README.md"))
-PAGES = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOMS)}
+LARGE = ROOT / "train/recipes/large.md"
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOMS, LARGE)}
 EVERY = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", EVERY, re.MULTILINE | re.DOTALL)
 SHELL = [
@@ -75,6 +76,7 @@ def test_the_commands_read_what_the_demo_or_an_earlier_command_left(monkeypatch)
         for name, verb in verbs.items():
             monkeypatch.setitem(verbs, name, recorder(verb, calls))
     known = {"prompt.wav", demo.VOICE, "hearing"}  # in runs/demo/; a suite that is made, not read
+    known |= {"openslr/librispeech_asr", "parler-tts/mls_eng", "facebook/multilingual_librispeech"}  # of the hub
     for line in [line for line in SHELL if line.startswith("codeclm ")]:
         cli.main(shlex.split(line)[1:])
         given = calls[-1][1]
