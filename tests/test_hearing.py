@@ -168,6 +168,8 @@ def test_a_shuffled_sentence_has_the_same_words_in_another_order():
 @pytest.mark.skipif(find_spec("hibari") is None, reason="needs codeclm[speedrun]")
 def test_the_synthetic_voice_says_words_and_joins_the_other_voices(speech, tmp_path):
     pairs, left_out = make_pairs(tmp_path, speech, 2, 0, progress=False)
+    if any("packages" in reason for reason in left_out.values()):
+        pytest.skip(f"the voice cannot be made here: {left_out}")
     assert left_out == {} and sum(pair.task == "sentence" for pair in pairs) == 2
     assert VOICE not in {folder.name for folder in voice_folders(speech)}
     assert all(len(audio) > 0.2 * RATE for pair in pairs if pair.task == "word" for audio in clips(pair))
