@@ -20,6 +20,7 @@ import torch
 from ..model.codecs import Codec
 from ..model.files import write_whole
 from ..model.strict import read_object, strict
+from .utterance_table import GOLDEN, mixed
 
 PROBE = "codec_probe.json"
 PROBE_S = 30
@@ -125,7 +126,4 @@ def _triangle(hz: int, n: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def _hash(n: np.ndarray) -> np.ndarray:
     """splitmix64: as good as random."""
-    x = n * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return mixed(n * GOLDEN)

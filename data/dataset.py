@@ -5,6 +5,7 @@ N utterances, M segments (utterance, start, stop) in frames, B rows of a batch, 
 counts columns: frames and the columns that hold text only (grids.py).
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Plan:
         return self.segments[self.first_segment[number] : self.first_segment[number + 1]]
 
 
-class Batches:
+class Batches(ABC):
     """Training batches as a function of the step: what `TokenBatches` and `MixedBatches` share."""
 
     seed: int
@@ -59,13 +60,13 @@ class Batches:
     codebook_dropout: float
 
     @property
+    @abstractmethod
     def most_rows(self) -> int:
         """Rows of the largest batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:
         """The rows of a step: segments [M, 3] of the store of these grids."""
-        raise NotImplementedError
 
     def rows(self, step: int, rank: int = 0, world_size: int = 1) -> Rows:
         """Rows rank::world_size of a step's batch, as long as all of its rows; there may be none ([0, K, T])."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from .dataset import Batches, TokenBatches, locate
 from .grids import StoreGrids
+from .utterance_table import GOLDEN
 
 BLOCK_STEPS = 256  # steps whose units are drawn together
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 
 
 class MixedBatches(Batches):

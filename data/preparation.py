@@ -8,7 +8,6 @@ logged and listed in OUT/rejected.jsonl. The files on disk are token_store.py's.
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -298,7 +297,7 @@ def _reasons(rejected: Sequence[Rejected], most: int = 5) -> str:
     """The most frequent reasons without their numbers, each with its count and its first file."""
     names: dict[str, list[str]] = {}
     for entry in rejected:
-        names.setdefault(re.split(r" \(|;", entry.reason)[0], []).append(entry.name)
+        names.setdefault(entry.kind, []).append(entry.name)
     listed = sorted(names.items(), key=lambda item: -len(item[1]))
     told = [f"{reason} ({len(found)}, such as {found[0]})" for reason, found in listed[:most]]
     return ", ".join([*told, *(["..."] if len(listed) > most else [])])

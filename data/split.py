@@ -3,12 +3,13 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .config import HeldoutBy
 from .token_store import TokenStore
-from .utterance_table import text_hash
+from .utterance_table import GOLDEN, mixed, text_hash
 
 
 def split_heldout(
@@ -72,10 +73,16 @@ def _fractions(hashes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return mixed(x + GOLDEN)
+
+
+def originals(store: TokenStore) -> np.ndarray:
+    """The utterances that are no shifted copy (`NAME~c`) of another."""
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute  # its functions are made when it is imported: no checker knows them
+    copies = pc.match_substring_regex(store.table["name"], r"~[1-9]\d*$")
+    return np.flatnonzero(~copies.to_numpy(zero_copy_only=False))
 
 
 def first_by_hash(store: TokenStore, indices: Sequence[int] | np.ndarray, num_frames: int) -> list[int]:

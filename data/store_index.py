@@ -71,6 +71,11 @@ class Rejected:
     name: str
     reason: str
 
+    @property
+    def kind(self) -> str:
+        """The reason without its numbers and advice: others may have the same."""
+        return re.split(r" \(|;", self.reason)[0]
+
 
 @dataclass(frozen=True)
 class Entry:

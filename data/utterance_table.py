@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK = 2**16  # strings that are made at a time
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio: counters far from each other
 
 
 def schema() -> "pa.Schema":
@@ -46,6 +47,13 @@ def recording_name(name: str) -> str:
 def text_hash(text: str) -> int:
     """64 bits of its sha256."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """uint64 -> uint64, all bits of which depend on all bits (SplitMix64 without its counter)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def table_of(shards: Sequence[Sequence[Entry]]) -> "pa.RecordBatch":

@@ -45,7 +45,7 @@ def test_the_prompts_are_held_out_and_always_the_same(store, codec, tmp_path):
         config = replace(HEARD, seed=seed)
         with Trainer(new_model(store, config), codec, store, tmp_path / "run", config) as trainer:
             canary = Canary(trainer)
-            assert set(canary.prompts) <= set(trainer.heldout) and len(canary.prompts) == 3
+            assert set(canary.prompts) <= set(trainer.corpora[0].heldout) and len(canary.prompts) == 3
             chosen.append(canary.prompts)
             one, two = canary.listen(), canary.listen()
             assert trainer.raw_model.training

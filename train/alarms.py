@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..data.rows import Rows
 from ..data.split import first_by_hash
+from ..inference.doctor.alignment import SHIFTS, shifted_nats
 from ..inference.evaluate.baselines import CountBaselines
 from ..inference.verify.training import learning_parts
 from ..model.lm import SpeechLM, SpeechLMOutput
@@ -30,7 +31,6 @@ from .trainer import Trainer
 log = logging.getLogger(__name__)
 
 SLACK = 1.05  # random weights of a new model cost a little more than equal probabilities
-SHIFTS = (-2, -1, 1, 2)
 OVERFIT_STEPS, OVERFIT_FRAMES, OVERFIT_RATE = 60, 256, 3e-3
 WINDOW = 16  # frames in a row that no two recordings share by chance
 COUNTED_FRAMES = 200_000
@@ -129,25 +129,14 @@ def alignment(trainer: Trainer, rows: Rows) -> tuple[str, str]:
         loss(model, trainer, rows).backward()
         optimizer.step()
     with torch.no_grad():
-        logits = model(
-            rows.codes, ends=rows.ends, text=trainer.text_of(rows), documents=rows.documents, return_logits=True
-        ).logits
-    bits = {shift: shifted_bits(logits, rows.codes, shift) for shift in (*SHIFTS, 0)}
+        logits = forward(model, trainer, rows, return_logits=True).logits
+    assert logits is not None
+    bits = {shift: float(shifted_nats(logits, rows.codes, shift).mean()) / math.log(2) for shift in SHIFTS}
     best = min(bits, key=lambda shift: bits[shift])
     if best:
         return f"the model learned the frame {best:+d} ({bits[best]:.2f} bits a code), not its own ({bits[0]:.2f})", ""
-    nearest = min(bits[shift] for shift in SHIFTS)
+    nearest = min(bits[shift] for shift in SHIFTS if shift)
     return "", f"{bits[0]:.2f} bits a code in place, at least {nearest:.2f} when 1 or 2 frames off"
-
-
-def shifted_bits(logits: Tensor, codes: Tensor, shift: int) -> float:
-    """Bits of the codes [B, K, T] `shift` frames after each prediction; the same frames whatever the shift."""
-    margin, last = max(SHIFTS), codes.shape[2] - max(SHIFTS)
-    targets = codes[..., margin + shift : last + shift]
-    log_p = logits[..., margin:last, :].float().log_softmax(dim=-1)
-    present = (targets >= 0) & (codes[..., margin:last] >= 0)
-    nats = -log_p.gather(-1, targets.clamp_min(0)[..., None])[..., 0]
-    return float(nats[present].mean()) / math.log(2)
 
 
 def duplicates(trainer: Trainer, rows: Rows) -> tuple[str, str]:
@@ -166,11 +155,11 @@ def duplicates(trainer: Trainer, rows: Rows) -> tuple[str, str]:
     return "", f"{share:.1%} of the held-out speech is among the training speech"
 
 
-def windows(codes: np.ndarray) -> Iterator[bytes]:
-    """Each `WINDOW` frames in a row of codes [T, K]; of a shorter utterance, all of it."""
+def windows(codes: np.ndarray) -> Iterator[int]:
+    """A hash of each `WINDOW` frames in a row of codes [T, K]; of a shorter utterance, all of it."""
     codes = np.ascontiguousarray(codes)
     for start in range(max(1, len(codes) - WINDOW + 1)):
-        yield codes[start : start + WINDOW].tobytes()
+        yield hash(codes[start : start + WINDOW].tobytes())
 
 
 def bigram(trainer: Trainer, rows: Rows) -> tuple[str, str]:
@@ -191,8 +180,9 @@ def bigram(trainer: Trainer, rows: Rows) -> tuple[str, str]:
     return "", f"{said}; a run that learns goes below both"
 
 
-def forward(model: SpeechLM, trainer: Trainer, rows: Rows) -> SpeechLMOutput:
-    return model(rows.codes, ends=rows.ends, text=trainer.text_of(rows), documents=rows.documents)
+def forward(model: SpeechLM, trainer: Trainer, rows: Rows, return_logits: bool = False) -> SpeechLMOutput:
+    text = trainer.text_of(rows)
+    return model(rows.codes, ends=rows.ends, text=text, documents=rows.documents, return_logits=return_logits)
 
 
 def loss(model: SpeechLM, trainer: Trainer, rows: Rows) -> Tensor:

@@ -1,5 +1,6 @@
 """The caller's model while it is trained: what is changed about the object, and what is put back."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ..model.lm import SpeechLM
 from ..model.transformer import Block
 from .config import LearningConfig
-from .sharding import shard, twin
+from .sharding import shard
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def borrowed(
             idle = unreached(model)
         for parameter in idle:
             parameter.requires_grad_(False)  # DistributedDataParallel would wait for its gradient for ever
-        learner = twin(model) if sharded else model
+        learner = copy.deepcopy(model) if sharded else model  # what is sharded stays so
         for block in blocks_of(learner):
             block.dropout = config.dropout
             if config.compile:

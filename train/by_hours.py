@@ -5,7 +5,6 @@ train/README.md has the table, and says which of it was measured.
 
 import logging
 import math
-import re
 from bisect import bisect
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from ..data.audio import EXTENSIONS, audio_header
 from ..data.preparation import duration
+from ..data.split import originals
 from ..data.store_index import HEADER
 from ..data.token_store import TokenStore
 from .config import FinetuneConfig, is_open
@@ -100,13 +100,7 @@ def hours_of(data: str | Path | TokenStore) -> float:
     """Hours of speech in audio, as its headers say, or in a token store, copies left out; 0 for what is neither."""
     if isinstance(data, TokenStore) or (Path(data) / HEADER).is_file():
         store = data if isinstance(data, TokenStore) else TokenStore(data)
-        seconds = [
-            samples / store.codec.sample_rate
-            for name, samples in zip(store.names, store.num_samples.tolist(), strict=True)
-            if not re.search(r"~[1-9]\d*$", name)
-        ]
-    else:
-        path = Path(data)
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS]
-        seconds = [audio_header(file)[1] for file in files]
-    return sum(seconds) / 3600
+        return int(store.num_samples[originals(store)].sum()) / store.codec.sample_rate / 3600
+    path = Path(data)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS]
+    return sum(audio_header(file)[1] for file in files) / 3600

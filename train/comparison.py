@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..data.preparation import open_or_prepare
-from ..data.split import first_by_hash, split_heldout
+from ..data.split import first_by_hash, originals, split_heldout
 from ..data.token_store import TokenStore
 from ..inference.config import EvaluateConfig
 from ..inference.evaluate.score import score_store
@@ -46,9 +48,8 @@ def compare_speech(
 
     Of the embedded model the bundled prompt, a voice that it knows, is always among them.
     """
-    held = split_heldout(store, *batch.split)[1].tolist()
-    originals = [i for i in held if not re.search(r"~[1-9]\d*$", store.names[i])]
-    held = first_by_hash(store, originals, batch.heldout_frames)
+    held = np.intersect1d(split_heldout(store, *batch.split)[1], originals(store))
+    held = first_by_hash(store, held, batch.heldout_frames)
     sets: dict[str, tuple[TokenStore, Sequence[int]]] = {"new voice, held out": (store, held)}
     given = {"bundled prompt": PROMPT} if base.name == DEFAULT else {}
     for name, data in (given | dict(others)).items():

@@ -99,8 +99,8 @@ def begin(trainer: Trainer) -> None:
         log.info(f"resumed at step {trainer.step}")
     log.info(describe(trainer))
     ranks, rows = trainer.accelerator.num_processes, trainer.batches.most_rows
-    parts = trainer.read_rows(0)
-    if ranks > 1 or len(parts) > 1:
+    if ranks > 1 or trainer.config.batch.frames_per_microbatch:
+        parts = trainer.read_rows(0)
         frames = sum(part.rows.text.numel() for part in parts)
         log.info(f"{ranks} processes, {frames} frames of a step in each, in {len(parts)} microbatches")
     if rows < ranks:

@@ -36,14 +36,16 @@ class StepRows:
             self.batches.announce(step + ANNOUNCED, self.rank, self.ranks)
         rows = self.batches.rows(step, self.rank, self.ranks)
         keys = row_keys(self.config.seed, step, range(self.rank, self.rank + len(rows) * self.ranks, self.ranks))
-        size, count = self.sizes(step, rows.codes.shape[2])
+        size, count = self.sizes(step, rows)
         return [self._part(step, rows, keys, slice(i * size, (i + 1) * size)) for i in range(count)]
 
-    def sizes(self, step: int, num_columns: int) -> tuple[int, int]:
-        """-> the most rows of a microbatch, and the number of microbatches of a step, on every rank."""
-        most = -(-len(self.batches.batch(step)) // self.ranks)  # rows of a rank
+    def sizes(self, step: int, rows: Rows) -> tuple[int, int]:
+        """-> the most rows of a microbatch, and the number of microbatches of a step, which is every rank's."""
         frames = self.config.batch.frames_per_microbatch
-        size = max(1, frames // num_columns) if frames else most
+        if not frames:
+            return len(rows), 1
+        size = max(1, frames // rows.codes.shape[2])
+        most = -(-len(self.batches.batch(step)) // self.ranks)  # rows of a rank
         return size, -(-most // size)
 
     def _part(self, step: int, rows: Rows, keys: Tensor, which: slice) -> Microbatch:

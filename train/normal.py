@@ -11,6 +11,7 @@ learned even how often each code comes; below it the held-out speech is among th
 import numpy as np
 
 from ..data.split import first_by_hash
+from ..inference.evaluate.baselines import unigram
 from .corpora import Corpus
 
 LOWEST, HIGHEST = 0.4, 1.02  # of the unigram's bits
@@ -25,8 +26,8 @@ def unigram_bits(corpus: Corpus) -> list[float]:
     targets = np.concatenate([store.codes(i) for i in corpus.scored])
     size, bits = store.codec.codebook_size, []
     for k in range(codes.shape[1]):
-        counts = np.bincount(codes[:, k], minlength=size) + 0.5
-        bits.append(float(-np.log2(counts / counts.sum())[targets[:, k]].mean()))
+        shares = unigram(np.bincount(codes[:, k], minlength=size))
+        bits.append(float(-np.log2(shares)[targets[:, k]].mean()))
     return bits
 
 

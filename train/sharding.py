@@ -4,8 +4,6 @@ The backbone's blocks are units of their own; all else, the depth decoder among 
 and backward pass: the depth loss goes forward and back in chunks, and a unit could not be let go between them.
 """
 
-import copy
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,11 +21,6 @@ def shard(model: SpeechLM, device: torch.device) -> SpeechLM:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
-
-
-def twin(model: SpeechLM) -> SpeechLM:
-    """A copy that can be sharded: what is sharded stays so."""
-    return copy.deepcopy(model)
 
 
 @torch.no_grad()

@@ -306,19 +306,6 @@ class Trainer:
         return True
 
     @property
-    def training(self) -> list[int]:
-        """Utterances of the first corpus, as `heldout` and `scored` are: alarms.py and canary.py look at that."""
-        return self.corpora[0].training.tolist()
-
-    @property
-    def heldout(self) -> list[int]:
-        return self.corpora[0].heldout
-
-    @property
-    def scored(self) -> list[int]:
-        return self.corpora[0].scored
-
-    @property
     def data(self) -> str | list[str]:
         """The hash of the data, or of each corpus."""
         hashes = [corpus.store.data_hash for corpus in self.corpora]

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...data.split import first_by_hash
 from ...data.token_store import TokenStore
@@ -30,12 +31,23 @@ def shift_bits(model: SpeechLM, store: TokenStore, indices: list[int]) -> dict[i
         last = codes.shape[1] - MARGIN
         if last <= MARGIN:
             continue
-        log_p = model(codes[None], return_logits=True).logits[0, 0].log_softmax(dim=-1)  # [T, V + 1]
-        frames = torch.arange(MARGIN, last, device=codes.device)
+        logits = model(codes[None], return_logits=True).logits
         for shift in SHIFTS:
-            nats[shift] -= float(log_p[frames, codes[0, frames + shift]].sum())
-        num_frames += len(frames)
+            nats[shift] += float(shifted_nats(logits[:, :1], codes[None, :1], shift).sum())
+        num_frames += last - MARGIN
     return {shift: value / max(1, num_frames) / math.log(2) for shift, value in nats.items()}
+
+
+def shifted_nats(logits: Tensor, codes: Tensor, shift: int) -> Tensor:
+    """logits [B, K, T, V], codes [B, K, T] -> nats of the codes `shift` frames after each prediction, as one row.
+
+    The same frames are predicted whatever the shift; where a code is absent on either side there is no number.
+    """
+    last = codes.shape[2] - MARGIN
+    targets = codes[..., MARGIN + shift : last + shift]
+    log_p = logits[..., MARGIN:last, :].float().log_softmax(dim=-1)
+    present = (targets >= 0) & (codes[..., MARGIN:last] >= 0)
+    return -log_p.gather(-1, targets.clamp_min(0)[..., None])[..., 0][present]
 
 
 @torch.no_grad()

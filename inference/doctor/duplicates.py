@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...data.token_store import TokenStore
+from ...data.utterance_table import GOLDEN, mixed
 
 GRAM, GRAM_BITS, GRAM_S = 5, 50, 0.15  # frames of a gram, and what it holds at least
 LONGEST_GRAM = 64
@@ -19,7 +20,6 @@ FEWEST, MUCH = 5, 40  # grams in common: at least, and whatever the share
 COMMON = 32  # utterances in which a gram may be: more often it is a pause or a jingle, and tells nothing
 KEPT = 20_000_000  # grams kept: of larger stores every second, third, .. by its hash
 FRAMES_AT_ONCE = 1 << 20
-ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ def _sketch(store: TokenStore, first: int, stop: int, every: int) -> tuple[np.nd
     starts = np.cumsum(lengths) - lengths
     frames = np.zeros(len(codes), np.uint64)
     for column in codes.T:
-        frames = mixed(frames * ODD + column.astype(np.uint64))
+        frames = mixed(frames * GOLDEN + column.astype(np.uint64))
     place = np.arange(len(codes)) - np.repeat(starts, lengths)  # in its utterance
-    whole = np.add.reduceat(mixed(frames + place.astype(np.uint64) * ODD), starts)
+    whole = np.add.reduceat(mixed(frames + place.astype(np.uint64) * GOLDEN), starts)
     length = gram_length(store)
     num_grams = max(0, len(codes) - length + 1)
     coarse, grams = codes[:, 0].astype(np.uint64), np.zeros(num_grams, np.uint64)
     changes = np.zeros(num_grams, np.int64)
     for j in range(length):
-        grams = mixed(grams * ODD + coarse[j : j + num_grams])
+        grams = mixed(grams * GOLDEN + coarse[j : j + num_grams])
         if j:
             changes += coarse[j : j + num_grams] != coarse[j - 1 : j - 1 + num_grams]
     owner = np.repeat(np.arange(len(lengths)), lengths)[:num_grams]
@@ -72,13 +72,6 @@ def _sketch(store: TokenStore, first: int, stop: int, every: int) -> tuple[np.nd
     kept = inside & (changes >= length // 2) & (grams % np.uint64(every) == 0)
     grams, owner = once(grams[kept], owner[kept] + first)
     return whole, grams, owner.astype(np.int32)
-
-
-def mixed(values: np.ndarray) -> np.ndarray:
-    """uint64 -> uint64, all bits of which depend on all bits (splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def same_pairs(whole: np.ndarray) -> np.ndarray:

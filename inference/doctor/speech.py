@@ -16,7 +16,8 @@ import torch
 from ...data.audio import AudioError, audio_header, find_audio, load_audio
 from ...data.preparation import REJECTED
 from ...data.sources.folder import utterance_names
-from ...data.split import recordings
+from ...data.split import originals, recordings
+from ...data.store_index import Rejected
 from ...data.token_store import TokenStore
 from ...data.utterance_table import recording_name, text_hash
 from ...model.codecs import Codec
@@ -46,8 +47,7 @@ class Speech:
     @cached_property
     def originals(self) -> np.ndarray:
         """Utterances that are no shifted copy of another."""
-        copies = pc.match_substring_regex(self.store.table["name"], r"~[1-9]\d*$")
-        return np.flatnonzero(~copies.to_numpy(zero_copy_only=False))
+        return originals(self.store)
 
     @cached_property
     def speakers(self) -> tuple[list[str], np.ndarray]:
@@ -78,8 +78,8 @@ class Speech:
         found: dict[str, list[str]] = {}
         path = self.store.folder / REJECTED
         for line in path.read_text().splitlines() if path.is_file() else []:
-            entry = json.loads(line)
-            found.setdefault(re.split(r" \(|;", entry["reason"])[0], []).append(entry["name"])
+            entry = Rejected(**json.loads(line))
+            found.setdefault(entry.kind, []).append(entry.name)
         return found
 
     def clips(self, seconds: float) -> Iterator[Clip]:

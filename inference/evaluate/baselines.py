@@ -11,6 +11,11 @@ import numpy as np
 WEIGHTS = 2.0 ** np.arange(-4, 13)  # candidate pseudo-counts of the coarser distribution
 
 
+def unigram(counts: np.ndarray) -> np.ndarray:
+    """counts [V] of codes -> their smoothed shares."""
+    return (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
+
+
 class CountBaselines:
     """Unigram and bigram models of every codebook; the bigram's first code is given a "begin" symbol."""
 
@@ -23,11 +28,8 @@ class CountBaselines:
                 column = codes[:, k].astype(np.int64)
                 np.add.at(pairs[k], (np.concatenate([[codebook_size], column[:-1]]), column), 1)
         self.pairs, self.totals = pairs, pairs.sum(axis=2)  # [K, V + 1, V] and [K, V + 1]
-        self.unigram = np.stack([self._unigram(pairs[k].sum(axis=0)) for k in range(num_codebooks)])  # [K, V]
+        self.unigram = np.stack([unigram(pairs[k].sum(axis=0)) for k in range(num_codebooks)])  # [K, V]
         self.weights = [self._best_weight(pairs[k], self.unigram[k]) for k in range(num_codebooks)]
-
-    def _unigram(self, counts: np.ndarray) -> np.ndarray:
-        return (counts + 0.5) / (counts.sum() + 0.5 * self.size)
 
     @staticmethod
     def _best_weight(pairs: np.ndarray, unigram: np.ndarray) -> float:
