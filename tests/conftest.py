@@ -152,3 +152,12 @@ def codec(make_codec: Callable[..., SpectralCodec]) -> SpectralCodec:
 def store(make_store: Callable[..., TokenStore], codec: SpectralCodec, tmp_path_factory) -> TokenStore:
     """Codes of training.py's source."""
     return make_store(tmp_path_factory.mktemp("store"), draw(SOURCE, [20, 33, 7, 50, 12, 28, 41, 5] * 4, 0), codec)
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory) -> Path:
+    """Four recordings of noise, 0.3 to 0.6 s."""
+    folder, rng = tmp_path_factory.mktemp("audio"), np.random.default_rng(0)
+    for number in range(4):
+        save_audio(folder / f"{number}.wav", 0.1 * rng.standard_normal(2400 + 800 * number), 8000)
+    return folder

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 import codeclm
 from codeclm.data import TokenStore
-from codeclm.data.audio_out import save_audio
 from codeclm.data.split import split_heldout
 from codeclm.inference import argument_checks
 from codeclm.inference.generator import SpeechGenerator
@@ -25,15 +24,6 @@ from .training import metrics
 
 PeftModel = pytest.importorskip("peft").PeftModel
 LORA = {"lora": {"rank": 2}, "steps": 3, "evaluate_every": 3, "bf16": False, "optimizer": {"learning_rate": 3e-2}}
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory) -> Path:
-    """Four recordings of noise, 0.3 to 0.6 s."""
-    folder, rng = tmp_path_factory.mktemp("audio"), np.random.default_rng(0)
-    for number in range(4):
-        save_audio(folder / f"{number}.wav", 0.1 * rng.standard_normal(2400 + 800 * number), 8000)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,15 +17,6 @@ from codeclm.train.config import FINETUNE
 
 SHORT = {"steps": 2, "evaluate_every": 1, "bf16": False}
 SHORT_FLAGS = ["--steps", "2", "--evaluate-every", "1", "--no-bf16"]
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory) -> Path:
-    """Four recordings of noise, 0.3 to 0.6 s."""
-    folder, rng = tmp_path_factory.mktemp("audio"), np.random.default_rng(0)
-    for number in range(4):
-        save_audio(folder / f"{number}.wav", 0.1 * rng.standard_normal(2400 + 800 * number), 8000)
-    return folder
 
 
 @pytest.fixture(scope="module")

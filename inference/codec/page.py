@@ -1,12 +1,11 @@
 """The codec report as one HTML page that holds all it shows: sounds, pictures and tables. No script, no network."""
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
+from ..html import data_uri, document, flac_uri
 from ..sound.compare import COLUMNS, ClipMeasures
 from ..sound.spectrogram import RANGE_DB, loudest_db, spectrogram_png
 from ..text_table import LEFT
@@ -58,26 +57,14 @@ def page(report: CodecReport, title: str) -> str:
     sections = [_clip(report, sample) for sample in report.samples]
     said = notes(report) + ([PICTURES] if report.samples else []) + [f"skipped {reason}" for reason in report.skipped]
     listed = "".join(f"<li>{escape(line)}</li>" for line in said)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 {_table("all codecs", summary(report))}
 <ul class="notes">{listed}</ul>
 {"".join(sections)}
 <h2>Codebooks</h2>
 <p class="notes">{CODEBOOKS}</p>
-{_table("codebooks", codebook_values(report))}
-</body>
-</html>
-"""
+{_table("codebooks", codebook_values(report))}"""
+    return document(title, POLICY, STYLE, body)
 
 
 def _clip(report: CodecReport, sample: Sample) -> str:
@@ -123,14 +110,14 @@ def _quoted(text: str) -> str:
 def _sound(name: str, about: str, heard: str, audio: np.ndarray, sample_rate: int, loudest: float) -> str:
     label = escape(name)
     try:
-        source = _data_uri("image/png", spectrogram_png(audio, sample_rate, loudest))
+        source = data_uri("image/png", spectrogram_png(audio, sample_rate, loudest))
         picture = f'<img alt="spectrogram of {label}" src="{source}">'
     except ImportError:
         picture = "<p>The spectrogram needs the extra 'demo'.</p>"
     return f"""<figure>
 <figcaption><strong>{label}</strong> <span>{escape(about)}</span></figcaption>
 {picture}
-<audio controls aria-label="{label}" src="{_data_uri("audio/flac", _flac(audio, sample_rate))}"></audio>
+<audio controls aria-label="{label}" src="{flac_uri(audio, sample_rate)}"></audio>
 {heard}
 </figure>
 """
@@ -145,15 +132,3 @@ def _table(label: str, rows: Sequence[Sequence[str]]) -> str:
         body += f'<tr><th scope="row" class="words">{escape(name)}</th>{values}</tr>\n'
     region = f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">'  # keys can scroll it
     return f"{region}<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
-
-
-def _flac(audio: np.ndarray, sample_rate: int) -> bytes:
-    import soundfile
-
-    content = io.BytesIO()
-    soundfile.write(content, np.clip(audio, -1.0, 1.0), sample_rate, format="FLAC", subtype="PCM_16")
-    return content.getvalue()
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -2,15 +2,13 @@
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 
-import numpy as np
-
+from ..html import document, flac_uri
 from .tracks import Sound, surprising_moments, tracks
 
 AFTER_S = 0.8  # a moment is played for this long
@@ -53,24 +51,10 @@ class Page:
         )
         allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy = f"default-src 'none'; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
-        return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{escape(self.title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{escape(self.title)}</h1>
-{_notes(self.notes)}
-{"".join(_section(section) for section in self.sections)}</main>
-<script>{script}</script>
-</body>
-</html>
-"""
+        sections = "".join(_section(section) for section in self.sections)
+        heading = f"<h1>{escape(self.title)}</h1>\n{_notes(self.notes)}\n"
+        body = f"<main>\n{heading}{sections}</main>\n<script>{script}</script>"
+        return document(self.title, policy, style, body)
 
 
 def _section(section: Section) -> str:
@@ -87,10 +71,11 @@ def _sound(sound: Sound) -> str:
     about = f"{sound.name}: {', '.join(TRACK_NAMES[name] for name in names)}; arrow keys move, space plays"
     # "</" would end the script
     data = json.dumps(values, separators=(",", ":")).replace("</", "<\\/")
+    source = flac_uri(sound.audio, sound.sample_rate)
     return f"""<section class="sound">
 <h3>{escape(sound.name)}</h3>
 <p class="about">{escape(sound.about)}</p>
-<audio controls preload="auto" aria-label="{escape(sound.name)}" src="{_flac(sound.audio, sound.sample_rate)}"></audio>
+<audio controls preload="auto" aria-label="{escape(sound.name)}" src="{source}"></audio>
 <div class="tracks" tabindex="0" role="slider" aria-label="{escape(about)}" aria-valuemin="0" \
 aria-valuemax="{sound.seconds:.2f}" aria-valuenow="0">{shown}<div class="cursor"></div></div>
 <p class="readout"></p>
@@ -147,11 +132,3 @@ def _table(table: Table) -> str:
     region = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.title)}">'  # keys can scroll it
     inner = f"<thead><tr>{cells}</tr></thead>\n<tbody>\n{body}</tbody>"
     return f"<h3>{escape(table.title)}</h3>\n{region}<table>\n{inner}</table></div>\n"
-
-
-def _flac(audio: np.ndarray, sample_rate: int) -> str:
-    import soundfile
-
-    content = io.BytesIO()
-    soundfile.write(content, np.clip(audio, -1.0, 1.0), sample_rate, format="FLAC", subtype="PCM_16")
-    return f"data:audio/flac;base64,{base64.b64encode(content.getvalue()).decode()}"
