@@ -56,7 +56,7 @@ class Batches(ABC):
     num_frames: int  # to train on
     frames_per_batch: int
     max_frames: int
-    row_columns: int  # of a packed row
+    row_columns: int  # in a packed row
     codebook_dropout: float
 
     @property
@@ -137,7 +137,7 @@ class TokenBatches(Batches):
         # columns of a packed row: the remainder of the division is shared among the rows
         self.row_columns = min(frames_per_batch // (frames_per_batch // max_frames), total)
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far
-        self._plans: dict[int, Plan] = {}  # of the two newest epochs: what is announced may be in the next one
+        self._plans: dict[int, Plan] = {}  # the two newest epochs': what is announced may be in the next one
 
     @property
     def most_rows(self) -> int:

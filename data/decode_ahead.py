@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from .audio import AudioError
 from .sources import Source
 
-MOST_BYTES = 32e6  # of a source that is read as a whole
+MOST_BYTES = 32e6  # the largest source that is read as a whole
 AHEAD = 2  # sources per thread
 
 Read = Callable[[Source], Iterator]  # a source -> its pieces

@@ -32,7 +32,7 @@ class MixedBatches(Batches):
         self.num_codebooks, self.codebook_dropout = first.num_codebooks, first.codebook_dropout
         self.frames_per_batch, self.max_frames = first.frames_per_batch, first.max_frames
         self.row_columns = max(part.row_columns for part in parts)
-        self.num_units = first.frames_per_batch // self.row_columns if self.packed else 1  # of a step
+        self.num_units = first.frames_per_batch // self.row_columns if self.packed else 1  # in a step
         self.num_frames = sum(part.num_frames for part in parts)
         shares = np.cumsum(weights)[:-1] / np.sum(weights)
         self._limits = (shares * 2.0**64).astype(np.uint64)  # between the corpora

@@ -23,7 +23,7 @@ class Shard:
 
     sources: list[Source]
     key: str
-    number: int  # of the group of sources that it was planned as
+    number: int  # the place of the group of sources that it was planned as
 
     @property
     def size(self) -> int:
@@ -60,7 +60,7 @@ def plan_shards(
             missing.append((number, places))
     others = sorted(set(out.glob("shard-*.json")) - set(listed)) if missing else []
     leftover = {place for _, places in missing for place in places}
-    for places, index in _finished(others, place_of, facts, settings, leftover):  # of a run with other groups
+    for places, index in _finished(others, place_of, facts, settings, leftover):  # made by a run with other groups
         planned.append((places, index))
         leftover -= set(places)
     for number, places in missing:

@@ -137,7 +137,7 @@ def prepare(
     if stored is not None and len(finished) == len(shards) and stored.describes(finished):
         return _summary(job, finished, 0)
     with own_folder(out):
-        for partial in out.glob(".*.partial"):  # of a run that was killed
+        for partial in out.glob(".*.partial"):  # left by a run that was killed
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         stored, shards = job.plan()
         todo = [shard for shard in shards if isinstance(shard, Shard)]

@@ -92,7 +92,7 @@ def place(lengths: np.ndarray, num_columns: int) -> np.ndarray:
         for room in [*sorted(room for room in rooms if room >= length), empty]:
             if not len(pieces):
                 break
-            most = room // length  # of these pieces in a row
+            most = room // length  # pieces of this length that fit into a row
             count = -(-len(pieces) // most)
             if room == empty:
                 rooms[room] = np.arange(num_rows, num_rows + count)

@@ -22,7 +22,7 @@ CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of loa
 MAX_DURATION_S = 24 * 3600.0
 STORE = "store.json"
 READ_LATER = r"\.(jsonl|csv|tsv|jsonl\.gz|tar|tar\.\w+|tgz|parquet|arrow)$"  # what holds audio and is none
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of LoRA, as peft names them
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # LoRA's files, as peft names them
 
 
 def check_seeds(*seeds: int) -> None:

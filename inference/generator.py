@@ -79,7 +79,7 @@ class SpeechGenerator:
             raise
         self._base = replace(self._base, weights=put(self.model, changed))
         self.name = self._base.name if folder is None else str(folder)
-        vars(self).pop("fingerprint", None)  # of the weights as they were
+        vars(self).pop("fingerprint", None)  # it was that of the weights before
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ from .shapes import DepthConfig, TransformerConfig
 
 HEAD = 64
 FEWEST, MOST = 2, 64  # layers
-FRAMES, RATE = 4096, 1e-3  # of a step, and its learning rate, at 4 layers
+FRAMES, RATE = 4096, 1e-3  # in a step, and its learning rate, at 4 layers
 
 
 def check_layers(layers: int) -> None:

@@ -25,7 +25,7 @@ from codeclm.model.codecs import EMBEDDED_CODEC, Codec, load_codec
 
 NUM_CLIPS, NUM_RANKS = 48, 3
 CONFIG = PrepareConfig(files_per_shard=2)
-PAUSE_S = 0.05  # of each call of the codec, so that there is a middle to be killed in
+PAUSE_S = 0.05  # before each call of the codec, so that there is a middle to be killed in
 
 
 def write_clips(folder: Path) -> Path:

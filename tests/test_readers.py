@@ -91,7 +91,7 @@ def as_tsv(clips: Path, out: Path) -> Path:
 
 
 def as_parts(clips: Path, out: Path) -> Path:
-    """Of one recording."""
+    """Cuts of one recording."""
     times = parts(clips)
     listed = [
         row | {"audio": "whole.wav", "start": start, "end": end}

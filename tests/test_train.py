@@ -320,7 +320,7 @@ def gradients_of_a_step(store, codec, out: Path, config: TrainConfig, step: int 
 
 @pytest.mark.parametrize("frames", [1, 32, 64, 96])
 def test_microbatches_give_the_step_of_the_whole_batch(store, codec, tmp_path, frames):
-    """Of 4 rows: 4, 4, 2, and one of 3 rows with one of 1; frames and dropout are drawn."""
+    """4 rows become 4, 4 or 2 microbatches, or one of 3 rows and one of 1; frames and dropout are drawn."""
     parted = replace(DRAWN, batch=replace(DRAWN.batch, frames_per_microbatch=frames))
     with Trainer(new_model(store, parted), codec, store, tmp_path, parted) as trainer:
         assert [len(part.rows) for part in trainer.read_rows(0)] == {96: [3, 1], 64: [2, 2]}.get(frames, [1] * 4)

@@ -35,7 +35,7 @@ class Part:
 
     index: int = 0
     count: int = 1
-    group: Any = None  # of all of them, on their CPUs, and for nothing else
+    group: Any = None  # all of them, on their CPUs, and for nothing else
 
     def file(self, name: str) -> str:
         return f"{name}.safetensors" if self.count == 1 else f"{name}-{self.index:05d}-of-{self.count:05d}.safetensors"

@@ -10,7 +10,7 @@ from ..model.dial import batch_by_layers, check_layers, shape_by_layers
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, PATTERNS, DepthConfig, Pattern, TextLayout, TransformerConfig
 
-Schedule = Literal["wsd", "cosine"]  # of the learning rate, after its warm-up
+Schedule = Literal["wsd", "cosine"]  # how the learning rate goes on after its warm-up
 Track = Literal["auto", "tensorboard", "wandb", "trackio", "none"]
 OptimizerKind = Literal["adamw", "muon"]
 GROUPED = r"depth-[1-9]\d*"  # the name, in comparisons, of pattern "depth" with groups of codebooks

@@ -24,7 +24,7 @@ class Corpus:
     training: np.ndarray  # utterances, some of them repeatedly
     heldout: list[int]
     scored: list[int]  # at an evaluation
-    share: float  # of the batches
+    share: float  # its part of the batches
 
     @property
     def name(self) -> str:

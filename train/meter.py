@@ -27,7 +27,7 @@ NOMINAL = {
     "A10": 125e12,
     "4090": 165e12,
 }
-SIZE, TRIES = 512, 5  # of the product that is measured
+SIZE, TRIES = 512, 5  # size of the product that is measured, and how often
 
 
 class Meter:
@@ -36,7 +36,7 @@ class Meter:
     def __init__(self, trainer: Trainer):
         self.trainer, self.started, self.first = trainer, time.monotonic(), trainer.step
         self.flops = flops_per_frame(trainer)
-        self.seconds = self.codes = 0.0  # of all steps
+        self.seconds = self.codes = 0.0  # in all steps
         self._loss = self._codes = self._seconds = self._waited = 0.0  # since the last reading
 
     @contextmanager

@@ -14,7 +14,7 @@ from ..data.split import first_by_hash
 from ..inference.evaluate.baselines import unigram
 from .corpora import Corpus
 
-LOWEST, HIGHEST = 0.4, 1.02  # of the unigram's bits
+LOWEST, HIGHEST = 0.4, 1.02  # shares of the unigram's bits
 COUNTED_FRAMES = 200_000  # training frames that the unigram is counted on at most
 
 

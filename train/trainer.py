@@ -81,8 +81,8 @@ class Trainer:
         self.before = self.best = math.inf  # bits/s of the held-out speech: of the first weights, of the best ones
         self.best_step = self.since_best = 0  # evaluations since the best one
         self.skipped = 0  # batches that were left out
-        self.codebook_bits: list[float] = []  # of each codebook, for a code of the held-out speech
-        self.heldout_bits: dict[str, float] = {}  # of each corpus, at the last evaluation
+        self.codebook_bits: list[float] = []  # bits of a held-out code, for each codebook
+        self.heldout_bits: dict[str, float] = {}  # for each corpus, at the last evaluation
         self.start = tensors_sha256(model.state_dict()) if start is None else start
         how = *self._text(), can_be_packed(model.config), tuning.replay, tuning.replay_share
         self.batches = batches_of(self.corpora, config.batch, config.seed, *how)

@@ -16,7 +16,7 @@ class Tuning:
     lora: LoraOptions = LoraOptions()
     save: Callable[[Path], None] | None = None  # how the best weights are written, where it is not the whole model
     replay: TokenStore | None = None
-    replay_share: float = 0.0  # of each batch
+    replay_share: float = 0.0  # its part of each batch
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resumed run to be the same run."""

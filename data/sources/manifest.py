@@ -46,7 +46,7 @@ class BadLine(ValueError):
 class Row:
     """A line, read."""
 
-    place: str  # of its audio, as the list has it
+    place: str  # where its audio is, as the list has it
     name: str | None = None
     start_s: float = 0.0
     end_s: float | None = None

@@ -59,10 +59,10 @@ class TableCell:
 class Source:
     """One stretch of speech. It is small, and can be sent to another process or machine that sees the same files."""
 
-    name: str  # of the utterance, before it is cut
+    name: str  # the utterance's, before it is cut
     audio: Path | ByteRange | TableCell
     stamp: tuple[Fact, ...]  # changes when the content does
-    size: int  # of its audio in bytes, or nearly
+    size: int  # bytes of its audio, or nearly
     start_s: float = 0.0
     end_s: float | None = None  # None: to the end
     text: str | None = None

@@ -18,7 +18,7 @@ from .findings import Examination
 
 SHIFTS = (-2, -1, 0, 1, 2)  # frames
 MARGIN = max(SHIFTS)
-FRAMES = 2000  # of held-out speech that are looked at
+FRAMES = 2000  # held-out frames that are looked at
 SURE = 0.01  # share of the bits by which another shift must be better
 
 

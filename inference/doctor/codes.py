@@ -14,7 +14,7 @@ from .speech import Speech
 
 COUNTED_FRAMES = 500_000  # frames of the utterances that the bounds are counted on
 FEWEST_FRAMES = 200  # frames from which something can be said of a codebook
-DEAD_SHARE = 0.1  # of the bits a code could carry
+DEAD_SHARE = 0.1  # share of the bits a code could carry
 UTTERANCES_AT_ONCE = 4096
 
 

@@ -18,8 +18,8 @@ CONFIG, METRICS = "config.json", "metrics.jsonl"
 LANGUAGE_MODEL = "the training of a language model"  # what config.json says of such a run
 STILL = 0.001  # relative change that is none
 FEWEST_STEPS = 20  # after which weights have moved
-RISE = 0.05  # of the loss over its lowest level: diverged
-PEAK = 1.5  # of the loss over that of the first weights: a step destroyed them
+RISE = 0.05  # by which the loss is over its lowest level: diverged
+PEAK = 1.5  # loss over that of the first weights: a step destroyed them
 OVERFIT, BEST_BEFORE = 0.02, 0.75  # rise of the held-out bits over the best, at this share of the steps or earlier
 FALLING = 0.01  # fall of the held-out bits over the last quarter: not at its end
 START = (0.9, 1.15)  # first held-out bits over raw bits, for random weights
@@ -37,7 +37,7 @@ class Curve:
     heldout_steps: np.ndarray  # [E]
     heldout: np.ndarray  # [E] bits/s
     num_broken: int  # lines that are cut off or no JSON
-    silent_share: float = math.nan  # of its continuations of fixed prompts, at the last look
+    silent_share: float = math.nan  # in its continuations of fixed prompts, at the last look
 
     @classmethod
     def read(cls, folder: Path) -> "Curve":

@@ -16,9 +16,9 @@ from .data import held_out_leaks
 from .findings import Examination, count
 from .speech import Speech
 
-COMPARISON = "comparison.json"  # of `codeclm finetune`: bits/s before and after
+COMPARISON = "comparison.json"  # what `codeclm finetune` writes: bits/s before and after
 FORGOTTEN = 1.05  # times the bits/s of before
-NEAR_COUNTING = 0.98  # of the unigram's bits: nothing but frequencies was learned
+NEAR_COUNTING = 0.98  # share of the unigram's bits: nothing but frequencies was learned
 ENOUGH_STEPS = 200
 
 

@@ -14,12 +14,12 @@ WINDOW_S = 0.032
 BAND_HZ = 250.0
 LOUD_SHARE = 0.99  # the bands of a recording are as loud as in the loudest hundredth of its windows
 BAND_RANGE_DB = 50.0  # bands this far below the loudest hold nothing
-NARROW_SHARE, NARROW_HZ = 0.55, 6000.0  # of the codec's band, and at most
+NARROW_SHARE, NARROW_HZ = 0.55, 6000.0  # share of the codec's band, and at most
 FLAT, FLAT_RUN = 0.999, 3  # samples in a row this near the peak are cut off
-CLIPPED_SHARE = 0.001  # of a clip's samples
+CLIPPED_SHARE = 0.001  # share of a clip's samples
 LONG_PAUSE_SHARE, LONG_PAUSE_S = 0.4, 1.0
 FEWEST_VOICED, VOICED_FROM_S = 0.05, 0.8
-OFFSET = 0.02  # of full scale
+OFFSET = 0.02  # share of full scale
 SPEAKER_DB, CLIP_DB = 12.0, 20.0  # differences in level that are more than manner
 QUIET_DBFS = -45.0
 
@@ -31,7 +31,7 @@ class ClipSound:
     name: str
     speaker: str
     duration_s: float
-    level_dbfs: float  # of what is no pause
+    level_dbfs: float  # level where there is no pause
     flat_share: float  # share of samples that are cut off
     offset: float  # mean of the samples
     pause_share: float

@@ -23,7 +23,7 @@ from ...data.utterance_table import recording_name, text_hash
 from ...model.codecs import Codec
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported: no checker knows them
-LEAST_S = 0.5  # of the last clip that is measured
+LEAST_S = 0.5  # length of the last clip that is measured
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .speech import Speech, pc, strings
 FEWEST = 16  # texts from which something can be said of all of them
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # files by which texts may be off
 FITS, MISFITS = 0.6, 0.3  # correlation of the logarithms of length and duration: of right texts, of wrong ones
-SPREAD = 0.15  # of the logarithms: texts that are all of one length tell nothing
+SPREAD = 0.15  # standard deviation of the logarithms: texts that are all of one length tell nothing
 FAR = 4.0  # times as many characters per second as usual, or as few
 FAR_LETTERS = 20  # a difference of fewer characters is none
 SCRIPT_SHARE = 0.9  # a script that this many of a speaker's texts are in is that of all

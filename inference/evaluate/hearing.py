@@ -200,7 +200,7 @@ def _between(couples: Callable[[Speech], list[tuple[Voice, Voice]]], missing: st
 
 
 def _speakers(speech: Speech) -> list[tuple[Voice, Voice]]:
-    """Of one gender, so that it is not gender that is heard."""
+    """Speakers of one gender, so that it is not gender that is heard."""
     return [(a, b) for a, b in combinations(speech.voices, 2) if a.speaker != b.speaker and a.gender == b.gender]
 
 

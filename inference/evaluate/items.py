@@ -32,12 +32,12 @@ class Item:
 
     name: str
     task: str
-    sha256: list[str]  # of the two files
+    sha256: list[str]  # hashes of the two files
     seconds: list[float]
     window: list[int] | None  # frames of the local score
     level_step_db: list[float] | None  # change of level where the span begins
     model: Nats
-    bigram: Nats | None  # of code counts; None where there are too few pairs to count on
+    bigram: Nats | None  # by counts of codes; None where there are too few pairs to count on
 
 
 def open_run(folder: Path, header: dict[str, Any]) -> dict[str, Item]:
@@ -74,7 +74,7 @@ def read_items(folder: Path) -> list[Item]:
     check_run(folder)
     path, items = folder / ITEMS, []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
-        if not line.endswith(b"\n"):  # of a run that was killed
+        if not line.endswith(b"\n"):  # left by a run that was killed
             break
         try:
             values = json.loads(line)

@@ -36,7 +36,7 @@ class Clips:
     """Both recordings of a pair, better first, at the codec's sample rate."""
 
     audio: tuple[np.ndarray, np.ndarray]  # [S] each
-    sha256: tuple[str, str]  # of the files
+    sha256: tuple[str, str]  # hashes of the files
     rates: tuple[int, int]  # Hz, of the files
     span_s: tuple[float, float] | None  # where they differ
 

@@ -36,7 +36,7 @@ class Change:
 class Comparison:
     """A run "here" against another one, "there"."""
 
-    name: str  # of the other run's folder
+    name: str  # the other run's folder
     num_pairs: int  # here
     num_matched: int  # that the other run has, too: the same names and the same recordings
     differences: dict[str, dict[str, Difference]]  # task -> score

@@ -19,7 +19,7 @@ class PairsReport:
     """What `codeclm evaluate` prints and writes of pairs."""
 
     definition: str
-    settings: dict[str, Any]  # of suite.json
+    settings: dict[str, Any]  # as in suite.json
     accuracy: dict[str, dict[str, dict[str, Accuracy]]]  # task -> scorer -> score
     skipped: dict[str, str]  # name of a pair -> reason
     left_out: dict[str, str]  # task -> reason

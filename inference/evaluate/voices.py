@@ -21,8 +21,8 @@ from ..sound.measures import measure_speech
 RATE = 16_000  # Hz of all clips
 HALF_S, MIN_HALF_S = 2.0, 1.2  # a clip's half, and the least there must be of it
 SPEECH = Path("datasets/speech")  # the recipe's
-UNSEEN = "june_test"  # of the recipe's other recordings the only folder with one voice, which is not tuned on
-MOST_RECORDINGS = 400  # of a voice
+UNSEEN = "june_test"  # the only folder of the recipe's other recordings that has one voice and is not tuned on
+MOST_RECORDINGS = 400  # a voice's
 MALE_BELOW_HZ, FEMALE_ABOVE_HZ = 150.0, 190.0  # median pitch; between them gender is not told by it
 PITCHED = 16  # recordings that tell a voice's pitch
 

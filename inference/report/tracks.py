@@ -10,8 +10,8 @@ from ..sound.formants import formant_tracks, has_praat
 from ..sound.measures import log_mel, pitch_track
 from ..sound.spectrogram import HZ_TICKS, RANGE_DB
 
-PEAKS_PER_SECOND = 60  # of the waveform
-COLUMNS_PER_SECOND = 60  # of the spectrogram
+PEAKS_PER_SECOND = 60  # in the waveform
+COLUMNS_PER_SECOND = 60  # in the spectrogram
 BANDS = 96
 
 
@@ -32,7 +32,7 @@ class Sound:
     audio: np.ndarray  # [S] float32
     sample_rate: int
     about: str = ""
-    frame_rate: float = 0.0  # of the codes
+    frame_rate: float = 0.0  # the codes'
     codes: np.ndarray | None = None  # [K, T]
     surprise_bits: np.ndarray | None = None  # [K, T]
     prompt_s: float = 0.0  # where a continuation starts
