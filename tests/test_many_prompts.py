@@ -50,7 +50,8 @@ def run(model: Path, *more: object) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What is whole: a file that is being written is hidden until then."""
+    return sorted(path.name for path in folder.glob("[!.]*"))
 
 
 LINES = [
