@@ -146,7 +146,7 @@ class LearningConfig:
 
     device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
     depth_fraction: float = 1.0  # share of the frames that train the depth decoder (unbiased; less is faster)
-    depth_chunk: int = 0  # frames of depth activations in memory at a time; 0: 256 on a CPU, on a GPU what it holds
+    depth_chunk: int = 0  # frames of depth activations in memory at a time; 0: 128 on a CPU, on a GPU what it holds
     input_dropout: float = 0.0  # share of the input codes hidden from the model, against overfitting
     dropout: float = 0.0  # dropout on the output of each attention and feed-forward part
     bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
