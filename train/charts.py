@@ -12,6 +12,7 @@ RIGHT, TOP, BOTTOM = 10, 8, 22  # margins
 STYLE = """
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: .8rem; }
 .charts.small { grid-template-columns: repeat(auto-fill, minmax(min(10rem, 100%), 1fr)); }
+@media (min-width: 60rem) { .charts.small { grid-template-columns: repeat(4, 1fr); } }
 .charts figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; min-width: 0; }
 .chart { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; }
 .chart text { fill: var(--faint); }
