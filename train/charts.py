@@ -12,15 +12,17 @@ RIGHT, TOP, BOTTOM = 10, 8, 22  # margins
 STYLE = """
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: .8rem; }
 .charts.small { grid-template-columns: repeat(auto-fill, minmax(min(10rem, 100%), 1fr)); }
-@media (min-width: 60rem) { .charts.small { grid-template-columns: repeat(4, 1fr); } }
 .charts figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; min-width: 0; }
 .chart { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; }
+@media (min-width: 60rem) {
+  .charts.small { grid-template-columns: repeat(4, 1fr); }
+  .charts.small .chart { font-size: 8px; }
+}
 .chart text { fill: var(--faint); }
 .chart .rule { stroke: var(--line); stroke-width: 1; }
 .chart .band { fill: light-dark(#3f8f5a, #58b879); opacity: .18; }
 .chart .limit { stroke: var(--faint); stroke-width: 1; stroke-dasharray: 3 3; }
 .chart .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.chart .dot { stroke: none; }
 """
 
 
@@ -43,6 +45,31 @@ class Line:
         return np.array([piece.mean(axis=0) for piece in pieces]).reshape(-1, 2)
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Steps 0..last and values low..high within a picture's margins."""
+
+    width: int
+    height: int
+    last: float
+    low: float
+    high: float
+
+    @property
+    def left(self) -> int:
+        return 46 if self.width > 250 else 26
+
+    @property
+    def right(self) -> int:
+        return self.width - RIGHT
+
+    def across(self, step: float) -> float:
+        return self.left + step / self.last * (self.right - self.left)
+
+    def down(self, value: float) -> float:
+        return self.height - BOTTOM - (value - self.low) / (self.high - self.low) * (self.height - BOTTOM - TOP)
+
+
 def chart(
     title: str,
     lines: Sequence[Line],
@@ -56,59 +83,55 @@ def chart(
     if not drawn:
         return ""
     every = np.concatenate([points for _, points in drawn])
-    low, high = (float(bound(every[:, 1])) for bound in (np.min, np.max))
-    if band is not None:
-        low, high = min(low, band[0]), max(high, band[1])
+    values = [*every[:, 1], *(band or ())]
+    low, high = float(min(values)), float(max(values))
     if limit is not None and low <= limit <= high + 0.25 * (high - low):
         high = max(high, limit)
     else:
         limit = None
     ticks = round_numbers(low, high, 4 if size[1] > 150 else 2)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-    last = max(1.0, float(every[:, 0].max()))
-    width, height = size
-    left = 46 if width > 250 else 26
-
-    def across(step: float) -> float:
-        return left + step / last * (width - left - RIGHT)
-
-    def down(value: float) -> float:
-        return height - BOTTOM - (value - low) / max(high - low, 1e-12) * (height - BOTTOM - TOP)
-
-    parts = []
-    if band is not None:
-        top, bottom = down(band[1]), down(band[0])
-        parts.append(_rect("band", left, top, width - left - RIGHT, bottom - top))
-    for tick in ticks:
-        parts.append(_rule("rule", left, down(tick), width - RIGHT, down(tick)))
-        parts.append(f'<text x="{left - 5}" y="{down(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for step in round_numbers(0, last, 5 if width > 250 else 2):
-        if step <= last:
-            anchor = "middle" if 0 < step < 0.95 * last else "start" if step == 0 else "end"
-            parts.append(f'<text x="{across(step):.1f}" y="{height - 6}" text-anchor="{anchor}">{step:g}</text>')
+    frame = Frame(*size, max(1.0, float(every[:, 0].max())), ticks[0], ticks[-1])
+    parts = [] if band is None else [_band(frame, *band)]
+    parts += _axes(frame, ticks)
     if limit is not None:
-        parts.append(_rule("limit", left, down(limit), width - RIGHT, down(limit)))
+        parts.append(_rule("limit", frame, limit))
     for line, points in drawn:
-        places = [f"{across(x):.1f},{down(y):.1f}" for x, y in points]
-        if len(points) > 1:
-            parts.append(f'<polyline class="curve" style="stroke: {line.colour}" points="{" ".join(places)}"/>')
-        if line.has_dots or len(points) == 1:
-            for (x, y), place in zip(points, places, strict=True):
-                told = f"<title>step {x:.0f}: {y:.5g} {escape(unit)}</title>"
-                x_place, y_place = place.split(",")
-                circle = f'<circle class="dot" style="fill: {line.colour}" cx="{x_place}" cy="{y_place}" r="2.6">'
-                parts.append(f"{circle}{told}</circle>")
+        parts += _curve(frame, line, points, unit)
     told = "; ".join(
         f"{line.name} from {points[0, 1]:.4g} at step {points[0, 0]:.0f} to {points[-1, 1]:.4g} at step "
         f"{points[-1, 0]:.0f}"
         for line, points in drawn
     )
-    label = escape(f"{title}: {told}")
     legend = _legend(drawn) if len(drawn) > 1 else ""
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption>{legend}<svg class="chart" role="img" aria-label="{label}" '
-        f'viewBox="0 0 {width} {height}">{"".join(parts)}</svg></figure>\n'
+        f'<figure><figcaption>{escape(title)}</figcaption>{legend}<svg class="chart" role="img" '
+        f'aria-label="{escape(f"{title}: {told}")}" viewBox="0 0 {size[0]} {size[1]}">{"".join(parts)}</svg></figure>\n'
     )
+
+
+def _axes(frame: Frame, ticks: Sequence[float]) -> list[str]:
+    parts = []
+    for tick in ticks:
+        parts.append(_rule("rule", frame, tick))
+        parts.append(f'<text x="{frame.left - 5}" y="{frame.down(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for step in round_numbers(0, frame.last, 5 if frame.width > 250 else 2):
+        if step <= frame.last:
+            anchor = "start" if step == 0 else "middle" if step < 0.95 * frame.last else "end"
+            place = f'x="{frame.across(step):.1f}" y="{frame.height - 6}"'
+            parts.append(f'<text {place} text-anchor="{anchor}">{step:g}</text>')
+    return parts
+
+
+def _curve(frame: Frame, line: Line, points: np.ndarray, unit: str) -> list[str]:
+    places = [(f"{frame.across(x):.1f}", f"{frame.down(y):.1f}") for x, y in points]
+    joined = " ".join(",".join(place) for place in places)
+    parts = [f'<polyline class="curve" style="stroke: {line.colour}" points="{joined}"/>']
+    if line.has_dots or len(points) == 1:
+        for (step, value), (x, y) in zip(points, places, strict=True):
+            told = escape(f"step {step:.0f}: {value:.5g} {unit}".rstrip())
+            dot = f'<circle style="fill: {line.colour}" cx="{x}" cy="{y}" r="2.6">'
+            parts.append(f"{dot}<title>{told}</title></circle>")
+    return parts
 
 
 def round_numbers(low: float, high: float, count: int) -> list[float]:
@@ -130,9 +153,12 @@ def _legend(drawn: Sequence[tuple[Line, np.ndarray]]) -> str:
     return f'<div class="legend">{swatches}</div>'
 
 
-def _rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _rule(kind: str, frame: Frame, value: float) -> str:
+    y = f"{frame.down(value):.1f}"
+    return f'<line class="{kind}" x1="{frame.left}" y1="{y}" x2="{frame.right}" y2="{y}"/>'
 
 
-def _rect(kind: str, x: float, y: float, width: float, height: float) -> str:
-    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{max(0.0, height):.1f}"/>'
+def _band(frame: Frame, low: float, high: float) -> str:
+    top, bottom = frame.down(high), frame.down(low)
+    place = f'x="{frame.left}" y="{top:.1f}" width="{frame.right - frame.left}" height="{bottom - top:.1f}"'
+    return f'<rect class="band" {place}/>'
