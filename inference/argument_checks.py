@@ -22,6 +22,7 @@ CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of loa
 MAX_DURATION_S = 24 * 3600.0
 STORE = "store.json"
 READ_LATER = r"\.(jsonl|csv|tsv|jsonl\.gz|tar|tar\.\w+|tgz|parquet|arrow)$"  # what holds audio and is none
+FOREIGN = ("csm", "moshi")  # model_type of checkpoints of others that are taken as they are
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # LoRA's files, as peft names them
 
 
@@ -208,6 +209,15 @@ def no_model(folder: Path) -> str:
     if (folder / "model.safetensors").is_file() and folder.name.startswith("step-"):
         return f"{folder}: is what a training run goes on from, not a model; give {folder.parent}"
     return f"{folder}: holds no model (config.json and model.safetensors are needed)"
+
+
+def check_missing_codec(codec: str | None, model: str, config: dict[str, Any]) -> None:
+    """Raise ValueError for a codec given to a model that has its own, or for what cannot be a codec."""
+    if codec is None:
+        return
+    if config and config.get("model_type") not in FOREIGN:
+        raise ValueError(f"--codec {codec}: {model} has its own codec; only a CSM or Moshi may lack it")
+    check_codec(codec)
 
 
 def is_run(folder: Path) -> bool:

@@ -146,6 +146,10 @@ evaluate audio --json folder.wav | is a folder
 evaluate audio --json text.wav/a.json | text.wav
 evaluate audio --json - | give the name of a file
 evaluate audio --model missing | no such model folder
+evaluate audio --model model --codec other/codec | model has its own codec; only a CSM or Moshi may lack it
+evaluate audio --model my_model:mine | no module 'my_model' here, nor where Python looks
+evaluate audio --model json:mine | module 'json' has no 'mine'
+evaluate audio --model json:dumps --device cpu --continuations 2 | --continuations and --device: of no use with an
 evaluate missing.jsonl | missing.jsonl: no such file
 evaluate empty.jsonl | empty.jsonl: holds no pair of recordings
 evaluate broken.jsonl | broken.jsonl, line 1: 'prompt' is unknown; allowed are better, worse

@@ -113,7 +113,9 @@ def test_a_minute_of_speech_is_a_page_of_under_5_megabytes(tmp_path: Path, capsy
     page = (out / "report.html").read_text()
     assert len(page) < 5e6 and "report.html" in capsys.readouterr().out
     reader = Reader(page)
-    assert len(reader.all("audio")) == 3 and len(json.loads(reader.scripts[1])["surprise"][0]) == 60 * FRAME_RATE
+    rendering = json.loads(reader.scripts[1])
+    assert len(reader.all("audio")) == 3 and len(rendering["surprise"][0]) == 60 * FRAME_RATE
+    assert 1700 < rendering["spectrogram"]["columns"] <= 1801
 
 
 @pytest.mark.slow
