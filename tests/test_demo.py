@@ -31,7 +31,7 @@ def test_the_demo_leaves_sounds_numbers_and_a_picture_where_it_can(picture, tmp_
 
 def test_the_demos_voice_is_the_recording_in_pieces(tmp_path):
     recording = load_audio(demo.PROMPT, 16_000)
-    pieces = demo.pieces(recording, 16_000)
+    pieces = pieces(recording, 16_000, demo.PIECE_S)
     assert np.array_equal(np.concatenate(pieces), recording) and len(pieces) >= 4
     assert all(0.6 < len(piece) / 16_000 < 2 for piece in pieces)
 
@@ -39,7 +39,7 @@ def test_the_demos_voice_is_the_recording_in_pieces(tmp_path):
 @pytest.mark.parametrize("seconds", [0.5, 1.6, 20.0])
 def test_a_recording_of_any_length_can_be_cut(seconds):
     audio = np.random.default_rng(0).normal(size=round(seconds * 16_000)).astype(np.float32)
-    pieces = demo.pieces(audio, 16_000)
+    pieces = pieces(audio, 16_000, demo.PIECE_S)
     assert np.array_equal(np.concatenate(pieces), audio) and all(len(piece) for piece in pieces)
 
 
