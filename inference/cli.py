@@ -186,12 +186,9 @@ def evaluate(
         return
     report = lm.evaluate(data, baseline_data, config)
     write_json(json_file, json.loads(report.to_json()))
-    print(report.table())
-    if report.model.bits_per_second > report.bigram.bits_per_second:
-        print(
-            "This speech is new to the model: counting which code follows which, on speech like this, predicts it "
-            f"better. Tune it: codeclm finetune FOLDER --from {model} --out RUN, on other recordings of the same voice"
-        )
+    from .evaluate.meaning import meaning
+
+    print(f"{report.table()}\n\n{meaning(report, model)}")
 
 
 def check_idle(

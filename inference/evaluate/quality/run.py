@@ -124,13 +124,13 @@ def _judge(
     text, heard = None, {}
     if listener is not None and language is not None and text_file.is_file():
         text = text_file.read_text(encoding="utf-8", errors="replace").strip()
-        whole = {REAL: recording, ROUND_TRIP: rendered}
-        heard = {kind: listener.transcribe(audio, rate, language) for kind, audio in whole.items()}
+        both = {REAL: recording, ROUND_TRIP: rendered}
+        heard = {kind: listener.transcribe(audio, rate, language) for kind, audio in both.items()}
     reference = judges.judge(prompt, rate, None)
     continued = measure_continuation(readable(path.name), generation, listener, language)
     is_whole = len(sounds[CONTINUATION]) == len(generation.audio)
     known = {CONTINUATION: continued.transcript} if is_whole else {}
-    kept = (REAL, CONTINUATION) if REAL in sounds else (CONTINUATION,)
+    whole = {CONTINUATION: generation.audio} | ({REAL: sounds[REAL]} if REAL in sounds else {})
     return Item(
         file=str(path),
         sha256=sha256,
@@ -145,7 +145,9 @@ def _judge(
             kind: judges.judge(audio, rate, None if kind == NOISE else language, known.get(kind))
             for kind, audio in sounds.items()
         },
-        quarters={kind: _quarters(sounds[kind], kind, generation, lm, judges, reference.voice) for kind in kept},
+        quarters={
+            kind: _quarters(audio, kind, generation, lm, judges, reference.voice) for kind, audio in whole.items()
+        },
     )
 
 
@@ -161,7 +163,7 @@ def _quarters(
     bits = NO_BITS
     if kind == CONTINUATION:
         first = generation.num_prompt_frames
-        bits = generation.surprise_bits[first : first + round(len(audio) / rate * frame_rate)]
+        bits = generation.surprise_bits[first:]
     drift = measure_drift(audio, rate, bits, frame_rate)
     found = []
     for part, measures, rates in zip(np.array_split(audio, 4), drift.parts, drift.bits_per_second, strict=True):
