@@ -168,14 +168,22 @@ def evaluate(
         from .evaluate.prompts import usable_prompts
 
         files, skipped = usable_prompts(data, continuations, prompt_s)
-        from .evaluate.continuations import continuation_report
+        from .evaluate.quality.judges import installed_judges
+        from .evaluate.quality.run import Continuing, continuation_report
 
         lm = open_model(model, device, threads, weights, codec=codec)
-        report = continuation_report(lm, files, prompt_s, duration, config.seed, asr, out, skipped)
+        continuing = Continuing(prompt_s, duration, config.seed)
+        report = continuation_report(lm, files, continuing, installed_judges(asr), out, skipped)
         write_json(json_file, report.to_dict())
         print(report.table())
         if out is None:
-            print("the continuations were not kept; --out FOLDER keeps them")
+            print("the continuations were not kept; --out FOLDER keeps them, with a page to listen to")
+        else:
+            from ..model.files import write_whole
+            from .evaluate.quality.page import PAGE, continuations_page
+
+            write_whole(out / PAGE, continuations_page(report, out, lm).html())
+            print(f"{out / PAGE}: open it in a browser; it needs no network")
         return
     check_data(None if are_pairs else data, settings)
     check_data(baseline_data, settings)
@@ -195,12 +203,9 @@ def evaluate(
         return
     report = lm.evaluate(data, baseline_data, config)
     write_json(json_file, json.loads(report.to_json()))
-    print(report.table())
-    if report.model.bits_per_second > report.bigram.bits_per_second and not is_adapter:
-        print(
-            "This speech is new to the model: counting which code follows which, on speech like this, predicts it "
-            f"better. Tune it: codeclm finetune FOLDER --from {model} --out RUN, on other recordings of the same voice"
-        )
+    from .evaluate.meaning import meaning
+
+    print(f"{report.table()}\n\n{meaning(report, None if is_adapter else model)}")
 
 
 def check_idle(

@@ -27,7 +27,7 @@ from ..precision import weights_of
 from ..windows import Window, describe, window_frames, windows
 from .adapter import Adapted
 from .baselines import CountBaselines
-from .report import DEFINITION, LikelihoodReport, likelihood, num_counted
+from .report import DEFINITION, OTHER_HALF, LikelihoodReport, likelihood, num_counted, saved_interval
 
 Stretch = tuple[int, Window]  # of an utterance
 
@@ -237,7 +237,8 @@ def evaluate(
         model=likelihood(scores.nll, scores.num_frames, rate, config),
         unigram=likelihood(unigram, scores.num_frames, rate, config),
         bigram=likelihood(bigram, scores.num_frames, rate, config),
-        baselines_from=str(baseline_store.folder) if baseline_store else "the other half of the same utterances",
+        saved_interval=saved_interval(scores.nll, bigram, config),
+        baselines_from=str(baseline_store.folder) if baseline_store else OTHER_HALF,
         raw_bits_per_second=rate * num_counted(num_codebooks, config.scope) * math.log2(info.codebook_size),
         eos_nats=float(scores.eos_nll.sum() / max(1, sum(map(store.ends, indices)))),
         num_tokens=int(scores.num_tokens.sum()),
