@@ -8,8 +8,9 @@ from typing import Any
 from ...data.preparation import duration
 from ...inference.sound.compare import COLUMNS, unavailable
 from ...inference.text_table import markdown_table, number, text_table
-from .compare import CodecResult, Speech
+from .compare import CodecResult
 from .config import TokenizersConfig
+from .speech import Speech
 
 PICTURE = "tokenizers.png"
 QUALITY = ("pesq_wb", "stoi", "mel_distance", "pitch_correlation")  # of the round trip
@@ -21,15 +22,14 @@ NOT_COMPARABLE = (
 
 def rates(results: Sequence[CodecResult]) -> list[list[str]]:
     """The heading, then a row for each codec: its codes, their bits/s, and what comes back from them."""
-    keys = [key for key in QUALITY if any(row.round_trip[key] is not None for row in results)]
+    keys = [key for key in QUALITY if any(math.isfinite(row.quality(key)) for row in results)]
     headings = ["frames/s", "codes/s", "s in 1,000", "raw", "unigram", "bigram", "model", "95 % interval"]
     found = [["codec", *headings, *(COLUMNS[key][0] for key in keys)]]
     for row in results:
         interval = f"{row.interval[0]:.0f} to {row.interval[1]:.0f}"
         codes = f"{row.frame_rate * row.num_codebooks:g}"
         bits = [f"{value:.0f}" for value in (row.raw, row.unigram, row.bigram, row.model)]
-        values = [math.nan if (value := row.round_trip[key]) is None else value for key in keys]
-        heard = [number(value, COLUMNS[key][1]) for key, value in zip(keys, values, strict=True)]
+        heard = [number(row.quality(key), COLUMNS[key][1]) for key in keys]
         found.append([row.codec, f"{row.frame_rate:g}", codes, context(row), *bits, interval, *heard])
     return found
 
