@@ -15,7 +15,7 @@ class TokenizersConfig(LearningConfig):
     """One model, trained on the codes of each codec."""
 
     budget: float = 10.0  # 10^12 floating-point operations of training for each codec
-    heldout_minutes: float = 4.0  # minutes of held-out speech that are scored, the first recordings by hash
+    heldout_minutes: float = 2.0  # minutes of held-out speech that are scored, the first recordings by hash
     clips: int = 20  # held-out recordings that are sent through each codec, to measure what comes back
     prompts: int = 4  # held-out recordings that each model continues (0: none)
     prompt_s: float = 2.0  # seconds of each that are the prompt
@@ -24,7 +24,7 @@ class TokenizersConfig(LearningConfig):
     depth_fraction: float = 0.3  # share of the frames that train the depth decoder (unbiased; less is faster)
     model: ModelConfig = ModelConfig(backbone=BACKBONE, depth=DEPTH)
     # heldout_frames: training looks at its held-out speech once, at the end; what is reported is scored after it
-    batch: BatchConfig = BatchConfig(frames_per_batch=1024, max_frames=512, heldout_frames=4096)
+    batch: BatchConfig = BatchConfig(frames_per_batch=512, max_frames=256, heldout_frames=4096)
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="cosine")
 
     def __post_init__(self) -> None:

@@ -57,7 +57,6 @@ def held_out_speech(data: Path, stores: Mapping[str, TokenStore], config: Tokeni
     recordings = [files[name] for name in of_scored]
     long_enough = [file for file in recordings if audio_header(file)[1] >= config.prompt_s]
     if config.prompts and not long_enough:
-        raise ValueError(
-            f"{data}: no held-out recording lasts --prompt-s {config.prompt_s:g} s; give less, or more audio"
-        )
+        lasting = f"no held-out recording lasts {config.prompt_s:g} s"
+        raise ValueError(f"{data}: {lasting}, as prompts must; give a smaller --prompt-s, or more audio")
     return Speech(sum(seconds.values()), scored, recordings, long_enough[: config.prompts])

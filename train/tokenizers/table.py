@@ -59,10 +59,8 @@ def notes(results: Sequence[CodecResult], speech: Speech, config: TokenizersConf
     backbone, depth = config.model.parts
     model = f"{backbone.num_layers} layers of {backbone.dim}"
     if config.model.pattern == "depth":
-        model += (
-            f", depth decoder {depth.num_layers} of {depth.dim}, trained on {config.depth_fraction:g} of the frames"
-        )
-    threads = sorted({row.threads for row in results})
+        model += f", depth decoder {depth.num_layers} of {depth.dim}, on {config.depth_fraction:g} of the frames"
+    threads = ", ".join(sorted({str(row.threads) for row in results}))
     found = [
         NOT_COMPARABLE,
         f"One model for each codec, pattern {config.model.pattern}, {model}; {config.batch.max_frames} positions of "
