@@ -9,6 +9,9 @@ from ..config import BatchConfig, LearningConfig, ModelConfig, OptimizerConfig, 
 BACKBONE = TransformerConfig(dim=128, num_layers=4, num_heads=4, num_kv_heads=4, ff_dim=384)
 DEPTH = DepthConfig(dim=96, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=256)
 
+# training looks at little held-out speech: what is reported is scored after it
+BATCH = BatchConfig(frames_per_batch=512, max_frames=256, heldout_frames=4096)
+
 
 @dataclass(frozen=True)
 class TokenizersConfig(LearningConfig):
@@ -23,8 +26,7 @@ class TokenizersConfig(LearningConfig):
     compressed_s: float = 2.0  # seconds of held-out speech that each model compresses, to check its bits (0: none)
     depth_fraction: float = 0.3  # share of the frames that train the depth decoder (unbiased; less is faster)
     model: ModelConfig = ModelConfig(backbone=BACKBONE, depth=DEPTH)
-    # heldout_frames: training looks at its held-out speech once, at the end; what is reported is scored after it
-    batch: BatchConfig = BatchConfig(frames_per_batch=512, max_frames=256, heldout_frames=4096)
+    batch: BatchConfig = BATCH
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="cosine")
 
     def __post_init__(self) -> None:

@@ -40,9 +40,8 @@ def held_out_speech(data: Path, stores: Mapping[str, TokenStore], config: Tokeni
     for name, other in others:
         differing = set(store.names) ^ set(other.names) or splits[first] ^ splits[name]
         if differing:
-            raise ValueError(
-                f"{data}: '{min(differing)}' is not the same to '{first}' and '{name}'; leave that file out"
-            )
+            said = f"only one of '{first}' and '{name}' has, or holds out, '{min(differing)}'"
+            raise ValueError(f"{data}: {said}; leave that file out")
     seconds = {name: int(n) / store.codec.sample_rate for name, n in zip(store.names, store.num_samples, strict=True)}
     scored, total = [], 0.0
     for name in sorted(splits[first], key=name_hash):
@@ -53,7 +52,9 @@ def held_out_speech(data: Path, stores: Mapping[str, TokenStore], config: Tokeni
     if len(scored) < 2:
         raise ValueError(f"{data}: holds too little speech; at least two recordings must be held out: add more audio")
     files = {source.name: source.audio for source in find_sources(data).sources if isinstance(source.audio, Path)}
-    of_scored = dict.fromkeys(name if name in files else name.rpartition("#")[0] for name in scored)
+    of_scored = dict.fromkeys(name if name in files else name.rpartition("#")[0] for name in scored)  # name#0, ...
+    if not files.keys() >= of_scored.keys():
+        raise ValueError(f"{data}: holds speech that is not in audio files of its own; give a folder of recordings")
     recordings = [files[name] for name in of_scored]
     long_enough = [file for file in recordings if audio_header(file)[1] >= config.prompt_s]
     if config.prompts and not long_enough:
