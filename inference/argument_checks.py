@@ -146,6 +146,13 @@ def check_audio(path: Path | None) -> None:
         check_recording(path)
 
 
+def check_audio_folder(path: Path) -> None:
+    """The same for a folder alone."""
+    if path.is_file():
+        raise ValueError(f"{readable(path)}: is one file; give a folder of recordings")
+    check_audio(path)
+
+
 def check_speech(place: str) -> None:
     """The same for whatever `codeclm prepare` reads; a list, a table or an address is read when it is used."""
     path = Path(place)

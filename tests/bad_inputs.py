@@ -256,6 +256,17 @@ patterns store --out new --minutes nan | --minutes
 patterns store --out new --patterns spiral | spiral
 patterns store --out text.wav | is a file
 
+tokenizers missing --out new | missing: no such file or folder
+tokenizers good.wav --out new | good.wav: is one file; give a folder of recordings
+tokenizers store --out new | store
+tokenizers audio --out text.wav | is a file
+tokenizers audio --out new --codec mp3 | codec 'mp3' is unknown
+tokenizers audio --out new --codec mulaw mulaw | name each once
+tokenizers audio --out new --codec spectral:4 spectral-4 | codec 'spectral-4' is unknown
+tokenizers audio --out new --budget 0 | --budget is 0.0
+tokenizers audio --out new --clips 0 | --clips
+tokenizers audio --out new --model.delays 0 1 | --model.delays does nothing here
+
 convert jpeg model new | choose one of csm, moshi, text
 convert csm missing new | missing: no such folder
 convert csm empty new | holds no checkpoint
@@ -393,6 +404,10 @@ finetune flipped-store --out new --from model | flipped-store
 convert csm model new | model_type is
 convert moshi model new | model_type is
 convert text model new | cannot be expressed
+tokenizers bad --out new --codec mulaw | none of
+tokenizers audio --out new --codec cut-codec | cut-codec
+tokenizers audio --out new --codec mulaw | no held-out recording lasts 2 s
+tokenizers audio --out new --codec mulaw --prompt-s 1 --budget 1e-9 | give at least
 codec roundtrip good.wav out.wav --codec list-codec | list-codec
 codec contract cut-codec | cut-codec
 codec compress good.wav out.clm --model no-json | config.json

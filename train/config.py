@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ..data.config import HeldoutBy
 from ..model.codec_shapes import SpectralConfig
@@ -248,12 +248,16 @@ class PatternsConfig(LearningConfig):
 
     def training(self, pattern: str, steps: int) -> TrainConfig:
         """The run of one pattern, looked at and saved at its end."""
-        shared = {field.name: getattr(self, field.name) for field in fields(LearningConfig)}
         kind, _, group_size = pattern.partition("-")
         depth = replace(self.model.depth, group_size=int(group_size or 1))
-        shared["model"] = replace(self.model, pattern=kind, depth=depth)  # pyright: ignore[reportArgumentType]
-        shared["optimizer"] = replace(self.optimizer, warmup_steps=min(self.optimizer.warmup_steps, steps // 4))
-        return TrainConfig(**shared, steps=steps, evaluate_every=steps, save_every=steps)
+        return whole_run(self, replace(self.model, pattern=kind, depth=depth), steps)  # pyright: ignore[reportArgumentType]
+
+
+def whole_run(config: LearningConfig, model: ModelConfig, steps: int, **settings: Any) -> TrainConfig:
+    """A run of a comparison, looked at and saved at its end."""
+    shared = {field.name: getattr(config, field.name) for field in fields(LearningConfig)}
+    shared["optimizer"] = replace(config.optimizer, warmup_steps=min(config.optimizer.warmup_steps, steps // 4))
+    return TrainConfig(**shared | settings, model=model, steps=steps, evaluate_every=steps, save_every=steps)
 
 
 class OpenWhole(int):
