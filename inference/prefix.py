@@ -137,6 +137,8 @@ def check_tensors(prefix: Prefix, model: SpeechLM, name: str) -> None:
     fits = (caches is None) != is_supported(model) and (caches is None or caches.shape == shape)
     if not fits or prefix.nll.shape != prefix.codes.shape or (caches is not None and caches.dtype != model.dtype):
         raise ValueError(f"{name}: its tensors are not those of a prefix of this model; make it again")
+    if not all(tensor.isfinite().all() for tensor in (prefix.nll, caches) if tensor is not None):
+        raise ValueError(f"{name}: holds NaN or infinite numbers; make it again")
 
 
 def owner_of(lm: "SpeechGenerator") -> dict[str, str]:
