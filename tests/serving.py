@@ -23,11 +23,13 @@ UNLIMITED = ServerConfig(client_sessions=1000, client_rate=0)
 
 @contextmanager
 def served(
-    lm: SpeechGenerator, config: ServerConfig = UNLIMITED, host: str = "127.0.0.1"
+    lm: SpeechGenerator, config: ServerConfig = UNLIMITED, send_buffer: int | None = None
 ) -> Iterator[tuple[str, Server]]:
-    """The address of a server in a thread, and the server."""
+    """The address of a server in a thread, and the server. send_buffer: bytes that the system keeps for a reader."""
     server = make_server(lm, config, "127.0.0.1")
-    with bind(host, 0) as bound:
+    with bind("127.0.0.1", 0) as bound:
+        if send_buffer is not None:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
         thread.start()
         wait_for(lambda: server.started)
@@ -72,7 +74,12 @@ def write_prompt(path: Path, seconds: float = 0.4, rate: int = 8000) -> Path:
     return path
 
 
-def connect(address: str) -> socket.socket:
-    """A bare connection, for what no client of HTTP does."""
+def connect(address: str, receive_buffer: int | None = None) -> socket.socket:
+    """A bare connection, for what no client of HTTP does. receive_buffer: bytes that the system keeps for it."""
     host, port = address.removeprefix("http://").rsplit(":", 1)
-    return socket.create_connection((host, int(port)), timeout=30)
+    bare = socket.socket()
+    bare.settimeout(30)
+    if receive_buffer is not None:
+        bare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    bare.connect((host, int(port)))
+    return bare

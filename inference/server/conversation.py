@@ -92,9 +92,8 @@ class Conversation:
         self.turn = self.num_samples = 0
 
     async def run(self) -> None:
-        """Until the client leaves. Raises Refusal where there is no place for one more."""
-        client = client_of(self.socket.scope)
-        with self.service.sockets.place(client), self.service.metrics.sockets.track_inprogress():
+        """Until the client leaves."""
+        with self.service.metrics.sockets.track_inprogress():
             offered = self.socket.scope["subprotocols"]
             own = next((word for word in offered if not word.startswith(SUBPROTOCOL)), None)
             await self.socket.accept(own)

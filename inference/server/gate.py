@@ -60,10 +60,10 @@ class Gate:
     async def socket(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         try:
             self.check(scope, headers)
-            await self.app(scope, receive, send)  # pyright: ignore[reportGeneralTypeIssues]
-        except Refusal as refusal:  # before the handshake: the client sees status 403
-            logger.info("a WebSocket was refused: %s", refusal.message)
-            await send({"type": "websocket.close", "code": 1008, "reason": refusal.message[:100]})
+            with self.service.sockets.place(client_of(scope)):
+                await self.app(scope, receive, send)  # pyright: ignore[reportGeneralTypeIssues]
+        except Refusal as refusal:
+            await refused(refusal)(scope, receive, send)
         except Exception as error:
             log_error(error)
 

@@ -112,7 +112,8 @@ def serve(lm: SpeechGenerator, config: ServerConfig, host: str, port: int) -> No
     """Serve until SIGTERM or Ctrl-C. Raises OSError in one line where the address is taken or is not ours."""
     with bind(host, port) as bound:
         warm_up(lm, config)
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        for name in ("uvicorn.error", "python_multipart"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         print(f"{lm.name} at {address_of(bound)}  (Ctrl-C ends it)", flush=True)
         lm.name = Path(lm.name).name  # where it lies is not for clients
         make_server(lm, config, host).run([bound])
