@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ...data.audio_out import int16_samples
+from ...model.delay_pattern import ABSENT
 from ..config import SamplingConfig
 from ..generator import SpeechGenerator
 from ..grid import Request
@@ -97,7 +98,7 @@ class Progress:
             return np.zeros(0, np.float32), []  # it waits: a stream for it would hold memory
         chunk = ticket.next_chunk()
         assert ticket.said is not None
-        frames = list(ticket.said)
+        frames = [frame for frame in ticket.said if frame.codes[0] != ABSENT]  # others are columns of text alone
         ticket.said.clear()
         return chunk, frames
 
