@@ -6,12 +6,13 @@ from .config import EvaluateConfig, SamplingConfig
 
 if TYPE_CHECKING:
     from .evaluate.adapter import Adapted
+    from .client import Client
     from .generation import Generation
     from .generator import SpeechGenerator
     from .loading import load
     from .scheduler import Scheduler
 
-__all__ = ["Adapted", "EvaluateConfig", "Generation", "SamplingConfig", "Scheduler", "SpeechGenerator", "load"]
+__all__ = ["Adapted", "Client", "EvaluateConfig", "Generation", "SamplingConfig", "Scheduler", "SpeechGenerator", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,8 @@ def __getattr__(name: str) -> Any:
         from . import loading as module
     elif name == "Adapted":
         from .evaluate import adapter as module
+    elif name == "Client":
+        from . import client as module
     elif name == "Scheduler":
         from . import scheduler as module
     elif name in ("Generation", "SpeechGenerator"):

@@ -352,6 +352,16 @@ codec decompress audio out.wav | is a folder, not a .clm file
 codec decompress text.clm out.wav | is not a .clm file
 codec decompress good.clm good.clm | good.clm
 codec decompress good.clm out.clm | choose one of .wav
+
+serve --model missing | missing: no such model folder
+serve --host 0.0.0.0 | --host 0.0.0.0: others can reach it there, so it needs --token
+serve --port 70000 | --port is 70000
+serve --token short | --token must be 16 to 256
+serve --max-sessions 0 | --max-sessions is 0
+serve --max-duration inf | --max-duration is inf
+serve --client-rate -1 | --client-rate is -1
+serve --device gpu | --device 'gpu' is unknown
+serve --threads 0 | --threads
 """
 
 LATE = r"""
