@@ -46,6 +46,7 @@ class Ticket:
         self.scheduler, self.request, self.seed, self.sampling = scheduler, request, seed, sampling
         self.num_left = request.num_frames - extra  # frames that may still come
         self.ready: deque[Drawn] = deque()  # frames that nobody took yet
+        self.said: deque[Drawn] | None = None  # frames whose audio is in `chunks`, where a listener keeps them
         self.audio_stream: AudioStream | None = None  # once somebody listens
         self.chunks: list[np.ndarray] = []  # that nobody took yet
         self.is_said = False  # whether there is no more audio to come
@@ -204,6 +205,8 @@ class Scheduler:
             if ticket.audio_stream is None:
                 ticket.audio_stream = self._begin_audio(ticket.request)
             if frames := ticket.take():
+                if ticket.said is not None:
+                    ticket.said.extend(frames)
                 codes = torch.stack([frame.codes for frame in frames], dim=1)
                 codes = codes[:, codes[0] != ABSENT]  # columns of text alone make no sound
                 alike.setdefault(codes.shape, []).append((ticket, ticket.audio_stream, codes))

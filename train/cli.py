@@ -32,6 +32,7 @@ from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
 from ..inference.report.cli import report
 from ..inference.screen import log_lines, say_error, say_loading, terminable
+from ..inference.server.cli import serve
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
 from .config import FINETUNE, CodecTrainConfig, FinetuneConfig, PatternsConfig, TrainConfig
@@ -192,6 +193,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "bench": bench,
     "convert": using.convert,
     "demo": using.demo,
+    "serve": serve,
 }
 CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "train": codec_train,
@@ -204,7 +206,7 @@ CODEC_VERBS: dict[str, Callable[..., Any]] = {
 }
 DONE = "every check passes; without --check the run begins"
 RESUMABLE = (using.prepare, train, finetune, patterns, codec_train)
-WRITES_AS_IT_GOES = (using.evaluate, using.demo, bench, codec_bench)
+WRITES_AS_IT_GOES = (using.evaluate, using.demo, bench, codec_bench, serve)
 
 
 def codec() -> None:

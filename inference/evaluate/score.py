@@ -120,6 +120,23 @@ def frame_nll(
     return [found[stretch] for stretch in stretches]
 
 
+@torch.inference_mode()
+def codes_nll(model: SpeechLM, codes: torch.Tensor) -> np.ndarray:
+    """Codes [K, T] of one recording, without a text -> nats [K, T], as `score_store` counts them; no store is needed.
+
+    Raises FloatingPointError if the model gives NaN.
+    """
+    found = []
+    for window in windows(codes.shape[1], window_frames(model.config)):
+        with as_labelled(model):
+            nll = model(codes[None, :, window.start : window.stop]).nll
+        found.append(nll[0, :, window.first - window.start :].double().cpu().numpy())
+    joined = np.concatenate(found, axis=1)
+    if np.isnan(joined).any():
+        raise FloatingPointError("the model gave NaN: its weights are broken")
+    return joined
+
+
 def score_rows(
     model: SpeechLM, grids: StoreGrids, batch: list[list[Stretch]], num_codebooks: int
 ) -> tuple[SpeechLMOutput, torch.Tensor]:
