@@ -2,8 +2,8 @@
 
     python -m codeclm.inference.bench.training
 
-Random weights and codes, float32, no optimizer. The engines take turns, a step each; medians over the rounds, by the time
-of the processor (all its threads), which other processes disturb less.
+Random weights and codes, float32, no optimizer. The engines take turns, a step each; medians over the rounds, by the
+time of the processor (all its threads), which other processes disturb less.
 Activation memory is the most that autograd holds at a time: distinct storages, parameters left out. B rows, T frames.
 """
 
