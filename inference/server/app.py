@@ -120,7 +120,7 @@ def add_knowledge(app: FastAPI, service: Service) -> None:
         """The model, the limits of this server, and the settings of a request with their defaults."""
         limits = ("max_sessions", "max_waiting", "max_duration", "max_audio_s", "max_body_mb")
         return {
-            "model": lm.name if lm.name == "default" else Path(lm.name).name,
+            "model": lm.name,
             "codec": lm.codec.name,
             **service.about(),
             "speaks_text": service.speaks_text,

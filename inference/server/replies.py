@@ -51,7 +51,8 @@ class SpeechReply:
         wish, service = self.wish, self.service
         rate = service.lm.codec.sample_rate
         about = service.about() | {"id": scope["state"]["id"], "seed": wish.seed, "samples": "s16le, base64"}
-        is_streamed = wish.stream or wish.format == "jsonl"
+        # players do not read FLAC that does not say how long it is
+        is_streamed = wish.stream and wish.format != "flac" or wish.format == "jsonl"
         try:
             made = writer(wish.format, rate, about)  # before anything is drawn: the format may not have this rate
             self.session = session = await service.begin(wish, self.prompt, self.asked)

@@ -1,9 +1,10 @@
 """The process: uvicorn with what it leaves out, time for a request's headers and for its last requests."""
 
 import asyncio
+import json
 import logging
 import socket
-import sys
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -26,13 +27,12 @@ logger = logging.getLogger(__name__)
 class Protocol(H11Protocol):
     """Connections that send no whole request in time are closed, and so are those beyond a number."""
 
-    most_connections = SPARE_CONNECTIONS
     header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
         self.app_state = {**self.app_state, "abort": transport.abort}  # for a client that takes nothing
-        if len(self.connections) > self.most_connections:
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             refuse(transport, Refusal(503, "too many connections are open; try again later", 2))
             return
         self.expect_header()
@@ -68,8 +68,6 @@ class Protocol(H11Protocol):
 
 def refuse(transport: asyncio.Transport, refusal: Refusal) -> None:
     """One line to a connection that gets no further than this."""
-    import json
-
     body = json.dumps(refusal.to_dict()).encode()
     status = {400: "400 Bad Request", 503: "503 Service Unavailable"}[refusal.status]
     headers = "".join(f"{name}: {value}\r\n" for name, value in refusal.headers().items())
@@ -98,32 +96,45 @@ class Server(uvicorn.Server):
         self._captured_signals.clear()  # it was asked to end, and ends well
 
 
-def serve(lm: SpeechGenerator, config: ServerConfig, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises OSError in one line where the address is taken or is not ours."""
+def make_server(lm: SpeechGenerator, config: ServerConfig, host: str) -> Server:
+    """A server that runs on the sockets it is given."""
     app = make_app(lm, config, host)
-    bound = bind(host, port)
-    place = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
-    warm_up(lm, config)
-    Protocol.most_connections = SPARE_CONNECTIONS + 2 * (config.max_sessions + config.max_waiting)
     settings = uvicorn.Config(
         app, http=Protocol, ws="websockets-sansio", lifespan="on", log_config=None, access_log=False,
         server_header=False, proxy_headers=config.proxy, forwarded_allow_ips="127.0.0.1,::1", timeout_keep_alive=20,
+        limit_concurrency=SPARE_CONNECTIONS + 2 * (config.max_sessions + config.max_waiting),
         timeout_graceful_shutdown=round(config.drain_s + 3), ws_max_size=LARGEST_MESSAGE, ws_per_message_deflate=False,
     )  # fmt: skip
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    print(f"{lm.name} at {place}  (Ctrl-C ends it)", flush=True)
-    with bound:
-        Server(settings, app.service).run([bound])
-    print("all requests are done", file=sys.stderr)
+    return Server(settings, app.service)
+
+
+def serve(lm: SpeechGenerator, config: ServerConfig, host: str, port: int) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises OSError in one line where the address is taken or is not ours."""
+    with bind(host, port) as bound:
+        warm_up(lm, config)
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        print(f"{lm.name} at {address_of(bound)}  (Ctrl-C ends it)", flush=True)
+        lm.name = Path(lm.name).name  # where it lies is not for clients
+        make_server(lm, config, host).run([bound])
+    print("all requests are done", flush=True)
+
+
+def address_of(bound: socket.socket) -> str:
+    host, port, *_ = bound.getsockname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. port: 0 for any that is free."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    """A socket to listen at. port: 0 for any that is free."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        raise OSError(f"--host {host}: is no address of this machine") from None
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen()  # who comes while the model is warmed up waits
     except OSError as error:
         bound.close()
         raise OSError(f"{host}:{port}: cannot be listened at ({error.strerror}); give another --port") from None

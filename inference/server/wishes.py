@@ -89,7 +89,7 @@ class Continuation(Sampling):
         default=None, max_length=MOST_TEXT, description="text to say, for a model that speaks text"
     )
     format: Format = Field(default="wav", description="jsonl: lines with samples, codes and bits")
-    stream: bool = Field(default=False, description="send it while it is made (jsonl always is)")
+    stream: bool = Field(default=False, description="send it while it is made (jsonl always is, flac never)")
 
 
 class Speech(Sampling):
