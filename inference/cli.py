@@ -136,7 +136,8 @@ def evaluate(
     """Score DATA (audio or a token store): bits/s, perplexities and baselines; or measure continuations of it.
 
     Where DATA is pairs of recordings, count how often the better one is the likelier: a .jsonl file of pairs, the
-    folder of a benchmark with --suite, or the word 'hearing' for probes that are made of speech at hand.
+    folder of a benchmark with --suite, or the word 'hearing' for probes that are made of speech at hand. The word
+    'probes' asks what the model's hidden states tell of speech, by linear probes.
     """
     check_writable(json_file)
     check_folder(out)
@@ -151,10 +152,17 @@ def evaluate(
         "--asr": asr,
     }
     are_pairs = bool(pairs.suite) or data.suffix == ".jsonl" or str(data) == "hearing"
+    are_probes = str(data) == "probes"
     check_idle(
-        continuations, continued | ({} if are_pairs else {"--out": out}), {"--baseline-data": baseline_data}, config
+        continuations,
+        continued | ({} if are_pairs or are_probes else {"--out": out}),
+        {"--baseline-data": baseline_data},
+        config,
     )
-    check_pairs(data, are_pairs, continuations, pairs, config)
+    if are_probes:
+        check_probes(model, continuations, baseline_data, pairs, config)
+    else:
+        check_pairs(data, are_pairs, continuations, pairs, config)
     if asr:
         check_package("--asr", "faster_whisper", "asr")
     is_adapter = names_adapter(model)
@@ -184,6 +192,15 @@ def evaluate(
 
             write_whole(out / PAGE, continuations_page(report, out, lm).html())
             print(f"{out / PAGE}: open it in a browser; it needs no network")
+        return
+    if are_probes:
+        from .evaluate.probes import evaluate_probes
+
+        lm = open_model(model, device, codec=codec)
+        set_threads(threads)
+        probed = evaluate_probes(lm, Path(pairs.speech) if pairs.speech else None, out, config)
+        write_json(json_file, probed.to_dict())
+        print(probed.table())
         return
     check_data(None if are_pairs else data, settings)
     check_data(baseline_data, settings)
@@ -247,6 +264,24 @@ def check_pairs(data: Path, are_pairs: bool, continuations: int, pairs: PairsCon
         from .evaluate.items import check_run
 
         check_run(Path(pairs.against))
+
+
+def check_probes(
+    model: str, continuations: int, baseline_data: Path | None, pairs: PairsConfig, config: EvaluateConfig
+) -> None:
+    """Raise ValueError or OSError where there is no speech, for a model without layers, and for idle options."""
+    kept = replace(EvaluateConfig(), seed=config.seed, bootstrap_samples=config.bootstrap_samples)
+    idle = {"--continuations": continuations, "--baseline-data": baseline_data}
+    for given, plain in ((pairs, replace(PairsConfig(), speech=pairs.speech)), (config, kept)):
+        values = asdict(plain)
+        idle |= {"--" + key.replace("_", "-"): value != values[key] for key, value in asdict(given).items()}
+    if found := [flag for flag, value in idle.items() if value]:
+        raise ValueError(f"{' and '.join(found)}: of no use with 'probes'")
+    if names_adapter(model):
+        raise ValueError(f"--model {model}: 'probes' looks into the layers of a model of codeclm, not of an adapter")
+    from .evaluate.voices import voice_folders
+
+    voice_folders(Path(pairs.speech) if pairs.speech else None)
 
 
 def convert(

@@ -94,13 +94,13 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """How pairs of recordings are scored (evaluate/pair_scores.py); the last two are for the probes of `hearing`."""
+    """How pairs of recordings are scored (evaluate/pair_scores.py); the last two are for `hearing`, or `probes`."""
 
     suite: str = ""  # layout of DATA, a folder of pairs: swuggy, sblimp, storycloze or salmon
     window_s: float = 0.5  # seconds of the local score, from where two recordings part (0: their span)
     against: str = ""  # compare item by item with this folder, the --out of another run on the same pairs
     pairs: int = 200  # pairs of each probe of 'hearing'
-    speech: str = ""  # folder of recordings for 'hearing', a sub-folder for each voice (empty: datasets/speech)
+    speech: str = ""  # folder for 'hearing' or 'probes' with a sub-folder of recordings for each voice (empty: our own)
 
     def __post_init__(self) -> None:
         if not 0 <= self.window_s < float("inf"):

@@ -169,6 +169,11 @@ evaluate hearing --pairs 1 | --pairs
 evaluate hearing | datasets/speech: has no folder of a voice
 evaluate hearing --speech missing | missing: has no folder of a voice
 evaluate hearing --speech empty | empty: has no folder of a voice
+evaluate probes | datasets/speech: has no folder of a voice
+evaluate probes --speech missing | missing: has no folder of a voice
+evaluate probes --window-s 1 --limit 3 | --window-s and --limit: of no use with 'probes'
+evaluate probes --continuations 2 | --continuations: of no use with 'probes'
+evaluate probes --model codeclm.inference.evaluate.flattened_llama:random_llama | looks into the layers of a model
 
 verify missing | no such model folder
 verify empty | holds no model

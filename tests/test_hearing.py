@@ -1,5 +1,7 @@
 """evaluate/hearing.py: pairs that only hearing tells apart; cues are as often right as wrong."""
 
+import json
+import math
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from codeclm.inference.evaluate.items import read_items
 from codeclm.inference.evaluate.spoken import VOICE, sentence, shuffled, word_pairs
 from codeclm.inference.evaluate.suite import evaluate_pairs
 from codeclm.inference.evaluate.voices import RATE, Voice, read_voice, rotation, split, voice_folders
+from codeclm.inference.loading import save_model
 from codeclm.inference.sound.stretch import shift_pitch
 
 NEEDS_VOICE = {"word", "sentence"}
@@ -161,6 +164,35 @@ def test_a_shuffled_sentence_has_the_same_words_in_another_order():
         words = sentence(rng)
         order = shuffled(words, rng)
         assert sorted(order) == sorted(words) and order != words
+
+
+@torch.no_grad()
+def test_the_accuracies_of_a_probe_are_those_of_a_few_lines_of_torch(made, make_model, make_codec, tmp_path):
+    """From pairs.jsonl and the model's likelihood alone; nothing of evaluate/ is used."""
+    codec = make_codec()
+    save_model(make_model((0, 0, 0), codec=codec), codec, tmp_path / "model")
+    lm = codeclm.load(str(tmp_path / "model"), device="cpu")
+    report = evaluate_pairs(lm, made[0] / "pairs.jsonl", None, None, PairsConfig(), EvaluateConfig(), False)
+    right = {"sum": [], "local": [], "norm.": []}
+    for line in map(json.loads, (made[0] / "pairs.jsonl").read_text().splitlines()):
+        if line["task"] != "pitch":
+            continue
+        nats = {name: [] for name in right}
+        for side in ("better", "worse"):
+            audio = torch.from_numpy(load_audio(made[0] / line[side], lm.codec.sample_rate))
+            codes = lm.codec.encode(audio[None, None])
+            start = int(line["span"][0] / RATE * 100 + 1e-6)  # 100 frames a second
+            stop = math.ceil((line["span"][0] / RATE + 0.5) * 100 - 1e-6)
+            frames = lm.model(codes).nll[0].sum(0)
+            nats["sum"].append(frames.sum())
+            nats["local"].append(frames[start:stop].sum())
+            nats["norm."].append(nats["local"][-1] - lm.model(codes[..., start:stop]).nll.sum())
+        for name, (better, worse) in nats.items():
+            right[name].append(float(better < worse))
+    assert {name: np.mean(hits) for name, hits in right.items()} == {
+        name: report.accuracy["pitch"]["model"][name].value for name in right
+    }
+    assert len(right["sum"]) == 8
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_the_commands_read_what_the_demo_or_an_earlier_command_left(monkeypatch)
     for verbs in (cli.VERBS, cli.CODEC_VERBS):
         for name, verb in verbs.items():
             monkeypatch.setitem(verbs, name, recorder(verb, calls))
-    known = {"prompt.wav", demo.VOICE, "hearing"}  # in runs/demo/; a suite that is made, not read
+    known = {"prompt.wav", demo.VOICE, "hearing", "probes"}  # in runs/demo/; suites that are made, not read
     known |= {"openslr/librispeech_asr", "parler-tts/mls_eng", "facebook/multilingual_librispeech"}  # of the hub
     for line in [line for line in SHELL if line.startswith("codeclm ")]:
         cli.main(shlex.split(line)[1:])

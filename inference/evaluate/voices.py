@@ -71,7 +71,7 @@ def voice_folders(speech: Path | None) -> list[Path]:
     if not folders:
         where = readable(SPEECH if speech is None else speech)
         raise FileNotFoundError(
-            f"{where}: has no folder of a voice, from which 'hearing' could be made; give --speech FOLDER with a "
+            f"{where}: has no folder of a voice, which 'hearing' and 'probes' need; give --speech FOLDER with a "
             f"sub-folder for each voice, or make it: python -m codeclm.train.recipes.corpus {SPEECH}"
         )
     return folders
