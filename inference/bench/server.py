@@ -43,7 +43,7 @@ class ServerLoadReport(LoadReport):
         return [
             machine.describe(),
             f"Requests arrive for {config.seconds:g} s at random times (Poisson, the same in each run); each uploads "
-            f"the bundled recording and listens to {config.speech_s:g} s of speech as a stream; {config.rows} are drawn "
+            f"the bundled recording, and hears {config.speech_s:g} s of speech as a stream; {config.rows} are drawn "
             f"at the same time, {config.waiting} may wait, more are refused (rejects). Client and server share the "
             "cores.",
             "first sample, audible: from sending the request to samples at the client, and to the first above -50 "
