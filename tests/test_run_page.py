@@ -117,6 +117,16 @@ def test_a_run_of_an_older_version_has_a_page_of_what_it_knows(tmp_path, capsys)
     assert named == ["Held-out speech, bits/s", "Codebook 0"]
 
 
+def test_a_page_is_made_of_whatever_lines_there_are_already(folder, tmp_path):
+    shutil.copy(folder / "config.json", tmp_path)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    looks = [line for line in lines if "heldout_bits_per_second" in line]
+    for some in ([], looks, *([line] for line in lines)):
+        (tmp_path / "metrics.jsonl").write_text("".join(some))
+        text = run_page.page(tmp_path)
+        assert "<h1>Training run" in text and ("<svg" in text) == any("canary" not in line for line in some)
+
+
 def test_what_is_no_run_is_told_in_a_line(tmp_path):
     with pytest.raises(SystemExit, match="this is no training run"):
         run_page.main([str(tmp_path)])
