@@ -61,6 +61,7 @@ class Ticket:
         self.num_left = self.request.num_frames - extra  # frames that may still come
         self.num_drawn = self.num_again = 0  # frames that came, and those that come again: it had to begin anew
         self.ready: deque[Drawn] = deque()  # frames that nobody took yet
+        self.said: deque[Drawn] | None = None  # frames whose audio is in `chunks`, where a listener keeps them
         self.audio_stream: AudioStream | None = None  # once somebody listens
         self.chunks: list[np.ndarray] = []  # that nobody took yet
         self.is_said = False  # whether there is no more audio to come
@@ -231,6 +232,8 @@ class Scheduler:
             if ticket.audio_stream is None:
                 ticket.audio_stream = self._begin_audio(ticket)
             if frames := ticket.take():
+                if ticket.said is not None:
+                    ticket.said.extend(frames)
                 codes = torch.stack([frame.codes for frame in frames], dim=1)
                 codes = codes[:, codes[0] != ABSENT]  # columns of text alone make no sound
                 alike.setdefault(codes.shape, []).append((ticket, ticket.audio_stream, codes))
