@@ -56,7 +56,7 @@ class Session:
         self.error: Exception | None = None
 
     async def take(self) -> list[Piece]:
-        """New pieces, as soon as there are some; none after the end. Raises the error of drawing, if it ended by one."""
+        """New pieces, as soon as there are some; none after the end. Raises the error that ended it."""
         while not self.pieces and not self.finish_reason:
             self.news.clear()
             await self.news.wait()
