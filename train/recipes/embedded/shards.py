@@ -1,4 +1,4 @@
-"""Speech in numbered tar files of about ten minutes: KEY.flac (16 kHz) and KEY.json with text, speaker and more.
+"""Speech in numbered tar files of about seven minutes: KEY.flac (16 kHz) and KEY.json with text, speaker and more.
 
 A shard is a pure function of the material, the side and its number: it can be deleted and made again, anywhere, by any
 number of processes, and is there whole or not at all.
@@ -34,7 +34,7 @@ from .voices import SHARES, VERSIONS, Voice, changed, synthetic_voices
 
 RATE = 16_000  # Hz
 SYNTHESES = 50  # for each shard: half a turn of SHARES
-SHARD_HOURS = 1 / 7  # about
+SHARD_HOURS = 0.12  # about
 MIN_S, MAX_S = 0.5, 30.0  # an utterance of another length is left out
 MIN_LOUDNESS = 1e-4  # root mean square of a synthesis; less is silence
 

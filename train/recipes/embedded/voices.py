@@ -25,12 +25,12 @@ zm_yunyang
 HELD_OUT = "af_nova af_sarah am_eric am_adam bf_lily bm_lewis im_nicola zm_yunjian jf_nezumi hf_beta"
 MIXED = 40  # means of two of kokoro's voices
 SHAPED, HELD_SHAPED = 60, 6  # voices made of hibari's one
-CHANGED = {"kokoro": 2, "joe": 5, "flite": 5, "espeak": 4, "human": 5}  # voices made of each other one
+CHANGED = {"kokoro": 3, "joe": 5, "flite": 5, "espeak": 4, "human": 5}  # voices made of each other one
 HELD_CHANGED = {"joe": 1, "flite": 1, "human": 1}  # those of them that are held out
 
 # how many of 100 syntheses each kind gets; a slow one (VERSIONS) then speaks in several voices
-SHARES = {"hibari": 52, "kokoro": 14, "joe": 6, "human": 16, "flite": 9, "espeak": 3}
-VERSIONS = {"kokoro": 3, "joe": 2}
+SHARES = {"hibari": 58, "kokoro": 8, "joe": 6, "human": 16, "flite": 9, "espeak": 3}
+VERSIONS = {"kokoro": 4, "joe": 2}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Voice:
 
 def synthetic_voices() -> dict[str, list[Voice]]:
     """Kind -> its voices. The first ones are as they come; derived ones follow."""
-    hibari = [Voice("heart", "hibari", "us"), Voice("heart_gb", "hibari", "gb")]
+    hibari = [Voice("heart", "hibari")]
     for number in range(SHAPED + HELD_SHAPED):
         rng = np.random.default_rng(zlib.crc32(f"heart~{number}".encode()))
         heldout = number >= SHAPED
@@ -85,9 +85,8 @@ def changed(voice: Voice) -> list[Voice]:
 
 def shape(rng: np.random.Generator) -> str:
     """Settings of hibari's for a voice: most have the pitch that goes with their throat."""
-    accent = "gb" if rng.random() < 0.3 else "us"
     throat = float(np.exp(rng.uniform(np.log(0.82), np.log(1.18))))
     pitch = 40 * np.log(throat) + rng.uniform(-3.5, 3.5)
     melody, breath, speed = rng.uniform(0.6, 1.5), rng.choice([0, 0, 0, 3, 6]), rng.uniform(0.85, 1.2)
     manner = " whisper=1" if rng.random() < 0.06 else f" pitch={pitch:.2f} melody={melody:.2f} breath={breath:g}"
-    return f"{accent} throat={throat:.3f} speed={speed:.2f}{manner}"
+    return f"throat={throat:.3f} speed={speed:.2f}{manner}"
