@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ from .synthesizers import synthesizer
 from .texts import SHARES as TEXT_SHARES
 from .texts import Sides, deal
 from .variants import placed
-from .voices import SHARES, VERSIONS, Voice, changed, synthetic_voices
+from .voices import AS_IT_COMES, SHARES, VERSIONS, Voice, changed, synthetic_voices
 
 RATE = 16_000  # Hz
 SYNTHESES = 50  # for each shard: half a turn of SHARES
-SHARD_HOURS = 0.12  # about
+SHARD_HOURS = 0.11  # about
 MIN_S, MAX_S = 0.5, 30.0  # an utterance of another length is left out
 MIN_LOUDNESS = 1e-4  # root mean square of a synthesis; less is silence
 
@@ -83,7 +83,7 @@ class Material:
                 versions, known = self._synthesized(kind, text, rng), {"text": text, "source": f"{kind}/{source}"}
             for audio, voice, about in versions:
                 if MIN_S * RATE <= len(audio) <= MAX_S * RATE:
-                    audio, conditions = placed(voice.change.of(audio, RATE), RATE, rng)
+                    audio, conditions = placed(audio, RATE, rng)
                     yield audio, {"speaker": voice.name, **known, **about, "conditions": conditions}
 
     def _synthesized(self, kind: str, text: str, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, Voice, dict]]:
@@ -95,13 +95,14 @@ class Material:
             found = [voice for voice in voices if voice.settings == base]
             chosen = [found[i] for i in rng.permutation(len(found))[: VERSIONS[kind]]]
         else:
-            chosen = [voices[int(rng.integers(len(voices)))]]
+            as_it_comes = kind == "hibari" and self.side != "new_voices" and rng.random() < AS_IT_COMES
+            chosen = [voices[0 if as_it_comes else int(rng.integers(len(voices)))]]
         audio, rate = synthesizer(kind, self.folder)(text, chosen[0].settings, rng)
         if not len(audio) or np.sqrt(np.mean(np.square(audio, dtype=np.float64))) < MIN_LOUDNESS:
             logger.warning("left out: %s says nothing for %r", chosen[0].name, text)
             return
-        audio = resampled(audio, rate, RATE).astype(np.float32)
-        yield from ((audio, voice, {}) for voice in chosen)
+        for voice in chosen:  # changed at the synthesizer's rate: a lower pitch moves what is above 8 kHz into the band
+            yield resampled(voice.change.of(audio, rate), rate, RATE).astype(np.float32), voice, {}
 
     def _recorded(self, number: int) -> Iterator[tuple[np.ndarray, Voice, dict]]:
         """First each recording as it is, in an order of its own; then in the first voice that is made of it; ..."""
@@ -115,7 +116,8 @@ class Material:
         except AudioError as error:
             logger.warning("left out: %s", error)
             return
-        yield audio, voices[turn % len(voices)], {"text": recording.text} if recording.text else {}
+        voice = voices[turn % len(voices)]
+        yield voice.change.of(audio, RATE), voice, {"text": recording.text} if recording.text else {}
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -139,6 +141,8 @@ def make_shards(material: Material, folder: Path, count: int, num_workers: int) 
                     bar.update()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for process in active_children():  # their shards are not whole, so they are not there
+                    process.terminate()
                 raise
 
 
