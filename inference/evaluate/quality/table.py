@@ -82,11 +82,10 @@ class Quality:
 
 def quality(items: Sequence[Item], missing: Sequence[str], config: EvaluateConfig) -> Quality:
     kinds = [kind for kind in KINDS if any(kind in item.sounds for item in items)]
-    listened = any(item.language is not None for item in items)
     return Quality(
         sounding={kind: _sounding(items, kind, config) for kind in kinds},
         voices=voices_kept(items, config),
-        saying={kind: _saying(items, kind, config) for kind in kinds} if listened else {},
+        saying={kind: found for kind in kinds if (found := _saying(items, kind, config)).num},
         drifting={kind: _drifting(items, kind, config) for kind in (REAL, CONTINUATION) if kind in kinds},
         missing=list(missing),
     )
