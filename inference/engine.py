@@ -20,7 +20,7 @@ from .config import SamplingConfig
 from .cuda_frame import GraphedFrame, graphed
 from .frame_step import FrameStep, is_supported
 from .grid import Request, State, given_rows, start
-from .guidance import GuidedWalk
+from .guidance import GuidedWalk, check_guided
 from .labelled import as_labelled
 from .resources import release_memory
 from .sampling import BatchSampling, batch_sampling, leading_codebooks
@@ -53,9 +53,7 @@ def generate(
         request = replace(request, prefix=None)
     state = start(model, request, seeds, leading_codebooks(sampling), keep)
     settings = batch_sampling(sampling, len(seeds), model.num_codebooks, state.nll)
-    has_text = request.text is not None or request.new_text is not None or request.draw_text
-    if settings.is_guided and not has_text:
-        raise ValueError("guidance weighs the text, and none is given")
+    check_guided(request, settings)
     longest, given = max(model.config.delays), state.num_prompt_frames
     total, context = given + request.num_frames, window_frames(model.config)
     capacity = min(total, context) + longest + 1

@@ -33,6 +33,7 @@ from .out_of_memory import is_out_of_memory, out_of_memory
 from .precision import weights_of
 from .prefix import SUFFIX, Prefix, fingerprint_of, make_prefix, read_prefix
 from .prompt import Audio, Prompt, encode_end
+from .rendering import rendered
 from .threads import decoding_threads
 from .windows import NO_END
 
@@ -384,22 +385,7 @@ class SpeechGenerator:
     def _finish(self, state: State, row: int, seed: int, num_frames: int) -> Generation:
         """One row, up to frame `num_frames` at most."""
         end = min(int(state.end[row]), num_frames)
-        audible = (state.codes[row, 0, :end] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
-        codes, nll = (values[row, : state.num_codebooks, audible] for values in (state.codes, state.nll))
-        cut = int((audible < state.num_prompt_frames).sum())
-        # decoded in one go, so that the continuation joins the prompt without a seam
-        audio = self.codec.decode(codes[None])[0, 0].cpu().numpy() if len(audible) else np.zeros(0, np.float32)
-        words = ""
-        if self.tokenizer is not None and state.text is not None:
-            words = self.tokenizer.decode(state.text[row, :end].tolist())
-        return Generation(
-            audio=audio[cut * self.codec.hop_length :],
-            prompt_audio=audio[: cut * self.codec.hop_length],
-            sample_rate=self.codec.sample_rate,
-            codes=codes.cpu().numpy(),
-            nll=nll.cpu().numpy(),
-            num_prompt_frames=cut,
-            finish_reason="eos" if end < num_frames else "length",
-            text=words,
-            seed=seed,
-        )
+        codes, nll = (values[row, : state.num_codebooks, :end] for values in (state.codes, state.nll))
+        text = None if state.text is None else state.text[row, :end]
+        reason = "eos" if end < num_frames else "length"
+        return rendered(self, codes, nll, text, state.num_prompt_frames, seed, reason)

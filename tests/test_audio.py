@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from codeclm.data.audio import AudioError, audio_blocks, find_audio, load_audio
+from codeclm.data.audio import AudioError, audio_blocks, audio_header, find_audio, load_audio
 from codeclm.data.audio_out import save_audio
 from codeclm.model.codecs import EMBEDDED_CODEC
 
@@ -200,6 +200,19 @@ def test_a_broken_or_cut_m4a_is_told_in_a_line(tmp_path):
         with pytest.raises(AudioError, match="b.m4a: cannot be read as audio") as caught:
             load_audio(tmp_path / "b.m4a", RATE)
         assert "\n" not in str(caught.value)
+
+
+def test_a_streamed_flac_that_does_not_say_how_long_it_is_sounds_as_it_did(tmp_path):
+    pytest.importorskip("av")
+    voice, rate = soundfile.read(DEMO_PROMPT, dtype="float32")
+    for count in (len(voice), rate // 4):
+        soundfile.write(tmp_path / "a.flac", voice[:count], rate)
+        content = bytearray((tmp_path / "a.flac").read_bytes())
+        content[21] &= 0xF0
+        content[22:26] = bytes(4)
+        (tmp_path / "a.flac").write_bytes(content)
+        np.testing.assert_allclose(load_audio(tmp_path / "a.flac", rate), voice[:count], atol=1e-4)
+        assert audio_header(tmp_path / "a.flac") == (rate, 0.0)
 
 
 # --- parts of a recording ---

@@ -250,7 +250,7 @@ def test_an_interrupted_generation_says_that_nothing_was_written(number, status,
     assert said.strip().endswith("codeclm: interrupted; nothing was written")  # after the bar, however far it came
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "finetune", "patterns"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "finetune", "patterns", "tokenizers"])
 def test_verbs_that_resume_say_so_when_they_are_interrupted(verb):
     assert interrupted(VERBS[verb]) == "; run the same command again to go on"
 

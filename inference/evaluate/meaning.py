@@ -7,8 +7,8 @@ FINE_TUNED = "five minutes of a voice that was new to the embedded model took 42
 FIGURES = "train/README.md"  # has them, with their commands
 
 
-def meaning(report: LikelihoodReport, model: str) -> str:
-    """model: its name, for the command that is the next step."""
+def meaning(report: LikelihoodReport, model: str | None) -> str:
+    """model: its name, for the command that is the next step; None: of another kind, which is not fine-tuned here."""
     ours, bigram, unigram = (row.bits_per_second for row in (report.model, report.bigram, report.unigram))
     on_itself = report.baselines_from == OTHER_HALF
     counting = f"counting which code follows which {_where(report)}"
@@ -34,6 +34,8 @@ def meaning(report: LikelihoodReport, model: str) -> str:
                 "it was trained too little, or on other speech."
             )
         sentence = f"This speech is new to the model: it needs {more}{alone}."
+    if model is None:
+        return sentence
     return (
         f"{sentence} Fine-tuning helps: {FINE_TUNED} ({FIGURES}). On other recordings of the same voice: "
         f"codeclm finetune FOLDER --from {model} --out RUN"
