@@ -5,14 +5,23 @@ from typing import TYPE_CHECKING, Any
 from .config import EvaluateConfig, SamplingConfig
 
 if TYPE_CHECKING:
-    from .evaluate.adapter import Adapted
     from .client import Client
+    from .evaluate.adapter import Adapted
     from .generation import Generation
     from .generator import SpeechGenerator
     from .loading import load
     from .scheduler import Scheduler
 
-__all__ = ["Adapted", "Client", "EvaluateConfig", "Generation", "SamplingConfig", "Scheduler", "SpeechGenerator", "load"]
+__all__ = [
+    "Adapted",
+    "Client",
+    "EvaluateConfig",
+    "Generation",
+    "SamplingConfig",
+    "Scheduler",
+    "SpeechGenerator",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from ...inference.codec.report import codec_report
 from ...inference.compress.codes import compress_codes, predicted_bits
 from ...inference.config import EvaluateConfig
 from ...inference.evaluate.baselines import CountBaselines
-from ...inference.evaluate.continuations import continuation_report
+from ...inference.evaluate.quality.run import Continuing, continuation_report
 from ...inference.evaluate.report import likelihood
 from ...inference.evaluate.score import score_store
 from ...inference.generator import SpeechGenerator
@@ -71,7 +71,8 @@ def continued(lm: SpeechGenerator, speech: Speech, out: Path, config: Tokenizers
     """Continue held-out recordings, kept in `out` -> the share that passes each check, and all of them."""
     if not speech.prompts:
         return {}
-    report = continuation_report(lm, speech.prompts, config.prompt_s, config.duration_s, config.seed, False, out)
+    how = Continuing(config.prompt_s, config.duration_s, config.seed)
+    report = continuation_report(lm, speech.prompts, how, out=out)
     checks = [item.checks for item in report.continuations]
     shares = {name: sum(asdict(check)[name] for check in checks) / len(checks) for name in asdict(checks[0])}
     return {"prompts": len(checks), "passed": sum(check.passed for check in checks) / len(checks)} | shares
