@@ -17,7 +17,7 @@ from ..generator import SpeechGenerator
 from ..grid import Request
 from ..prefix import Prefix, prefix_from
 from .config import ServerConfig
-from .refusal import LONGEST, Refusal
+from .refusal import Refusal
 
 MOST_TEXT = 4096  # characters
 MOST_CODES = 2**31  # beyond any number of codes
@@ -129,7 +129,7 @@ def understood(kind: type[Model], values: Any) -> Model:
         place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("constrained-"))
         given = "" if first["type"] == "missing" else f" (given: {json.dumps(first['input'], default=str)[:80]})"
         line = f"{place or 'the message'}: {first['msg'].removeprefix('Value error, ')}{given}"
-        raise Refusal(400, line[:LONGEST]) from None
+        raise Refusal(400, line) from None
 
 
 def order_of(lm: SpeechGenerator, config: ServerConfig, wish: Continuation, prompt: Prompt) -> Order:
