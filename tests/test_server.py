@@ -1,6 +1,10 @@
 """inference/server: what a client gets over HTTP is what the model gives in Python, alone or beside others."""
 
+import errno
 import io
+import json
+import re
+import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +18,8 @@ import codeclm
 from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.inference.client import Client
 from codeclm.inference.loading import save_model
+from codeclm.inference.server import run
+from codeclm.inference.server.refusal import refusal_of
 from codeclm.model.shapes import TextConfig
 
 from .serving import COMMAND, process, served, wait_for, write_prompt
@@ -177,6 +183,26 @@ def test_metrics_and_openapi_and_the_page_are_there(client):
         assert client.http.get(path).status_code == 404
 
 
+def test_the_curl_lines_of_the_readme_run(address, prompt, tmp_path):
+    if shutil.which("curl") is None:
+        pytest.skip("this machine has no curl")
+    page = (Path(run.__file__).parent / "README.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("curl ")]
+    (tmp_path / "prompt.wav").write_bytes(prompt.read_bytes())
+    for line in lines:
+        command = ["bash", "-c", line.replace("http://127.0.0.1:8000", address)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, line
+    assert {path for line in lines for path in re.findall(r"/v1/[\w/]+|/health|/metrics", line)} == {
+        "/v1/continuations", "/v1/likelihood", "/v1/audio/speech", "/v1/model", "/health", "/metrics",
+    }  # fmt: skip
+    assert len(soundfile.read(tmp_path / "continued.wav")[0]) == 2 * 8000
+    assert (tmp_path / "streamed.wav").stat().st_size == 44 + 2 * 2 * 8000
+    assert json.loads((tmp_path / "lines.jsonl").read_text().splitlines()[-1])["finish_reason"] == "length"
+    assert json.loads((tmp_path / "bits.json").read_text())["bits_per_second"] > 0
+    assert "speaks no text" in (tmp_path / "speech.mp3").read_text()
+
+
 def test_sigterm_lets_open_requests_end_and_takes_no_new_ones(lm, prompt):
     with process(lm.name) as (address, running), Client(address) as client:
         chunks = client.stream(prompt, 3.0)
@@ -193,3 +219,13 @@ def test_sigterm_lets_open_requests_end_and_takes_no_new_ones(lm, prompt):
 def test_the_client_tells_in_one_line_that_nobody_answers():
     with pytest.raises(ConnectionError, match="^http://127.0.0.1:9"), Client("http://127.0.0.1:9") as client:
         client.model()
+
+
+@pytest.mark.parametrize("error, status", [
+    (OSError(errno.ENOSPC, "No space left on device"), 507), (MemoryError(), 503), (ValueError("a\nb"), 400),
+    (FloatingPointError("NaN"), 500), (KeyError("x"), 500), (RuntimeError("out of memory"), 503),
+])  # fmt: skip
+def test_every_error_has_its_status_and_one_line(error, status):
+    refusal = refusal_of(error)
+    assert refusal.status == status and refusal.message and len(refusal.message.splitlines()) == 1
+    assert (refusal.retry_after is not None) == (status in (503, 507))
