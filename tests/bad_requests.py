@@ -55,7 +55,7 @@ class BadRequests:
         kinds: list[Callable[[random.Random], str]] = [
             *[self.wrong_field] * 3, *[self.cut_audio] * 2, *[self.fuzzed_form] * 2, *[self.fuzzed_json] * 2,
             *[self.leaves_early] * 2, self.noise_for_audio, self.wrong_prefix, self.fuzzed_http, self.fuzzed_path,
-            self.reads_nothing, self.fuzzed_socket, self.large_body,
+            self.drips, self.reads_nothing, self.fuzzed_socket, self.large_body,
         ]  # fmt: skip
         kind = rng.choice(kinds)
         try:
@@ -202,6 +202,18 @@ class BadRequests:
                     bare.recv(100)
             if rng.random() < 0.5:  # with a reset
                 bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        return "left"
+
+    def drips(self, rng: random.Random) -> str:
+        """A slow loris: a byte at a time, and never the last one."""
+        content, end = self.request(1), time.monotonic() + 3 * rng.random()
+        with connect(self.address) as bare:
+            bare.sendall(content[: rng.choice([0, 30, 250])])
+            for byte in content[250:-1]:
+                if time.monotonic() > end:
+                    break
+                bare.sendall(bytes([byte]))
+                time.sleep(0.02)
         return "left"
 
     def reads_nothing(self, rng: random.Random) -> str:

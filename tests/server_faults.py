@@ -64,7 +64,7 @@ def run(model: str | Path, requests: int) -> list[str]:
         server.rlimit(psutil.RLIMIT_FSIZE, (0, 0))  # as on a full disk, it can write to no file
         expected = client.generate(duration_s=0.3, seed=5).codes
         with ThreadPoolExecutor(CLIENTS) as pool:
-            list(pool.map(faults.one, range(10_000, 10_000 + requests // 5)))  # buffers and pools take their size
+            list(pool.map(faults.one, range(10_000, 10_000 + requests // 2)))  # memory reaches its plateau
         killed_clients(address, 1)
         before = settled(server, client)
         with ThreadPoolExecutor(CLIENTS) as pool:

@@ -1,4 +1,4 @@
-"""What a client is told when it does not get what it asked for: one line, as JSON, in the shape of OpenAI's API."""
+"""Refusals: one line for a client, as JSON, in the shape of OpenAI's API."""
 
 import errno
 import logging
@@ -10,7 +10,7 @@ from ..out_of_memory import is_out_of_memory
 from ..scheduler import QueueFull
 from ..screen import DEBUG, one_line
 
-LONGEST = 400  # characters of a line: what a client sent may be in it
+LONGEST = 400  # characters of a line, which may quote a request
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Refusal(Exception):
 
 
 def refusal_of(error: BaseException) -> Refusal:
-    """What to tell of an error; one that is not the client's is logged, in a line."""
+    """The refusal for an error; one that is not the client's is logged, in a line."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, QueueFull):

@@ -1,4 +1,4 @@
-"""What a request may ask for, as pydantic models: fields of a form, of a JSON object or of a WebSocket's message.
+"""Requests as pydantic models: fields of a form, of a JSON object or of a WebSocket's message.
 
 No field is a path, an address or code: audio and prefixes come as bytes.
 """
@@ -58,7 +58,7 @@ class Sampling(BaseModel):
         default=SamplingConfig.min_p, description="draw from codes at least this share as likely as the likeliest"
     )
     repetition_share: float = Field(
-        default=SamplingConfig.repetition_share, description="draw again what fills more than this share"
+        default=SamplingConfig.repetition_share, description="draw codes again that fill more than this share"
     )
     repetition_frames: int = Field(
         default=SamplingConfig.repetition_frames, le=1000, description="frames in which that is counted"
@@ -113,7 +113,7 @@ class Speech(Sampling):
 
 
 class Order(NamedTuple):
-    """What can be drawn."""
+    """A request that can be drawn."""
 
     request: Request
     seed: int
@@ -133,7 +133,7 @@ def understood(kind: type[Model], values: Any) -> Model:
 
 
 def order_of(lm: SpeechGenerator, config: ServerConfig, wish: Continuation, prompt: Prompt) -> Order:
-    """Encode the prompt and lay out what is asked for. Raises ValueError or Refusal in one line."""
+    """Encode the prompt and lay the request out. Raises ValueError or Refusal in one line."""
     sampling = lm.until_end(wish.config(), prompt, wish.duration, wish.text)
     request = lm.request(prompt, wish.duration, sampling, wish.text)
     if request.num_frames > config.max_duration * lm.codec.frame_rate:
