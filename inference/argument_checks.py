@@ -22,6 +22,7 @@ CODECS = ("spectral", "mulaw", "mdct", "encodec", "mimi", "dac")  # names of loa
 MAX_DURATION_S = 24 * 3600.0
 STORE = "store.json"
 READ_LATER = r"\.(jsonl|csv|tsv|jsonl\.gz|tar|tar\.\w+|tgz|parquet|arrow)$"  # what holds audio and is none
+FOREIGN = ("csm", "moshi")  # model_type of checkpoints of others that are taken as they are
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # LoRA's files, as peft names them
 
 
@@ -145,6 +146,13 @@ def check_audio(path: Path | None) -> None:
         check_recording(path)
 
 
+def check_audio_folder(path: Path) -> None:
+    """The same for a folder alone."""
+    if path.is_file():
+        raise ValueError(f"{readable(path)}: is one file; give a folder of recordings")
+    check_audio(path)
+
+
 def check_speech(place: str) -> None:
     """The same for whatever `codeclm prepare` reads; a list, a table or an address is read when it is used."""
     path = Path(place)
@@ -208,6 +216,15 @@ def no_model(folder: Path) -> str:
     if (folder / "model.safetensors").is_file() and folder.name.startswith("step-"):
         return f"{folder}: is what a training run goes on from, not a model; give {folder.parent}"
     return f"{folder}: holds no model (config.json and model.safetensors are needed)"
+
+
+def check_missing_codec(codec: str | None, model: str, config: dict[str, Any]) -> None:
+    """Raise ValueError for a codec given to a model that has its own, or for what cannot be a codec."""
+    if codec is None:
+        return
+    if config and config.get("model_type") not in FOREIGN:
+        raise ValueError(f"--codec {codec}: {model} has its own codec; only a CSM or Moshi may lack it")
+    check_codec(codec)
 
 
 def is_run(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from .argument_checks import (
     check_duration,
     check_folder,
     check_layout,
+    check_missing_codec,
     check_model,
     check_number,
     check_package,
@@ -34,13 +35,13 @@ from .argument_checks import (
     check_writable,
 )
 from .config import EvaluateConfig, PairsConfig
+from .evaluate.named_adapter import check_options, names_adapter, open_adapter
 from .evaluate.run_split import check_split
 from .options import (
     AudioFile,
     CodecName,
     Data,
     Device,
-    Model,
     Numbers,
     Options,
     Seed,
@@ -53,6 +54,13 @@ from .options import (
 from .screen import say_loading
 from .threads import check_threads, set_threads
 
+ScoredModel = Annotated[
+    str,
+    arg(
+        help="a model folder or a training run; 'default' is the embedded model; a CSM or Moshi folder of "
+        "transformers'; MODULE:OBJECT, an adapter of yours to any other model"
+    ),
+]
 PROMPT_S, CONTINUATION_S = 3.0, 8.0  # `evaluate --continuations`: seconds of each
 
 
@@ -105,7 +113,7 @@ def transcribe(
 
 def evaluate(
     data: Positional[Data],
-    model: Model = "default",
+    model: ScoredModel = "default",
     json_file: Numbers = None,
     baseline_data: Annotated[
         Path | None,
@@ -118,6 +126,7 @@ def evaluate(
     out: Annotated[
         Path | None, arg(metavar="FOLDER", help="folder to keep continuations, or the results of pairs, in")
     ] = None,
+    codec: Annotated[str | None, arg(metavar="MIMI", help="codec of a CSM or Moshi folder that holds none")] = None,
     weights: Weights = "float32",
     device: Device = "auto",
     threads: Threads = None,
@@ -148,26 +157,42 @@ def evaluate(
     check_pairs(data, are_pairs, continuations, pairs, config)
     if asr:
         check_package("--asr", "faster_whisper", "asr")
-    settings = check_model(model)
+    is_adapter = names_adapter(model)
+    if is_adapter:
+        fixed = {"--continuations": continuations, "--codec": codec, "--weights": weights != "float32"}
+        check_options(fixed | {"--device": device != "auto"})
+    settings = {} if is_adapter else check_model(model)
+    check_missing_codec(codec, model, settings)
     if continuations:
         check_audio(data)
         from .evaluate.prompts import usable_prompts
 
         files, skipped = usable_prompts(data, continuations, prompt_s)
-        from .evaluate.continuations import continuation_report
+        from .evaluate.quality.judges import installed_judges
+        from .evaluate.quality.run import Continuing, continuation_report
 
-        lm = open_model(model, device, threads, weights)
-        report = continuation_report(lm, files, prompt_s, duration, config.seed, asr, out, skipped)
+        lm = open_model(model, device, threads, weights, codec=codec)
+        continuing = Continuing(prompt_s, duration, config.seed)
+        report = continuation_report(lm, files, continuing, installed_judges(asr), out, skipped)
         write_json(json_file, report.to_dict())
         print(report.table())
         if out is None:
-            print("the continuations were not kept; --out FOLDER keeps them")
+            print("the continuations were not kept; --out FOLDER keeps them, with a page to listen to")
+        else:
+            from ..model.files import write_whole
+            from .evaluate.quality.page import PAGE, continuations_page
+
+            write_whole(out / PAGE, continuations_page(report, out, lm).html())
+            print(f"{out / PAGE}: open it in a browser; it needs no network")
         return
     check_data(None if are_pairs else data, settings)
     check_data(baseline_data, settings)
     check_split(config, data, model)
     # in float32 the blocks stay as they were trained
-    lm = open_model(model, device, weights=None if weights == "float32" else weights)
+    if is_adapter:
+        lm = open_adapter(model)
+    else:
+        lm = open_model(model, device, weights=None if weights == "float32" else weights, codec=codec)
     set_threads(threads)
     if are_pairs:
         from .evaluate.suite import evaluate_pairs
@@ -178,12 +203,9 @@ def evaluate(
         return
     report = lm.evaluate(data, baseline_data, config)
     write_json(json_file, json.loads(report.to_json()))
-    print(report.table())
-    if report.model.bits_per_second > report.bigram.bits_per_second:
-        print(
-            "This speech is new to the model: counting which code follows which, on speech like this, predicts it "
-            f"better. Tune it: codeclm finetune FOLDER --from {model} --out RUN, on other recordings of the same voice"
-        )
+    from .evaluate.meaning import meaning
+
+    print(f"{report.table()}\n\n{meaning(report, None if is_adapter else model)}")
 
 
 def check_idle(

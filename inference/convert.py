@@ -13,18 +13,17 @@ import torch
 from ..model.checksums import check_files, write_checksums
 from ..model.codec_reference import CodecReference
 from ..model.codecs import load_codec
-from ..model.convert import Converted, csm, moshi
+from ..model.convert import Converted
 from ..model.convert.checkpoint import copy_companions, local_folder, read_checkpoint
-from ..model.convert.mimi import codec_reference, codec_settings, split_codec
+from ..model.convert.mimi import codec_reference
 from ..model.convert.text_lm import from_text_lm
 from ..model.files import check_absent, whole_folder
 from ..model.presets import PRESETS
 from ..model.strict import read_object, refusing
 from ..model.weights import WEIGHTS, read_folder, read_weights, write_checkpoint, write_weights
+from .foreign import FORMATS, read_foreign
 from .loading import checked_names, model_folder, read_config, save_model
 
-# each has to_speech_lm and from_speech_lm, and says where the codec is
-FORMATS: dict[str, Any] = {"csm": csm, "moshi": moshi}
 UNUSED = "unused.safetensors"
 OLD_KEYS = ("rope_theta", "rope_scaling", "torch_dtype")  # what config.json files had before rope_parameters and dtype
 KEPT = ("max_position_embeddings", "sliding_window")  # limits of depth decoders that their few positions never reach
@@ -35,12 +34,10 @@ def import_folder(kind: str, src: Path, dst: Path) -> None:
 
     Raises ValueError naming what cannot be expressed, FileNotFoundError, FileExistsError or OSError.
     """
-    theirs, src = FORMATS[kind], local_folder(src)
-    values, weights = read_checkpoint(src, kind)
+    src = local_folder(src)
+    found = read_foreign(kind, src)
+    ours, codec_values, codec_weights = found.ours, found.codec_values, found.codec_weights
     with refusing(str(src / "config.json")):
-        codec_values = codec_settings(values.get(theirs.CODEC_CONFIG), str(src))
-        weights, codec_weights = split_codec(weights, theirs.PREFIX)
-        ours = theirs.to_speech_lm(values, weights, str(src))
         ours.config.codec = codec_reference(codec_values, codec_weights, ours.config.num_codebooks, str(src))
     with whole_folder(dst) as folder:
         write_checkpoint(folder, json.loads(ours.config.to_json_string()), ours.weights)
@@ -48,7 +45,7 @@ def import_folder(kind: str, src: Path, dst: Path) -> None:
         write_checksums(folder)
         write_checksums(folder / "codec")
         copy_companions(src, folder / "source")
-        (folder / "source" / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        (folder / "source" / "config.json").write_text(json.dumps(found.values, indent=2) + "\n")
         if ours.unused:
             write_weights(folder / "source" / UNUSED, ours.unused)
 

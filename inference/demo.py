@@ -20,12 +20,13 @@ from .loading import checkpoint_hash, load, model_folder
 from .report.page import Page, Section
 from .report.sounds import continuation, heard, rendering
 from .report.tracks import Sound
+from .sound.manipulate import pieces
 from .sound.measures import measure_speech
 from .sound.surprise_plot import GenerationPlot, plot_generation
 from .sound.transcribe import Transcriber
 
 VOICE = "my_voice"  # the prompt in pieces: what a folder of recordings to tune on looks like
-PIECE_S, QUIET_S = 1.2, 0.02
+PIECE_S = 1.2
 PAGE = "index.html"
 MEANING = "words and a voice, no meaning: the model is small and has learned from sound alone"
 
@@ -43,7 +44,7 @@ def run(out: Path, duration_s: float, seeds: Sequence[int], lm: SpeechGenerator 
     recording = load_audio(PROMPT, rate)
     save_audio(out / "prompt.wav", recording, rate)
     save_audio(out / "prompt-as-codec.wav", results[0].prompt_audio, rate)
-    for number, piece in enumerate(pieces(recording, rate), 1):
+    for number, piece in enumerate(pieces(recording, rate, PIECE_S), 1):
         save_audio(out / VOICE / f"{number}.wav", piece, rate)
     for seed, result in zip(seeds, results, strict=True):
         result.save(out / f"continuation-{seed}.wav")
@@ -86,18 +87,6 @@ def page_of(recording: np.ndarray, results: Sequence[Generation], lm: SpeechGene
         *(continuation(lm, result) for result in results),
     ]
     return Page("A voice, and how the embedded model goes on", [MEANING], [Section("", (), heard(sounds, transcriber))])
-
-
-def pieces(audio: np.ndarray, sample_rate: int) -> list[np.ndarray]:
-    """A recording [S] cut about every `PIECE_S` seconds, each time where it is quietest nearby."""
-    frame = round(QUIET_S * sample_rate)
-    levels = np.square(audio[: len(audio) // frame * frame].reshape(-1, frame)).mean(axis=1)
-    count = max(1, round(len(audio) / sample_rate / PIECE_S))
-    step, cuts = len(levels) // count, [0]
-    for number in range(1, count):
-        first = number * step - step // 4
-        cuts.append((first + int(levels[first : first + step // 2].argmin())) * frame)
-    return np.split(audio, cuts[1:])
 
 
 def metrics_of(result: Generation, lm: SpeechGenerator, prompt: bool = False) -> dict:

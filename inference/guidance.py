@@ -5,6 +5,7 @@ The first half of each step's logits is the model's own: what is recorded. B row
 """
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from ..model.delay_pattern import ABSENT
 from ..model.flatten import TEXT
 from ..model.walk import Walk
 from .frame_step import FrameStep
+from .sampling import BatchSampling
+
+if TYPE_CHECKING:
+    from .grid import Request
 
 # (slot, the model's own logits [B, C], those to draw from [B, C]) -> [B]
 GuidedChoose = Callable[[int, Tensor, Tensor], Tensor]
@@ -39,14 +44,25 @@ class GuidedWalk:
     def step(self, choose: GuidedChoose, known: Mapping[int, Tensor] | None = None, user: Tensor | None = None) -> None:
         def choose_for_both(slot: int, logits: Tensor) -> Tensor:
             own, without = logits.chunk(2)
-            weight = self.weight.to(own.dtype) if isinstance(self.weight, Tensor) else self.weight
-            return for_both(slot, choose(slot, own, torch.lerp(without, own, weight)))
+            return for_both(slot, choose(slot, own, weighed(own, without, self.weight)))
 
         self.walk.step(
             choose_for_both,
             {slot: for_both(slot, value) for slot, value in (known or {}).items()},
             None if user is None else twice(user),
         )
+
+
+def weighed(own: Tensor, without: Tensor, weight: float | Tensor) -> Tensor:
+    """The logits [B, C] to draw from, of a row's own and of those without its text. weight: see `GuidedWalk`."""
+    return torch.lerp(without, own, weight.to(own.dtype) if isinstance(weight, Tensor) else weight)
+
+
+def check_guided(request: "Request", sampling: BatchSampling) -> None:
+    """Raise ValueError for a weight of the text where there is none."""
+    has_text = request.text is not None or request.new_text is not None or request.draw_text
+    if sampling.is_guided and not has_text:
+        raise ValueError("guidance weighs the text, and none is given")
 
 
 def for_both(slot: int, values: Tensor) -> Tensor:

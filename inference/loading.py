@@ -2,7 +2,7 @@
 
 A model folder holds config.json and model.safetensors (transformers' layout), tokenizer.model where there is a text
 stream, `codec/` where the codec is not the embedded one, and checksums.json. Loading is strict: nothing missing,
-unknown, misshapen, NaN or changed gets through.
+unknown, misshapen, NaN or changed gets through. A CSM or Moshi folder of transformers' is taken as it is (foreign.py).
 """
 
 import hashlib
@@ -11,22 +11,25 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..data.text_tokenizer import TextTokenizer
 from ..model.checksums import CHECKSUMS, check_files, write_checksums
 from ..model.checksums import FOREIGN_KEYS as NOTES
 from ..model.codecs import EMBEDDED_CODEC, EMBEDDED_FILES, Codec, load_codec
+from ..model.convert.checkpoint import local_folder
 from ..model.device import resolve_device
 from ..model.files import file_sha256, whole_folder
 from ..model.hub import fetch, is_hub_id
 from ..model.lm import SpeechLM
 from ..model.old_names import with_current_names
 from ..model.speech_lm_config import SETTINGS, SpeechLMConfig
-from ..model.strict import check_names, read_object
+from ..model.strict import check_names, read_object, shown
 from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
 from .adapters import adapter_hash, base_of, is_adapter
 from .argument_checks import ADAPTER, ADAPTER_WEIGHTS, no_model
 from .config import WeightPrecision
+from .foreign import foreign_content, foreign_kind, open_foreign
 from .generator import SpeechGenerator
 from .precision import set_weights, weights_of
 
@@ -49,10 +52,12 @@ def load(
     weights: WeightPrecision | None = None,
     rows: int = 1,
     adapter: str | Path | None = None,
+    codec: str | Path | None = None,
 ) -> SpeechGenerator:
     """A `SpeechGenerator`: "default" (embedded), a folder, a training run, or "owner/name" on the Hugging Face hub.
 
     A run or folder of LoRA adapters is loaded with its base. adapter: one to put on the model (`use_adapter`).
+    codec: the Mimi of a CSM or Moshi of transformers' that holds none, as `load_codec` takes it.
 
     device: where model and codec compute, "auto", "cpu", "cuda", "cuda:N" or "mps". The model is in float32 whatever
     its file holds (`AutoModel.from_pretrained` keeps the file's type: bfloat16 for the embedded one).
@@ -66,16 +71,26 @@ def load(
     target = resolve_device(device)
     folder = model_folder(name_or_folder)
     base = base_folder(folder)
-    model = load_speech_lm(base)
-    codec = load_model_codec(base, model)
+    model, coder = _open(base, codec)
     name = str(name_or_folder) if base == folder else base_of(folder)
-    lm = SpeechGenerator(model, codec, name, load_tokenizer(base, model)).to(target)
+    lm = SpeechGenerator(model, coder, name, load_tokenizer(base, model)).to(target)
     if adapter is not None or base != folder:
         lm.use_adapter(name_or_folder if adapter is None else adapter)
     if weights is not None:
         _ = lm.fingerprint  # now, while the weights are as they are in the file
         set_weights(model, weights, rows)
     return lm
+
+
+def _open(folder: Path, codec: str | Path | None) -> tuple[SpeechLM, Codec]:
+    """The model of a folder and its codec; `codec` as for `load`."""
+    if kind := foreign_kind(folder):
+        found, coder = open_foreign(kind, folder, codec)
+        return speech_lm(found.config, found.weights, str(folder)), coder
+    if codec is not None:
+        raise ValueError(f"codec '{codec}' was given, but {folder} has its own; only a CSM or Moshi may lack it")
+    model = load_speech_lm(folder)
+    return model, load_model_codec(folder, model)
 
 
 def model_folder(name_or_folder: str | Path) -> Path:
@@ -96,6 +111,8 @@ def model_folder(name_or_folder: str | Path) -> Path:
         raise FileNotFoundError(no_model(folder))
     if isinstance(name_or_folder, Path) or not is_hub_id(name):
         raise FileNotFoundError(f"{folder}: no such model folder; '{DEFAULT}' is the embedded model")
+    if foreign_kind(fetch(name, "model", ("config.json",))):
+        return local_folder(Path(name))
     return fetch(name, "model", PATTERNS)
 
 
@@ -114,14 +131,19 @@ def base_folder(folder: Path) -> Path:
 
 def load_speech_lm(folder: Path) -> SpeechLM:
     """config.json + weights -> SpeechLM in float32, eval mode. Raises ValueError or FileNotFoundError."""
-    config = read_config(folder / "config.json")
-    weights = {name: tensor.float() for name, tensor in read_folder(folder).items()}
-    with torch.device("meta"):  # a config that asks for more than the file holds is refused before it takes memory
-        model = SpeechLM(config)
-    weights = with_current_names(weights, model.depth_is_first)
-    load_strictly(model, weights, str(weight_files(folder)[0] if len(weight_files(folder)) == 1 else folder))
+    config, files = read_config(folder / "config.json"), weight_files(folder)
+    model = speech_lm(config, read_folder(folder), str(files[0] if len(files) == 1 else folder))
     if not check_files(folder, checked_names(folder)):
         logger.info("%s: has no %s, so changed weights would not be noticed", folder, CHECKSUMS)
+    return model
+
+
+def speech_lm(config: SpeechLMConfig, weights: dict[str, Tensor], name: str) -> SpeechLM:
+    """A SpeechLM in float32, eval mode, of these weights; `name` is what messages call them. Raises ValueError."""
+    with torch.device("meta"):  # a config that asks for more than the file holds is refused before it takes memory
+        model = SpeechLM(config)
+    weights = {key: tensor.float() for key, tensor in weights.items()}
+    load_strictly(model, with_current_names(weights, model.depth_is_first), name)
     return model.eval()
 
 
@@ -145,7 +167,11 @@ def read_config(path: Path) -> SpeechLMConfig:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file, so this folder holds no model") from None
     if values.get("model_type") != SpeechLMConfig.model_type:
-        raise ValueError(f"{path}: is not a codeclm model's config")
+        found = shown(values.get("model_type"))
+        raise ValueError(
+            f"{path}: is not a codeclm model's config, nor CSM's or Moshi's (model_type is {found}); "
+            "any other model is scored through an adapter (README.md in inference/evaluate)"
+        )
     others = {*FOREIGN_KEYS, *SpeechLMConfig().to_dict()} - set(SETTINGS)
     own = {key: value for key, value in values.items() if key not in others}
     try:
@@ -162,8 +188,12 @@ def checkpoint_hash(folder: Path) -> str:
     """
     if is_adapter(folder):
         return hashlib.sha256(f"{checkpoint_hash(base_folder(folder))} {adapter_hash(folder)}".encode()).hexdigest()
-    digest = hashlib.sha256(read_config(folder / "config.json").canonical().encode())
-    for path in weight_files(folder):
+    if foreign_kind(folder):
+        settings, files = foreign_content(folder)
+    else:
+        settings, files = read_config(folder / "config.json").canonical(), weight_files(folder)
+    digest = hashlib.sha256(settings.encode())
+    for path in files:
         digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""`codeclm generate PROMPTS.jsonl --out FOLDER`: a line, a file. Lines alike in length are drawn together, as a batch.
+"""`codeclm generate PROMPTS.jsonl --out FOLDER`: a line, a file. Lines are requests of one Scheduler.
 
     {"prompt": "a.wav", "text": "...", "duration": 4, "seed": 1, "name": "a", "temperature": [0.9, 0.7], "top_k": 50}
 
@@ -9,9 +9,9 @@ The file of a line is NAME.wav: its "name", else its number and the prompt's. Wh
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data.config import with_settings
 from ..model.files import readable
@@ -20,14 +20,10 @@ from .argument_checks import check_duration, check_prompt, check_seeds
 from .config import SamplingConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .generator import SpeechGenerator
-    from .grid import Request
+    from .scheduler import Ticket
 
-    Row = tuple["Line", Request]
-
-BATCH = 8  # rows that are drawn at once, if memory allows
+BATCH = 8  # lines that are drawn at once, if memory allows
 OWN = {"prompt": str, "text": str, "duration": (int, float), "seed": int, "name": str}
 logger = logging.getLogger(__name__)
 
@@ -109,67 +105,41 @@ def read_line(number: int, text: bytes, folder: Path, defaults: Line) -> Line:
 def generate_lines(lm: "SpeechGenerator", lines: Sequence[Line], out: Path, failures: Failures) -> int:
     """Make the files of these lines -> how many were made. A line that fails stops no other."""
     from ..data.progress import progress_bar
+    from .scheduler import Scheduler
 
-    made = 0
-    waiting: dict[Any, list[Row]] = {}
+    scheduler, made = Scheduler(lm, BATCH), 0
+    drawn: dict[Ticket, Line] = {}
     with progress_bar(total=len(lines), unit="file", desc="generate") as bar:
+
+        def step(most: int) -> int:
+            """Draw until this many lines are left at most -> how many were made."""
+            made = 0
+            while len(drawn) > most:
+                scheduler.step()
+                for ticket in [ticket for ticket in drawn if ticket.is_done]:
+                    made += save(ticket, drawn.pop(ticket), out, failures)
+                    bar.update()
+            return made
+
         for line in lines:
+            made += step(scheduler.max_rows - 1)
             try:
-                sampling = lm.until_end(line.sampling, line.prompt, line.duration_s, line.text)
-                request = lm.request(line.prompt, line.duration_s, sampling, line.text)
+                ticket = scheduler.submit(line.prompt, line.duration_s, line.seed, line.sampling, line.text)
+                drawn[ticket] = line
             except (ValueError, OSError) as error:
                 failures.add(line.number, error)
                 bar.update()
-                continue
-            alike = waiting.setdefault(kind_of(request, sampling), [])
-            alike.append((replace(line, sampling=sampling), request))
-            if len(alike) == BATCH:
-                made += generate_batch(lm, alike, out, failures)
-                bar.update(len(alike))
-                alike.clear()
-        for alike in waiting.values():
-            made += generate_batch(lm, alike, out, failures) if alike else 0
-            bar.update(len(alike))
-    return made
+        return made + step(0)
 
 
-def kind_of(request: "Request", sampling: SamplingConfig) -> tuple[Any, ...]:
-    """Requests of one kind fit into a batch."""
-    shapes = [None if x is None else tuple(x.shape) for x in tensors(request).values()]
-    return request.num_frames, request.draw_text, sampling.repetition_frames, sampling.num_codebooks, *shapes
-
-
-def tensors(request: "Request") -> "dict[str, Tensor | None]":
-    return {"codes": request.codes, "text": request.text, "new_text": request.new_text}
-
-
-def generate_batch(lm: "SpeechGenerator", rows: "list[Row]", out: Path, failures: Failures) -> int:
-    """Make the files of lines of one kind -> how many were made. Where they fail together, half of them at a time."""
-    import torch
-
-    lines, requests = zip(*rows, strict=True)
-    stacked = {}
-    for name in tensors(requests[0]):
-        values = [value for request in requests if (value := tensors(request)[name]) is not None]
-        stacked[name] = torch.stack(values) if values else None
+def save(ticket: "Ticket", line: Line, out: Path, failures: Failures) -> bool:
+    """Write the file of a line that is done -> whether that went well."""
     try:
-        found = lm.run(
-            replace(requests[0], **stacked), [line.seed for line in lines], [line.sampling for line in lines]
-        )
-    except (ValueError, FloatingPointError, MemoryError) as error:
-        if len(rows) > 1:
-            half = len(rows) // 2
-            return sum(generate_batch(lm, part, out, failures) for part in (rows[:half], rows[half:]))
-        failures.add(lines[0].number, error)
-        return 0
-    made = 0
-    for line, generation in zip(lines, found, strict=True):
-        try:
-            generation.save(line.file_in(out))
-            made += 1
-        except (ValueError, OSError) as error:  # the model ended at once, or the disk is full
-            failures.add(line.number, error)
-    return made
+        ticket.generation().save(line.file_in(out))
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:  # also: ended at once, or the disk is full
+        failures.add(line.number, error)
+        return False
+    return True
 
 
 def generate_many(path: Path, out: Path, defaults: Line, open_model: "Callable[[], SpeechGenerator]") -> str:

@@ -42,13 +42,18 @@ Numbers = Annotated[Path | None, arg(name="json", metavar="FILE", help="also wri
 
 
 def open_model(
-    name: str, device: str = "auto", threads: int | None = None, weights: WeightPrecision | None = None, rows: int = 1
+    name: str,
+    device: str = "auto",
+    threads: int | None = None,
+    weights: WeightPrecision | None = None,
+    rows: int = 1,
+    codec: str | None = None,
 ) -> "SpeechGenerator":
     """`load`, with a sign of life. threads: torch's while decoding."""
     say_loading(f"the model '{name}'")
     from .loading import load
 
-    lm = load(name, device=device, weights=weights, rows=rows)
+    lm = load(name, device=device, weights=weights, rows=rows, codec=codec)
     lm.threads = threads
     return lm
 

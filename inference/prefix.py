@@ -8,13 +8,14 @@ K codebooks, T frames, L layers, G key/value heads, P positions, E head width.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..model.check_inputs import check_inputs
@@ -91,20 +92,34 @@ def read_prefix(path: str | Path, lm: "SpeechGenerator") -> Prefix:
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no such file; codeclm prefix VOICE.wav --out {path.name} makes it")
     try:
-        with safe_open(path, "pt") as file:
-            owner = dict(file.metadata() or {})
-            if owner.pop("format", "") != FORMAT:
-                raise ValueError(f"{name}: holds no prefix; make one with codeclm prefix VOICE.wav --out {path.name}")
-            prefix = Prefix(codes=torch.empty(0), nll=torch.empty(0), caches=None, owner=owner)
-            prefix.check(lm, name)
-            tensors = {key: file.get_tensor(key).to(lm.device) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise ValueError(f"{name}: is not a whole safetensors file ({error}); make it again") from None
+    return prefix_from(content, lm, name)
+
+
+def prefix_from(content: bytes, lm: "SpeechGenerator", name: str) -> Prefix:
+    """The bytes of such a file. name: for messages. Raises ValueError in one line for anything else."""
+    try:
+        found = load(content)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{name}: is not a whole safetensors file ({error}); make it again") from None
+    owner = metadata_of(content)
+    if owner.pop("format", "") != FORMAT:
+        raise ValueError(f"{name}: holds no prefix; make one with codeclm prefix VOICE.wav --out voice{SUFFIX}")
+    tensors = {key: tensor.to(lm.device) for key, tensor in found.items()}
     prefix = Prefix(
         tensors.pop("codes", torch.empty(0)), tensors.pop("nll", torch.empty(0)), tensors.pop("caches", None), owner
     )
+    prefix.check(lm, name)
     check_tensors(prefix, lm.model, name)
     return prefix
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    """What is written beside the tensors of a safetensors file that is known to be whole."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__") or {}
 
 
 def check_tensors(prefix: Prefix, model: SpeechLM, name: str) -> None:
@@ -122,6 +137,8 @@ def check_tensors(prefix: Prefix, model: SpeechLM, name: str) -> None:
     fits = (caches is None) != is_supported(model) and (caches is None or caches.shape == shape)
     if not fits or prefix.nll.shape != prefix.codes.shape or (caches is not None and caches.dtype != model.dtype):
         raise ValueError(f"{name}: its tensors are not those of a prefix of this model; make it again")
+    if not all(tensor.isfinite().all() for tensor in (prefix.nll, caches) if tensor is not None):
+        raise ValueError(f"{name}: holds NaN or infinite numbers; make it again")
 
 
 def owner_of(lm: "SpeechGenerator") -> dict[str, str]:

@@ -1,20 +1,19 @@
 """A running batch whose rows begin and end on their own: each has a prompt, a length, a seed and settings of its own.
 
 All rows are at the same column of one grid (grid.py's `State`), and take the same step; a row's own columns are
-`ahead` of the grid's by a number of its own. A prompt is laid out right before the column that comes next:
+`ahead` of the grid's by a number of its own. A prompt is laid out right before the column that comes next, and after it
+what is known of the new columns; TO_DRAW stands where nothing is:
 
     grid     ..  40  41  42  43  44
     row 0        12  13  14  15  16    ahead = -28
     row 1    ..   0   1   2   3   4    ahead = -40: two columns were given, and it joined before column 42
 
 Noise is that of a row's own columns, so it draws what it draws alone. A row whose window is full (windows.py) joins
-anew, given half of that window. B rows, K codebooks, T columns.
+anew, given half of that window. A guided row (guidance.py) takes two places, the second one without its text.
+B places, K codebooks, T columns.
 """
 
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,85 +23,18 @@ from ..model.delay_pattern import ABSENT, delay
 from ..model.lm import SpeechLM
 from .config import SamplingConfig
 from .cuda_frame import GraphedFrame, graphed
-from .frame_step import FrameStep, is_supported
-from .grid import Request, given_columns, start
+from .frame_step import FrameStep
+from .grid import Request, start
 from .labelled import as_labelled
+from .noise import Noise
 from .prefix import Prefix
+from .row import Drawn, Row
+from .row_step import TO_DRAW, Pairs, RowStep
 from .sampling import BatchSampling, batch_sampling
-from .step import Step, can_end
-from .windows import NO_END, Window, each_window, window_frames
+from .step import can_end
+from .windows import NO_END, Window, window_frames
 
 SPARE = 64  # columns that are kept at least, for repetition-aware sampling
-
-
-def can_share(model: SpeechLM, request: Request, sampling: SamplingConfig) -> bool:
-    """Whether a request can be a row among others; else it is drawn alone, by engine.py's `generate`.
-
-    Alone: models that the frame step does not know; text that is drawn or spread over new columns, and its guidance;
-    codes known beforehand; fewer codebooks than there are; repetitions counted in another number of frames than usual.
-    """
-    more = (request.new_text, request.user, request.new_codes, request.text_end)
-    plain = not request.draw_text and request.draw_codes and all(value is None for value in more)
-    own = sampling.guidance != 1 or sampling.num_codebooks not in (0, model.num_codebooks)
-    counts = sampling.repetition_share < 1 and sampling.repetition_frames != SamplingConfig.repetition_frames
-    return is_supported(model) and plain and not own and not counts
-
-
-class Drawn(NamedTuple):
-    """A frame that is complete."""
-
-    codes: Tensor  # [K]
-    nll: Tensor  # [K] nats
-
-
-@dataclass(eq=False)
-class Row:
-    """A request in the batch. Columns are its own."""
-
-    seed: int
-    sampling: SamplingConfig
-    total: int  # columns, the given ones included
-    num_given: int
-    windows: Iterator[Window]
-    window: Window
-    frame: int  # frames that are complete
-    ahead: int = 0  # its own column, less that of a grid which drops none
-
-
-class Bounds(NamedTuple):
-    """Columns of the grid [B], where codebooks lag: codes are drawn from `first` on, and ABSENT beyond start..stop."""
-
-    start: Tensor
-    first: Tensor
-    stop: Tensor
-
-    def holds(self, frame: int) -> Tensor:
-        """[B] whether the codes of a frame are drawn."""
-        return (frame >= self.first) & (frame < self.stop)
-
-
-@dataclass(frozen=True)
-class RowStep(Step):
-    """A step of every row, each in its own window."""
-
-    bounds: Bounds | None = field(kw_only=True)  # None: no codebook lags, so that every code is drawn
-
-    def draw_code(self, k: int, frame: int, logits: Tensor) -> Tensor:
-        end = self.state.end
-        code = super().draw_code(k, frame, logits)
-        if self.bounds is None:
-            return code
-        if k == 0:
-            self.state.end = torch.where(self.bounds.holds(frame), self.state.end, end)
-        code = torch.where(frame < self.bounds.first, self.state.codes[:, k, frame], code)
-        return torch.where((frame < self.bounds.start) | (frame >= self.bounds.stop), ABSENT, code)
-
-    def record(self) -> None:
-        end = self.state.end
-        super().record()
-        if self.bounds is not None:
-            frame = self.column - max(self.model.config.delays)
-            self.state.end = torch.where(self.bounds.holds(frame), self.state.end, end)
 
 
 class RowBatch:
@@ -110,146 +42,215 @@ class RowBatch:
     def __init__(self, model: SpeechLM, max_rows: int, num_codes: int):
         """num_codes: that the codec has."""
         self.model, self.max_rows = model, max_rows
-        self.longest, self.context = max(model.config.delays), window_frames(model.config)
-        # columns that are kept: half a window is given to the next one
-        self.kept = SPARE + self.longest + (0 if self.context == NO_END else self.context)
+        self.longest, context = max(model.config.delays), window_frames(model.config)
         # a single row's weights would have another layout
-        rows = min(2, max_rows)
-        self.state = start(model, Request(NO_END, num_codes=num_codes), [0] * rows, keep=False)
-        self.state.walk = FrameStep(model, rows, self.context + self.longest + 1)
-        for name, empty in ("codes", ABSENT), ("nll", 0), ("text", ABSENT), ("text_nll", 0):
-            if (grid := getattr(self.state, name)) is not None:
-                setattr(self.state, name, F.pad(grid, (self.kept, 0), value=empty))
-        self.rows: list[Row | None] = [None] * rows
-        self.column = self.kept  # that comes next, in the grid
-        self.sampling: BatchSampling | None = None  # None: to be found out
-        self.bounds: Bounds | None = None
+        places = min(2, max_rows)
+        request = Request(NO_END, num_codes=num_codes, draw_text=model.predicts_text)
+        self.state = start(model, request, [0] * places, keep=False)
+        self.state.walk = FrameStep(model, places, context + self.longest + 1)
+        self.rows: list[Row | None] = [None] * places  # at each place
+        self.sampling: BatchSampling | None = None  # None: to be found out, with the two after it
+        self.pairs: Pairs | None = None
+        self.text_ends: Tensor | None = None  # [B]
+        self.all_drawn: range | None = None  # columns at which every code is drawn; None: to be found out, with `first`
+        self.first: Tensor | None = None  # [B] the first frame that may end a row, where zeros do
         self.frames: GraphedFrame | None = None  # on a GPU, for steps in which every code is drawn
         self.held = ExitStack()  # gives the graph back
-        self.graph: tuple[int, bool] | None = None  # rows of the one that is held, and whether they may end
+        self.graph: tuple[int, bool] | None = None  # places of the one that is held, and whether rows may end
         self.is_graphed = False  # whether it knows the settings of all rows
+        self.column = self.num_kept = 0  # the column that comes next, in the grid, and those before it that are kept
+        self.keep(SPARE + self.longest + (0 if context == NO_END else context))  # half a window goes to the next one
+
+    def keep(self, count: int) -> None:
+        """Keep this many columns before the next one, at least."""
+        more = count - self.num_kept
+        if more <= 0:
+            return
+        self.leave_graph()
+        state = self.state
+        for name, empty in ("codes", ABSENT), ("nll", 0), ("text", ABSENT), ("text_nll", 0):
+            if (grid := getattr(state, name)) is not None:
+                setattr(state, name, F.pad(grid, (more, 0), value=empty))
+        state.end = state.end + more
+        state.num_dropped -= more
+        for noise in self.noises:
+            noise.drop(-more)
+        self.column, self.num_kept, self.all_drawn = self.column + more, count, None
 
     @property
     def num_free(self) -> int:
-        return self.max_rows - sum(row is not None for row in self.rows)
+        return self.max_rows - len(self.taken)
+
+    @property
+    def taken(self) -> list[Row]:
+        return [row for row in dict.fromkeys(self.rows) if row is not None]
 
     @torch.inference_mode()
     def add(self, request: Request, seed: int, sampling: SamplingConfig) -> Row:
         """Let a request begin. Raises IndexError if no row is free."""
-        if None not in self.rows:
-            if not self.num_free:
-                raise IndexError(f"all {self.max_rows} rows are taken")
-            self.resize(min(2 * len(self.rows), self.max_rows))
-        place = self.rows.index(None)
-        given = given_columns(request)
-        windows = each_window(given + request.num_frames, self.context)
-        window = next(window for window in windows if window.stop > given)
-        row = Row(seed, sampling, given + request.num_frames, given, windows, window, given)
+        if not self.num_free:
+            raise IndexError(f"all {self.max_rows} rows are taken")
         state, device = self.state, self.model.device
-        codes = state.codes.new_full((self.model.num_codebooks, given), ABSENT)
-        codes = codes if request.codes is None else request.codes.to(device)
-        text = None if state.text is None else codes.new_full((given,), ABSENT)
-        text = text if request.text is None else request.text.to(device)
-        for grid, values in (state.codes, codes), (state.text, text):
-            if grid is not None and values is not None:
-                room = min(given, self.column)
-                grid[place].fill_(ABSENT)
-                grid[place, ..., self.column - room : self.column] = values[..., given - room :]
-        self.join(place, row, codes[:, window.start :], None if text is None else text[window.start :], request.prefix)
-        self.rows[place], self.sampling = row, None
+        row = Row(self.model, request, seed, sampling)
+        num_known, looks_back = row.num_given - row.window.start, sampling.repetition_share < 1
+        self.keep(max(num_known, sampling.repetition_frames + self.longest if looks_back else 0))
+        codes = state.codes.new_full((self.model.num_codebooks, row.num_given), ABSENT)
+        if request.codes is not None:
+            codes[: row.num_codebooks] = request.codes[: row.num_codebooks].to(device)
+        text = codes.new_full((row.num_given,), ABSENT) if request.text is None else request.text.to(device)
+        seen = min(row.num_given, self.column)
+        for place in self.make_places(1 + row.is_guided):
+            self.rows[place] = row
+            state.codes[place].fill_(ABSENT)
+            state.codes[place, :, self.column - seen : self.column] = codes[:, row.num_given - seen :]
+            if state.text is not None:
+                state.text[place].fill_(ABSENT)
+                if self.has_text(place):
+                    state.text[place, self.column - seen : self.column] = text[row.num_given - seen :]
+        try:
+            self.join(row, num_known, request.prefix)
+        except Exception:
+            self.remove(row)
+            raise
+        state.end[self.rows.index(row)] = self.in_grid(row, row.total)
         return row
 
-    def join(self, place: int, row: Row, codes: Tensor, text: Tensor | None, prefix: Prefix | None = None) -> None:
-        """Let a row begin its window, with these columns of it as given, which come before the grid's next one."""
+    def make_places(self, count: int) -> list[int]:
+        """This many places for another row."""
+        if self.rows.count(None) < count:
+            needed = len(self.rows) - self.rows.count(None) + count
+            self.resize(max(needed, min(2 * len(self.rows), self.max_rows)))
+        self.sampling = None
+        return [place for place, row in enumerate(self.rows) if row is None][:count]
+
+    def has_text(self, place: int) -> bool:
+        """Whether a place is not a guided row's second one."""
+        return self.rows.index(self.rows[place]) == place
+
+    def join(self, row: Row, num_known: int, prefix: Prefix | None = None) -> None:
+        """Let a row begin its window; that many columns of it lie before the grid's next one."""
         self.leave_graph()
-        state, num_known = self.state, codes.shape[1]
-        row.ahead = row.window.start + num_known - (self.column + state.num_dropped)
-        if self.longest and num_known:
-            codes = delay(codes[None], self.model.config.delays)[0, :, :num_known]
-        with as_labelled(self.model):
-            self.walk.join(place, codes, text, prefix)
-        for noise in (state.noise, state.again_noise):
-            noise.set_row(place, row.seed, row.ahead)
-        state.end[place] = self.in_grid(row, row.total)
-        self.bounds = None
+        state, column = self.state, self.column
+        row.ahead = row.window.start + num_known - (column + state.num_dropped)
+        known = slice(column - num_known, column)
+        for place in [place for place, other in enumerate(self.rows) if other is row]:
+            codes = state.codes[place, :, known]
+            if self.longest and num_known:
+                codes = delay(codes[None], self.model.config.delays)[0, :, :num_known]
+            text = state.text[place, known] if state.text is not None and self.has_text(place) else None
+            with as_labelled(self.model):
+                self.walk.join(place, codes, text, prefix)
+            for noise in self.noises:
+                noise.set_row(place, row.seed, row.ahead)
+            for k, lag in enumerate(self.model.config.delays):
+                if lag > num_known:  # nothing is known from before the window
+                    state.codes[place, k, column - lag : column - num_known] = ABSENT
+            self.lay_out(place, row)
+        self.all_drawn = None
+
+    def lay_out(self, place: int, row: Row) -> None:
+        """The columns of a row from the next one on: what is known, TO_DRAW, and ABSENT after its window."""
+        state, request = self.state, row.request
+        first = self.column + state.num_dropped + row.ahead
+        count = min(max(row.stop - first, 0), state.num_frames - self.column)
+        new = slice(first - row.num_given, first - row.num_given + count)
+        codes = state.codes[place, :, self.column :].fill_(ABSENT)
+        if request.draw_codes:
+            codes = codes[: row.num_codebooks, :count].fill_(TO_DRAW)
+            if request.new_codes is not None:
+                known = request.new_codes[: row.num_codebooks, new].to(codes)
+                codes.copy_(torch.where(known == ABSENT, TO_DRAW, known))
+        if state.text is not None:
+            text = state.text[place, self.column :].fill_(ABSENT)[:count]
+            if request.draw_text and self.has_text(place):
+                text.fill_(TO_DRAW)
+            elif request.new_text is not None and self.has_text(place):
+                text.copy_(request.new_text[new])
 
     def remove(self, row: Row) -> None:
         """Let a row go, if it is still here."""
         if row in self.rows:
-            self.rows[self.rows.index(row)] = self.sampling = self.bounds = None
+            self.rows = [None if other is row else other for other in self.rows]
+            self.sampling = self.all_drawn = None
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Row, Drawn | None]]:
         """A step of every row -> the frames that are complete, and None for rows that ended; those have left."""
         self.make_ready()
-        assert self.sampling is not None
+        state, rows = self.state, self.taken
+        assert self.sampling is not None and self.all_drawn is not None
         ends = can_end(self.model, self.sampling)
-        if self.frames is not None and self.is_graphed and self.draws_all():
-            self.frames.take(self.state, self.column, self.sampling)
+        if self.frames is not None and self.is_graphed and self.column in self.all_drawn:
+            self.frames.take(state, self.column, self.sampling)
         else:
             self.leave_graph()
-            step = RowStep(
-                self.model, self.state, Window(0, 0, NO_END), self.sampling, self.column, ends, bounds=self.bounds
-            )
             with as_labelled(self.model):
-                step.take()
+                RowStep(
+                    self.model, state, Window(0, 0, NO_END), self.sampling, self.column, ends,
+                    draws_all=self.column in self.all_drawn, draws_text=any(row.request.draw_text for row in rows),
+                    pairs=self.pairs, text_ends=self.text_ends, first=self.first,
+                ).take()  # fmt: skip
         self.column += 1
         frame = self.column - 1 - self.longest
         # the grid is written over when another row joins
-        codes, nll = (grid[:, :, frame].to("cpu", copy=True) for grid in (self.state.codes, self.state.nll))
-        ended = self.state.end.tolist() if ends else []
+        codes, nll = (grid[:, :, frame].to("cpu", copy=True) for grid in (state.codes, state.nll))
+        texts = [ABSENT] * len(self.rows)
+        if state.text is not None and any(row.has_new_text for row in rows):
+            texts = state.text[:, frame].tolist()
+        ended = state.end.tolist() if ends or self.text_ends is not None else []
         found: list[tuple[Row, Drawn | None]] = []
-        for place, row in enumerate(self.rows):
-            if row is None:
-                continue
-            own = frame + self.state.num_dropped + row.ahead
+        for row in rows:
+            place, number = self.rows.index(row), row.num_codebooks
+            own = frame + state.num_dropped + row.ahead
             if own == row.frame and not (ended and ended[place] <= frame):
                 row.frame += 1
-                found.append((row, Drawn(codes[place], nll[place])))
+                found.append((row, Drawn(codes[place, :number], nll[place, :number], texts[place])))
             if row.frame == row.total or (ended and ended[place] <= frame):
                 found.append((row, None))
                 self.remove(row)
             elif own + 1 == row.window.stop:
-                self.next_window(place, row)
+                self.next_window(row)
         return found
 
     def make_ready(self) -> None:
         """What the next step needs: a grid with room, and what changed since the one before."""
         if self.column == self.state.num_frames:
             self.leave_graph()
-            self.state.drop(self.column - self.kept)
-            self.column, self.bounds = self.kept, None
-        taken = [row for row in self.rows if row is not None]
-        if 4 * len(taken) <= len(self.rows) > 2:
+            self.state.drop(self.column - self.num_kept)
+            self.column, self.all_drawn = self.num_kept, None
+            for place, row in enumerate(self.rows):
+                if row is not None:
+                    self.lay_out(place, row)
+        taken = self.taken
+        if 4 * sum(row is not None for row in self.rows) <= len(self.rows) > 2:
             self.resize(len(self.rows) // 2)
         if self.sampling is None:
             settings = [(row or taken[0]).sampling for row in self.rows]
             self.sampling = batch_sampling(settings, len(self.rows), self.model.num_codebooks, self.state.nll)
+            self.find_pairs()
+            ends = [None if row is None else row.request.text_end for row in self.rows]
+            ends = [TO_DRAW if end is None else end for end in ends]
+            self.text_ends = self.tensor(ends) if max(ends) >= 0 else None
             self.use_graph(self.sampling)
-        if self.longest and self.bounds is None:
-            columns = [
-                (0, 0, 0) if row is None
-                else (row.window.start, max(row.window.first, row.num_given), min(row.window.stop, row.total))
-                for row in self.rows
-            ]  # fmt: skip
-            moved = [[self.in_grid(row, c) for c in found] for row, found in zip(self.rows, columns, strict=True)]
-            self.bounds = Bounds(*torch.tensor(moved, device=self.model.device).unbind(1))
+        if self.all_drawn is None:
+            if self.model.config.end == "zeros":
+                self.first = self.tensor([0 if row is None else self.in_grid(row, row.first) for row in self.rows])
+            first = self.longest + max(self.in_grid(row, row.first) for row in taken)
+            stop = min(self.model.config.delays) + min(self.in_grid(row, row.stop) for row in taken)
+            self.all_drawn = range(first, stop) if all(row.draws_all for row in taken) else range(0)
 
-    def draws_all(self) -> bool:
-        """Whether no row's step holds a code that is given, or none."""
-        least, most = min(self.model.config.delays), self.longest
-        for row in self.rows:
-            if row is not None:
-                column = self.column + self.state.num_dropped + row.ahead
-                first, stop = max(row.window.first, row.num_given), min(row.window.stop, row.total)
-                if not (first <= column - most and column - least < stop):
-                    return False
-        return True
+    def find_pairs(self) -> None:
+        assert self.sampling is not None
+        count = len(self.rows)
+        own = [self.rows.index(row) for row in self.rows]
+        without = [count - 1 - self.rows[::-1].index(row) for row in self.rows]
+        self.pairs = Pairs(self.tensor(own), self.tensor(without)) if self.sampling.is_guided else None
 
     def use_graph(self, sampling: BatchSampling) -> None:
         """Take the steps of these settings by a graph, where there can be one."""
         wanted = len(self.rows), can_end(self.model, sampling)
-        is_plain = sampling.endless is None and not sampling.repetition_frames
+        is_plain = sampling.endless is None and not sampling.repetition_frames and self.pairs is None
+        is_plain = is_plain and not any(row.has_new_text or not row.draws_all for row in self.taken)
         if is_plain and wanted != self.graph:
             held = ExitStack()
             frames = held.enter_context(graphed(self.model, self.state.request, sampling, len(self.rows)))
@@ -264,38 +265,47 @@ class RowBatch:
         if self.frames is not None:
             self.frames.leave(self.state)
 
-    def next_window(self, place: int, row: Row) -> None:
+    def next_window(self, row: Row) -> None:
         """The last half of a row's window is given to the next one."""
         row.window = next(row.windows)
-        state, known = self.state, slice(self.column - (row.window.first - row.window.start), self.column)
         if self.longest:  # steps that only lagging codebooks took
-            for grid in (state.codes, state.text):
-                if grid is not None:
-                    grid[place] = grid[place].roll(self.longest, dims=-1)
-        self.join(place, row, state.codes[place, :, known], None if state.text is None else state.text[place, known])
+            for place in [place for place, other in enumerate(self.rows) if other is row]:
+                for grid in (self.state.codes, self.state.text):
+                    if grid is not None:
+                        grid[place] = grid[place].roll(self.longest, dims=-1)
+                self.state.end[place] += self.longest
+        self.join(row, row.window.first - row.window.start)
 
-    def in_grid(self, row: Row | None, column: int) -> int:
+    def in_grid(self, row: Row, column: int) -> int:
         """A row's own column -> that of the grid."""
-        return column if row is None else column - row.ahead - self.state.num_dropped
+        return column - row.ahead - self.state.num_dropped
 
     @property
     def walk(self) -> FrameStep:
         assert isinstance(self.state.walk, FrameStep)
         return self.state.walk
 
+    def tensor(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, device=self.model.device)
+
+    @property
+    def noises(self) -> list[Noise]:
+        state = self.state
+        return [noise for noise in (state.noise, state.again_noise, state.text_noise) if noise is not None]
+
     @torch.inference_mode()
-    def resize(self, batch: int) -> None:
-        """Room for this many rows, for all that are taken at least: each costs time, whether it is taken or not."""
+    def resize(self, count: int) -> None:
+        """Make it this many places, at least those that are taken: each costs time, whether it is taken or not."""
         self.leave_graph()
         kept = [place for place, row in enumerate(self.rows) if row is not None]
-        state, index = self.state, torch.tensor([*kept, *[0] * (batch - len(kept))], device=self.model.device)
-        state.walk = self.walk.resized(kept, batch)
+        state, index = self.state, torch.tensor([*kept, *[0] * (count - len(kept))], device=self.model.device)
+        state.walk = self.walk.resized(kept, count)
         self.held.close()
         self.frames = self.graph = None
         for name in ("codes", "nll", "text", "text_nll", "end"):
             if (grid := getattr(state, name)) is not None:
                 setattr(state, name, grid[index])
-        for noise in (state.noise, state.again_noise):
+        for noise in self.noises:
             noise.select(index)
-        self.rows = [*(self.rows[place] for place in kept), *[None] * (batch - len(kept))]
-        self.sampling = self.bounds = None
+        self.rows = [*(self.rows[place] for place in kept), *[None] * (count - len(kept))]
+        self.sampling = self.all_drawn = None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..model.delay_pattern import ABSENT
 from .config import SamplingConfig, numbers
 
 
@@ -61,6 +62,15 @@ def sample(
     return scores.argmax(dim=-1)
 
 
+def recent_codes(codes: Tensor, frame: int, sampling: "BatchSampling") -> Tensor:
+    """[B, N] codes of the frames that are looked back on from `frame`, of codes [B, T]; ABSENT beyond a row's own."""
+    recent = codes[:, max(0, frame - sampling.repetition_frames) : frame]
+    if sampling.own_frames is None:
+        return recent
+    age = torch.arange(recent.shape[1], 0, -1, device=recent.device)
+    return torch.where(age <= sampling.own_frames, recent, ABSENT)
+
+
 def draw_again(drawn: Tensor, recent: Tensor, most: float | Tensor, logits: Tensor, noise: Tensor) -> Tensor:
     """Codes [B]: another from softmax(logits [B, V]) in place of one that is in `recent` [B, N] more than `most` times.
 
@@ -78,8 +88,9 @@ class BatchSampling:
     text: Limits
     stop_at_end: bool  # whether some row may end before the others
     endless: Tensor | None  # [B, 1] rows that may not, if others may
-    repetition_frames: int  # 0: codebook 0 is never drawn again
-    most_repeats: float | Tensor  # in that many frames; [B, 1]
+    repetition_frames: int  # the most of any row; 0: codebook 0 is never drawn again
+    most_repeats: float | Tensor  # in a row's own number of frames; [B, 1]
+    own_frames: Tensor | None  # [B, 1] repetition_frames of each row, where they differ
     guidance: float | Tensor  # [B, 1]
 
     @property
@@ -97,9 +108,8 @@ def batch_sampling(
     rows = [settings] * batch if isinstance(settings, SamplingConfig) else list(settings)
     if len(rows) != batch:
         raise ValueError(f"{len(rows)} sampling settings for {batch} rows; give one for all, or one for each")
-    repeating = [row for row in rows if row.repetition_share < 1]
-    if len({row.repetition_frames for row in repeating}) > 1:
-        raise ValueError("repetition_frames must be the same in all rows of a batch")
+    frames = max((row.repetition_frames for row in rows if row.repetition_share < 1), default=0)
+    own_frames = [row.repetition_frames if row.repetition_share < 1 else frames for row in rows]
 
     def merged(values: list[Any], neutral: Any = None, stand_in: Any = None) -> Any:
         """stand_in: a number beside others that does what the number `neutral` does alone."""
@@ -118,15 +128,15 @@ def batch_sampling(
             merged([of_codebook(row, "min_p", k, num_codebooks) for row in rows]),
         )
 
-    frames = repeating[0].repetition_frames if repeating else 0
-    stops = merged([row.stop_at_end for row in rows])
+    stops, looks_back = merged([row.stop_at_end for row in rows]), merged(own_frames)
     return BatchSampling(
         [limits([of_codebook(row, "temperature", k, num_codebooks) for row in rows], k) for k in range(num_codebooks)],
         limits([row.text_temperature for row in rows], 0),
         stop_at_end=any(row.stop_at_end for row in rows),
         endless=~stops if isinstance(stops, Tensor) else None,
         repetition_frames=frames,
-        most_repeats=merged([row.repetition_share * frames for row in rows]),
+        most_repeats=merged([row.repetition_share * own for row, own in zip(rows, own_frames, strict=True)]),
+        own_frames=looks_back if isinstance(looks_back, Tensor) else None,
         guidance=merged([row.guidance for row in rows]),
     )
 

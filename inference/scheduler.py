@@ -6,10 +6,12 @@
         play(chunk)
 
 A request that ends makes room for the next one in the queue. It gets the codes that `generate` gives it alone. Those
-that cannot be rows of a batch (row_batch.py's `can_share` says which) take their turns beside it, drawn alone.
+of a model that the frame step does not know cannot be rows of a batch: they take their turns, drawn alone. Where memory
+is too small for all rows, half of them begin again when the others are over, and nobody hears of it.
 All methods may be called from any thread. K codebooks, S samples.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from threading import Lock
@@ -19,19 +21,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.check_inputs import check_inputs
 from ..model.delay_pattern import ABSENT
 from .config import SamplingConfig
 from .engine import generate
+from .frame_step import is_supported
+from .generation import Generation
 from .generator import SpeechGenerator
-from .grid import Request, given_columns
+from .grid import Request, State, given_columns, start
+from .guidance import check_guided
 from .out_of_memory import is_out_of_memory
 from .prefix import Prefix
 from .prompt import Prompt
-from .row_batch import Drawn, Row, RowBatch, can_share
+from .rendering import rendered
+from .row import Drawn, Row
+from .row_batch import RowBatch
 from .sampling import batch_sampling
-from .streaming import AudioStream
+from .streaming import LARGEST, AudioStream
 from .threads import decoding_threads
+
+TOO_LARGE = "memory is too small for this request: ask for a shorter duration or prompt"
+Job = tuple[Request, int, SamplingConfig]
+log = logging.getLogger(__name__)
 
 
 class QueueFull(RuntimeError):
@@ -41,13 +51,20 @@ class QueueFull(RuntimeError):
 class Ticket:
     """A request that was submitted. Its frames, or their audio, are those after the prompt: take one of both."""
 
-    def __init__(self, scheduler: "Scheduler", request: Request, extra: int, seed: int, sampling: SamplingConfig):
-        """extra: columns at the end of the request that are not wanted."""
-        self.scheduler, self.request, self.seed, self.sampling = scheduler, request, seed, sampling
-        self.num_left = request.num_frames - extra  # frames that may still come
+    def __init__(self, scheduler: "Scheduler", job: Job, state: State, extra: int):
+        """state: the request as it is laid out. extra: columns at its end that are not wanted."""
+        self.scheduler, (self.request, self.seed, self.sampling) = scheduler, job
+        given = slice(0, state.num_prompt_frames)
+        self.given, nll = (grid[0, : state.num_codebooks, given].cpu() for grid in (state.codes, state.nll))  # [K, T]
+        self.given_nll = nll if self.request.prefix is not None else torch.full_like(nll, torch.nan)
+        self.given_text = [] if state.text is None else state.text[0, given].tolist()
+        self.num_left = self.request.num_frames - extra  # frames that may still come
+        self.num_drawn = self.num_again = 0  # frames that came, and those that come again: it had to begin anew
         self.ready: deque[Drawn] = deque()  # frames that nobody took yet
+        self.said: deque[Drawn] | None = None  # frames whose audio is in `chunks`, where a listener keeps them
         self.audio_stream: AudioStream | None = None  # once somebody listens
         self.chunks: list[np.ndarray] = []  # that nobody took yet
+        self.num_said = 0  # frames that went to the codec
         self.is_said = False  # whether there is no more audio to come
         self.is_done = False
         self.finish_reason = ""  # once it is done: "length", "eos", "cancelled" or "error"
@@ -85,6 +102,20 @@ class Ticket:
         if self.error is not None:
             raise self.error
 
+    def generation(self) -> Generation:
+        """All of it once it is done, as `generate` gives it; but the nats of a prompt that is no `Prefix` are NaN.
+
+        Raises as `frames`, all of which it takes.
+        """
+        frames = list(self.frames())
+        codes = torch.cat([self.given, *(frame.codes[:, None] for frame in frames)], dim=1)
+        nll = torch.cat([self.given_nll, *(frame.nll[:, None] for frame in frames)], dim=1)
+        text = torch.tensor([*self.given_text, *(frame.text for frame in frames)])
+        try:
+            return rendered(self.scheduler.lm, codes, nll, text, self.given.shape[1], self.seed, self.finish_reason)
+        except RuntimeError as error:
+            raise MemoryError(TOO_LARGE) if is_out_of_memory(error) else error from None
+
     def next_chunk(self) -> np.ndarray:
         """The audio [S] that has come since the last call, perhaps none; does not wait.
 
@@ -103,13 +134,14 @@ class Scheduler:
         for name, value, least in ("max_rows", max_rows, 1), ("max_waiting", max_waiting, 0):
             if value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
-        self.lm, self.max_rows, self.max_waiting = lm, max_rows, max_waiting
+        self.lm, self.most_rows, self.max_rows, self.max_waiting = lm, max_rows, max_rows, max_waiting
         self.waiting: deque[Ticket] = deque()
         self.rows: dict[Row, Ticket] = {}
         self.alone: dict[Ticket, Iterator[Drawn]] = {}
         self.listened: dict[Ticket, None] = {}  # in the order in which they began to listen
         self.voices: WeakKeyDictionary[Prefix, AudioStream] = WeakKeyDictionary()  # streams that have said a prefix
         self.batch: RowBatch | None = None
+        self.num_steps = 0
         self.lock = Lock()
 
     def submit(
@@ -128,13 +160,12 @@ class Scheduler:
         """As `submit`, for a request of `lm.request`."""
         model = self.lm.model
         request, extra = self.lm.completed(request)
-        # wrong settings are told now
-        batch_sampling(sampling, 1, model.num_codebooks, next(model.parameters()))
-        if request.codes is not None:
-            check_inputs(model.config, request.codes[None], None if request.text is None else request.text[None])
-        elif not given_columns(request) and not model.config.bos:
+        # what is wrong is told now
+        check_guided(request, batch_sampling(sampling, 1, model.num_codebooks, next(model.parameters())))
+        state = start(model, request, [seed], sampling.num_codebooks, keep=False)
+        if not given_columns(request) and not model.config.bos:
             raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
-        ticket = Ticket(self, request, extra, seed, sampling)
+        ticket = Ticket(self, (request, seed, sampling), state, extra)
         with self.lock:
             if len(self.waiting) - self.num_free >= self.max_waiting:
                 raise QueueFull(f"{self.max_waiting} requests wait beside {self.max_rows} rows; try again later")
@@ -159,7 +190,7 @@ class Scheduler:
     def step_for(self, ticket: Ticket) -> None:
         """A step, unless frames have come meanwhile."""
         with self.lock, decoding_threads(self.lm.threads):
-            if not ticket.ready and not ticket.chunks and not ticket.is_done:
+            if not ticket.chunks and not ticket.is_done and (not ticket.ready or ticket in self.listened):
                 self._step()
 
     def next_chunk(self, ticket: Ticket) -> np.ndarray:
@@ -188,13 +219,13 @@ class Scheduler:
         if self.rows and self.batch is not None:
             try:
                 found = self.batch.step()
-            except Exception as error:  # what the batch holds is lost
-                for ticket in list(self.rows.values()):
-                    self._fail(ticket, error)
-                self.batch, found = None, []
+            except Exception as error:
+                self._lose_batch(list(self.rows.values()), error)
+                found = []
             for row, frame in found:
                 if row in self.rows:
                     self._give(self.rows[row], frame)
+        self.num_steps += 1
         self._say(list(self.listened))
 
     def _say(self, tickets: Sequence[Ticket]) -> None:
@@ -202,8 +233,11 @@ class Scheduler:
         alike: dict[torch.Size, list[tuple[Ticket, AudioStream, Tensor]]] = {}
         for ticket in tickets:
             if ticket.audio_stream is None:
-                ticket.audio_stream = self._begin_audio(ticket.request)
-            if frames := ticket.take():
+                ticket.audio_stream = self._begin_audio(ticket)
+            if self._is_due(ticket) and (frames := ticket.take()):
+                ticket.num_said += len(frames)
+                if ticket.said is not None:
+                    ticket.said.extend(frames)
                 codes = torch.stack([frame.codes for frame in frames], dim=1)
                 codes = codes[:, codes[0] != ABSENT]  # columns of text alone make no sound
                 alike.setdefault(codes.shape, []).append((ticket, ticket.audio_stream, codes))
@@ -219,14 +253,25 @@ class Scheduler:
                 ticket.chunks.append(ticket.audio_stream.finish())
                 self.listened.pop(ticket, None)
 
-    def _begin_audio(self, request: Request) -> AudioStream:
+    def _is_due(self, ticket: Ticket) -> bool:
+        """Whether the codec is to say its frames now.
+
+        It is several times faster with some at once: as in a stream of its own, the more a listener has in hand, the
+        more wait, up to LARGEST; these of all tickets go to the codec in the same step.
+        """
+        wanted = min(LARGEST, max(1, ticket.num_said // 2))
+        enough = self.num_steps % LARGEST == 0 if wanted == LARGEST else len(ticket.ready) >= wanted
+        return ticket.is_done or enough
+
+    def _begin_audio(self, ticket: Ticket) -> AudioStream:
         """A stream that has said what is given."""
+        request = ticket.request
         known = None if request.prefix is None else self.voices.get(request.prefix)
         if known is not None and (begun := known.copy()) is not None:
             return begun
         begun = AudioStream(self.lm)
-        if request.codes is not None:
-            begun.push(request.codes.to(self.lm.device), request.codes.shape[1])
+        if ticket.given.shape[1]:
+            begun.push(ticket.given.to(self.lm.device), ticket.given.shape[1])
         if request.prefix is not None and (known := begun.copy()) is not None:
             self.voices[request.prefix] = known
         return begun
@@ -234,22 +279,44 @@ class Scheduler:
     def _begin(self, ticket: Ticket) -> None:
         model, request = self.lm.model, ticket.request
         try:
-            if can_share(model, request, ticket.sampling):
+            if is_supported(model):
                 if self.batch is None:
                     self.batch = RowBatch(model, self.max_rows, self.lm.codec.codebook_size)
                 self.rows[self.batch.add(request, ticket.seed, ticket.sampling)] = ticket
             else:
                 self.alone[ticket] = drawn_alone(self.lm, ticket)
         except Exception as error:
-            self._fail(ticket, error)
+            if is_out_of_memory(error):
+                self._lose_batch([*self.rows.values(), ticket], error)
+            else:
+                self._fail(ticket, error)
+
+    def _lose_batch(self, tickets: list[Ticket], error: Exception) -> None:
+        """What the batch holds is lost: these tickets fail, or begin again, fewer at a time."""
+        self.batch = None
+        if len(tickets) == 1 or not is_out_of_memory(error):
+            self.max_rows = self.most_rows  # it was this one that was too large
+            for ticket in tickets:
+                self._fail(ticket, error)
+            return
+        self.max_rows = len(tickets) // 2
+        log.warning(f"memory is too small for {len(tickets)} requests at once: from now on {self.max_rows} are drawn")
+        self.rows.clear()
+        for ticket in tickets:
+            ticket.num_again = ticket.num_drawn
+        self.waiting.extendleft(reversed(tickets))
 
     def _give(self, ticket: Ticket, frame: Drawn | None) -> None:
         """frame: None if there are no more."""
         if frame is not None and frame.nll.isnan().any():
             self._fail(ticket, FloatingPointError("the model gave NaN logits: its weights or its input are broken"))
             return
+        if frame is not None and ticket.num_again:
+            ticket.num_again -= 1
+            return
         if frame is not None:
             ticket.num_left -= 1
+            ticket.num_drawn += 1
             ticket.ready.append(frame)
         if frame is None or not ticket.num_left:
             self._leave(ticket)
@@ -257,10 +324,7 @@ class Scheduler:
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         if is_out_of_memory(error):
-            error = MemoryError(
-                f"memory was too small beside {len(self.rows)} other requests; make the Scheduler with max_rows below "
-                f"{self.max_rows}"
-            )
+            error = MemoryError(TOO_LARGE)
         ticket.error = error
         self._leave(ticket)
         self._finish(ticket, "error")
@@ -288,5 +352,6 @@ def drawn_alone(lm: SpeechGenerator, ticket: Ticket) -> Iterator[Drawn]:
         stop = min(before + state.frame, before + int(state.end[0]))
         for column in range(seen, stop):
             codes, nll = (grid[0, : state.num_codebooks, column - before] for grid in (state.codes, state.nll))
-            yield Drawn(codes.cpu(), nll.cpu())
+            text = ABSENT if state.text is None else int(state.text[0, column - before])
+            yield Drawn(codes.cpu(), nll.cpu(), text)
         seen = max(seen, stop)

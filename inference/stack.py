@@ -82,6 +82,8 @@ class Stack:
     def clear(self, rows: slice = EVERY_ROW) -> None:
         """Rows see nothing of the positions so far."""
         self.mask[rows].fill_(float("-inf"))
+        for cache in self.caches:  # NaN would come through the mask: it is NaN when multiplied by 0, too
+            cache[:, rows, :, : self.num_clear].zero_()
 
     def clear_slots(self, count: int) -> None:
         """Let the first slots hold zeros until they are filled, those that were not looked at before."""

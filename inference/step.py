@@ -12,7 +12,7 @@ from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
 from .grid import State
 from .noise import Noise
-from .sampling import BatchSampling, draw_again, sample
+from .sampling import BatchSampling, draw_again, recent_codes, sample
 from .windows import Window
 
 
@@ -90,18 +90,23 @@ class Step:
         noise = self.noise_for(choices, state.noise, k)
         drawn = sample(choices, noise, *sampling.codebooks[k])
         if k == 0 and sampling.repetition_frames:
-            recent = state.codes[:, 0, max(0, frame - sampling.repetition_frames) : frame]
+            recent = recent_codes(state.codes[:, 0], frame, sampling)
             other = self.noise_for(choices, state.again_noise, 0)
             drawn = draw_again(drawn, recent, sampling.most_repeats, choices, other)
-        if state.request.new_codes is not None:
-            given = state.request.new_codes[:, k, frame - state.num_prompt_frames]
-            drawn = torch.where(given == ABSENT, drawn, given)
+        drawn = self.known_or(drawn, k, frame)
         if self.can_end:
             if k == 0 and model.config.end == "eos":
                 ends = (drawn == model.eos) & (frame < state.end)
                 state.end = torch.where(ends, frame, state.end)
             drawn = torch.where(frame < state.end, drawn, ABSENT)
         return drawn
+
+    def known_or(self, drawn: Tensor, k: int, frame: int) -> Tensor:
+        """[B] the code of a new column where it is known, else the one that was drawn."""
+        if self.state.request.new_codes is None:
+            return drawn
+        known = self.state.request.new_codes[:, k, frame - self.state.num_prompt_frames]
+        return torch.where(known == ABSENT, drawn, known)
 
     def noise_for(self, choices: Tensor, noise: Noise, slot: int) -> Tensor:
         """[B, C] of this step, for choices [B, C]: some classes may have been cut off."""
@@ -143,25 +148,31 @@ class Step:
             state.nll[:, k, self.column - delays[k]] = cost
         frame = self.column - max(delays[: state.num_codebooks])
         if self.can_end and self.model.config.end == "zeros" and frame >= self.num_given:
-            is_zero = (state.codes[:, : state.num_codebooks, frame] == 0).all(dim=1) & (frame < state.end)
-            if self.sampling.endless is not None:
-                is_zero &= ~self.sampling.endless.squeeze(1)
-            state.end = torch.where(is_zero, frame, state.end)
+            state.end = torch.where(self.ends_at(frame), frame, state.end)
+
+    def ends_at(self, frame: int) -> Tensor:
+        """[B] whether a row ends where a frame is zeros, in all codebooks that are drawn."""
+        codes = self.state.codes[:, :, frame]
+        is_zero = (codes <= 0).all(dim=1) & (codes[:, 0] == 0) & (frame < self.state.end)
+        return is_zero if self.sampling.endless is None else is_zero & ~self.sampling.endless.squeeze(1)
 
     def draw_text(self, logits: Tensor) -> Tensor:
         """[B] the text of a new column, drawn if it is not known."""
         state, request, column = self.state, self.state.request, self.column
         assert state.text is not None and state.text_nll is not None
         if request.draw_text:
-            assert state.text_noise is not None
-            (noise,) = state.text_noise.at(column)
-            token = sample(logits, noise, *self.sampling.text)
-            state.text[:, column] = torch.where(column < state.end, token, ABSENT)
+            state.text[:, column] = self.new_text(logits)
         token = state.text[:, column]
         state.text_nll[:, column] = nats(logits, token, state)
         if request.text_end is not None and not request.draw_codes:
             state.end = torch.where(token == request.text_end, column + 1, state.end)
         return token
+
+    def new_text(self, logits: Tensor) -> Tensor:
+        """[B] text drawn from logits [B, C]; ABSENT, once a row has ended."""
+        assert self.state.text_noise is not None
+        (noise,) = self.state.text_noise.at(self.column)
+        return torch.where(self.column < self.state.end, sample(logits, noise, *self.sampling.text), ABSENT)
 
 
 def nats(logits: Tensor, values: Tensor, state: State) -> Tensor:

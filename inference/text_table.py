@@ -13,6 +13,7 @@ LEFT = (
     "task",
     "scorer",
     "score",
+    "sound",
 )  # columns that are words; numbers stand on the right
 
 

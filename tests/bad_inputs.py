@@ -146,6 +146,10 @@ evaluate audio --json folder.wav | is a folder
 evaluate audio --json text.wav/a.json | text.wav
 evaluate audio --json - | give the name of a file
 evaluate audio --model missing | no such model folder
+evaluate audio --model model --codec other/codec | model has its own codec; only a CSM or Moshi may lack it
+evaluate audio --model my_model:mine | no module 'my_model' here, nor where Python looks
+evaluate audio --model json:mine | module 'json' has no 'mine'
+evaluate audio --model json:dumps --device cpu --continuations 2 | --continuations and --device: of no use with an
 evaluate missing.jsonl | missing.jsonl: no such file
 evaluate empty.jsonl | empty.jsonl: holds no pair of recordings
 evaluate broken.jsonl | broken.jsonl, line 1: 'prompt' is unknown; allowed are better, worse
@@ -252,6 +256,17 @@ patterns store --out new --minutes nan | --minutes
 patterns store --out new --patterns spiral | spiral
 patterns store --out text.wav | is a file
 
+tokenizers missing --out new | missing: no such file or folder
+tokenizers good.wav --out new | good.wav: is one file; give a folder of recordings
+tokenizers store --out new | store
+tokenizers audio --out text.wav | is a file
+tokenizers audio --out new --codec mp3 | codec 'mp3' is unknown
+tokenizers audio --out new --codec mulaw mulaw | name each once
+tokenizers audio --out new --codec spectral:4 spectral-4 | codec 'spectral-4' is unknown
+tokenizers audio --out new --budget 0 | --budget is 0.0
+tokenizers audio --out new --clips 0 | --clips
+tokenizers audio --out new --model.delays 0 1 | --model.delays does nothing here
+
 convert jpeg model new | choose one of csm, moshi, text
 convert csm missing new | missing: no such folder
 convert csm empty new | holds no checkpoint
@@ -337,6 +352,16 @@ codec decompress audio out.wav | is a folder, not a .clm file
 codec decompress text.clm out.wav | is not a .clm file
 codec decompress good.clm good.clm | good.clm
 codec decompress good.clm out.clm | choose one of .wav
+
+serve --model missing | missing: no such model folder
+serve --host 0.0.0.0 | --host 0.0.0.0: others can reach it there, so it needs --token
+serve --port 70000 | --port is 70000
+serve --token short | --token must be 16 to 256
+serve --max-sessions 0 | --max-sessions is 0
+serve --max-duration inf | --max-duration is inf
+serve --client-rate -1 | --client-rate is -1
+serve --device gpu | --device 'gpu' is unknown
+serve --threads 0 | --threads
 """
 
 LATE = r"""
@@ -389,6 +414,10 @@ finetune flipped-store --out new --from model | flipped-store
 convert csm model new | model_type is
 convert moshi model new | model_type is
 convert text model new | cannot be expressed
+tokenizers bad --out new --codec mulaw | none of
+tokenizers audio --out new --codec cut-codec | cut-codec
+tokenizers audio --out new --codec mulaw | no held-out recording lasts 2 s
+tokenizers audio --out new --codec mulaw --prompt-s 1 --budget 1e-9 | give at least
 codec roundtrip good.wav out.wav --codec list-codec | list-codec
 codec contract cut-codec | cut-codec
 codec compress good.wav out.clm --model no-json | config.json

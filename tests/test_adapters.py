@@ -1,7 +1,9 @@
 """LoRA: adapters learn in place of the weights, load with their base, switch, merge, and resume to the bit."""
 
 import json
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from codeclm.data.split import split_heldout
 from codeclm.inference import argument_checks
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import checkpoint_hash, model_folder, save_model
+from codeclm.train import runs as runs_module
+from codeclm.train.alarms import CheckFailed
 from codeclm.train.cli import main
 from codeclm.train.comparison import bits
 from codeclm.train.config import LoraOptions
@@ -196,3 +200,23 @@ def test_two_ranks_give_the_adapters_of_one_also_with_replay(base, audio, tmp_pa
 def test_lora_options_out_of_range_are_refused():
     with pytest.raises(ValueError, match="rank is -1"):
         LoraOptions(rank=-1)
+
+
+def test_a_check_before_a_run_looks_for_the_gradients_of_adapters_alone(base, audio, tmp_path, caplog):
+    caplog.set_level("INFO", "codeclm")
+    with suppress(CheckFailed):  # a base that knows nothing rings alarms of its own
+        codeclm.train.finetune(codeclm.load(base, device="cpu"), audio, tmp_path / "run", check=True, **LORA)
+    assert any(re.fullmatch(r"pass  gradients: all \d+ adapters get one", message) for message in caplog.messages)
+
+
+def test_an_adapter_that_cannot_learn_is_found_before_the_run(base, audio, tmp_path, monkeypatch):
+    frozen = runs_module.with_adapters
+
+    def with_one_frozen(*args):
+        adapters = frozen(*args)
+        next(p for name, p in adapters.named_parameters() if "lora_B" in name).requires_grad_(False)
+        return adapters
+
+    monkeypatch.setattr(runs_module, "with_adapters", with_one_frozen)
+    with pytest.raises(CheckFailed, match="gradients"):
+        codeclm.train.finetune(codeclm.load(base, device="cpu"), audio, tmp_path / "run", check=True, **LORA)

@@ -1,5 +1,6 @@
 """data/audio.py: what is read, and what each unusable file is told."""
 
+import io
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from codeclm.data.audio import AudioError, audio_blocks, find_audio, load_audio
+from codeclm.data.audio import AudioError, audio_blocks, audio_header, find_audio, load_audio
 from codeclm.data.audio_out import save_audio
 from codeclm.model.codecs import EMBEDDED_CODEC
 
@@ -202,6 +203,19 @@ def test_a_broken_or_cut_m4a_is_told_in_a_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_a_streamed_flac_that_does_not_say_how_long_it_is_sounds_as_it_did(tmp_path):
+    pytest.importorskip("av")
+    voice, rate = soundfile.read(DEMO_PROMPT, dtype="float32")
+    for count in (len(voice), rate // 4):
+        soundfile.write(tmp_path / "a.flac", voice[:count], rate)
+        content = bytearray((tmp_path / "a.flac").read_bytes())
+        content[21] &= 0xF0
+        content[22:26] = bytes(4)
+        (tmp_path / "a.flac").write_bytes(content)
+        np.testing.assert_allclose(load_audio(tmp_path / "a.flac", rate), voice[:count], atol=1e-4)
+        assert audio_header(tmp_path / "a.flac") == (rate, 0.0)
+
+
 # --- parts of a recording ---
 
 
@@ -240,3 +254,13 @@ def test_a_name_that_is_not_utf8_is_left_out_by_name_and_readable_by_itself(tmp_
     (tmp_path / "a.wav").unlink()
     with pytest.raises(AudioError, match=r"no audio file .*caf\\xe9.wav: its name is not UTF-8"):
         find_audio(tmp_path)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_open_file_without_its_samples_is_told_and_nothing_is_printed(capfd):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(8000, 0.1), 8000, format="AIFF")
+    broken = io.BytesIO(file.getvalue().replace(b"SSND", b"XXXX"))
+    with pytest.raises(AudioError, match="^it: cannot be read as audio"):
+        list(audio_blocks(broken, 8000, name="it"))
+    assert capfd.readouterr().err == ""

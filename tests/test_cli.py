@@ -161,7 +161,10 @@ def test_continuations_are_measured_and_kept(project, tmp_path, capsys):
     assert "0.8 s after prompts of 0.6 s, seed 0" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     assert [item["name"] for item in report["continuations"]] == ["0.wav", "4.wav"]
-    assert sorted(path.name for path in (tmp_path / "wav").iterdir()) == ["01-0.wav", "02-4.wav"]
+    assert sorted(path.name for path in (tmp_path / "wav").glob("*.wav")) == ["01-0.wav", "02-4.wav"]
+    lines = [json.loads(line) for line in (tmp_path / "wav/items.jsonl").read_text().splitlines()]
+    assert [Path(line["file"]).name for line in lines] == ["0.wav", "4.wav"]
+    assert "<audio" in (tmp_path / "wav/index.html").read_text()
 
 
 def test_continuations_are_chosen_among_files_that_can_be_continued(project, tmp_path, capsys):
@@ -247,7 +250,7 @@ def test_an_interrupted_generation_says_that_nothing_was_written(number, status,
     assert said.strip().endswith("codeclm: interrupted; nothing was written")  # after the bar, however far it came
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "finetune", "patterns"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "finetune", "patterns", "tokenizers"])
 def test_verbs_that_resume_say_so_when_they_are_interrupted(verb):
     assert interrupted(VERBS[verb]) == "; run the same command again to go on"
 

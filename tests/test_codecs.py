@@ -1,6 +1,7 @@
 """The contract of every codec (model/codecs/base.py), on tiny codecs with random weights. B, K, T, S as there."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -124,6 +125,16 @@ def test_where_two_entries_are_nearly_as_near_the_chunks_still_do_not_matter(mon
     assert torch.equal(whole, exact)
     for chunks in ([codec.hop_length], [codec.hop_length * 7 + 3]):
         assert torch.equal(stream(codec.streaming_encoder(), cut(audio, chunks)), whole)
+
+
+def test_threads_that_encode_near_ties_at_once_get_the_codes_that_each_gets_alone(monkeypatch):
+    monkeypatch.setattr("codeclm.model.codecs.rvq.DOUBT", 1.0)  # every frame is near a tie
+    codec = make_codec()
+    clips = [random_audio(codec.hop_length * (10 + number), seed=number) for number in range(3)]
+    alone = [codec.encode(clip) for clip in clips]
+    with ThreadPoolExecutor(len(clips)) as pool:
+        together = list(pool.map(codec.encode, 20 * clips))
+    assert all(torch.equal(codes, alone[i % len(clips)]) for i, codes in enumerate(together))
 
 
 def test_a_frame_depends_on_what_lies_within_its_reach_and_on_nothing_before(codec: SpectralCodec):

@@ -9,6 +9,7 @@ import soundfile
 
 from codeclm.data.audio import load_audio
 from codeclm.inference import demo
+from codeclm.inference.sound.manipulate import pieces
 from codeclm.train.cli import main
 
 SOUNDS = {"prompt.wav", "prompt-as-codec.wav", "continuation-0.wav", "prompt+continuation-0.wav"}
@@ -31,16 +32,16 @@ def test_the_demo_leaves_sounds_numbers_and_a_picture_where_it_can(picture, tmp_
 
 def test_the_demos_voice_is_the_recording_in_pieces(tmp_path):
     recording = load_audio(demo.PROMPT, 16_000)
-    pieces = demo.pieces(recording, 16_000)
-    assert np.array_equal(np.concatenate(pieces), recording) and len(pieces) >= 4
-    assert all(0.6 < len(piece) / 16_000 < 2 for piece in pieces)
+    found = pieces(recording, 16_000, demo.PIECE_S)
+    assert np.array_equal(np.concatenate(found), recording) and len(found) >= 4
+    assert all(0.6 < len(piece) / 16_000 < 2 for piece in found)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.6, 20.0])
 def test_a_recording_of_any_length_can_be_cut(seconds):
     audio = np.random.default_rng(0).normal(size=round(seconds * 16_000)).astype(np.float32)
-    pieces = demo.pieces(audio, 16_000)
-    assert np.array_equal(np.concatenate(pieces), audio) and all(len(piece) for piece in pieces)
+    found = pieces(audio, 16_000, demo.PIECE_S)
+    assert np.array_equal(np.concatenate(found), audio) and all(len(piece) for piece in found)
 
 
 @pytest.mark.slow

@@ -171,10 +171,13 @@ def test_rows_that_may_not_end_go_on_beside_rows_that_do(make_model):
         check_scores(model, run(model, Request(40), range(2), [replace(FREE, temperature=t) for t in (0.5, 2.0)]))
 
 
-def test_rows_must_look_back_alike_for_repetition(make_model):
-    rows = [replace(FREE, repetition_share=0.1, repetition_frames=frames) for frames in (8, 9)]
-    with pytest.raises(ValueError, match="repetition_frames must be the same"):
-        run(make_model(), Request(4), sampling=rows)
+def test_rows_may_look_back_on_other_numbers_of_frames_for_repetition(make_model):
+    model = make_model()
+    rows = [replace(FREE, temperature=0.3, repetition_share=0.1, repetition_frames=frames) for frames in (4, 30)]
+    together = run(model, Request(40), (5, 5, 5), [*rows, FREE])
+    for row, sampling in enumerate([*rows, FREE]):
+        assert torch.equal(run(model, Request(40), (5,), sampling).codes[0], together.codes[row])
+    assert not torch.equal(together.codes[0], together.codes[1])
 
 
 class Frames:

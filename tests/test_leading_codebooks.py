@@ -14,7 +14,6 @@ from codeclm.inference.engine import generate
 from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.grid import Request
-from codeclm.inference.many_prompts import kind_of
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.train.config import OptimizerConfig
@@ -125,11 +124,6 @@ def test_regenerated_codes_of_the_first_codebooks_only(make_model, make_codec):
     assert made.codes.shape[0] == 2 and np.array_equal(made.codes[0], lm.encode(audio)[0].numpy())
     with pytest.raises(ValueError, match="2 codebooks are to be kept; it must be 1 to 1"):
         lm.regenerate(audio, keep=2, sampling=TWO)
-
-
-def test_lines_with_other_numbers_of_codebooks_are_not_drawn_together():
-    kinds = {kind_of(Request(5), SamplingConfig(num_codebooks=number)) for number in (0, 1, 1, 2)}
-    assert len(kinds) == 3
 
 
 # --- speech ---

@@ -91,7 +91,7 @@ def test_ray_makes_the_same_bytes_though_an_actor_is_killed(audio, codec, truth,
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        done = killed_prepare.killed_actor(audio, tmp_path / "tokens", codec, 0.0)
+        done = killed_prepare.killed_actor(audio, tmp_path / "tokens", codec, 6.0)
     finally:
         ray.shutdown()
     assert 0 <= done < 25, "the actor was killed when all was done"

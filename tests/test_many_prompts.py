@@ -15,8 +15,8 @@ import torch
 from codeclm.data.audio import load_audio
 from codeclm.data.audio_out import save_audio
 from codeclm.inference import SamplingConfig, load, many_prompts
-from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import save_model
+from codeclm.inference.row_batch import RowBatch
 from codeclm.train.cli import main
 
 RATE, HOP = 8000, 80
@@ -80,24 +80,24 @@ def test_every_line_gives_the_file_that_it_would_give_alone(model, world, capsys
         np.testing.assert_allclose(made, np.clip(alone.audio, -1, 1), rtol=0, atol=1e-3)
 
 
-def test_lines_that_cannot_be_drawn_together_are_drawn_apart(model, world, capsys):
-    settings = [{"repetition_share": 0.1, "repetition_frames": n} for n in (4, 5)]
-    write(world / "audio/all.jsonl", [{"prompt": "a.wav"} | more for more in [*settings, {"num_codebooks": 2}, {}]])
-    run(model, "--duration", 0.1)
-    assert "out: 4 made" in capsys.readouterr().out
+def test_lines_of_any_length_and_setting_are_drawn_together_and_a_file_appears_when_its_line_is_over(
+    model, world, monkeypatch
+):
+    more = [{"repetition_share": 0.1, "repetition_frames": 4}, {"num_codebooks": 2}, {"prompt": "c.wav"}, {"top_k": 3}]
+    lines = [{"prompt": "ab"[i % 2] + ".wav", "duration": 0.05 * (i + 1), "name": f"{i:02d}"} for i in range(11)]
+    write(world / "audio/all.jsonl", [line | more[i % 4] for i, line in enumerate(lines)])
+    steps = []
+    real = RowBatch.step
 
+    def step(self):
+        steps.append((len(self.taken), names(world / "out") if (world / "out").is_dir() else []))
+        return real(self)
 
-def test_lines_of_a_length_are_drawn_as_one_batch_with_settings_of_their_own(model, world, monkeypatch):
-    write(world / "audio/all.jsonl", [{"prompt": f"{'ab'[i % 2]}.wav", "top_k": i + 1} for i in range(11)])
-    batches = []
-    real = SpeechGenerator.run
-    monkeypatch.setattr(
-        SpeechGenerator,
-        "run",
-        lambda self, request, seeds, *rest: batches.append(len(seeds)) or real(self, request, seeds, *rest),
-    )
-    run(model, "--duration", 0.1)
-    assert batches == [many_prompts.BATCH, 3] and len(names(world / "out")) == 11
+    monkeypatch.setattr(RowBatch, "step", step)
+    run(model)
+    rows, files = zip(*steps, strict=True)
+    assert max(rows) == many_prompts.BATCH and len(steps) < 80  # line 8 takes the row of line 0, and so on
+    assert files[6] == ["00.wav"] and len(names(world / "out")) == 11
 
 
 BROKEN = {
@@ -151,18 +151,20 @@ def test_what_is_there_is_not_made_again_and_only_a_whole_file_counts(model, wor
     assert changed == ["own.wav"]
 
 
-def test_a_batch_for_which_memory_is_too_small_is_made_in_halves(model, world, monkeypatch, capsys):
-    write(world / "audio/all.jsonl", 6 * [{"prompt": "a.wav"}])
-    real = SpeechGenerator.run
+def test_where_memory_is_too_small_fewer_lines_are_drawn_at_once(model, world, monkeypatch, capsys):
+    write(world / "audio/all.jsonl", 9 * [{"prompt": "a.wav"}])
+    real = RowBatch.step
 
-    def starved(self, request, seeds, *rest):
-        if len(seeds) > 2:
+    def starved(self):
+        if len(self.taken) > 2:
             raise MemoryError("too many rows")
-        return real(self, request, seeds, *rest)
+        return real(self)
 
-    monkeypatch.setattr(SpeechGenerator, "run", starved)
+    monkeypatch.setattr(RowBatch, "step", starved)
     run(model, "--duration", 0.1)
-    assert "out: 6 made" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "out: 9 made" in told.out
+    assert "memory is too small for 4 requests at once: from now on 2 are drawn" in told.err
 
 
 @pytest.mark.slow

@@ -80,7 +80,11 @@ def wheel(tmp_path_factory) -> Path:
     if not setuptools_reads_pep639():
         pytest.skip("building offline needs setuptools>=77 in this environment")
     folder = tmp_path_factory.mktemp("wheel")
-    held = [*(ROOT / "model/pretrained").iterdir(), *(ROOT / "inference/report").glob("page.*")]
+    held = [
+        *(ROOT / "model/pretrained").iterdir(),
+        *(ROOT / "inference/report").glob("page.*"),
+        *(ROOT / "inference/server/page").iterdir(),
+    ]
     data = [path.relative_to(ROOT) for path in held if path.is_file()]
     for path in [
         *modules(),

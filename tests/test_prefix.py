@@ -187,3 +187,23 @@ def test_a_voice_that_cannot_be_is_told_in_one_line(line, make_lm, tmp_path, mon
         main([*line.split(), "--model", "model"])
     told = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and told.startswith("codeclm: ") and BAD[line] in told
+
+
+def test_a_request_after_one_whose_numbers_overflow_gets_what_it_gets_alone(make_lm):
+    lm = make_lm()
+    good, scheduler = voice_of(lm, 9), Scheduler(lm, max_rows=2)
+    assert good.caches is not None
+    broken = scheduler.submit(replace(good, caches=torch.full_like(good.caches, torch.inf)), 0.2, 1, FREE)
+    with pytest.raises(FloatingPointError, match="NaN"):
+        list(broken.frames())
+    found = [frame.codes.numpy() for frame in scheduler.submit(good, 0.2, 2, FREE).frames()]
+    np.testing.assert_array_equal(np.stack(found, axis=1), lm.generate(good, 0.2, 2, FREE).codes[:, 9:])
+
+
+def test_a_prefix_with_numbers_that_are_none_is_refused(make_lm, tmp_path):
+    lm = make_lm()
+    voice = voice_of(lm, 9)
+    assert voice.caches is not None
+    replace(voice, caches=voice.caches * torch.nan).save(tmp_path / "voice.safetensors")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        lm.load_prefix(tmp_path / "voice.safetensors")

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from codeclm.inference.report.tracks import Sound, Word, surprising_moments, tra
 from codeclm.model.pretrained import PROMPT
 from codeclm.train.cli import main
 
+from .browser import CHROMIUM, complaints_of, needs_chromium, wait_until
+
 RATE, FRAME_RATE = 16_000, 25.0
 NASTY = '</script><script>alert("x")</script>&<b>'
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Reader(HTMLParser):
@@ -113,7 +113,9 @@ def test_a_minute_of_speech_is_a_page_of_under_5_megabytes(tmp_path: Path, capsy
     page = (out / "report.html").read_text()
     assert len(page) < 5e6 and "report.html" in capsys.readouterr().out
     reader = Reader(page)
-    assert len(reader.all("audio")) == 3 and len(json.loads(reader.scripts[1])["surprise"][0]) == 60 * FRAME_RATE
+    rendering = json.loads(reader.scripts[1])
+    assert len(reader.all("audio")) == 3 and len(rendering["surprise"][0]) == 60 * FRAME_RATE
+    assert 1700 < rendering["spectrogram"]["columns"] <= 1801
 
 
 @pytest.mark.slow
@@ -125,17 +127,8 @@ def test_a_recording_that_cannot_be_used_is_named_and_the_others_are_shown(tmp_p
     assert "skipped" in page and "b.wav: silent" in page and len(Reader(page).all("audio")) == 2
 
 
-def wait_until(page, condition: str) -> None:
-    """Asked from outside: the page's own policy forbids that it evaluates text."""
-    for _ in range(200):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    raise TimeoutError(condition)
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+@needs_chromium
 def test_a_browser_draws_every_track_plays_the_sound_and_obeys_the_keyboard(html: str, tmp_path: Path):
     playwright = pytest.importorskip("playwright.sync_api")
     (tmp_path / "page.html").write_text(html)
@@ -143,9 +136,7 @@ def test_a_browser_draws_every_track_plays_the_sound_and_obeys_the_keyboard(html
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for width, scheme in ((1280, "light"), (390, "dark")):
             page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-            complaints: list[str] = []
-            page.on("console", lambda message, into=complaints: into.append(message.text))
-            page.on("pageerror", lambda error, into=complaints: into.append(str(error)))
+            complaints = complaints_of(page)
             page.goto(f"file://{tmp_path / 'page.html'}")
             wait_until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 2)")
             drawn = page.evaluate(

@@ -13,8 +13,8 @@ from codeclm.inference import SamplingConfig, row_batch
 from codeclm.inference.engine import generate
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.grid import Request
-from codeclm.inference.row_batch import can_share
 from codeclm.inference.scheduler import QueueFull, Scheduler, Ticket
+from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.shapes import TextConfig
 
@@ -35,14 +35,21 @@ MODELS = {
     "no rope": dict(backbone=backbone(rope=False)),
     "depth first": dict(context_frames=8, depth=depth(first_codebook="depth", conditioning="prefix")),
     "text": dict(context_frames=8, text=TextConfig(WORDS)),
+    "text, sliding": SLIDING | dict(text=TextConfig(WORDS), delays=(0, 1, 0)),
+    "text seen, delays": dict(
+        context_frames=8, text=TextConfig(WORDS), delays=(0, 1, 2),
+        depth=depth(sees_text=True, first_codebook="depth"),
+    ),
     "text given, delays": dict(context_frames=8, text=TextConfig(WORDS, predicted=False), delays=(0, 1, 2)),
-}
+}  # fmt: skip
 SAMPLINGS = [
     SamplingConfig(temperature=1.0, top_k=0),
     SamplingConfig(temperature=(1.5, 0.9), top_k=(0, 4), stop_at_end=True),
     SamplingConfig(temperature=0.0),
     SamplingConfig(temperature=1.2, top_p=0.8, min_p=0.02, stop_at_end=True),
     SamplingConfig(temperature=0.3, repetition_share=0.2),
+    SamplingConfig(temperature=1.0, num_codebooks=2, stop_at_end=True),
+    SamplingConfig(temperature=0.2, repetition_share=0.1, repetition_frames=23),
 ]
 Job = tuple[Request, int, SamplingConfig]
 
@@ -76,8 +83,27 @@ def jobs(lm: SpeechGenerator, count: int) -> list[Job]:
             text[4:] = ABSENT
             codes[:, :4] = ABSENT
         request = Request(frames, codes if given else None, text, num_codes=model.codebook_size)
-        found.append((request, number % 7, SAMPLINGS[number % len(SAMPLINGS)]))
+        if number % 3 == 1:  # codes of new frames that are known: codebook 0, and some frames
+            known = torch.randint(model.codebook_size, (model.num_codebooks, frames), generator=draw)
+            known[1:, : frames // 2] = ABSENT
+            known[0, 2:4] = ABSENT
+            request = replace(request, new_codes=known)
+        sampling = SAMPLINGS[number % len(SAMPLINGS)]
+        found.append((with_text(model, request, number, draw), number % 5, sampling))
+        if model.text_size and number % 4 == 3:
+            found[-1] = (*found[-1][:2], replace(sampling, guidance=0.5 * (number % 5)))
     return found
+
+
+def with_text(model: SpeechLM, request: Request, number: int, draw: torch.Generator) -> Request:
+    """Text in new columns, of one kind or another: known, drawn, or drawn alone until it ends."""
+    if not model.text_size or number % 4 == 1:
+        return request
+    if model.predicts_text and number % 4 == 2:
+        return replace(request, draw_text=True)
+    if model.predicts_text and number % 8 == 4:
+        return replace(request, draw_text=True, draw_codes=False, text_end=3, new_codes=None)
+    return replace(request, new_text=torch.randint(-1, WORDS, (request.num_frames,), generator=draw))
 
 
 def alone(lm: SpeechGenerator, job: Job) -> tuple[Tensor, Tensor]:
@@ -102,8 +128,7 @@ def check(ticket: Ticket, expected: tuple[Tensor, Tensor]) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_row_is_as_it_is_alone_whatever_rows_begin_end_and_are_replaced_beside_it(make_lm, name):
     lm = make_lm(**MODELS[name])
-    work = jobs(lm, 16)
-    assert all(can_share(lm.model, request, sampling) for request, _, sampling in work)
+    work = jobs(lm, 20)
     scheduler, chance = Scheduler(lm, max_rows=5), random.Random(0)
     tickets: list[Ticket] = []
     sizes = set()
@@ -120,29 +145,17 @@ def test_a_row_is_as_it_is_alone_whatever_rows_begin_end_and_are_replaced_beside
     assert len(sizes - {0}) > 2  # the batch grew and shrank
 
 
-APART = {
-    "flatten": (dict(pattern="flatten"), SamplingConfig(), None),
-    "qk norm": (dict(backbone=backbone(qk_norm=True)), SamplingConfig(), None),
-    "own text": (dict(text=TextConfig(WORDS)), SamplingConfig(), dict(draw_text=True)),
-    "guided": (dict(text=TextConfig(WORDS)), SamplingConfig(guidance=2.0), dict(text=torch.arange(6))),
-    "fewer codebooks": ({}, SamplingConfig(num_codebooks=2), None),
-    "repetitions": (SLIDING, SamplingConfig(repetition_share=0.2, repetition_frames=4), None),
-}
-
-
-@pytest.mark.parametrize("name", APART)
-def test_what_cannot_be_a_row_is_drawn_beside_the_rows(make_lm, name):
-    options, own, more = APART[name]
+@pytest.mark.parametrize(
+    "options", [dict(pattern="flatten"), dict(backbone=backbone(qk_norm=True))], ids=lambda options: next(iter(options))
+)
+def test_a_model_that_the_frame_step_does_not_know_draws_requests_in_turns(make_lm, options):
     lm = make_lm(**options)
-    prompt = torch.arange(18).view(3, 6) % 7
-    request = replace(Request(20, prompt, num_codes=7), **(more or {}))
-    work: list[Job] = [(request, 1, replace(own, temperature=1.0)), (Request(9, prompt, num_codes=7), 2, SAMPLINGS[0])]
-    assert not can_share(lm.model, *work[0][::2])
+    work = jobs(lm, 5)
     scheduler = Scheduler(lm, max_rows=2)
-    tickets = [scheduler.submit_request(*job) for job in [*work, work[0]]]
+    tickets = [scheduler.submit_request(*job) for job in work]
     while scheduler.step():
-        assert len(scheduler.alone) + len(scheduler.rows) <= 2
-    for ticket, job in zip(tickets, [*work, work[0]], strict=True):
+        assert len(scheduler.alone) <= 2 and not scheduler.rows
+    for ticket, job in zip(tickets, work, strict=True):
         check(ticket, alone(lm, job))
 
 
@@ -151,7 +164,7 @@ def test_audio_comes_while_it_is_made_and_joins_to_that_of_generate(make_lm):
     rate = lm.codec.sample_rate
     prompt = (0.1 * np.random.default_rng(0).standard_normal(3000).astype(np.float32), rate)
     scheduler = Scheduler(lm, max_rows=2)
-    asked = [(prompt, 0.3, 1), (None, 0.2, 2), (prompt, 0.1, 3)]
+    asked = [(prompt, 0.3, 1), (None, 0.2, 2), (prompt, 0.1, 3), (prompt, 0.2, 4, SamplingConfig(num_codebooks=2))]
     tickets = [scheduler.submit(*arguments) for arguments in asked]
     streams = [ticket.audio() for ticket in tickets]
     first = [next(streams[1]), next(streams[0])]  # from the second: all of them wait for the same steps
@@ -163,9 +176,30 @@ def test_audio_comes_while_it_is_made_and_joins_to_that_of_generate(make_lm):
         assert ticket.finish_reason == "length"
 
 
+@pytest.mark.parametrize(
+    "options", [SLIDING, dict(text=TextConfig(WORDS)), dict(pattern="flatten")], ids=lambda options: next(iter(options))
+)
+def test_a_ticket_gives_the_generation_that_generate_gives(make_lm, options):
+    lm = make_lm(**options)
+    prompt = (0.1 * np.random.default_rng(0).standard_normal(3000).astype(np.float32), lm.codec.sample_rate)
+    few = SamplingConfig(temperature=2.0, top_k=0, num_codebooks=2, stop_at_end=True)
+    asked = [(prompt, 0.3, 1), (None, 0.3, 2, few), (prompt, 0.3, 3, few)]
+    scheduler = Scheduler(lm, max_rows=2)
+    tickets = [scheduler.submit(*arguments) for arguments in asked]
+    for ticket, arguments in zip(tickets, asked, strict=True):
+        found, expected = ticket.generation(), lm.generate(*arguments)
+        for name in ("codes", "audio", "prompt_audio"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        new = slice(found.num_prompt_frames, None)
+        np.testing.assert_allclose(found.nll[:, new], expected.nll[:, new], rtol=0, atol=1e-9)
+        assert np.isnan(found.nll[:, : found.num_prompt_frames]).all()
+        for name in ("num_prompt_frames", "finish_reason", "seed", "sample_rate"):
+            assert getattr(found, name) == getattr(expected, name)
+
+
 def test_a_row_that_is_cancelled_makes_room_and_changes_no_other(make_lm):
     lm = make_lm(**SLIDING)
-    work = [(replace(request, num_frames=25), seed, SAMPLINGS[0]) for request, seed, _ in jobs(lm, 5)]
+    work = [(replace(request, num_frames=25, new_codes=None), seed, SAMPLINGS[0]) for request, seed, _ in jobs(lm, 5)]
     scheduler = Scheduler(lm, max_rows=2)
     kept, dropped, queued, never, last = (scheduler.submit_request(*job) for job in work)
     for _ in range(5):
@@ -224,25 +258,50 @@ def test_a_request_that_fails_is_told_to_who_waits_and_the_next_is_drawn(make_lm
     assert len(list(scheduler.submit_request(*job).frames())) == 5
 
 
-def test_memory_that_is_too_small_is_told_and_the_next_requests_are_drawn(make_lm, monkeypatch):
+def test_where_memory_is_too_small_fewer_rows_are_drawn_and_each_goes_on_where_it_was(make_lm, monkeypatch, caplog):
     lm = make_lm()
+    work = jobs(lm, 6)
     scheduler = Scheduler(lm, max_rows=4)
-    job = jobs(lm, 1)[0]
-    real = row_batch.RowBatch.step
+    real, steps = row_batch.RowBatch.step, []
 
     def starved(self):
-        if sum(row is not None for row in self.rows) > 2:
+        steps.append(len(self.taken))
+        if len(steps) > 3 and steps[-1] > 2:
             raise torch.OutOfMemoryError("out of memory")
         return real(self)
 
     monkeypatch.setattr(row_batch.RowBatch, "step", starved)
-    tickets = [scheduler.submit_request(*job) for _ in range(5)]
-    for ticket in tickets[:4]:
-        with pytest.raises(MemoryError, match="make the Scheduler with max_rows below 4"):
-            list(ticket.frames())
+    tickets = [scheduler.submit_request(*job) for job in work]
     while scheduler.step():
         pass
-    check(tickets[4], alone(lm, job))
+    for ticket, job in zip(tickets, work, strict=True):
+        check(ticket, alone(lm, job))
+    assert steps[:5] == [4, 4, 4, 4, 2] and scheduler.max_rows == 2
+    assert [r.message for r in caplog.records] == [
+        "memory is too small for 4 requests at once: from now on 2 are drawn"
+    ]
+
+
+def test_memory_that_is_too_small_for_a_request_to_begin_fails_that_one_when_it_is_alone(make_lm, monkeypatch):
+    lm = make_lm()
+    work = jobs(lm, 4)
+    scheduler = Scheduler(lm, max_rows=4)
+    real = row_batch.RowBatch.add
+
+    def starved(self, request, *rest):
+        if request is hungry.request:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(self, request, *rest)
+
+    monkeypatch.setattr(row_batch.RowBatch, "add", starved)
+    first, second, hungry, last = (scheduler.submit_request(*job) for job in work)
+    while scheduler.step():
+        pass
+    with pytest.raises(MemoryError, match="^memory is too small for this request: ask for a shorter"):
+        list(hungry.frames())
+    for ticket, place in (first, 0), (second, 1), (last, 3):
+        check(ticket, alone(lm, work[place]))
+    assert scheduler.max_rows == 4
 
 
 def test_threads_that_submit_wait_and_cancel_get_what_each_gets_alone(make_lm):

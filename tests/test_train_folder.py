@@ -296,7 +296,9 @@ def test_finetune_has_no_option_for_a_shape_that_the_model_already_has(store, tm
     assert not hasattr(FINETUNE, "model") and issubclass(TrainConfig, RunConfig)
 
 
-@pytest.mark.parametrize("verb", [["train"], ["finetune"], ["codec", "train"], ["patterns"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb", [["train"], ["finetune"], ["codec", "train"], ["patterns"], ["tokenizers"]], ids=" ".join
+)
 def test_every_verb_that_trains_has_a_device(verb, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*verb, "--help"])

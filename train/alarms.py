@@ -1,7 +1,8 @@
 """`--check`: what goes wrong in most runs that go wrong, looked for before the run; nothing is written or learned.
 
     first loss   no codebook costs more than equal probabilities would before the first step
-    gradients    every tensor that should learn gets a gradient from a batch, and none is frozen
+    gradients    every tensor that should learn gets a gradient from a batch, and none is frozen (of a fine-tune with
+                 adapters: every adapter)
     step         a step moves every one of them
     alignment    after a short overfit the model predicts each frame, not one 1 or 2 frames before or after it
     duplicates   held-out speech is not, frame by frame, among the training speech
@@ -84,21 +85,24 @@ def first_loss(trainer: Trainer, rows: Rows) -> tuple[str, str]:
 
 
 def gradients(trainer: Trainer, rows: Rows) -> tuple[str, str]:
+    """With adapters, of the matrices that are added: A's gradient is 0 while B is, before the first step."""
     model = trainer.raw_model
-    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    parts = list(learning_parts(model))
+    adapters = [part for part in parts if ".lora_B." in part[0]]
+    parts = adapters or parts
     model.zero_grad()
     loss(model, trainer, rows).backward()
-    idle = [
-        part for name, index, part in learning_parts(model)
-        if (weight := model.get_parameter(name)).requires_grad and (weight.grad is None or not weight.grad[index].any())
-    ]  # fmt: skip
+    found = []
+    for name, index, part in parts:
+        weight = model.get_parameter(name)
+        if not weight.requires_grad:
+            found.append(f"{name} is frozen")
+        elif weight.grad is None or not weight.grad[index].any():
+            found.append(f"{part} gets no gradient")
     model.zero_grad()
-    expected = {name for name, _, _ in learning_parts(model)}
-    frozen = [name for name in frozen if name in expected]
-    if frozen or idle:
-        found = [f"{name} is frozen" for name in frozen] + [f"{part} gets no gradient" for part in idle]
+    if found:
         return "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else ""), ""
-    return "", f"all {len(expected)} tensors get one"
+    return "", f"all {len({name for name, _, _ in parts})} {'adapters' if adapters else 'tensors'} get one"
 
 
 def one_step(trainer: Trainer, rows: Rows) -> tuple[str, str]:

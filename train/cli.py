@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from ..inference import cli as using
 from ..inference.argument_checks import (
     check_audio,
+    check_audio_folder,
     check_codec,
     check_data,
     check_folder,
@@ -24,7 +25,7 @@ from ..inference.argument_checks import (
     check_text_model,
 )
 from ..inference.bench.cli import bench
-from ..inference.codec.cli import codec_bench, codec_contract, codec_report, codec_roundtrip
+from ..inference.codec.cli import check_codecs, codec_bench, codec_contract, codec_report, codec_roundtrip, open_codec
 from ..inference.compress.cli import codec_compress, codec_decompress
 from ..inference.doctor.cli import doctor
 from ..inference.generate_cli import generate, prefix
@@ -32,11 +33,13 @@ from ..inference.options import Audio, CodecName, Data, Model, Options
 from ..inference.parsing import choose, parse
 from ..inference.report.cli import report
 from ..inference.screen import log_lines, say_error, say_loading, terminable
+from ..inference.server.cli import serve
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
 from .config import FINETUNE, CodecTrainConfig, FinetuneConfig, PatternsConfig, TrainConfig
 from .config_file import with_config_file
-from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, claim, is_main
+from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, TOKENIZERS, claim, is_main
+from .tokenizers.config import TokenizersConfig, run_folders
 
 ABOUT = "A speech language model on neural codec tokens."
 DATA = "a token store, an audio file, or a folder of them; several are mixed (--batch.mix)"
@@ -144,6 +147,38 @@ def patterns(
         print(table(compare_patterns(store, coder, out, config), config))
 
 
+def tokenizers(
+    data: Positional[Annotated[Path, arg(metavar="DATA", help="a folder of recordings")]],
+    out: Run,
+    codec: Annotated[
+        tuple[str, ...],
+        arg(metavar="CODEC ...", help="names of codecs, or folders that hold one; NAME:K: K codebooks; each is a row"),
+    ] = ("spectral", "spectral:4", "mulaw", "mdct"),
+    config: Annotated[TokenizersConfig, Options] = TokenizersConfig(),
+) -> None:
+    """Train the same small model on each codec's codes of DATA, for the same FLOPs, and compare bits/s and quality."""
+    check_folder(out)
+    check_codecs(codec)
+    run_folders(codec, out)
+    check_audio_folder(data)
+    check_package("the picture", "matplotlib", "demo")
+    say_loading(", ".join(f"the codec '{name}'" for name in codec))
+    with claim(out, TOKENIZERS):
+        from ..inference.options import write_json
+        from ..model.files import write_whole
+        from .tokenizers.compare import compare_codecs
+        from .tokenizers.picture import draw
+        from .tokenizers.table import PICTURE, markdown, table, to_dict
+
+        codecs = {name: open_codec(name, config.device) for name in codec}
+        results, speech = compare_codecs(data, codecs, out, config)
+        write_json(out / "results.json", to_dict(results, speech, config))
+        write_whole(out / "table.md", markdown(results, speech, config))
+        draw(results, out / PICTURE)
+        print(table(results, speech, config))
+    say(f"{out}: table.md, results.json, {PICTURE}, and what each model said in CODEC/continuations")
+
+
 def codec_train(
     data: Positional[Audio], out: Run, config: Annotated[CodecTrainConfig, Options] = CodecTrainConfig()
 ) -> None:
@@ -182,6 +217,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "finetune": finetune,
     "patterns": patterns,
+    "tokenizers": tokenizers,
     "generate": generate,
     "prefix": prefix,
     "transcribe": using.transcribe,
@@ -192,6 +228,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "bench": bench,
     "convert": using.convert,
     "demo": using.demo,
+    "serve": serve,
 }
 CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "train": codec_train,
@@ -203,8 +240,8 @@ CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "decompress": codec_decompress,
 }
 DONE = "every check passes; without --check the run begins"
-RESUMABLE = (using.prepare, train, finetune, patterns, codec_train)
-WRITES_AS_IT_GOES = (using.evaluate, using.demo, bench, codec_bench)
+RESUMABLE = (using.prepare, train, finetune, patterns, tokenizers, codec_train)
+WRITES_AS_IT_GOES = (using.evaluate, using.demo, bench, codec_bench, serve)
 
 
 def codec() -> None:

@@ -22,10 +22,10 @@ from ..inference.evaluate.score import score_store
 from ..inference.grid import Request
 from ..inference.loading import load_speech_lm
 from ..model.codecs import Codec
-from ..model.cost import forward_flops_per_frame
 from ..model.device import resolve_device
 from ..model.files import write_whole
 from ..model.lm import SpeechLM
+from .calibration import frames_per_step, operations_per_step, seconds_per_step
 from .checkpoint import difference, filled
 from .config import PatternsConfig
 from .interruption import Interruption
@@ -35,7 +35,6 @@ from .run_folder import CONFIG, PATTERNS, claim, write_config
 from .trainer import Trainer
 
 RESULTS = "results.json"
-CALIBRATION_STEPS = 6  # whose time says how many fit the budget; two more warm up
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,7 @@ def measure(
     _, heldout = split_heldout(store, *settings.batch.split)
     scores = score_store(model, store, EvaluateConfig(), heldout.tolist())
     found = likelihood(scores.nll, scores.num_frames, store.codec.frame_rate, EvaluateConfig())
-    frames = sum(int((scratch.batches.rows(step).codes >= 0).sum()) for step in range(CALIBRATION_STEPS))
-    mean_frames = frames / store.codec.num_codebooks / CALIBRATION_STEPS
+    mean_frames = frames_per_step(scratch)
     return PatternResult(
         pattern=pattern,
         budget=budget,
@@ -155,27 +153,6 @@ def measure(
 def steps_of_run(run: Path) -> int:
     """The steps of a run that was begun: its clock was read then. 0 for one that was not."""
     return json.loads((run / CONFIG).read_text())["steps"] if (run / CONFIG).is_file() else 0
-
-
-def operations_per_step(trainer: Trainer) -> float:
-    """Forward operations of a batch, the mean over some."""
-    total = 0.0
-    for step in range(CALIBRATION_STEPS):
-        for length in trainer.batches.rows(step).lengths():  # attention costs what the pieces of a row cost alone
-            per_frame = forward_flops_per_frame(trainer.raw_model.config, length, trainer.config.depth_fraction)
-            total += per_frame * length
-    return total / CALIBRATION_STEPS
-
-
-def seconds_per_step(trainer: Trainer) -> float:
-    """Wall time of a training step; spoils the trainer's weights."""
-    trainer.raw_model.train()
-    for _ in range(2):
-        trainer.train_step()
-    started = time.monotonic()
-    for _ in range(CALIBRATION_STEPS):
-        trainer.train_step()
-    return (time.monotonic() - started) / CALIBRATION_STEPS
 
 
 def generation_speed(model: SpeechLM, num_frames: int) -> float:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ..data.config import HeldoutBy
 from ..model.codec_shapes import SpectralConfig
@@ -146,7 +146,7 @@ class LearningConfig:
 
     device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
     depth_fraction: float = 1.0  # share of the frames that train the depth decoder (unbiased; less is faster)
-    depth_chunk: int = 0  # frames of depth activations in memory at a time; 0: 256 on a CPU, on a GPU what it holds
+    depth_chunk: int = 0  # frames of depth activations in memory at a time; 0: 128 on a CPU, on a GPU what it holds
     input_dropout: float = 0.0  # share of the input codes hidden from the model, against overfitting
     dropout: float = 0.0  # dropout on the output of each attention and feed-forward part
     bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
@@ -248,12 +248,16 @@ class PatternsConfig(LearningConfig):
 
     def training(self, pattern: str, steps: int) -> TrainConfig:
         """The run of one pattern, looked at and saved at its end."""
-        shared = {field.name: getattr(self, field.name) for field in fields(LearningConfig)}
         kind, _, group_size = pattern.partition("-")
         depth = replace(self.model.depth, group_size=int(group_size or 1))
-        shared["model"] = replace(self.model, pattern=kind, depth=depth)  # pyright: ignore[reportArgumentType]
-        shared["optimizer"] = replace(self.optimizer, warmup_steps=min(self.optimizer.warmup_steps, steps // 4))
-        return TrainConfig(**shared, steps=steps, evaluate_every=steps, save_every=steps)
+        return whole_run(self, replace(self.model, pattern=kind, depth=depth), steps)  # pyright: ignore[reportArgumentType]
+
+
+def whole_run(config: LearningConfig, model: ModelConfig, steps: int, **settings: Any) -> TrainConfig:
+    """A run of a comparison, looked at and saved at its end."""
+    shared = {field.name: getattr(config, field.name) for field in fields(LearningConfig)}
+    shared["optimizer"] = replace(config.optimizer, warmup_steps=min(config.optimizer.warmup_steps, steps // 4))
+    return TrainConfig(**shared | settings, model=model, steps=steps, evaluate_every=steps, save_every=steps)
 
 
 class OpenWhole(int):

@@ -14,7 +14,8 @@ from typing import Any
 from ..model.files import locked_folder, write_whole
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-LANGUAGE_MODEL, CODEC, PATTERNS = "the training of a language model", "the training of a codec", "a pattern comparison"
+LANGUAGE_MODEL, CODEC = "the training of a language model", "the training of a codec"
+PATTERNS, TOKENIZERS = "a pattern comparison", "a comparison of codecs as tokenizers"
 
 
 def is_main() -> bool:

@@ -1,4 +1,4 @@
-"""A run in words and numbers: metrics.jsonl, the bar on the screen, and what is said at its start and end."""
+"""A run in words and numbers: metrics.jsonl, its page, the bar on the screen, and what is said at its start and end."""
 
 import json
 import logging
@@ -17,6 +17,7 @@ from .canary import Canary, in_words, numbers
 from .meter import Meter
 from .normal import outside, unigram_bits
 from .run_folder import METRICS
+from .run_page import PAGE, write_page
 from .trackers import Tracker, make_tracker
 from .trainer import Trainer
 
@@ -114,6 +115,7 @@ class Log:
         log.info(f"step {trainer.step}: held-out {bits:.1f} bits/s{words}")
         if trainer.step and self.canary.is_due(self.meter.seconds):
             self.listen()
+        self.draw()
 
     def listen(self) -> None:
         """Continue the fixed prompts: numbers, files, and sound for the tracker."""
@@ -127,6 +129,13 @@ class Log:
             if self.tracker is not None and len(generation.audio):
                 self.tracker.audio(trainer.step, f"canary/{number}", generation.audio, generation.sample_rate)
         log.info(f"step {trainer.step}: {in_words(values, found)}")
+
+    def draw(self) -> None:
+        """Write the run's page; a run goes on without one."""
+        try:
+            write_page(self.trainer.out)
+        except (OSError, ValueError) as error:
+            log.warning(f"{PAGE} was not written: {error}")
 
     def _write(self, group: str, metrics: dict[str, Any]) -> None:
         """Numbers, and lists of one for each codebook."""

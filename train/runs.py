@@ -28,6 +28,7 @@ from .processes import Data, main_first, open_store, open_stores
 from .processes import start as start_processes
 from .replay import SELF, own_speech
 from .run_folder import LANGUAGE_MODEL, claim, is_main
+from .run_page import write_page
 from .tuning import Tuning
 
 PIECES = PrepareConfig(max_utterance_s=20.0)  # so that one long recording can be split into training and held-out parts
@@ -100,6 +101,7 @@ def finetune(
                 tuned = load(best, device="cpu")
                 save_model(tuned.model, tuned.codec, out / "merged", tokenizer=tuned.tokenizer)
             compare_speech(base, best, store, config.batch, out, compare)
+            write_page(out)
         return best
 
 

@@ -2,7 +2,8 @@
 
     python -m codeclm.inference.bench.training
 
-Random weights and codes, float32, no optimizer. The engines take turns, a step each; medians over the rounds.
+Random weights and codes, float32, no optimizer. The engines take turns, a step each; medians over the rounds, by the
+time of the processor (all its threads), which other processes disturb less.
 Activation memory is the most that autograd holds at a time: distinct storages, parameters left out. B rows, T frames.
 """
 
@@ -82,9 +83,9 @@ def table(costs: list[Cost]) -> str:
 
 def _seconds(model: nn.Module, step: Step) -> float:
     model.zero_grad()
-    started = time.perf_counter()
+    started = time.process_time()
     step().backward()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def _held_mb(model: nn.Module, step: Step) -> float:

@@ -5,7 +5,7 @@ L lines of metrics.jsonl with a loss, E evaluations on the held-out speech.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Curve:
     heldout: np.ndarray  # [E] bits/s
     num_broken: int  # lines that are cut off or no JSON
     silent_share: float = math.nan  # in its continuations of fixed prompts, at the last look
+    lines: list[dict[str, Any]] = field(default_factory=list)  # all of metrics.jsonl that can be read
 
     @classmethod
     def read(cls, folder: Path) -> "Curve":
@@ -66,6 +67,7 @@ class Curve:
             np.array([number(line["heldout_bits_per_second"]) for line in looks]),
             num_broken,
             number(next((line[CANARY] for line in reversed(lines) if CANARY in line), None)),
+            lines,
         )
 
     def setting(self, *path: str, default: Any = None) -> Any:
@@ -118,6 +120,8 @@ def number(value: Any) -> float:
 
 def smooth(values: np.ndarray) -> np.ndarray:
     """[L] -> [L], the median of each value's neighbours."""
+    if not len(values):
+        return values
     width = max(1, min(NEIGHBOURS, len(values) // 4 * 2 + 1))
     padded = np.pad(values, width // 2, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...data.preparation import open_or_prepare
 from ...data.token_store import TokenStore
 from ..config import EvaluateConfig
-from ..loading import checkpoint_hash, model_folder
+from .adapter import Adapted, weights_hash
 from .report import LikelihoodReport
 from .run_split import check_split, run_part
 from .score import evaluate
@@ -20,13 +20,15 @@ Speech = str | Path | TokenStore
 
 
 def evaluate_speech(
-    lm: "SpeechGenerator",
+    lm: "SpeechGenerator | Adapted",
     data: Speech,
     baseline_data: Speech | None = None,
     config: EvaluateConfig = EvaluateConfig(),
     progress: bool = True,
 ) -> LikelihoodReport:
     """See `SpeechGenerator.evaluate`. Audio is tokenized in a temporary folder."""
+    if isinstance(lm, Adapted):
+        lm.check(config)
     with tempfile.TemporaryDirectory() as scratch:
         baselines = None
         if baseline_data is not None:  # the first to be read: what is wrong with it is told before anything is scored
@@ -39,8 +41,7 @@ def evaluate_speech(
             raise ValueError(
                 f"{name}: one utterance is not enough for the baselines; add files, or baseline data (--baseline-data)"
             )
-        weights = checkpoint_hash(model_folder(lm.name))
-        report = evaluate(lm.model, store, weights, baselines, config, lm.tokenizer, progress, part)
+        report = evaluate(lm.model, store, weights_hash(lm), baselines, config, lm.tokenizer, progress, part)
     if baseline_data is None or isinstance(baseline_data, TokenStore):
         return report
     return replace(report, baselines_from=str(baseline_data))

@@ -1,18 +1,15 @@
 """What is kept of a run over pairs: suite.json, its settings and hashes, and items.jsonl, a line for each pair.
 
-A line is written once its pair is scored, so a run that was killed goes on after it; settings that differ are refused.
-K codebooks. `Nats`: of the better and of the worse recording.
+run_lines.py says how. K codebooks. `Nats`: of the better and of the worse recording.
 """
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...model.files import readable, write_whole
-from ...model.strict import read_object
+from ...model.files import readable
+from .run_lines import append_lines, begin_run, not_an_item, read_lines, rewrite_lines
 
 HEADER, ITEMS = "suite.json", "items.jsonl"
 
@@ -45,43 +42,27 @@ def open_run(folder: Path, header: dict[str, Any]) -> dict[str, Item]:
 
     Raises ValueError where the folder holds a run with another header.
     """
-    path = folder / HEADER
-    if not path.exists():
-        (folder / ITEMS).unlink(missing_ok=True)
-        write_whole(path, json.dumps(header, indent=2) + "\n")
+    if not begin_run(folder / HEADER, folder / ITEMS, header):
         return {}
-    stored = read_object(path)
-    if differing := [key for key in header if stored.get(key) != header[key]]:
-        key = differing[0]
-        raise ValueError(
-            f"{readable(folder)}: holds a run with another {key} ({stored.get(key)}, not {header[key]}); "
-            "choose another --out"
-        )
     items = read_items(folder)
-    write_whole(folder / ITEMS, "".join(map(_line, items)))  # without a line that was cut off
+    rewrite_lines(folder / ITEMS, map(asdict, items))
     return {item.name: item for item in items}
 
 
 def append_items(folder: Path, items: Iterable[Item]) -> None:
-    with (folder / ITEMS).open("a", encoding="utf-8") as file:
-        file.write("".join(map(_line, items)))
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(folder / ITEMS, map(asdict, items))
 
 
 def read_items(folder: Path) -> list[Item]:
     """The items of a run, finished or not. Raises FileNotFoundError or ValueError for a folder that holds none."""
     check_run(folder)
-    path, items = folder / ITEMS, []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
-        if not line.endswith(b"\n"):  # left by a run that was killed
-            break
+    items = []
+    for number, values in read_lines(folder / ITEMS):
         try:
-            values = json.loads(line)
             nats = [None if values[key] is None else Nats(**values[key]) for key in ("model", "bigram")]
             items.append(Item(**(values | {"model": nats[0], "bigram": nats[1]})))
-        except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{readable(path)}, line {number}: is not an item of this codeclm; delete it") from None
+        except (TypeError, KeyError):
+            raise not_an_item(folder / ITEMS, number) from None
     return items
 
 
@@ -89,7 +70,3 @@ def check_run(folder: Path) -> None:
     """Raise FileNotFoundError for a folder that no run has written to. Needs no torch."""
     if not (folder / HEADER).is_file():
         raise FileNotFoundError(f"{readable(folder)}: holds no results of pairs ({HEADER} is missing)")
-
-
-def _line(item: Item) -> str:
-    return json.dumps(asdict(item)) + "\n"

@@ -15,6 +15,7 @@ from ...data.token_store import TokenStore
 from ...model.lm import SpeechLM
 from ..config import EvaluateConfig
 from ..windows import Window
+from .adapter import Adapted
 from .baselines import CountBaselines
 from .items import Item, Nats, append_items
 from .pair_clips import CHUNK, read_clips, window_of
@@ -25,7 +26,7 @@ Frames = tuple[int, int] | None  # start and stop of the local score
 
 
 def score_pairs(
-    model: SpeechLM,
+    model: SpeechLM | Adapted,
     store: TokenStore,
     pairs: Sequence[Pair],
     done: dict[str, Item],
@@ -62,7 +63,7 @@ def score_pairs(
 
 
 def _items(
-    model: SpeechLM,
+    model: SpeechLM | Adapted,
     store: TokenStore,
     chunk: Sequence[Pair],
     rows: Sequence[tuple[int, int]],
@@ -94,7 +95,7 @@ def _items(
 
 
 def model_nats(
-    model: SpeechLM,
+    model: SpeechLM | Adapted,
     store: TokenStore,
     rows: Sequence[tuple[int, int]],
     local: Sequence[Frames],

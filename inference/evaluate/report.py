@@ -18,6 +18,7 @@ DEFINITION = (
     "codeclm-bits-2: frame_rate / ln 2 * sum_k nll_k / T; every code, unweighted; "
     "BOS given (a model without: ln V for a code of the first step); EOS left out"
 )
+OTHER_HALF = "the other half of the same utterances"  # what baselines are counted on, without data for them
 DRAWS_AT_ONCE = 2**20  # utterances drawn in the bootstrap before they are summed: 24 bytes each
 
 
@@ -44,6 +45,7 @@ class LikelihoodReport:
     model: Likelihood
     unigram: Likelihood
     bigram: Likelihood
+    saved_interval: tuple[float, float]  # 95 % of the share of the bigram's bits that the model does without
     baselines_from: str
     raw_bits_per_second: float  # frame_rate * log2 V * codebooks in scope
     eos_nats: float  # mean per utterance that ends
@@ -100,21 +102,38 @@ def likelihood(nll: np.ndarray, num_frames: np.ndarray, frame_rate: float, confi
     to_bits = frame_rate / math.log(2)
     frames = num_frames.sum()
     mean = nll.sum(axis=0) / frames
-    counted = {"all": slice(None), "coarse": slice(1), "fine": slice(1, None)}[config.scope]
-    rng = np.random.default_rng(config.seed)
-    nats, resampled = nll[:, counted].sum(axis=1), []
-    rows = max(1, DRAWS_AT_ONCE // len(nll))
-    for first in range(0, config.bootstrap_samples, rows):
-        draws = rng.integers(0, len(nll), (min(rows, config.bootstrap_samples - first), len(nll)))
-        resampled.append(to_bits * nats[draws].sum(axis=1) / num_frames[draws].sum(axis=1))
-    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
+    counted = _counted(config.scope)
+    nats = nll[:, counted].sum(axis=1)
     return Likelihood(
         bits_per_second=float(to_bits * mean[counted].sum()),
-        interval=(float(low), float(high)),
+        interval=_interval(to_bits * nats, num_frames, config),
         bits_per_frame=float(mean[counted].sum() / math.log(2)),
         perplexity=[float(value) for value in np.exp(mean)],
         coarse_bits_per_second=float(to_bits * mean[0]),
     )
+
+
+def saved_interval(ours: np.ndarray, bigram: np.ndarray, config: EvaluateConfig) -> tuple[float, float]:
+    """Nats [N, K] of the model and of the bigram -> 95 % interval of 1 - model / bigram, over the same utterances."""
+    counted = _counted(config.scope)
+    low, high = _interval(ours[:, counted].sum(axis=1), bigram[:, counted].sum(axis=1), config)
+    return 1 - high, 1 - low
+
+
+def _interval(above: np.ndarray, below: np.ndarray, config: EvaluateConfig) -> tuple[float, float]:
+    """above, below: [N] -> 95 % bootstrap interval of sum(above) / sum(below), over utterances."""
+    rng, resampled = np.random.default_rng(config.seed), []
+    rows = max(1, DRAWS_AT_ONCE // len(above))
+    for first in range(0, config.bootstrap_samples, rows):
+        draws = rng.integers(0, len(above), (min(rows, config.bootstrap_samples - first), len(above)))
+        resampled.append(above[draws].sum(axis=1) / below[draws].sum(axis=1))
+    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _counted(scope: str) -> slice:
+    """Codebooks that a scope counts."""
+    return {"all": slice(None), "coarse": slice(1), "fine": slice(1, None)}[scope]
 
 
 def num_counted(num_codebooks: int, scope: str) -> int:

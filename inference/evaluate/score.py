@@ -25,8 +25,9 @@ from ..config import EvaluateConfig
 from ..labelled import as_labelled
 from ..precision import weights_of
 from ..windows import Window, describe, window_frames, windows
+from .adapter import Adapted
 from .baselines import CountBaselines
-from .report import DEFINITION, LikelihoodReport, likelihood, num_counted
+from .report import DEFINITION, OTHER_HALF, LikelihoodReport, likelihood, num_counted, saved_interval
 
 Stretch = tuple[int, Window]  # of an utterance
 
@@ -44,7 +45,7 @@ class Scores:
 
 @torch.inference_mode()
 def score_store(
-    model: SpeechLM,
+    model: SpeechLM | Adapted,
     store: TokenStore,
     config: EvaluateConfig = EvaluateConfig(),
     indices: Sequence[int] | None = None,
@@ -58,8 +59,13 @@ def score_store(
 
     Raises ValueError if the store's codec is not the model's, FloatingPointError if the model gives NaN.
     """
-    store.require_model(model.config)
     chosen = list(range(len(store))) if indices is None else list(indices)
+    if isinstance(model, Adapted):
+        whole = [(i, Window(0, 0, int(store.num_frames[i]))) for i in chosen]
+        nats = np.stack([each.sum(axis=1) for each in model.frame_nll(store, whole, config, progress)])
+        none = np.zeros(len(chosen))
+        return Scores(nats, store.num_frames[chosen], none, none, none)
+    store.require_model(model.config)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
     grids = StoreGrids(store, tokenizer, model.config.text.layout, indices=chosen)
     num_codebooks = check_leading(config.num_codebooks, model.num_codebooks)
@@ -106,18 +112,37 @@ def score_stretches(
 
 @torch.inference_mode()
 def frame_nll(
-    model: SpeechLM, store: TokenStore, stretches: list[Stretch], config: EvaluateConfig = EvaluateConfig()
+    model: SpeechLM | Adapted, store: TokenStore, stretches: list[Stretch], config: EvaluateConfig = EvaluateConfig()
 ) -> list[np.ndarray]:
     """Windows of utterances -> nats [K, T] of the frames that each predicts, in the order given.
 
     A window that starts within an utterance knows nothing of what comes before it. Texts are left out. Raises as
     `score_store` does.
     """
+    if isinstance(model, Adapted):
+        return model.frame_nll(store, stretches, config)
     store.require_model(model.config)
     found: dict[Stretch, np.ndarray] = {}
     for stretch, scored in score_stretches(model, StoreGrids(store, indices=[]), stretches, config):
         found[stretch] = scored.nll.double().cpu().numpy()
     return [found[stretch] for stretch in stretches]
+
+
+@torch.inference_mode()
+def codes_nll(model: SpeechLM, codes: torch.Tensor) -> np.ndarray:
+    """Codes [K, T] of one recording, without a text -> nats [K, T], as `score_store` counts them; no store is needed.
+
+    Raises FloatingPointError if the model gives NaN.
+    """
+    found = []
+    for window in windows(codes.shape[1], window_frames(model.config)):
+        with as_labelled(model):
+            nll = model(codes[None, :, window.start : window.stop]).nll
+        found.append(nll[0, :, window.first - window.start :].double().cpu().numpy())
+    joined = np.concatenate(found, axis=1)
+    if np.isnan(joined).any():
+        raise FloatingPointError("the model gave NaN: its weights are broken")
+    return joined
 
 
 def score_rows(
@@ -157,8 +182,12 @@ def context_frames(model: SpeechLM, config: EvaluateConfig) -> int:
     return config.context_frames or window_frames(model.config)
 
 
-def stretches_of(model: SpeechLM, grids: StoreGrids, chosen: Sequence[int], config: EvaluateConfig) -> list[Stretch]:
-    """The windows that predict every column of these utterances once."""
+def stretches_of(
+    model: SpeechLM | Adapted, grids: StoreGrids, chosen: Sequence[int], config: EvaluateConfig
+) -> list[Stretch]:
+    """The windows that predict every column of these utterances once; a model behind an adapter has one for each."""
+    if isinstance(model, Adapted):
+        return [(i, Window(0, 0, grids.length(i))) for i in chosen]
     context, has_end, stretches = context_frames(model, config), model.config.end == "eos", []
     for i in chosen:
         last = grids.last_audio_column(i) if has_end and grids.store.ends(i) else None
@@ -196,7 +225,7 @@ def row_length(row: list[Stretch]) -> int:
 
 
 def evaluate(
-    model: SpeechLM,
+    model: SpeechLM | Adapted,
     store: TokenStore,
     checkpoint_hash: str,
     baseline_store: TokenStore | None = None,
@@ -221,11 +250,12 @@ def evaluate(
         scope=config.scope,
         num_codebooks=num_codebooks,
         precision=precision_of(model, config),
-        context=describe(context_frames(model, config), rate),
+        context="the adapter's" if isinstance(model, Adapted) else describe(context_frames(model, config), rate),
         model=likelihood(scores.nll, scores.num_frames, rate, config),
         unigram=likelihood(unigram, scores.num_frames, rate, config),
         bigram=likelihood(bigram, scores.num_frames, rate, config),
-        baselines_from=str(baseline_store.folder) if baseline_store else "the other half of the same utterances",
+        saved_interval=saved_interval(scores.nll, bigram, config),
+        baselines_from=str(baseline_store.folder) if baseline_store else OTHER_HALF,
         raw_bits_per_second=rate * num_counted(num_codebooks, config.scope) * math.log2(info.codebook_size),
         eos_nats=float(scores.eos_nll.sum() / max(1, sum(map(store.ends, indices)))),
         num_tokens=int(scores.num_tokens.sum()),
@@ -240,8 +270,10 @@ def evaluate(
     )
 
 
-def precision_of(model: SpeechLM, config: EvaluateConfig) -> str:
+def precision_of(model: SpeechLM | Adapted, config: EvaluateConfig) -> str:
     """In words. Raises ValueError for two at once."""
+    if isinstance(model, Adapted):
+        return "the adapter's precision"
     weights = weights_of(model)
     if config.bf16 and weights is not None:
         raise ValueError(f"bf16: of no use beside weights '{weights}'; give one of the two")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ...data.preparation import open_or_prepare
 from ...model.files import file_sha256, locked_folder
 from ..config import EvaluateConfig, PairsConfig
-from ..loading import checkpoint_hash, model_folder
 from ..threads import torch_threads
+from .adapter import Adapted, weights_hash
 from .items import Item, open_run, read_items
 from .margins import DEFINITION
 from .pair_clips import prepare_pairs
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_pairs(
-    lm: "SpeechGenerator",
+    lm: "SpeechGenerator | Adapted",
     suite: Path,
     out: Path | None = None,
     baseline_data: Path | None = None,
@@ -45,6 +45,8 @@ def evaluate_pairs(
     out: keeps tokens, items and the recordings of "hearing"; what is there is not done again. None: a temporary folder.
     Raises ValueError or OSError for what cannot be read, and where `out` holds a run of other settings.
     """
+    if isinstance(lm, Adapted):
+        lm.check(config)
     with ExitStack() as stack:
         folder = out if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(locked_folder(folder, WORK))
@@ -54,7 +56,7 @@ def evaluate_pairs(
             "suite": pairs_config.suite or suite.stem,
             "pairs_hash": pairs_hash(pairs),
             "model": lm.name,
-            "checkpoint_hash": checkpoint_hash(model_folder(lm.name)),
+            "checkpoint_hash": weights_hash(lm),
             "codec_fingerprint": lm.codec.fingerprint,
             "precision": precision_of(lm.model, config),
             "context_frames": config.context_frames,

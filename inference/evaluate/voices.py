@@ -38,7 +38,7 @@ class Voice:
 
     @property
     def speaker(self) -> str:
-        return self.name.split("_")[0]
+        return speaker_of(self.name)
 
     @property
     def language(self) -> str | None:
@@ -52,6 +52,10 @@ class Voice:
         heard = [pitch for pitch in pitches if pitch > 0]
         pitch = float(np.median(heard)) if heard else 0.0
         return "male" if 0 < pitch < MALE_BELOW_HZ else "female" if pitch > FEMALE_ABOVE_HZ else ""
+
+
+def speaker_of(folder_name: str) -> str:
+    return folder_name.split("_")[0]
 
 
 def voice_folders(speech: Path | None) -> list[Path]:

@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import data, inference, model, train
-    from .inference import Generation, Scheduler, SpeechGenerator, load
+    from .inference import Adapted, Client, Generation, Scheduler, SpeechGenerator, load
     from .model import SpeechLM, SpeechLMConfig, load_codec
 
     __version__: str
 
 HOUSES = ("data", "inference", "model", "train")
 PLACES = {
-    **dict.fromkeys(("Generation", "Scheduler", "SpeechGenerator", "load"), "inference"),
+    **dict.fromkeys(("Adapted", "Client", "Generation", "Scheduler", "SpeechGenerator", "load"), "inference"),
     **dict.fromkeys(("SpeechLM", "SpeechLMConfig", "load_codec"), "model"),
 }
 
 __all__ = [
+    "Adapted",
+    "Client",
     "Generation",
     "Scheduler",
     "SpeechGenerator",

@@ -46,22 +46,29 @@ class Page:
 
     def html(self) -> str:
         """The page as text. Names, transcripts and notes are shown as they are: nothing in them is markup."""
-        style, script = (
-            files(__name__.rpartition(".")[0]).joinpath(name).read_text() for name in ("page.css", "page.js")
-        )
+        style, script = read_style(), _package_file("page.js")
         allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy = f"default-src 'none'; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
         sections = "".join(_section(section) for section in self.sections)
-        heading = f"<h1>{escape(self.title)}</h1>\n{_notes(self.notes)}\n"
+        heading = f"<h1>{escape(self.title)}</h1>\n{notes_markup(self.notes)}\n"
         body = f"<main>\n{heading}{sections}</main>\n<script>{script}</script>"
         return document(self.title, policy, style, body)
 
 
+def read_style() -> str:
+    """The CSS of a page."""
+    return _package_file("page.css")
+
+
+def _package_file(name: str) -> str:
+    return files(__name__.rpartition(".")[0]).joinpath(name).read_text()
+
+
 def _section(section: Section) -> str:
     sounds = "".join(_sound(sound) for sound in section.sounds)
-    tables = "".join(_table(table) for table in section.tables)
+    tables = "".join(table_markup(table) for table in section.tables)
     title = f"<h2>{escape(section.title)}</h2>\n" if section.title else ""
-    return f"<section>\n{title}{_notes(section.notes)}{sounds}{tables}</section>\n"
+    return f"<section>\n{title}{notes_markup(section.notes)}{sounds}{tables}</section>\n"
 
 
 def _sound(sound: Sound) -> str:
@@ -121,11 +128,11 @@ def _words(sound: Sound) -> str:
     return f'<p class="words">{words}</p>'
 
 
-def _notes(notes: Sequence[str]) -> str:
+def notes_markup(notes: Sequence[str]) -> str:
     return "".join(f'<p class="notes">{escape(note)}</p>\n' for note in notes)
 
 
-def _table(table: Table) -> str:
+def table_markup(table: Table) -> str:
     head, *rows = table.rows
     cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)

@@ -4,23 +4,17 @@ T frames, K codebooks.
 """
 
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from ...data.audio import AudioError, load_audio
 from ...data.progress import progress_bar
-from ...data.store_writer import Utterance, commit_store, write_shard
-from ...data.token_store import TokenStore
-from ...model.codec_reference import CodecReference
 from ...model.files import readable
-from ..evaluate.score import frame_nll
+from ..evaluate.score import codes_nll
 from ..generator import SpeechGenerator
 from ..sound.transcribe import Transcriber
-from ..windows import window_frames, windows
 from .config import ReportConfig
 from .page import Page, Section
 from .sounds import codebook_table, continuation, heard, rendering
@@ -54,7 +48,7 @@ def _section(
     rate = lm.codec.sample_rate
     shown = audio[: round(config.limit_s * rate)]
     codes = lm.encode((shown, rate), math.inf)
-    nll = _nll(lm, codes)
+    nll = codes_nll(lm.model, codes)
     about = f"{len(audio) / rate:.1f} s"
     if len(shown) < len(audio):
         about = f"the first {len(shown) / rate:.0f} s of {about}"
@@ -65,13 +59,3 @@ def _section(
         made = lm.generate_many((prompt, rate), config.duration, seeds)
         sounds += [continuation(lm, generation) for generation in made]
     return Section(name, (), heard(sounds, transcriber), [codebook_table(codes.cpu().numpy(), nll, lm)])
-
-
-def _nll(lm: SpeechGenerator, codes: Tensor) -> np.ndarray:
-    """codes [K, T] -> nats [K, T], as `codeclm evaluate` counts them."""
-    with tempfile.TemporaryDirectory() as folder:
-        codec = CodecReference.of(lm.codec)
-        utterance = Utterance("recording", codes.shape[1] * lm.codec.hop_length, codes.T.cpu().numpy())
-        commit_store(Path(folder), codec, [write_shard(Path(folder), 0, [utterance], codec)])
-        seen = windows(codes.shape[1], window_frames(lm.model.config))
-        return np.concatenate(frame_nll(lm.model, TokenStore(folder), [(0, window) for window in seen]), axis=1)

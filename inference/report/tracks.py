@@ -1,6 +1,7 @@
 """A recording as the tracks that page.js draws: plain numbers and base64 bytes. S samples, T frames, K codebooks."""
 
 import base64
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..sound.measures import log_mel, pitch_track
 from ..sound.spectrogram import HZ_TICKS, RANGE_DB
 
 PEAKS_PER_SECOND = 60  # in the waveform
-COLUMNS_PER_SECOND = 60  # in the spectrogram
+COLUMNS_PER_SECOND, MOST_COLUMNS = 60, 1800  # in the spectrogram; page.js draws a minute 1800 pixels wide
 BANDS = 96
 
 
@@ -96,7 +97,7 @@ def _peaks(audio: np.ndarray, count: int) -> np.ndarray:
 
 
 def _spectrogram(audio: np.ndarray, rate: int) -> dict[str, Any]:
-    hop = round(rate / COLUMNS_PER_SECOND)
+    hop = max(round(rate / COLUMNS_PER_SECOND), math.ceil(len(audio) / MOST_COLUMNS))
     decibel = 20 * log_mel(
         audio, rate, window=2 ** round(np.log2(0.04 * rate)), hop=hop, bands=BANDS
     )  # [bands, columns]

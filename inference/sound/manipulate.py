@@ -68,6 +68,18 @@ def quietest(audio: np.ndarray, first: int, last: int, sample_rate: int) -> int:
     return int(places[np.argmin(energy[places + half] - energy[places - half])])
 
 
+def pieces(audio: np.ndarray, sample_rate: int, seconds: float) -> list[np.ndarray]:
+    """A recording [S] cut every `seconds` or so, each time where it is quietest nearby."""
+    frame = round(QUIET_S * sample_rate)
+    levels = np.square(audio[: len(audio) // frame * frame].reshape(-1, frame)).mean(axis=1)
+    count = max(1, round(len(audio) / sample_rate / seconds))
+    step, cuts = len(levels) // count, [0]
+    for number in range(1, count):
+        first = number * step - step // 4
+        cuts.append((first + int(levels[first : first + step // 2].argmin())) * frame)
+    return np.split(audio, cuts[1:])
+
+
 def join(before: np.ndarray, after: np.ndarray, sample_rate: int) -> tuple[np.ndarray, int]:
     """One after the other with a cross-fade of 10 ms -> audio [S + S' - fade], and where `after` begins in it."""
     fade = round(FADE_S * sample_rate)

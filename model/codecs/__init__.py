@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..checksums import check_files
 from ..codec_shapes import SpectralConfig
 from ..hub import fetch, is_hub_id
@@ -130,6 +132,18 @@ def _load_network(kind: str, folder: Path, values: dict[str, Any]) -> Codec:
     ours = {"encodec": EncodecCodec, "mimi": MimiCodec, "dac": DacCodec}[kind]
     theirs = {"encodec": EncodecModel, "mimi": MimiModel, "dac": DacModel}[kind]
     return load_pretrained(ours, theirs, folder, values)
+
+
+def mimi_from_tensors(
+    tensors: dict[str, Tensor], values: dict[str, Any], num_codebooks: int | None, name: str
+) -> Codec:
+    """A Mimi whose tensors and settings another checkpoint holds. Raises ValueError as `load_codec` does."""
+    from transformers import MimiModel
+
+    from .mimi import MimiCodec
+    from .transformers_codec import from_tensors
+
+    return with_leading(from_tensors(MimiCodec, MimiModel, tensors, values, name, name), num_codebooks, name)
 
 
 def with_leading(codec: Any, num_codebooks: int | None, name: str) -> Codec:

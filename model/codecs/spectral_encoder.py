@@ -3,6 +3,7 @@
 B batch, S samples, N trunk frames, T codec frames, d width of what is quantized.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..codec_shapes import SpectralConfig
 from .convnext import State, Trunk
@@ -24,7 +24,7 @@ class Encoder(nn.Module):
     def __init__(self, config: SpectralConfig):
         super().__init__()
         self.config = config
-        self._doubles: dict[str, Tensor] | None = None
+        self._double: tuple[Encoder, ...] = ()  # in a tuple: it is no part of this module
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
         self.register_buffer("pitch_taper", torch.hann_window(config.pitch_window), persistent=False)
         self.lags = slice(config.pitch_window * 7 // 512, config.pitch_window * 41 // 256)  # in steps of two samples
@@ -55,19 +55,19 @@ class Encoder(nn.Module):
 
     def exactly(self, audio: Tensor) -> Tensor:
         """`forward` from the start of a stream, in float64: [B, S] -> [B, T, d]."""
-        return functional_call(self, self._in_float64(), audio.double())
+        return self._in_float64()(audio.double())
 
-    def _in_float64(self) -> dict[str, Tensor]:
-        """Weights and tables; kept only where they are frozen, because training changes them."""
-        if self._doubles is not None:
-            return self._doubles
-        doubles = {name: tensor.double() for name, tensor in [*self.named_parameters(), *self.named_buffers()]}
+    def _in_float64(self) -> "Encoder":
+        """A copy: other threads use this one meanwhile. Kept where weights are frozen: training changes them."""
+        if self._double:
+            return self._double[0]
+        double = copy.deepcopy(self).double()
         if not any(weight.requires_grad for weight in self.parameters()):
-            self._doubles = doubles
-        return doubles
+            self._double = (double,)
+        return double
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Encoder":
-        self._doubles = None  # they would stay behind when the encoder moves
+        self._double = ()  # it would stay behind when the encoder moves
         super()._apply(fn, recurse)
         return self
 

@@ -44,19 +44,23 @@ def load_pretrained(kind: type[PretrainedCodec], network: Any, folder: Path, val
     Raises FileNotFoundError or ValueError in one line for weights that are missing, broken or not this network's.
     """
     path = folder / "model.safetensors"
-    tensors = read_weights(path)
+    return from_tensors(kind, network, read_weights(path), values, str(path), str(folder / "config.json"))
+
+
+def from_tensors(
+    kind: type[PretrainedCodec], network: Any, tensors: dict[str, Tensor], values: dict[str, Any], path: str, name: str
+) -> PretrainedCodec:
+    """The same of tensors and settings that were read already; `path` and `name` are what messages call the two."""
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor if tensor.itemsize > 1 else tensor.float()).all():
             raise ValueError(f"{path}: tensor '{key}' holds NaN or infinite values")
-    name = str(folder / "config.json")
     config = read_settings(network.config_class, values, name)
     check_counts(config, len(tensors), name)
     try:
         with quiet():
             model, info = network.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
-                output_loading_info=True,
-            )  # fmt: skip
+                None, config=config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
+            )
     except Exception as error:  # a wrong setting ends in any of a dozen classes
         raise ValueError(f"{path}: does not fit {name} ({' '.join(str(error).split())[:300]})") from None
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])

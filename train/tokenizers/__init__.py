@@ -1,0 +1,1 @@
+"""Codecs compared as a language model sees them: `codeclm tokenizers`."""
