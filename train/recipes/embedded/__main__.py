@@ -5,7 +5,7 @@
     step     makes                                     of
     people   OUT/people                                Debian packages with recordings of people
     texts    OUT/texts                                 WordNet, GCIDE, the Bible, and what SmolLM2-135M writes
-    speech   OUT/speech/{train,heldout,new_voices}     the above, read by some 500 voices
+    speech   OUT/speech/{train,heldout,new_voices}     the above, read by some 460 voices
     codec    OUT/codec                                 a sample of each voice
     tokens   OUT/tokens                                all of it
 
@@ -36,6 +36,7 @@ from .texts import Sides, utterance_texts
 from .voices import SHARES
 from .written import written_sentences
 
+RECIPE = "codeclm-embedded-1"  # changes when the same settings give other shards
 DICTIONARIES = ("wordnet-base", "dict-gcide")
 HELDOUT_SHARE = 0.01  # of the hours, of held-out texts; as much again by new voices
 Step = Literal["people", "texts", "speech", "codec", "tokens"]
@@ -106,7 +107,8 @@ def run(out: Path, config: RecipeConfig, until: Step = "tokens") -> None:
 
 def check_same(out: Path, config: RecipeConfig, kinds: tuple[str, ...]) -> None:
     """Write down what decides about every shard. Raises ValueError if `out` was begun otherwise; hours may grow."""
-    made, now = out / "recipe.json", {"seed": config.seed, "written": config.written, "kinds": list(kinds)}
+    now = {"recipe": RECIPE, "seed": config.seed, "written": config.written, "kinds": list(kinds)}
+    made = out / "recipe.json"
     if not made.is_file():
         write_whole(made, json.dumps(now, indent=2) + "\n")
     elif (before := json.loads(made.read_text())) != now:

