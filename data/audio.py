@@ -7,7 +7,7 @@ codecs or tokens. S samples.
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -271,6 +271,7 @@ def _soundfile_blocks(audio: Path | BinaryIO, name: str, start_s: float) -> tupl
 
     # as bytes: soundfile would not take a name that is not UTF-8
     place: Any = os.fsencode(audio) if isinstance(audio, Path) and os.name == "posix" else audio
+    place = place if isinstance(audio, Path) else _Steady(audio)
 
     def told(error: Exception) -> AudioError:
         reason = getattr(error, "error_string", str(error)).splitlines()[0]
@@ -301,6 +302,21 @@ def _soundfile_blocks(audio: Path | BinaryIO, name: str, start_s: float) -> tupl
                 raise AudioError(f"{name}: cut off ({first + frames_read} of {file.frames} samples can be read)")
 
     return file.samplerate, blocks()
+
+
+class _Steady:
+    """An open file for libsndfile, which looks for places before the start of broken ones: it then stays where it is.
+
+    An error of Python's could not reach whoever called libsndfile; its traceback would be printed.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with suppress(ValueError, OSError):
+            self.file.seek(offset, whence)
+        return self.tell()
 
 
 def is_foreign(head: bytes) -> bool:

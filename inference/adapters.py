@@ -7,9 +7,9 @@ model computes with is plain weights, so everything that takes a model takes one
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,10 @@ from ..model.checksums import check_files, content_sha256
 from ..model.lm import SpeechLM
 from ..model.strict import read_object
 from .argument_checks import ADAPTER, ADAPTER_WEIGHTS, check_package
+from .precision import weights_of
+
+if TYPE_CHECKING:
+    from .generator import SpeechGenerator
 
 FILES = (ADAPTER, ADAPTER_WEIGHTS)
 
@@ -31,6 +35,25 @@ class Base:
     name: str
     fingerprint: str
     weights: dict[str, Tensor]  # those that the adapters have changed
+
+
+def use_adapter(lm: "SpeechGenerator", folder: str | Path | None) -> None:
+    """See `SpeechGenerator.use_adapter`."""
+    if precision := weights_of(lm.model):
+        raise ValueError(f"a model loaded with weights={precision!r} takes no adapters any more; give them to load")
+    found = None if folder is None else adapter_folder(folder)
+    base = lm.base or Base(lm.name, lm.fingerprint, {})
+    if found is not None:
+        check_base(found, base.fingerprint, base.name)
+    now = put(lm.model, base.weights)
+    try:
+        changed = {} if found is None else merged_weights(lm.model, found)
+    except Exception:
+        put(lm.model, now)
+        raise
+    lm.base = replace(base, weights=put(lm.model, changed))
+    lm.name = base.name if folder is None else str(folder)
+    vars(lm).pop("fingerprint", None)  # it was that of the weights before
 
 
 def adapter_folder(folder: str | Path) -> Path:

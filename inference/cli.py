@@ -119,10 +119,10 @@ def evaluate(
         Path | None,
         arg(metavar="DATA", help="audio or tokens to count the baselines on, normally the training data"),
     ] = None,
-    continuations: Annotated[int, arg(help="continue this many files and measure the results, instead of scoring")] = 0,
+    continuations: Annotated[int, arg(help="continue this many files and judge the results, instead of scoring")] = 0,
     prompt_s: Annotated[float, arg(help="with --continuations: seconds of each file that are the prompt")] = PROMPT_S,
     duration: Annotated[float, arg(help="with --continuations: seconds to generate")] = CONTINUATION_S,
-    asr: Annotated[bool, arg(help="with --continuations: transcribe them with whisper-base (extra 'asr')")] = False,
+    asr: Annotated[bool, arg(help="with --continuations: judge what is said, by whisper-base (extra 'asr')")] = False,
     out: Annotated[
         Path | None, arg(metavar="FOLDER", help="folder to keep continuations, or the results of pairs, in")
     ] = None,

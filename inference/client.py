@@ -24,7 +24,7 @@ Prompt = str | Path | tuple[np.ndarray, int] | None  # a file of audio or of `co
 
 
 class ServerError(RuntimeError):
-    """The server's answer to what it does not do, in one line. status: HTTP's, 0: the reply broke off."""
+    """A refusal of the server, in one line. status: HTTP's, 0: the reply broke off."""
 
     def __init__(self, message: str, status: int = 0, retry_after: float | None = None):
         super().__init__(message)
@@ -146,7 +146,7 @@ class Client:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """What goes wrong on the way, in one line."""
+        """Errors of the connection, in one line."""
         try:
             yield
         except self.broken as error:

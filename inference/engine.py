@@ -44,10 +44,11 @@ def generate(
     """Yield the state each time that another frame is complete in all codebooks, until all are, or every row ended.
 
     sampling: of all rows, or of each. fused: take the frame step (frame_step.py) where it knows the model; else the
-    walk, which draws the same codes. keep: hold every column until the end; else columns are dropped when they were
-    yielded and nothing to come depends on them: any number of frames, NO_END included, takes the memory of few.
+    walk, which draws the same codes. keep: hold every column until the end, and add the nats of the prompt from the
+    second time on; else columns are dropped when they were yielded and nothing to come depends on them, and a prompt is
+    not scored: any number of frames, NO_END included, takes the memory of few.
     graphs: on a GPU, make a frame one CUDA graph (cuda_frame.py) where that is possible.
-    The nats of the prompt are there from the second time on. Raises FloatingPointError if the model gives NaN.
+    Raises FloatingPointError if the model gives NaN.
     """
     if not fused or not is_supported(model):
         request = replace(request, prefix=None)
@@ -62,7 +63,7 @@ def generate(
     with graphed(model, request, settings, len(seeds)) if can_be_graphed else nullcontext() as frames:
         for window in each_window(total, context):
             if window.stop <= given:
-                if request.prefix is None:
+                if keep and request.prefix is None:
                     with as_labelled(model):
                         score_window(model, state, window)
             else:
@@ -79,16 +80,19 @@ def generate(
                     state.walk = FrameStep(model, rows, capacity, absent or settings.is_guided)
                 if settings.is_guided:
                     state.walk = GuidedWalk(state.walk, settings.guidance)
-                yield from walk_window(model, state, window.moved(-state.num_dropped), settings, frames)
+                yield from walk_window(model, state, window.moved(-state.num_dropped), settings, frames, keep)
                 check_numbers(state)
                 if has_ended(state, settings):
                     return
 
 
 def walk_window(
-    model: SpeechLM, state: State, window: Window, sampling: BatchSampling, frames: GraphedFrame | None
+    model: SpeechLM, state: State, window: Window, sampling: BatchSampling, frames: GraphedFrame | None, scores: bool
 ) -> Iterator[State]:
-    """Draw the frames of one window that are not given. frames: for the steps that it takes, on a GPU."""
+    """Draw the frames of one window that are not given. frames: for the steps that it takes, on a GPU.
+
+    scores: whether the given ones are to have nats.
+    """
     longest, begin = max(model.config.delays), max(window.first, state.num_prompt_frames)
     num_steps = window.stop - window.start + longest
     walk = state.walk
@@ -102,7 +106,8 @@ def walk_window(
     if begin > window.start:
         with as_labelled(model):
             contexts = prefill(model, state, prompt, heard)
-    is_scored = window.first == begin or state.request.prefix is not None
+    is_scored = window.first == begin or state.request.prefix is not None or not scores
+    contexts = None if is_scored else contexts
     if not is_scored and contexts is None:
         with as_labelled(model):
             score_window(model, state, prompt)

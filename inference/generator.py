@@ -3,7 +3,6 @@
 K codebooks, T frames, S samples.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,37 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.align import spread, text_first
 from ..data.config import with_settings
 from ..data.progress import progress_bar
-from ..data.text_tokenizer import EOS, TextTokenizer, clean_text
+from ..data.text_tokenizer import TextTokenizer
 from ..model.codecs import Codec
-from ..model.delay_pattern import ABSENT
 from ..model.device import resolve_device
 from ..model.lm import SpeechLM
-from .adapters import Base, adapter_folder, check_base, merged_weights, put
-from .argument_checks import check_kept
+from .adapters import Base, use_adapter
 from .config import EvaluateConfig, SamplingConfig
 from .engine import generate
 from .generation import Generation
 from .grid import Request, State
 from .out_of_memory import is_out_of_memory, out_of_memory
 from .precision import weights_of
-from .prefix import SUFFIX, Prefix, fingerprint_of, make_prefix, read_prefix
+from .prefix import Prefix, fingerprint_of, make_prefix, read_prefix
 from .prompt import Audio, Prompt, encode_end
 from .rendering import rendered
+from .request import completed, continuation, filling, regeneration, transcription, until_end
 from .threads import decoding_threads
-from .windows import NO_END
 
 if TYPE_CHECKING:
     from .evaluate.held_out import Speech
     from .evaluate.report import LikelihoodReport
-
-# seconds of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
-LONGEST_S, CONTINUATION_S = 20.0, 8.0
 
 
 class SpeechGenerator:
@@ -50,7 +42,7 @@ class SpeechGenerator:
 
     def __init__(self, model: SpeechLM, codec: Codec, name: str, tokenizer: TextTokenizer | None = None):
         self.model, self.codec, self.name, self.tokenizer = model.eval(), codec, name, tokenizer
-        self._base: Base | None = None  # under adapters
+        self.base: Base | None = None  # under adapters
         self.threads: int | None = None  # of torch while decoding; None: threads.py's rule
         model.config.codec.require(codec, name)
 
@@ -65,22 +57,7 @@ class SpeechGenerator:
         `name` becomes the folder's. Raises ImportError without peft, FileNotFoundError or ValueError in one line: no
         adapters there, broken ones, or those of another base.
         """
-        if precision := weights_of(self.model):
-            raise ValueError(f"a model loaded with weights={precision!r} takes no adapters any more; give them to load")
-        found = None if folder is None else adapter_folder(folder)
-        if self._base is None:
-            self._base = Base(self.name, self.fingerprint, {})
-        if found is not None:
-            check_base(found, self._base.fingerprint, self._base.name)
-        now = put(self.model, self._base.weights)
-        try:
-            changed = {} if found is None else merged_weights(self.model, found)
-        except Exception:
-            put(self.model, now)
-            raise
-        self._base = replace(self._base, weights=put(self.model, changed))
-        self.name = self._base.name if folder is None else str(folder)
-        vars(self).pop("fingerprint", None)  # it was that of the weights before
+        use_adapter(self, folder)
 
     @property
     def device(self) -> torch.device:
@@ -161,10 +138,7 @@ class SpeechGenerator:
 
         Raises AudioError for unusable audio, ValueError unless some codebooks are kept and some are drawn.
         """
-        check_kept(keep, sampling.num_codebooks or self.model.num_codebooks)
-        known = self.encode(audio, math.inf).clone()
-        known[keep:] = ABSENT
-        request = replace(self._laid_out(known.shape[1], None, text), new_codes=known)
+        request = regeneration(self, audio, keep, sampling, text)
         return self.run(request, [seed], replace(sampling, stop_at_end=False), progress)[0]
 
     def fill(
@@ -185,15 +159,10 @@ class SpeechGenerator:
         """
         if best_of < 1:
             raise ValueError(f"best_of is {best_of}; it must be at least 1")
-        end = self.encode(after, math.inf)
-        request = self.request(before, duration_s, sampling, text)
-        gap = torch.full((len(end), request.num_frames), ABSENT, device=end.device)
-        request = replace(request, num_frames=request.num_frames + end.shape[1], new_codes=torch.cat([gap, end], dim=1))
-        if request.new_text is not None:
-            request = replace(request, new_text=F.pad(request.new_text, (0, end.shape[1]), value=ABSENT))
+        request, num_last = filling(self, before, after, duration_s, sampling, text)
         sampling = replace(sampling, stop_at_end=False)
         found = self.run(request, range(seed, seed + best_of), sampling, progress)
-        return min(found, key=lambda generation: generation.nll[:, -end.shape[1] :].sum())
+        return min(found, key=lambda generation: generation.nll[:, -num_last:].sum())
 
     def stream(
         self,
@@ -220,8 +189,7 @@ class SpeechGenerator:
         self, sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None
     ) -> SamplingConfig:
         """`sampling`, so that the model may end where it is to say when; see `generate_many`."""
-        ends = duration_s is None and (prompt is None or text is not None)
-        return replace(sampling, stop_at_end=sampling.stop_at_end or ends)
+        return until_end(sampling, prompt, duration_s, text)
 
     def request(
         self,
@@ -232,26 +200,7 @@ class SpeechGenerator:
         endless: bool = False,
     ) -> Request:
         """What a continuation is drawn from. endless: its duration may be infinite. Raises as `generate_many` does."""
-        if duration_s is None:
-            ends = sampling.stop_at_end and self.model.config.end != "never"
-            duration_s = LONGEST_S if ends else CONTINUATION_S
-        if not 0 < duration_s < 24 * 3600 and not (endless and duration_s == math.inf):
-            raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
-        if sampling.guidance != 1 and text is None:
-            raise ValueError(f"guidance is {sampling.guidance}: it weighs the text, and none is given")
-        least, most = getattr(self.codec, "min_codebooks", 1), self.model.num_codebooks
-        if sampling.num_codebooks and not least <= sampling.num_codebooks <= most:
-            raise ValueError(f"num_codebooks is {sampling.num_codebooks}; this model takes {least} to {most} (0: all)")
-        num_frames = NO_END if duration_s == math.inf else max(1, round(duration_s * self.codec.frame_rate))
-        if isinstance(prompt, str | Path) and Path(prompt).suffix == SUFFIX:
-            prompt = self.load_prefix(prompt)
-        if isinstance(prompt, Prefix):
-            prompt.check(self)
-            request = self._laid_out(num_frames, prompt.codes, text)
-            # a text may come before the codes, and fewer codebooks are other codes
-            is_same = request.text is None and sampling.num_codebooks in (0, most) and prompt.caches is not None
-            return replace(request, prefix=prompt) if is_same else request
-        return self._laid_out(num_frames, None if prompt is None else self.encode(prompt, sampling.max_prompt_s), text)
+        return continuation(self, prompt, duration_s, sampling, text, endless)
 
     def prefix(self, audio: Audio, max_s: float = 10.0) -> Prefix:
         """The last `max_s` seconds of `audio` as a prompt that need not be encoded and read again; see prefix.py.
@@ -277,11 +226,7 @@ class SpeechGenerator:
 
         Raises AudioError for unusable audio, ValueError for a model without such a text.
         """
-        if self.tokenizer is None or self.model.config.text.layout != "last":
-            raise ValueError(f"{self.name}: cannot transcribe; train a model with --model.text.layout last")
-        codes = self.encode(audio, max_s)
-        request = Request(max_tokens, codes, draw_codes=False, draw_text=True, text_end=EOS)
-        return self.run(request, [0], sampling)[0].text
+        return self.run(transcription(self, audio, max_tokens, max_s), [0], sampling)[0].text
 
     def evaluate(
         self,
@@ -310,24 +255,6 @@ class SpeechGenerator:
         request, _ = self.completed(Request(2 + max(self.model.config.delays), codes))
         for _ in generate(self.model, request, range(rows)):
             pass
-
-    def _laid_out(self, num_frames: int, codes: Tensor | None, text: str | None) -> Request:
-        """Lay out what is given, as the model was trained."""
-        layout = self.model.config.text.layout if self.model.text_size else "none"
-        if text is None:
-            return Request(num_frames, codes, draw_text=layout == "aligned" and self.model.predicts_text)
-        if self.tokenizer is None or layout not in ("first", "aligned"):
-            raise ValueError(f"{self.name}: cannot speak a given text; train a model with --model.text.layout first")
-        words = self.tokenizer.encode_words(text)
-        if layout == "aligned":
-            if num_frames == NO_END:
-                raise ValueError("a text that is spread over the audio needs a duration that is not infinite")
-            empty = np.zeros((self.model.num_codebooks, num_frames), np.int64)
-            new, _ = spread(words, [len(word) for word in clean_text(text).split()], empty)
-            return Request(num_frames, codes, new_text=torch.from_numpy(new))
-        given = np.zeros((self.model.num_codebooks, 0), np.int64) if codes is None else codes.cpu().numpy()
-        row, grid = text_first([token for word in words for token in word], given)
-        return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row))
 
     def run(
         self,
@@ -369,14 +296,7 @@ class SpeechGenerator:
 
         A model without EOS has not learned what its lagging codebooks are where the others stop.
         """
-        config = self.model.config
-        extra = max(config.delays) if request.draw_codes and config.end != "eos" else 0
-        request = replace(request, num_codes=self.codec.codebook_size, num_frames=request.num_frames + extra)
-        if request.new_text is not None:
-            request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
-        if request.new_codes is not None:
-            request = replace(request, new_codes=F.pad(request.new_codes, (0, extra), value=ABSENT))
-        return request, extra
+        return completed(self, request)
 
     def encode(self, audio: Audio, max_s: float = 10.0) -> Tensor:
         """The last `max_s` seconds of audio -> codes [K, T]; see prompt.py."""

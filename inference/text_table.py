@@ -14,6 +14,7 @@ LEFT = (
     "scorer",
     "score",
     "sound",
+    "voice",
 )  # columns that are words; numbers stand on the right
 
 

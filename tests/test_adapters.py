@@ -21,7 +21,7 @@ from codeclm.train import runs as runs_module
 from codeclm.train.alarms import CheckFailed
 from codeclm.train.cli import main
 from codeclm.train.comparison import bits
-from codeclm.train.config import LoraOptions
+from codeclm.train.finetune_config import LoraOptions
 
 from .test_train_ranks import BIN, torchrun
 from .training import metrics

@@ -13,7 +13,7 @@ from codeclm.data.audio_out import save_audio
 from codeclm.data.config import with_settings
 from codeclm.inference.loading import save_model
 from codeclm.train.cli import main
-from codeclm.train.config import FINETUNE
+from codeclm.train.finetune_config import FINETUNE
 
 SHORT = {"steps": 2, "evaluate_every": 1, "bf16": False}
 SHORT_FLAGS = ["--steps", "2", "--evaluate-every", "1", "--no-bf16"]

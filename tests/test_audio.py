@@ -1,5 +1,6 @@
 """data/audio.py: what is read, and what each unusable file is told."""
 
+import io
 import os
 from pathlib import Path
 
@@ -253,3 +254,13 @@ def test_a_name_that_is_not_utf8_is_left_out_by_name_and_readable_by_itself(tmp_
     (tmp_path / "a.wav").unlink()
     with pytest.raises(AudioError, match=r"no audio file .*caf\\xe9.wav: its name is not UTF-8"):
         find_audio(tmp_path)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_open_file_without_its_samples_is_told_and_nothing_is_printed(capfd):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(8000, 0.1), 8000, format="AIFF")
+    broken = io.BytesIO(file.getvalue().replace(b"SSND", b"XXXX"))
+    with pytest.raises(AudioError, match="^it: cannot be read as audio"):
+        list(audio_blocks(broken, 8000, name="it"))
+    assert capfd.readouterr().err == ""

@@ -18,7 +18,8 @@ from codeclm.inference.parsing import parse
 from codeclm.train.by_hours import PRESETS, by_hours, hours_of, preset_for
 from codeclm.train.cli import finetune, main
 from codeclm.train.comparison import read, table
-from codeclm.train.config import FINETUNE, OptimizerConfig, is_open
+from codeclm.train.config import OptimizerConfig
+from codeclm.train.finetune_config import FINETUNE, is_open
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: f"{preset.hours:g} h")

@@ -160,10 +160,10 @@ def test_continuations_are_measured_and_kept(project, tmp_path, capsys):
     )
     assert "0.8 s after prompts of 0.6 s, seed 0" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [item["name"] for item in report["continuations"]] == ["0.wav", "4.wav"]
-    assert sorted(path.name for path in (tmp_path / "wav").glob("*.wav")) == ["01-0.wav", "02-4.wav"]
+    assert [item["name"] for item in report["continuations"]] == ["0.wav", "5.wav"]
+    assert sorted(path.name for path in (tmp_path / "wav").glob("*.wav")) == ["01-0.wav", "02-5.wav"]
     lines = [json.loads(line) for line in (tmp_path / "wav/items.jsonl").read_text().splitlines()]
-    assert [Path(line["file"]).name for line in lines] == ["0.wav", "4.wav"]
+    assert [Path(line["file"]).name for line in lines] == ["0.wav", "5.wav"]
     assert "<audio" in (tmp_path / "wav/index.html").read_text()
 
 

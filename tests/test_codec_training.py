@@ -22,8 +22,8 @@ from codeclm.train import codec_trainer
 from codeclm.train.balancer import Balancer
 from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.codec import level_matched, train_codec
+from codeclm.train.codec_config import CodecTrainConfig
 from codeclm.train.codec_trainer import CodecTrainer, batches, learning_rate
-from codeclm.train.config import CodecTrainConfig
 from codeclm.train.discriminators import Discriminators
 from codeclm.train.voice_crops import VoiceCrops, move_formants
 
@@ -378,6 +378,15 @@ def test_an_unusable_file_or_voice_is_named_and_left_out_and_nothing_usable_is_a
     good.unlink()
     with pytest.raises(AudioError, match="no file of any voice can be used"):
         VoiceCrops(tmp_path / "data", tmp_path / "third", RATE, 1.0, 80)
+
+
+def test_speakers_of_a_list_are_voices(tmp_path: Path):
+    for number, speaker in enumerate(("anna", "bert", "anna")):
+        save_audio(tmp_path / "audio" / f"{number}.wav", voice(150.0, 1.0, number), RATE)
+        with (tmp_path / "talks.jsonl").open("a") as lines:
+            lines.write(json.dumps({"audio": f"audio/{number}.wav", "speaker": speaker}) + "\n")
+    crops = VoiceCrops(tmp_path / "talks.jsonl", tmp_path / "c", RATE, 1.0, 80)
+    assert [len(samples) for samples in crops.voices] == [2 * RATE, RATE]
 
 
 def test_a_folder_without_sub_folders_is_one_voice(tmp_path: Path):

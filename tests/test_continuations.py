@@ -118,6 +118,9 @@ def test_prompts_of_another_voice_are_those_of_another_folder(tmp_path: Path):
     voices = report.quality.voices
     assert voices["real speech"].other.value == pytest.approx(np.cos(np.pi / 6), abs=1e-2)  # bob's and ann's alone
     assert voices["continuation"].nearer.value == 0.25  # bob's
+    each = report.quality.each_voice
+    assert {voice: kept.nearer.value for voice, kept in each.items()} == {"ann": 0.0, "bob": 1.0}
+    assert "Continuations of each voice" in report.table()
 
 
 def test_prompts_are_taken_from_the_folders_in_turn():

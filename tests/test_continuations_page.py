@@ -46,7 +46,7 @@ def test_the_page_has_the_tables_and_three_players_for_each_prompt_that_is_shown
     players = [str(audio["aria-label"]) for audio in reader.all("audio")]
     names = ["prompt and continuation", "the recording after the codec", "the recording"]
     assert players == names * (len(players) // 3) and 3 <= len(players) // 3 <= MOST_ITEMS
-    assert len(reader.all("table")) == 4 and "another&#x27;s continuation" in html
+    assert len(reader.all("table")) == 5 and "another&#x27;s continuation" in html
     sounds = [json.loads(script) for script in reader.scripts[: len(players)]]
     assert {sound["prompt_s"] for sound in sounds} == {1.0}
     assert [round(sound["seconds"], 2) for sound in sounds[:3]] == [3.0, 3.0, 3.0]

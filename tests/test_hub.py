@@ -107,13 +107,17 @@ def test_what_cannot_be_fetched_is_one_line_that_says_why(tmp_path):
 
 CONVERT = """
 import sys
+from codeclm.inference.loading import checkpoint_hash, load, model_folder
 from codeclm.train.cli import main
+direct = load("sesame/csm-1b")
+assert len(checkpoint_hash(model_folder("sesame/csm-1b"))) == 64
 main(["convert", "csm", "sesame/csm-1b", "ours"])
+assert direct.fingerprint == load("ours").fingerprint
 """
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["usual names", "transformers_weights"])
-def test_a_csm_of_the_hub_is_converted_by_its_id(elsewhere, tmp_path):
+def test_a_csm_of_the_hub_is_loaded_and_converted_by_its_id(elsewhere, tmp_path):
     repository, asked = tmp_path / "hub" / "sesame" / "csm-1b", []
     csm(repository).save_pretrained(repository, max_shard_size="8KB")
     (repository / "model.safetensors").unlink(missing_ok=True)

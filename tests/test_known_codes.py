@@ -11,8 +11,9 @@ import torch
 from codeclm.data.audio import load_audio
 from codeclm.data.audio_out import save_audio
 from codeclm.inference import SamplingConfig
-from codeclm.inference.generator import CONTINUATION_S, LONGEST_S, SpeechGenerator
+from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import save_model
+from codeclm.inference.request import CONTINUATION_S, LONGEST_S
 from codeclm.train.cli import main
 
 RATE, HOP = 8000, 80

@@ -44,7 +44,7 @@ def test_what_listeners_heard_is_summed_up(lm):
         Listener(2.0, ticket, 2 * rate, first=2.3, audible=2.6, end=4.0),
         Listener(3.0, ticket, 0),
     ]
-    load = summary(lm, 6.0, 2, heard, 5.0)
+    load = summary("tiny", rate, 6.0, 2, heard, 5.0)
     assert (load.requests, load.rejects, load.unfinished, load.underruns, load.interrupted) == (5, 2, 1, 2, 1)
     assert load.first_ms == pytest.approx(200) and load.audible_ms == pytest.approx(400)
     assert load.audible_p95_ms == pytest.approx(600)

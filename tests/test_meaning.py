@@ -49,6 +49,8 @@ def test_a_voice_that_counting_predicts_better_is_new_and_can_be_tuned_on():
     assert found.startswith("This speech is new to the model: it needs 4.6% more bits than counting which code follows")
     assert OTHER_HALF in found and "how often each code occurs" not in found
     assert FINE_TUNED in found and found.endswith("codeclm finetune FOLDER --from default --out RUN")
+    of_others = meaning(report(1778.0, 1700.0, 1800.0, (-0.06, -0.03)), None)  # cannot be tuned here
+    assert found.startswith(of_others) and "Fine-tuning" not in of_others
     worse = said(1900.0, 1700.0, 1800.0, saved=(-0.13, -0.1))
     assert "11.8% more bits" in worse and "and more than counting how often each code occurs" in worse
 

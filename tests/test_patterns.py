@@ -10,7 +10,8 @@ import torch
 from codeclm.model.presets import PRESETS
 from codeclm.model.shapes import DepthConfig, TransformerConfig
 from codeclm.train.compare_patterns import compare_patterns, table
-from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, PatternsConfig
+from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig
+from codeclm.train.patterns_config import PatternsConfig
 
 SHAPE = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ff_dim": 32}
 CONFIG = PatternsConfig(

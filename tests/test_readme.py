@@ -141,7 +141,8 @@ def test_every_extra_and_module_that_is_named_exists():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.findall(r"'\.\[(\w+)\]'", EVERY) + re.findall(r"extra `(\w+)`", EVERY)) <= set(extras)
     for module in re.findall(r"python -m (codeclm[\w.]+)", EVERY):
-        assert (ROOT / (module.removeprefix("codeclm.").replace(".", "/") + ".py")).is_file()
+        place = ROOT / module.removeprefix("codeclm.").replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

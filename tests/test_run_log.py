@@ -15,9 +15,10 @@ from codeclm.model.shapes import DepthConfig
 from codeclm.train import trackers
 from codeclm.train.checkpoint import latest_checkpoint, load_state
 from codeclm.train.cli import main
-from codeclm.train.config import FINETUNE, TrainConfig
+from codeclm.train.config import TrainConfig
 from codeclm.train.config_file import read_config
 from codeclm.train.corpora import Corpus
+from codeclm.train.finetune_config import FINETUNE
 from codeclm.train.loop import train
 from codeclm.train.meter import flops_per_frame, peak_flops
 from codeclm.train.new_model import new_model

@@ -117,6 +117,16 @@ def test_a_run_of_an_older_version_has_a_page_of_what_it_knows(tmp_path, capsys)
     assert named == ["Held-out speech, bits/s", "Codebook 0"]
 
 
+def test_a_page_is_made_of_whatever_lines_there_are_already(folder, tmp_path):
+    shutil.copy(folder / "config.json", tmp_path)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    looks = [line for line in lines if "heldout_bits_per_second" in line]
+    for some in ([], looks, *([line] for line in lines)):
+        (tmp_path / "metrics.jsonl").write_text("".join(some))
+        text = run_page.page(tmp_path)
+        assert "<h1>Training run" in text and ("<svg" in text) == any("canary" not in line for line in some)
+
+
 def test_what_is_no_run_is_told_in_a_line(tmp_path):
     with pytest.raises(SystemExit, match="this is no training run"):
         run_page.main([str(tmp_path)])
@@ -135,7 +145,7 @@ def test_a_run_goes_on_where_its_page_cannot_be_written(store, codec, tmp_path, 
 def test_axes_have_a_few_round_numbers_around_the_values(low, span, count):
     ticks = round_numbers(low, low + span, count)
     slack = 1e-6 * max(1.0, abs(low), span)
-    assert 2 <= len(ticks) <= count + 2
+    assert 2 <= len(ticks) <= count + 2 and ticks[0] < ticks[1]
     assert ticks[0] <= low + slack and ticks[-1] >= low + span - slack
     assert len({round(step / (ticks[1] - ticks[0]), 3) for step in np.diff(ticks)}) == 1
 
@@ -144,6 +154,8 @@ def test_a_long_curve_is_drawn_by_the_means_of_its_pieces():
     steps = np.arange(100_000)
     points = Line("loss", steps, np.where(steps % 2, 1.0, 3.0), "red").points
     assert len(points) == 400 and np.allclose(points[:, 1], 2.0) and points[-1, 0] > 99_800
+    figures = [chart("loss", [Line("loss", range(n), np.ones(n), "red", has_dots=True)]) for n in (60, 61, 100_000)]
+    assert [figure.count("<circle") for figure in figures] == [60, 0, 0] and len(figures[2]) < 10_000
     assert chart("nothing", [Line("loss", [1, 2], [np.nan, np.inf], "red")]) == ""
 
 

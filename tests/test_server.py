@@ -1,11 +1,15 @@
 """inference/server: what a client gets over HTTP is what the model gives in Python, alone or beside others."""
 
+import errno
 import io
-import signal
+import json
+import re
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import soundfile
@@ -14,9 +18,11 @@ import codeclm
 from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.inference.client import Client
 from codeclm.inference.loading import save_model
+from codeclm.inference.server import run
+from codeclm.inference.server.refusal import Refusal, refusal_of
 from codeclm.model.shapes import TextConfig
 
-from .serving import COMMAND, process, served, wait_for, write_prompt
+from .serving import process, served, wait_for, write_prompt
 
 TOLERANCE = 2e-4  # a 16-bit sample, and float32 sums in another order
 
@@ -155,13 +161,6 @@ def test_what_cannot_be_done_is_one_line_of_json(client, told):
     assert len(message.splitlines()) == 1 and "Traceback" not in message
 
 
-def test_the_command_refuses_what_would_open_it_to_others(tmp_path):
-    for options in (["--host", "0.0.0.0"], ["--token", "short"], ["--max-sessions", "0"], ["--port", "70000"]):
-        done = subprocess.run([COMMAND, "serve", *options], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 2 and done.stderr.startswith("codeclm: ") and done.stderr.count("\n") == 1
-        assert options[0] in done.stderr
-
-
 def test_metrics_and_openapi_and_the_page_are_there(client):
     client.generate(duration_s=0.1)
     text = client.http.get("/metrics").text
@@ -177,19 +176,53 @@ def test_metrics_and_openapi_and_the_page_are_there(client):
         assert client.http.get(path).status_code == 404
 
 
-def test_sigterm_lets_open_requests_end_and_takes_no_new_ones(lm, prompt):
-    with process(lm.name) as (address, running), Client(address) as client:
-        chunks = client.stream(prompt, 3.0)
+def test_the_curl_lines_of_the_readme_run(address, prompt, tmp_path):
+    if shutil.which("curl") is None:
+        pytest.skip("this machine has no curl")
+    page = (Path(run.__file__).parent / "README.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("curl ")]
+    (tmp_path / "prompt.wav").write_bytes(prompt.read_bytes())
+    for line in lines:
+        command = ["bash", "-c", line.replace("http://127.0.0.1:8000", address)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, line
+    assert {path for line in lines for path in re.findall(r"/v1/[\w/]+|/health|/metrics", line)} == {
+        "/v1/continuations", "/v1/likelihood", "/v1/audio/speech", "/v1/model", "/health", "/metrics",
+    }  # fmt: skip
+    assert len(soundfile.read(tmp_path / "continued.wav")[0]) == 2 * 8000
+    assert (tmp_path / "streamed.wav").stat().st_size == 44 + 2 * 2 * 8000
+    assert json.loads((tmp_path / "lines.jsonl").read_text().splitlines()[-1])["finish_reason"] == "length"
+    assert json.loads((tmp_path / "bits.json").read_text())["bits_per_second"] > 0
+    assert "speaks no text" in (tmp_path / "speech.mp3").read_text()
+
+
+def test_a_server_that_is_to_end_lets_open_requests_end_and_takes_no_new_ones(lm, prompt):
+    """As after SIGTERM, which tests/server_faults.py sends."""
+    with served(lm) as (address, server), Client(address) as client:
+        open_before = httpx2.Client(base_url=address, trust_env=False)
+        assert open_before.get("/health").json()["status"] == "ok"
+        chunks = client.stream(prompt, 2.0)
         first = next(chunks)
-        running.send_signal(signal.SIGTERM)
-        rest = list(chunks)
-        assert sum(map(len, [first, *rest])) == 3 * 8000
-        assert running.wait(timeout=30) == 0
-        with pytest.raises(OSError):
+        server.should_exit = True
+        wait_for(lambda: server.service.turnstile.is_draining)
+        assert sum(map(len, [first, *chunks])) == 2 * 8000
+        with pytest.raises(ConnectionError):
             client.model()
-        assert running.stdout is not None and running.stdout.read() == "all requests are done\n"
+        with pytest.raises(Refusal, match="going down") as refused, server.service.turnstile.place("a"):
+            pass
+        assert refused.value.status == 503 and refused.value.retry_after
 
 
 def test_the_client_tells_in_one_line_that_nobody_answers():
     with pytest.raises(ConnectionError, match="^http://127.0.0.1:9"), Client("http://127.0.0.1:9") as client:
         client.model()
+
+
+@pytest.mark.parametrize("error, status", [
+    (OSError(errno.ENOSPC, "No space left on device"), 507), (MemoryError(), 503), (ValueError("a\nb"), 400),
+    (FloatingPointError("NaN"), 500), (KeyError("x"), 500), (RuntimeError("out of memory"), 503),
+])  # fmt: skip
+def test_every_error_has_its_status_and_one_line(error, status):
+    refusal = refusal_of(error)
+    assert refusal.status == status and refusal.message and len(refusal.message.splitlines()) == 1
+    assert (refusal.retry_after is not None) == (status in (503, 507))

@@ -15,6 +15,7 @@ from codeclm.inference import SamplingConfig
 from codeclm.inference.generator import SpeechGenerator
 
 from .serving import UNLIMITED, served, wait_for
+from .serving import connect as bare_connection
 
 RATE = 8000
 TOLERANCE = 2e-4
@@ -160,3 +161,17 @@ def test_there_are_bounds_and_a_token_for_sockets_too(lm):
             with pytest.raises(ConnectionClosed, match="1009"):
                 first.recv(timeout=30)
         wait_for(lambda: not server.service.sockets.num_inside)
+
+
+def test_a_client_that_reads_nothing_is_cut_off(lm):
+    with served(lm, replace(UNLIMITED, stall_s=1.0), send_buffer=4096) as server:
+        bare = bare_connection(server[0], 4096)
+        bare.sendall(
+            b"GET /v1/stream HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert b" 101 " in bare.recv(1000)
+        message = b'{"type": "continue", "duration": 50}'
+        bare.sendall(bytes([0x81, 0x80 | len(message), 0, 0, 0, 0]) + message)  # masked by zeros
+        wait_for(lambda: server[1].service.drawing.open)
+        wait_for(lambda: not server[1].service.drawing.open and not server[1].service.sockets.num_inside)

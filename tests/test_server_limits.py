@@ -242,3 +242,11 @@ def test_many_connections_that_ask_nothing_leave_room_for_those_that_do(lm, monk
             one.close()
         wait_for(lambda: not server.server_state.connections)
         assert httpx2.get(f"{address}/health", trust_env=False).json()["status"] == "ok"
+
+
+@pytest.mark.parametrize("proxy, counted", [(False, "127.0.0.1"), (True, "192.0.2.7")])
+def test_the_address_that_a_proxy_tells_is_believed_only_where_there_is_one(lm, proxy, counted):
+    with served(lm, replace(UNLIMITED, client_rate=60, proxy=proxy)) as (address, server), Client(address) as client:
+        headers = {"x-forwarded-for": "192.0.2.7"} | ({"host": "speech.example.org"} if proxy else {})
+        reply = client.http.post("/v1/continuations", files={"duration": (None, "0.1")}, headers=headers)
+        assert reply.status_code == 200 and list(server.service.turnstile.credits) == [counted]

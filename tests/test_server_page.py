@@ -130,13 +130,14 @@ def test_a_microphone_is_recorded_and_the_page_plays_the_bytes_that_the_server_g
     assert page.inner_text("#prompt-name") == "Your recording"
     page.fill("#setting-duration", "2")
     for index, form in enumerate(continued(page)):
-        given = answer(address, form)
-        assert len(given) == 2 * RATE and np.array_equal(saved(page, index, tmp_path), given)
+        given, kept = answer(address, form), saved(page, index, tmp_path)
+        # asked again it is drawn alone: float32 sums in another order
+        assert len(given) == len(kept) == 2 * RATE and np.abs(given.astype(int) - kept).max() <= 8
         if index == 1:  # the first one played by itself while it came
             page.evaluate("window.heard.length = 0")
             page.locator(".play").nth(1).click()
         # float32 has room for 16 bits: what is heard is what was sent
-        wanted = sounding(given)
+        wanted = sounding(kept)
         wait_until(page, f"window.heard.filter((value) => value !== 0).length >= {len(wanted)}")
         heard = np.array(page.evaluate("window.heard")) * 32768
         assert np.array_equal(sounding(heard), wanted)

@@ -111,3 +111,16 @@ def test_the_command_streams_into_a_pipe_and_ends_quietly_when_it_is_closed(embe
         assert process.wait(60) == 141 and b"Traceback" not in process.stderr.read()
     wrong = subprocess.run([*command, "mp3"], capture_output=True, text=True, cwd=tmp_path)
     assert wrong.returncode == 2 and "--stream is 'mp3'; give - (WAV)" in wrong.stderr
+
+
+def test_a_stream_does_not_wait_for_nats_of_its_prompt_that_nobody_reads(make_model, make_codec, monkeypatch):
+    codec = make_codec()
+    for options in dict(context_frames=20), dict(pattern="flatten"):
+        lm = SpeechGenerator(make_model(codec=codec, **options), codec, "tiny")
+        prompt = (0.1 * np.random.default_rng(0).standard_normal(3000).astype(np.float32), codec.sample_rate)
+        expected = lm.generate(prompt, 0.3)
+        with monkeypatch.context() as patch:
+            patch.setattr("codeclm.inference.engine.score_window", None)
+            streamed = np.concatenate(list(lm.stream(prompt, 0.3)))
+        np.testing.assert_allclose(streamed, expected.audio, rtol=0, atol=1e-4)
+        assert (expected.nll[:, : expected.num_prompt_frames] > 0).all()

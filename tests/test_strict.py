@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.shapes import DepthConfig, TransformerConfig
 from codeclm.model.strict import check_value, read_object, strict
-from codeclm.train.config import CodecTrainConfig, TrainConfig
+from codeclm.train.codec_config import CodecTrainConfig
+from codeclm.train.config import TrainConfig
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),

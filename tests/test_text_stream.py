@@ -16,6 +16,7 @@ from codeclm.inference import SamplingConfig
 from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
+from codeclm.inference.request import laid_out
 from codeclm.model.shapes import TransformerConfig
 from codeclm.train.config import BatchConfig, LossConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
 from codeclm.train.loop import train
@@ -87,7 +88,7 @@ def test_a_prompt_goes_between_the_text_and_what_is_left_to_say(trained):
     lm = load(trained("first"))
     text = "b a d c c a"
     codes = torch.from_numpy(spell(text).T[:, :2].copy())
-    request = lm._laid_out(4, codes, text)
+    request = laid_out(lm, 4, codes, text)
     (made,) = lm.run(request, [0], GREEDY)
     np.testing.assert_array_equal(made.codes, spell(text).T)
     assert made.num_prompt_frames == 2 and len(made.prompt_audio) == 2 * lm.codec.hop_length

@@ -21,7 +21,8 @@ from codeclm.train import codec_trainer
 from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.cli import main
 from codeclm.train.codec import train_codec
-from codeclm.train.config import FINETUNE, LossConfig, OptimizerConfig, RunConfig, TrainConfig
+from codeclm.train.config import LossConfig, OptimizerConfig, RunConfig, TrainConfig
+from codeclm.train.finetune_config import FINETUNE
 from codeclm.train.loop import Trainer, for_small_data, train
 from codeclm.train.new_model import new_model
 

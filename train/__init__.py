@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .config import FINETUNE, RunConfig, TrainConfig
+from .config import RunConfig, TrainConfig
+from .finetune_config import FINETUNE
 
 if TYPE_CHECKING:
     from .runs import finetune, train

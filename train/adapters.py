@@ -17,7 +17,7 @@ from ..model.checksums import COVERED, write_checksums
 from ..model.files import whole_folder
 from ..model.hub import is_hub_id
 from ..model.lm import SpeechLM
-from .config import LoraOptions
+from .finetune_config import LoraOptions
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -15,7 +15,7 @@ from ..data.preparation import duration
 from ..data.split import originals
 from ..data.store_index import HEADER
 from ..data.token_store import TokenStore
-from .config import FinetuneConfig, is_open
+from .finetune_config import FinetuneConfig, is_open
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,8 @@ from html import escape
 import numpy as np
 
 MOST_POINTS = 400  # of a line; a longer one is drawn by the means of its pieces
+MOST_DOTS = 60  # of a line that has any
+LEAST_SPAN = 0.02  # of an axis, as a share of its values: those of a constant stay readable
 RIGHT, TOP, BOTTOM = 10, 8, 22  # margins
 STYLE = """
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: .8rem; }
@@ -57,7 +59,7 @@ class Frame:
 
     @property
     def left(self) -> int:
-        return 46 if self.width > 250 else 26
+        return 60 if self.width > 250 else 26
 
     @property
     def right(self) -> int:
@@ -126,7 +128,7 @@ def _curve(frame: Frame, line: Line, points: np.ndarray, unit: str) -> list[str]
     places = [(f"{frame.across(x):.1f}", f"{frame.down(y):.1f}") for x, y in points]
     joined = " ".join(",".join(place) for place in places)
     parts = [f'<polyline class="curve" style="stroke: {line.colour}" points="{joined}"/>']
-    if line.has_dots or len(points) == 1:
+    if len(points) <= (MOST_DOTS if line.has_dots else 1):
         for (step, value), (x, y) in zip(points, places, strict=True):
             told = escape(f"step {step:.0f}: {value:.5g} {unit}".rstrip())
             dot = f'<circle style="fill: {line.colour}" cx="{x}" cy="{y}" r="2.6">'
@@ -136,11 +138,11 @@ def _curve(frame: Frame, line: Line, points: np.ndarray, unit: str) -> list[str]
 
 def round_numbers(low: float, high: float, count: int) -> list[float]:
     """About `count` multiples of 1, 2 or 5 times a power of ten, from `low` or below to `high` or above."""
-    raw = max(high - low, 1e-9 * max(1.0, abs(high)), 1e-12) / count
+    raw = max(high - low, LEAST_SPAN * max(abs(low), abs(high)), 1e-12) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
+    return [number * step for number in range(first, max(last, first + 1) + 1)]
 
 
 def codebook_colour(k: int, count: int) -> str:

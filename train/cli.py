@@ -36,8 +36,11 @@ from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.server.cli import serve
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
-from .config import FINETUNE, CodecTrainConfig, FinetuneConfig, PatternsConfig, TrainConfig
+from .codec_config import CodecTrainConfig
+from .config import TrainConfig
 from .config_file import with_config_file
+from .finetune_config import FINETUNE, FinetuneConfig
+from .patterns_config import PatternsConfig
 from .run_folder import CODEC, LANGUAGE_MODEL, PATTERNS, TOKENIZERS, claim, is_main
 from .tokenizers.config import TokenizersConfig, run_folders
 

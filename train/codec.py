@@ -19,10 +19,10 @@ from ..data.progress import progress_bar
 from ..model.codecs.spectral import SpectralCodec
 from ..model.files import whole_folder
 from .checkpoint import difference, latest_checkpoint, load_state
+from .codec_config import CodecTrainConfig
 from .codec_heldout import HeldOut
 from .codec_log import CodecLog
 from .codec_trainer import CodecTrainer, batches, samples_per_crop
-from .config import CodecTrainConfig
 from .interruption import Interrupted, Interruption
 from .processes import agree, main_first
 from .run_folder import CODEC, claim, cut_metrics, write_config

@@ -20,7 +20,7 @@ from ..model.device import has_fast_bf16
 from . import codec_losses as losses
 from .balancer import Balancer
 from .checkpoint import load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
-from .config import CodecTrainConfig
+from .codec_config import CodecTrainConfig
 from .discriminators import Discriminators, adversarial_losses, discriminator_loss
 from .distillation import Teacher
 from .processes import start

@@ -27,10 +27,10 @@ from ..model.files import write_whole
 from ..model.lm import SpeechLM
 from .calibration import frames_per_step, operations_per_step, seconds_per_step
 from .checkpoint import difference, filled
-from .config import PatternsConfig
 from .interruption import Interruption
 from .loop import train
 from .new_model import new_model
+from .patterns_config import PatternsConfig
 from .run_folder import CONFIG, PATTERNS, claim, write_config
 from .trainer import Trainer
 

@@ -1,19 +1,17 @@
 """How models are trained, as plain dataclasses; importing them needs neither torch nor transformers."""
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from ..data.config import HeldoutBy
-from ..model.codec_shapes import SpectralConfig
 from ..model.dial import batch_by_layers, check_layers, shape_by_layers
 from ..model.presets import PRESETS, Preset
-from ..model.shapes import BACKBONE, DEPTH, PATTERNS, DepthConfig, Pattern, TextLayout, TransformerConfig
+from ..model.shapes import BACKBONE, DEPTH, DepthConfig, Pattern, TextLayout, TransformerConfig
 
 Schedule = Literal["wsd", "cosine"]  # how the learning rate goes on after its warm-up
 Track = Literal["auto", "tensorboard", "wandb", "trackio", "none"]
 OptimizerKind = Literal["adamw", "muon"]
-GROUPED = r"depth-[1-9]\d*"  # the name, in comparisons, of pattern "depth" with groups of codebooks
 
 
 def check_device(name: str) -> None:
@@ -220,149 +218,8 @@ class TrainConfig(RunConfig):
             object.__setattr__(self, "optimizer", replace(self.optimizer, learning_rate=rate))
 
 
-@dataclass(frozen=True)
-class PatternsConfig(LearningConfig):
-    """How the patterns are compared."""
-
-    minutes: float = 3.0  # minutes of training per pattern
-    # patterns to compare, the first one's run sets the FLOP budget; depth-2: two codebooks in a pass of the decoder
-    patterns: tuple[str, ...] = PATTERNS
-    generated_frames: int = 50  # frames generated to time each pattern
-    model: ModelConfig = ModelConfig(preset="tiny")
-    batch: BatchConfig = BatchConfig(frames_per_batch=1024, max_frames=128, heldout_share=0.1)
-    # as it always was, so that patterns that join later stand beside the earlier ones
-    optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=50, schedule="cosine", rate_width=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.minutes < float("inf") or self.generated_frames < 1:
-            raise ValueError(f"minutes ({self.minutes}) must be more than 0, generated_frames at least 1")
-        unknown = sorted(name for name in self.patterns if name not in PATTERNS and not re.fullmatch(GROUPED, name))
-        if unknown or not self.patterns:
-            choices = f"{', '.join(PATTERNS)}, or depth-2, depth-3, .. for groups of codebooks"
-            raise ValueError(f"patterns {unknown or 'are missing'}; choose from {choices}")
-        model = self.model
-        if model.pattern != "depth" or model.depth.group_size > 1 or model.text.layout != "none":
-            given = "model.pattern, model.depth.group_size and model.text"
-            raise ValueError(f"{given} do nothing here: the patterns are compared, without text")
-
-    def training(self, pattern: str, steps: int) -> TrainConfig:
-        """The run of one pattern, looked at and saved at its end."""
-        kind, _, group_size = pattern.partition("-")
-        depth = replace(self.model.depth, group_size=int(group_size or 1))
-        return whole_run(self, replace(self.model, pattern=kind, depth=depth), steps)  # pyright: ignore[reportArgumentType]
-
-
 def whole_run(config: LearningConfig, model: ModelConfig, steps: int, **settings: Any) -> TrainConfig:
     """A run of a comparison, looked at and saved at its end."""
     shared = {field.name: getattr(config, field.name) for field in fields(LearningConfig)}
     shared["optimizer"] = replace(config.optimizer, warmup_steps=min(config.optimizer.warmup_steps, steps // 4))
     return TrainConfig(**shared | settings, model=model, steps=steps, evaluate_every=steps, save_every=steps)
-
-
-class OpenWhole(int):
-    """A default that by_hours.py replaces: nobody has chosen it."""
-
-
-class OpenNumber(float):
-    """The same for a number that need not be whole."""
-
-
-def is_open(value: float) -> bool:
-    return isinstance(value, OpenWhole | OpenNumber)
-
-
-@dataclass(frozen=True)
-class LoraOptions:
-    """Low-rank adapters, which learn in place of the model's weights; needs the extra "lora"."""
-
-    rank: int = 0  # rank of the adapters' matrices (0: no adapters, all weights learn)
-    alpha: float = 0.0  # the adapters count alpha / rank times (0: twice)
-    merge: bool = False  # also write the model with the adapters merged into its weights, to RUN/merged
-
-    def __post_init__(self) -> None:
-        if self.rank < 0 or not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"rank is {self.rank}, alpha is {self.alpha}: neither may be negative or infinite")
-
-
-@dataclass(frozen=True)
-class FinetuneConfig(RunConfig):
-    """One run of a model that goes on with new speech."""
-
-    copies: int = 8  # variants of each recording, where the data is audio
-    replay: str = ""  # base speech heard again, so that it is not forgotten: a store, audio, or self (the model's own)
-    replay_share: float = 0.2  # share of each batch that --replay gives
-    lora: LoraOptions = LoraOptions()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_steps(copies=self.copies)
-        if not 0 < self.replay_share < 1:
-            raise ValueError(f"replay_share is {self.replay_share}; it must lie between 0 and 1")
-
-
-# what is open is chosen by the hours of speech
-FINETUNE = FinetuneConfig(
-    steps=OpenWhole(320),
-    input_dropout=OpenNumber(0.1),
-    dropout=OpenNumber(0.0),
-    copies=OpenWhole(8),
-    evaluate_every=OpenWhole(40),
-    save_every=OpenWhole(80),
-    patience=3,
-    batch=BatchConfig(frames_per_batch=OpenWhole(2048), heldout_share=OpenNumber(0.1)),
-    optimizer=OptimizerConfig(learning_rate=OpenNumber(3e-4), warmup_steps=20, schedule="cosine"),
-)
-
-
-@dataclass(frozen=True)
-class CodecTrainConfig:
-    """How the codec is trained. Losses are weighted sums of the terms of train/codec_losses.py and its neighbours."""
-
-    steps: int = 8_000  # optimizer steps of the whole run
-    device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
-    batch_size: int = 10  # crops per step, over all processes
-    crop_frames: int = 32  # length of a crop, in codec frames
-    learning_rate: float = 1e-3  # peak learning rate, after the warm-up
-    warmup_steps: int = 100  # steps of linear warm-up
-    decay_from: float = 0.5  # share of the steps after which the learning rate decays, along a cosine, to a twentieth
-    weight_decay: float = 0.01  # weight decay of AdamW
-    quantize_from: float = 0.06  # share of the steps after which the codebooks are initialised by k-means and used
-    quantizer_dropout: float = 0.25  # share of rows trained with a random number of codebooks
-    adversarial_from: float = 0.8  # share of the steps after which the discriminators join
-    adversarial_rows: int = 4  # rows of the batch given to the discriminators
-    discriminator_windows: tuple[int, ...] = (240, 512, 1024)  # STFT windows of the discriminators, in samples
-    discriminator_periods: tuple[int, ...] = ()  # samples per period: 2 3 5 7 11 is usual, and too slow for a CPU
-    mel_weight: float = 45.0  # weight of the distance between log-mel spectrograms
-    difference_weight: float = 3.0  # weight of the difference in loudness
-    added_weight: float = 3.0  # weight of loudness that the codec adds
-    envelope_weight: float = 15.0  # weight of the distance between spectral envelopes
-    pitch_weight: float = 60.0  # weight of the distance between pitches
-    commitment_weight: float = 1.0  # weight of the distance between latents and their quantized values
-    adversarial_weight: float = 1.0  # weight of the discriminators' verdict
-    matching_weight: float = 2.0  # weight of the distance between the discriminators' features
-    teacher: str = ""  # HuBERT or WavLM (hub id or folder) whose features codebook 0 learns; empty: none
-    teacher_weight: float = 5.0  # weight of the teacher's features
-    balance: bool = False  # treat the weights of the audio losses as shares of the gradient instead of factors
-    balanced_norm: float = 10.0  # norm of the gradient that --balance shares out
-    ema_decay: float = 0.999  # decay of the running average of the weights, which is the result
-    max_hours_per_voice: float = 2.0  # hours of speech used per voice at most
-    bf16: bool = True  # bfloat16 matrix products where the processor has instructions for them
-    heldout: str = ""  # folder of held-out audio to measure and to render; empty: none
-    evaluate_every: int = 500  # steps between evaluations on --heldout
-    log_every: int = 50  # steps between lines of metrics.jsonl
-    save_every: int = 500  # steps between checkpoints
-    save_minutes: float = 5.0  # minutes between checkpoints, where that comes sooner
-    seed: int = 0  # random seed of weights and crops; same seed, same machine: same codec
-    codec: SpectralConfig = field(default_factory=SpectralConfig)
-
-    def __post_init__(self) -> None:
-        check_device(self.device)
-        check_steps(steps=self.steps, batch_size=self.batch_size, crop_frames=self.crop_frames)
-        check_steps(evaluate_every=self.evaluate_every, log_every=self.log_every, save_every=self.save_every)
-        check_steps(warmup_steps=self.warmup_steps)
-        if not self.save_minutes > 0 or not 0 < self.learning_rate < float("inf"):
-            given = f"save_minutes is {self.save_minutes}, learning_rate {self.learning_rate}"
-            raise ValueError(f"{given}: each must be more than 0")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1")

@@ -106,12 +106,11 @@ def _before_and_after(run: Path) -> str:
 
 def _curves(curve: Curve) -> str:
     steps, to_nats = curve.steps, math.log(2) / curve.codes_per_second
-    loss = curve.loss()
     drawn = [
         chart(
             "Loss, nats per code",
             [
-                Line("training", steps, smooth(loss) if len(loss) else loss, TRAINED),
+                Line("training", steps, smooth(curve.loss()), TRAINED),
                 Line("held-out", curve.heldout_steps, curve.heldout * to_nats, HELD_OUT, has_dots=True),
             ],
         )

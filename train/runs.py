@@ -20,7 +20,8 @@ from .adapters import save_adapters, with_adapters
 from .by_hours import by_hours, hours_of
 from .checkpoint import tensors_sha256
 from .comparison import compare_speech
-from .config import FINETUNE, FinetuneConfig, TrainConfig
+from .config import TrainConfig
+from .finetune_config import FINETUNE, FinetuneConfig
 from .loop import for_small_data
 from .loop import train as run
 from .new_model import new_model, new_tokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.token_store import TokenStore
-from .config import LoraOptions
+from .finetune_config import LoraOptions
 
 
 @dataclass(frozen=True)

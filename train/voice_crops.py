@@ -1,7 +1,8 @@
-"""The audio a codec is trained on: random crops of the voices in a folder, and their pitch.
+"""The audio a codec is trained on: random crops of voices, and their pitch.
 
-Each sub-folder of the data counts as one voice, and voices are drawn by the square root of their hours, so that a
-voice with much speech does not drown the others. B batch, S samples, N trunk frames.
+The data is any source of speech that `prepare` reads. A voice is a speaker, where the source names them, or else a
+sub-folder. Voices are drawn by the square root of their hours, so that a voice with much speech does not drown the
+others. B batch, S samples, N trunk frames.
 """
 
 import hashlib
@@ -15,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.audio import AudioError, find_audio, load_audio
+from ..data.audio import AudioError, audio_blocks
 from ..data.progress import progress_bar
-from ..data.sources.source import file_stamp
+from ..data.sources import Source, find_sources
 from ..inference.sound.measures import pitch_track
 from ..model.files import whole_file
 
@@ -36,17 +37,17 @@ class VoiceCrops:
         """
         cache.mkdir(parents=True, exist_ok=True)
         self.sample_rate, self.hop = sample_rate, hop
-        voices: dict[str, list[Path]] = {}
-        for path in find_audio(data):
-            parts = path.relative_to(data if data.is_dir() else data.parent).parts
-            voice = parts[0] if len(parts) > 1 else data.resolve().stem  # a folder without sub-folders is one voice
-            voices.setdefault(voice, []).append(path)
+        voices: dict[str, list[Source]] = {}
+        for source in find_sources(data).sources:
+            folder, _, name = source.name.partition("/")
+            voice = source.speaker or (folder if name else data.resolve().stem)  # no speakers, no folders: one voice
+            voices.setdefault(voice, []).append(source)
         decoded = {}
-        for voice, paths in sorted(voices.items()):
-            made_from = [sample_rate, max_hours, [[str(path), *file_stamp(path)] for path in paths]]
+        for voice, sources in sorted(voices.items()):
+            made_from = [sample_rate, max_hours, [[source.name, *source.stamp] for source in sources]]
             key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
-            stored = cache / f"{voice}-{key}.npy"
-            if stored.exists() or self._decode(voice, paths, stored, max_hours):
+            stored = cache / f"{voice.replace('/', '_')}-{key}.npy"
+            if stored.exists() or self._decode(voice, sources, stored, max_hours):
                 decoded[voice] = np.load(stored, mmap_mode="r", allow_pickle=False)
         if not decoded:
             raise AudioError(f"{data}: no file of any voice can be used")
@@ -57,12 +58,13 @@ class VoiceCrops:
         for voice, hour, share in zip(decoded, hours, self.shares, strict=True):
             log.info(f"voice {voice}: {hour:.2f} h, drawn {share:.0%} of the time")
 
-    def _decode(self, voice: str, paths: list[Path], stored: Path, max_hours: float) -> bool:
+    def _decode(self, voice: str, sources: list[Source], stored: Path, max_hours: float) -> bool:
         """Write the voice's samples; False if none of its files can be used."""
         parts, total = [], 0
-        for path in progress_bar(paths, desc=f"decode {voice}", unit="file"):
+        for source in progress_bar(sources, desc=f"decode {voice}", unit="file"):
             try:
-                audio = load_audio(path, self.sample_rate)
+                part = source.label, source.start_s, source.end_s
+                audio = np.concatenate(list(audio_blocks(source.open(), self.sample_rate, True, *part)))
             except AudioError as error:
                 log.warning(f"skipped {error}")
                 continue
@@ -79,7 +81,7 @@ class VoiceCrops:
 
     def _pitch(self, cache: Path, voice: str, samples: np.ndarray) -> np.ndarray:
         """Pitch in Hz every 10 ms, 0 where unvoiced; found once and kept."""
-        stored = cache / f"{voice}-{len(samples)}.pitch.npy"
+        stored = cache / f"{voice.replace('/', '_')}-{len(samples)}.pitch.npy"
         if not stored.exists():
             minute = 60 * self.sample_rate
             tracks = [

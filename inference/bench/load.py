@@ -64,7 +64,7 @@ class Listener:
     """A request, and the sound that has come so far."""
 
     arrival: float  # in seconds, as all times
-    ticket: Ticket
+    ticket: Ticket | None  # None: of a server
     num_samples: int = 0
     first: float = NEVER
     audible: float = NEVER
@@ -147,25 +147,23 @@ def run_load(lm: SpeechGenerator, voice: Prefix, config: LoadConfig, rate: float
             continue
         scheduler.step()
         for listener in listeners:
-            if listener.end == NEVER:
+            if listener.end == NEVER and listener.ticket is not None:
                 done = listener.ticket.is_done
                 chunk = listener.ticket.next_chunk()
                 listener.hear(now(), chunk, lm.codec.sample_rate)
                 if done:
                     listener.end = now()
-    elapsed = now()
-    return summary(lm, rate, rejects, listeners, elapsed)
+    return summary(lm.name, lm.codec.sample_rate, rate, rejects, listeners, now())
 
 
-def summary(lm: SpeechGenerator, rate: float, rejects: int, listeners: list[Listener], elapsed: float) -> Load:
-    """elapsed: seconds."""
-    sample_rate = lm.codec.sample_rate
+def summary(model: str, sample_rate: int, rate: float, rejects: int, listeners: list[Listener], elapsed: float) -> Load:
+    """model: its name. elapsed: seconds."""
     heard = [1000 * (listener.audible - listener.arrival) for listener in listeners if listener.audible < NEVER]
     firsts = [1000 * (listener.first - listener.arrival) for listener in listeners if listener.first < NEVER]
     ended = [listener for listener in listeners if listener.end < NEVER]
     speeds = [listener.num_samples / sample_rate / (listener.end - listener.arrival) for listener in ended]
     return Load(
-        model=lm.name,
+        model=model,
         rate=rate,
         requests=len(listeners) + rejects,
         rejects=rejects,
@@ -174,7 +172,7 @@ def summary(lm: SpeechGenerator, rate: float, rejects: int, listeners: list[List
         audible_ms=float(np.median(heard)) if heard else NAN,
         audible_p95_ms=float(np.percentile(heard, 95, method="higher")) if heard else NAN,
         real_time=float(np.median(speeds)) if speeds else NAN,
-        total_real_time=sum(listener.num_samples for listener in listeners) / sample_rate / elapsed,
+        total_real_time=sum(listener.num_samples for listener in listeners) / max(1, sample_rate) / elapsed,
         underruns=sum(listener.underruns for listener in listeners),
         interrupted=sum(listener.underruns > 0 for listener in listeners),
     )

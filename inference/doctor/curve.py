@@ -120,6 +120,8 @@ def number(value: Any) -> float:
 
 def smooth(values: np.ndarray) -> np.ndarray:
     """[L] -> [L], the median of each value's neighbours."""
+    if not len(values):
+        return values
     width = max(1, min(NEIGHBOURS, len(values) // 4 * 2 + 1))
     padded = np.pad(values, width // 2, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)

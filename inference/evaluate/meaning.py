@@ -37,7 +37,7 @@ def meaning(report: LikelihoodReport, model: str | None) -> str:
     if model is None:
         return sentence
     return (
-        f"{sentence} Fine-tuning helps: {FINE_TUNED} ({FIGURES}). On other recordings of the same voice: "
+        f"{sentence} Fine-tuning has helped: {FINE_TUNED} ({FIGURES}). On other recordings of the same voice: "
         f"codeclm finetune FOLDER --from {model} --out RUN"
     )
 

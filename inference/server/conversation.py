@@ -42,7 +42,7 @@ class Start(Continuation):
 
 
 class Microphone:
-    """What was heard last."""
+    """The last seconds that were heard, and whether somebody speaks in them."""
 
     def __init__(self, sample_rate: int):
         self.sample_rate = sample_rate

@@ -1,4 +1,4 @@
-"""The thread that draws: it alone steps the `Scheduler`, and tells each `Session` what is new.
+"""The thread that draws: it alone steps the `Scheduler`, and tells each `Session` its news.
 
 Whatever else is to be done with the scheduler is put into its list of orders, and done between two steps: nobody waits
 for a lock, and no client can hold the others up. S samples, K codebooks, N frames.
@@ -27,13 +27,13 @@ from .config import ServerConfig
 from .metrics import Metrics
 from .refusal import log_error
 
-READERS = 2  # threads that decode and encode what clients send
+READERS = 2  # threads that decode and encode uploads
 
 Result = TypeVar("Result")
 
 
 class Piece(NamedTuple):
-    """What one step gave to a session."""
+    """The gain of a session in one step."""
 
     pcm: bytes  # 16-bit samples, little-endian
     codes: list[list[int]]  # [N, K]; sound follows some frames later
@@ -56,7 +56,7 @@ class Session:
         self.error: Exception | None = None
 
     async def take(self) -> list[Piece]:
-        """What is new, as soon as there is something; empty after the end. Raises what went wrong in drawing."""
+        """New pieces, as soon as there are some; none after the end. Raises the error that ended it."""
         while not self.pieces and not self.finish_reason:
             self.news.clear()
             await self.news.wait()
@@ -84,7 +84,7 @@ class Session:
 
 
 class Progress:
-    """What the thread that draws knows of a session."""
+    """A session as the thread that draws sees it."""
 
     def __init__(self, session: Session, ticket: Ticket):
         self.session, self.ticket = session, ticket
@@ -116,7 +116,7 @@ class Drawing:
         self.thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; what is open is told that it was cancelled."""
+        """Ends the thread; open sessions are told that they were cancelled."""
         self.orders.put(None)
         self.thread.join()
         self.readers.shutdown(wait=False, cancel_futures=True)
@@ -126,7 +126,7 @@ class Drawing:
         self.orders.put(act)
 
     async def read(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """The result of what takes long and draws nothing: encoding a prompt, scoring a recording.
+        """The result of long work that draws nothing: encoding a prompt, scoring a recording.
 
         On a CPU beside the steps; on another device between two of them, as a graph may be captured in a step.
         """

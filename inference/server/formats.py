@@ -47,7 +47,7 @@ class Wav(Bare):
 
 
 class Compressed(Bare):
-    """What libsndfile writes. The few bytes of a header that it would correct at the end stay as they are."""
+    """Formats of libsndfile. The few bytes of a header that it would correct at the end stay as they are."""
 
     def __init__(self, kind: str, sample_rate: int):
         import soundfile

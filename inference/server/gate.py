@@ -1,4 +1,4 @@
-"""What every request passes before and after the application: who asks, how much is sent and how fast, and headers.
+"""The gate of every request, before and after the application: its sender, its size and speed, and its headers.
 
 A request to draw or score takes a place at the `Turnstile` before its body is read, so that bodies in memory are
 bounded, too. Errors that nobody expected become one line here.
@@ -142,7 +142,7 @@ class Body:
         return message
 
     async def drain(self) -> None:
-        """Read what is left, for a short while, so that the client comes to reading the reply."""
+        """Read the rest, for a short while, so that the client comes to reading the reply."""
         if self.is_over or self.headers.get("expect"):
             return
         most = self.num_bytes + self.config.max_body
@@ -157,7 +157,7 @@ class Body:
 
 
 class Exchange:
-    """The `send` of a request: headers are added, and what was answered is known."""
+    """The `send` of a request: headers are added, and the status is noted."""
 
     def __init__(self, scope: Scope, send: Send, body: Body, headers: dict[str, str]):
         self.scope, self.plain_send, self.body = scope, send, body
@@ -192,7 +192,7 @@ def host_name(host: str) -> str:
 
 
 def token_of(headers: dict[str, str]) -> str:
-    """What a client sent as its token, or nothing."""
+    """The token that a client sent, or nothing."""
     kind, _, token = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return token.strip()

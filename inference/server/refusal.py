@@ -1,4 +1,4 @@
-"""What a client is told when it does not get what it asked for: one line, as JSON, in the shape of OpenAI's API."""
+"""Refusals: one line for a client, as JSON, in the shape of OpenAI's API."""
 
 import errno
 import logging
@@ -10,7 +10,7 @@ from ..out_of_memory import is_out_of_memory
 from ..scheduler import QueueFull
 from ..screen import DEBUG, one_line
 
-LONGEST = 400  # characters of a line: what a client sent may be in it
+LONGEST = 400  # characters of a line, which may quote a request
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, message: str, retry_after: float | None = None):
         super().__init__(message)
-        self.status, self.message, self.retry_after = status, message, retry_after
+        self.status, self.message, self.retry_after = status, one_line(message)[:LONGEST], retry_after
 
     def to_dict(self) -> dict[str, Any]:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
@@ -33,10 +33,9 @@ class Refusal(Exception):
 
 
 def refusal_of(error: BaseException) -> Refusal:
-    """What to tell of an error; one that is not the client's is logged, in a line."""
+    """The refusal for an error; one that is not the client's is logged, in a line."""
     if isinstance(error, Refusal):
         return error
-    line = one_line(error)[:LONGEST]
     if isinstance(error, QueueFull):
         return Refusal(503, "too many requests wait; try again later", 2)
     if is_out_of_memory(error):
@@ -44,10 +43,10 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Refusal(507, "no space is left on the server's disk; try again later", 60)
     if isinstance(error, ValueError):
-        return Refusal(400, line)
+        return Refusal(400, one_line(error))
     log_error(error)
     if isinstance(error, FloatingPointError):
-        return Refusal(500, line)
+        return Refusal(500, one_line(error))
     return Refusal(500, "something went wrong in the server; its log says what")
 
 

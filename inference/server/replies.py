@@ -104,7 +104,7 @@ class Stalled(Exception):
 
 
 async def rest_of(session: Session) -> list[Piece]:
-    """All that still comes. Raises what went wrong in drawing, and Refusal if it was cancelled."""
+    """All pieces that still come. Raises the error of drawing, and Refusal if it was cancelled."""
     found: list[Piece] = []
     while pieces := await session.take():
         found += pieces

@@ -1,4 +1,4 @@
-"""The process: uvicorn with what it leaves out, time for a request's headers and for its last requests."""
+"""The process: uvicorn, with limits of its own for slow headers, for connections and for the last requests."""
 
 import asyncio
 import json
@@ -143,7 +143,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def warm_up(lm: SpeechGenerator, config: ServerConfig) -> None:
-    """Make what the first requests would make, so that they do not wait for it."""
+    """Pay the first request's costs, so that nobody waits for them."""
     _ = lm.fingerprint  # a prefix is compared with it
     for _ in lm.stream(None if lm.model.config.bos else noise(lm), 0.2):
         pass

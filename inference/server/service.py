@@ -1,4 +1,4 @@
-"""What all endpoints share."""
+"""The parts that all endpoints share."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -39,7 +39,7 @@ class Service:
         return self.drawing.begin(order.request, order.seed, order.sampling, asked)
 
     async def first(self, session: Session) -> list[Any]:
-        """The first pieces of a session. Raises Refusal if they do not come in time, and what went wrong."""
+        """The first pieces of a session. Raises Refusal if they do not come in time, and the error of drawing."""
         try:
             async with asyncio.timeout(self.config.wait_s):
                 return await session.take()
@@ -47,7 +47,7 @@ class Service:
             raise Refusal(503, f"no place was free in {self.config.wait_s:g} s; try again later", 5) from None
 
     def about(self) -> dict[str, Any]:
-        """What a client needs to know of the model to understand its answers."""
+        """The facts of the model that its codes and samples need."""
         codec = self.lm.codec
         return {
             "sample_rate": codec.sample_rate,

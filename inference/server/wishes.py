@@ -1,4 +1,4 @@
-"""What a request may ask for, as pydantic models: fields of a form, of a JSON object or of a WebSocket's message.
+"""Requests as pydantic models: fields of a form, of a JSON object or of a WebSocket's message.
 
 No field is a path, an address or code: audio and prefixes come as bytes.
 """
@@ -17,7 +17,7 @@ from ..generator import SpeechGenerator
 from ..grid import Request
 from ..prefix import Prefix, prefix_from
 from .config import ServerConfig
-from .refusal import LONGEST, Refusal
+from .refusal import Refusal
 
 MOST_TEXT = 4096  # characters
 MOST_CODES = 2**31  # beyond any number of codes
@@ -58,7 +58,7 @@ class Sampling(BaseModel):
         default=SamplingConfig.min_p, description="draw from codes at least this share as likely as the likeliest"
     )
     repetition_share: float = Field(
-        default=SamplingConfig.repetition_share, description="draw again what fills more than this share"
+        default=SamplingConfig.repetition_share, description="draw codes again that fill more than this share"
     )
     repetition_frames: int = Field(
         default=SamplingConfig.repetition_frames, le=1000, description="frames in which that is counted"
@@ -113,7 +113,7 @@ class Speech(Sampling):
 
 
 class Order(NamedTuple):
-    """What can be drawn."""
+    """A request that can be drawn."""
 
     request: Request
     seed: int
@@ -129,11 +129,11 @@ def understood(kind: type[Model], values: Any) -> Model:
         place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("constrained-"))
         given = "" if first["type"] == "missing" else f" (given: {json.dumps(first['input'], default=str)[:80]})"
         line = f"{place or 'the message'}: {first['msg'].removeprefix('Value error, ')}{given}"
-        raise Refusal(400, line[:LONGEST]) from None
+        raise Refusal(400, line) from None
 
 
 def order_of(lm: SpeechGenerator, config: ServerConfig, wish: Continuation, prompt: Prompt) -> Order:
-    """Encode the prompt and lay out what is asked for. Raises ValueError or Refusal in one line."""
+    """Encode the prompt and lay the request out. Raises ValueError or Refusal in one line."""
     sampling = lm.until_end(wish.config(), prompt, wish.duration, wish.text)
     request = lm.request(prompt, wish.duration, sampling, wish.text)
     if request.num_frames > config.max_duration * lm.codec.frame_rate:

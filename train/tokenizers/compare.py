@@ -66,7 +66,7 @@ class CodecResult:
     million_parameters: float
     threads: int
     round_trip: dict[str, float | None]  # as ClipMeasures
-    continuations: dict[str, float]  # see `continued`
+    continuations: dict[str, float | None]  # see `continued`
 
     def quality(self, measure: str) -> float:
         """One of the round trip; NaN where it was not measured."""

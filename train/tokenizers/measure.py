@@ -19,6 +19,9 @@ from ...inference.codec.report import codec_report
 from ...inference.compress.codes import compress_codes, predicted_bits
 from ...inference.config import EvaluateConfig
 from ...inference.evaluate.baselines import CountBaselines
+from ...inference.evaluate.quality.estimate import Estimate
+from ...inference.evaluate.quality.judges import installed_judges
+from ...inference.evaluate.quality.material import CONTINUATION
 from ...inference.evaluate.quality.run import Continuing, continuation_report
 from ...inference.evaluate.report import likelihood
 from ...inference.evaluate.score import score_store
@@ -67,12 +70,22 @@ def round_trip(name: str, codec: Codec, recordings: Sequence[Path]) -> dict[str,
     return asdict(codec_report(recordings, {name: codec}, anchors=False).codecs[0].mean)
 
 
-def continued(lm: SpeechGenerator, speech: Speech, out: Path, config: TokenizersConfig) -> dict[str, float]:
-    """Continue held-out recordings, kept in `out` -> the share that passes each check, and all of them."""
+def continued(lm: SpeechGenerator, speech: Speech, out: Path, config: TokenizersConfig) -> dict[str, float | None]:
+    """Continue held-out recordings, kept in `out` -> shares that pass each check, or all, and the judges' means.
+
+    Learned MOS and similarity to the voice of the prompt are None where their judges are not installed.
+    """
     if not speech.prompts:
         return {}
     how = Continuing(config.prompt_s, config.duration_s, config.seed)
-    report = continuation_report(lm, speech.prompts, how, out=out)
+    report = continuation_report(lm, speech.prompts, how, installed_judges(asr=False), out)
     checks = [item.checks for item in report.continuations]
     shares = {name: sum(asdict(check)[name] for check in checks) / len(checks) for name in asdict(checks[0])}
-    return {"prompts": len(checks), "passed": sum(check.passed for check in checks) / len(checks)} | shares
+    passed = sum(check.passed for check in checks) / len(checks)
+    sound, voice = report.quality.sounding[CONTINUATION], report.quality.voices[CONTINUATION]
+    judged = {"mos": mean(sound.mos), "similarity": mean(voice.own)}
+    return {"prompts": len(checks), "passed": passed, **shares, **judged}
+
+
+def mean(found: Estimate | None) -> float | None:
+    return None if found is None else found.value

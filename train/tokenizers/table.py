@@ -29,18 +29,19 @@ def rates(results: Sequence[CodecResult]) -> list[list[str]]:
         interval = f"{row.interval[0]:.0f} to {row.interval[1]:.0f}"
         codes = f"{row.frame_rate * row.num_codebooks:g}"
         bits = [f"{value:.0f}" for value in (row.raw, row.unigram, row.bigram, row.model)]
-        heard = [number(row.quality(key), COLUMNS[key][1]) for key in keys]
-        found.append([row.codec, f"{row.frame_rate:g}", codes, context(row), *bits, interval, *heard])
+        kept = [number(row.quality(key), COLUMNS[key][1]) for key in keys]
+        found.append([row.codec, f"{row.frame_rate:g}", codes, context(row), *bits, interval, *kept])
     return found
 
 
 def training(results: Sequence[CodecResult]) -> list[list[str]]:
     """The heading, then a row for each codec: its training, the check of its bits, its continuations."""
-    found = [["codec", "TFLOP", "minutes", "steps", "speech heard", "M param", "file / model", "continuations"]]
+    headings = ["TFLOP", "minutes", "steps", "speech heard", "M param", "file / model", "continued well", "MOS", "like"]
+    found = [["codec", *headings]]
     for row in results:
         ratio = "-" if row.compressed_ratio is None else f"{row.compressed_ratio:.4f}"
         shown = [f"{row.teraflops:.2f}", f"{row.minutes:.1f}", str(row.steps), duration(row.trained_s / 3600)]
-        found.append([row.codec, *shown, f"{row.million_parameters:.1f}", ratio, passed(row)])
+        found.append([row.codec, *shown, f"{row.million_parameters:.1f}", ratio, *heard(row)])
     return found
 
 
@@ -49,9 +50,14 @@ def context(row: CodecResult) -> str:
     return f"{1000 / row.positions_per_second:.3g}"
 
 
-def passed(row: CodecResult) -> str:
-    total = row.continuations.get("prompts", 0)
-    return f"{round(total * row.continuations['passed'])} of {total:g}" if total else "-"
+def heard(row: CodecResult) -> list[str]:
+    """How many continuations pass all checks, their learned MOS, and their likeness to the voice of the prompt."""
+    found = row.continuations
+    if not found:
+        return ["-"] * 3
+    total, share = found["prompts"] or 0, found["passed"] or 0
+    judged = [number(math.nan if (value := found[key]) is None else value, ".2f") for key in ("mos", "similarity")]
+    return [f"{round(total * share)} of {total:g}", *judged]
 
 
 def notes(results: Sequence[CodecResult], speech: Speech, config: TokenizersConfig) -> list[str]:
@@ -78,8 +84,9 @@ def notes(results: Sequence[CodecResult], speech: Speech, config: TokenizersConf
         )
     if config.prompts:
         found.append(
-            f"continuations: how many of {config.duration_s:g} s after prompts of {config.prompt_s:g} s pass all "
-            "checks of level, voicing and pitch (codeclm evaluate --continuations)."
+            f"continued well: how many continuations of {config.duration_s:g} s after prompts of {config.prompt_s:g} s "
+            "pass all checks of level, voicing and pitch; MOS: learned, 1 to 5; like: similarity to the voice of the "
+            "prompt (codeclm evaluate --continuations; - where a judge is not installed)."
         )
     if missing := [COLUMNS[key][0] for key in unavailable()]:
         found.append(f"{' and '.join(missing)}: left out, because the extra 'eval' is not installed.")

@@ -16,8 +16,9 @@ class Estimate(NamedTuple):
     num: int  # prompts
 
     def shown(self, spec: str) -> str:
-        """As text: "0.83 (0.80-0.86)"."""
-        return f"{self.value:{spec}} ({self.low:{spec}}-{self.high:{spec}})"
+        """As text: "0.83 (0.80-0.86)", "83% (80-86)"."""
+        low, high = (format(limit, spec).rstrip("%") for limit in (self.low, self.high))
+        return f"{self.value:{spec}} ({low}-{high})"
 
 
 def estimate(values: Iterable[float | None], config: EvaluateConfig) -> Estimate | None:

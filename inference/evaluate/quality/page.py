@@ -27,9 +27,9 @@ def continuations_page(report: ContinuationReport, folder: Path, lm: SpeechGener
     tables = [Table(title, rows) for title, rows in report.quality.tables().items()]
     shown = report.items[:: -(-len(report.items) // MOST_ITEMS)]
     notes = [
-        f"{report.duration_s:g} s by {lm.name} after the first {report.prompt_s:g} s of {len(report.items)} "
-        f"recordings, seed {report.seed}. Beside it stand the recording itself, its rendering by the codec "
-        f"{lm.codec.name}, which is the best that a model of its codes can do, and sounds that are known to be bad.",
+        f"{report.duration_s:g} s by the model '{lm.name}' after the first {report.prompt_s:g} s of "
+        f"{len(report.items)} recordings, seed {report.seed}. Beside it: the recording; its rendering by the codec "
+        f"{lm.codec.name}, the best that a model of its codes can do; and sounds that are known to be bad.",
         *report.totals[:1],
         *(f"left out: {reason}" for reason in report.quality.missing),
         *(f"skipped {reason}" for reason in report.skipped),

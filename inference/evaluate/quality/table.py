@@ -18,7 +18,7 @@ from .estimate import Estimate, cell, estimate, mean_cell
 from .items import Item, Quarter
 from .material import CONTINUATION, KINDS, REAL
 from .texts import auto_bleu, distinct
-from .voices_kept import VoiceKept, voices_kept
+from .voices_kept import VoiceKept, each_voice, voices_kept
 
 Rows = list[list[str]]
 
@@ -65,6 +65,7 @@ class Quality:
 
     sounding: dict[str, Sounding]
     voices: dict[str, VoiceKept]
+    each_voice: dict[str, VoiceKept]  # voice -> its continuations, where there are several
     saying: dict[str, Saying]
     drifting: dict[str, list[Drifting]]
     missing: list[str]  # judges that were not there, and why
@@ -74,7 +75,12 @@ class Quality:
 
     def tables(self) -> dict[str, Rows]:
         """Title -> rows of text, the heading first."""
-        found = {"How it sounds": _sounding_rows(self.sounding), "Whose voice it is": _voice_rows(self.voices)}
+        found = {
+            "How it sounds": _sounding_rows(self.sounding),
+            "Whose voice it is": _voice_rows("sound", self.voices),
+        }
+        if self.each_voice:
+            found["Continuations of each voice"] = _voice_rows("voice", self.each_voice)
         if self.saying:
             found["What is said"] = _saying_rows(self.saying)
         return found | {"By quarter of the time, against the prompt": _drifting_rows(self.drifting)}
@@ -82,11 +88,11 @@ class Quality:
 
 def quality(items: Sequence[Item], missing: Sequence[str], config: EvaluateConfig) -> Quality:
     kinds = [kind for kind in KINDS if any(kind in item.sounds for item in items)]
-    listened = any(item.language is not None for item in items)
     return Quality(
         sounding={kind: _sounding(items, kind, config) for kind in kinds},
         voices=voices_kept(items, config),
-        saying={kind: _saying(items, kind, config) for kind in kinds} if listened else {},
+        each_voice=each_voice(items, config),
+        saying={kind: found for kind in kinds if (found := _saying(items, kind, config)).num},
         drifting={kind: _drifting(items, kind, config) for kind in (REAL, CONTINUATION) if kind in kinds},
         missing=list(missing),
     )
@@ -165,8 +171,8 @@ def _sounding_rows(found: dict[str, Sounding]) -> Rows:
     return rows
 
 
-def _voice_rows(found: dict[str, VoiceKept]) -> Rows:
-    rows = [["sound", "like its prompt", "like others", "nearer to its own", "pitch in 3 st", "level in 4 dB"]]
+def _voice_rows(heading: str, found: dict[str, VoiceKept]) -> Rows:
+    rows = [[heading, "like its prompt", "like others", "nearer to its own", "pitch in 3 st", "level in 4 dB"]]
     for kind, row in found.items():
         shares = [cell(share, ".0%") for share in (row.nearer, row.pitch, row.level)]
         rows.append([kind, cell(row.own, ".2f"), mean_cell(row.other, ".2f"), *shares])

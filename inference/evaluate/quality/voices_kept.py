@@ -44,6 +44,16 @@ def voices_kept(items: Sequence[Item], config: EvaluateConfig) -> dict[str, Voic
     return found
 
 
+def each_voice(items: Sequence[Item], config: EvaluateConfig) -> dict[str, VoiceKept]:
+    """Voice -> how well continuations keep it; nothing where there is one voice."""
+    found: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        found.setdefault(item.voice, []).append(number)
+    if len(found) < 2:
+        return {}
+    return {voice: _kept(items, CONTINUATION, numbers, config) for voice, numbers in found.items()}
+
+
 def others(items: Sequence[Item], number: int) -> list[Item]:
     """The items of other voices, or all others where there is one voice."""
     elsewhere = [item for item in items if item.voice != items[number].voice]

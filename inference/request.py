@@ -1,0 +1,126 @@
+"""From what is asked for (a prompt, seconds, a text, codes to keep) to the `Request` that is drawn, before it is.
+
+K codebooks, T frames.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.align import spread, text_first
+from ..data.text_tokenizer import EOS, clean_text
+from ..model.delay_pattern import ABSENT
+from .argument_checks import check_kept
+from .config import SamplingConfig
+from .grid import Request
+from .prefix import SUFFIX, Prefix
+from .prompt import Audio, Prompt
+from .windows import NO_END
+
+if TYPE_CHECKING:
+    from .generator import SpeechGenerator
+
+# seconds of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
+LONGEST_S, CONTINUATION_S = 20.0, 8.0
+
+
+def until_end(sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None) -> SamplingConfig:
+    """`sampling`, so that the model may end where it is to say when; see `SpeechGenerator.generate_many`."""
+    ends = duration_s is None and (prompt is None or text is not None)
+    return replace(sampling, stop_at_end=sampling.stop_at_end or ends)
+
+
+def continuation(
+    lm: "SpeechGenerator",
+    prompt: Prompt,
+    duration_s: float | None,
+    sampling: SamplingConfig,
+    text: str | None,
+    endless: bool,
+) -> Request:
+    """endless: the duration may be infinite. Raises as `SpeechGenerator.generate_many` does."""
+    if duration_s is None:
+        ends = sampling.stop_at_end and lm.model.config.end != "never"
+        duration_s = LONGEST_S if ends else CONTINUATION_S
+    if not 0 < duration_s < 24 * 3600 and not (endless and duration_s == math.inf):
+        raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
+    if sampling.guidance != 1 and text is None:
+        raise ValueError(f"guidance is {sampling.guidance}: it weighs the text, and none is given")
+    least, most = getattr(lm.codec, "min_codebooks", 1), lm.model.num_codebooks
+    if sampling.num_codebooks and not least <= sampling.num_codebooks <= most:
+        raise ValueError(f"num_codebooks is {sampling.num_codebooks}; this model takes {least} to {most} (0: all)")
+    num_frames = NO_END if duration_s == math.inf else max(1, round(duration_s * lm.codec.frame_rate))
+    if isinstance(prompt, str | Path) and Path(prompt).suffix == SUFFIX:
+        prompt = lm.load_prefix(prompt)
+    if isinstance(prompt, Prefix):
+        prompt.check(lm)
+        request = laid_out(lm, num_frames, prompt.codes, text)
+        # a text may come before the codes, and fewer codebooks are other codes
+        is_same = request.text is None and sampling.num_codebooks in (0, most) and prompt.caches is not None
+        return replace(request, prefix=prompt) if is_same else request
+    return laid_out(lm, num_frames, None if prompt is None else lm.encode(prompt, sampling.max_prompt_s), text)
+
+
+def regeneration(lm: "SpeechGenerator", audio: Audio, keep: int, sampling: SamplingConfig, text: str | None) -> Request:
+    """See `SpeechGenerator.regenerate`."""
+    check_kept(keep, sampling.num_codebooks or lm.model.num_codebooks)
+    known = lm.encode(audio, math.inf).clone()
+    known[keep:] = ABSENT
+    return replace(laid_out(lm, known.shape[1], None, text), new_codes=known)
+
+
+def filling(
+    lm: "SpeechGenerator", before: Audio, after: Audio, duration_s: float, sampling: SamplingConfig, text: str | None
+) -> tuple[Request, int]:
+    """See `SpeechGenerator.fill`. With the frames of `after`."""
+    end = lm.encode(after, math.inf)
+    request, num_last = continuation(lm, before, duration_s, sampling, text, endless=False), end.shape[1]
+    gap = torch.full((len(end), request.num_frames), ABSENT, device=end.device)
+    request = replace(request, num_frames=request.num_frames + num_last, new_codes=torch.cat([gap, end], dim=1))
+    if request.new_text is not None:
+        request = replace(request, new_text=F.pad(request.new_text, (0, num_last), value=ABSENT))
+    return request, num_last
+
+
+def transcription(lm: "SpeechGenerator", audio: Audio, max_tokens: int, max_s: float) -> Request:
+    """See `SpeechGenerator.transcribe`."""
+    if lm.tokenizer is None or lm.model.config.text.layout != "last":
+        raise ValueError(f"{lm.name}: cannot transcribe; train a model with --model.text.layout last")
+    return Request(max_tokens, lm.encode(audio, max_s), draw_codes=False, draw_text=True, text_end=EOS)
+
+
+def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text: str | None) -> Request:
+    """Given codes [K, T] and text, as the model was trained."""
+    layout = lm.model.config.text.layout if lm.model.text_size else "none"
+    if text is None:
+        return Request(num_frames, codes, draw_text=layout == "aligned" and lm.model.predicts_text)
+    if lm.tokenizer is None or layout not in ("first", "aligned"):
+        raise ValueError(f"{lm.name}: cannot speak a given text; train a model with --model.text.layout first")
+    words = lm.tokenizer.encode_words(text)
+    if layout == "aligned":
+        if num_frames == NO_END:
+            raise ValueError("a text that is spread over the audio needs a duration that is not infinite")
+        empty = np.zeros((lm.model.num_codebooks, num_frames), np.int64)
+        new, _ = spread(words, [len(word) for word in clean_text(text).split()], empty)
+        return Request(num_frames, codes, new_text=torch.from_numpy(new))
+    given = np.zeros((lm.model.num_codebooks, 0), np.int64) if codes is None else codes.cpu().numpy()
+    row, grid = text_first([token for word in words for token in word], given)
+    return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row))
+
+
+def completed(lm: "SpeechGenerator", request: Request) -> tuple[Request, int]:
+    """See `SpeechGenerator.completed`."""
+    config = lm.model.config
+    extra = max(config.delays) if request.draw_codes and config.end != "eos" else 0
+    request = replace(request, num_codes=lm.codec.codebook_size, num_frames=request.num_frames + extra)
+    if request.new_text is not None:
+        request = replace(request, new_text=F.pad(request.new_text, (0, extra), value=ABSENT))
+    if request.new_codes is not None:
+        request = replace(request, new_codes=F.pad(request.new_codes, (0, extra), value=ABSENT))
+    return request, extra

@@ -1,0 +1,220 @@
+"""The recipe of the embedded models: what is said, by whom, and the shards it becomes."""
+
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codeclm.data.audio_out import save_audio
+from codeclm.data.sources import find_sources
+from codeclm.inference.sound.measures import measure_speech, semitones
+from codeclm.train.recipes.embedded import shards
+from codeclm.train.recipes.embedded.recordings import Recording, recordings
+from codeclm.train.recipes.embedded.synthesizers import shaped
+from codeclm.train.recipes.embedded.texts import deal, quotations, sided, wordnet
+from codeclm.train.recipes.embedded.variants import Change, placed
+from codeclm.train.recipes.embedded.voices import synthetic_voices
+from codeclm.train.recipes.embedded.written import sentences_of
+
+RATE = shards.RATE
+WORDNET = """  1 a line of the licence
+02933112 06 n 02 canal 0 waterway_(old) 0 001 @ 09225146 n 0000 | (geography) strip of water for boats; "it froze in \
+January"; "a word"
+"""
+GCIDE = """   1. To cast or drive out; to banish.
+
+            Being all this time abandoned . . . from
+            your bed. --Shak.
+      [1913 Webster]
+
+            A quotation of nobody.
+"""
+
+
+def vowel(seconds: float, pitch_hz: float = 120.0) -> np.ndarray:
+    """Harmonics under two formants, in syllables."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    hz = pitch_hz * np.arange(1, int(7000 / pitch_hz))
+    gains = np.exp(-(((hz - 700) / 300) ** 2)) + 0.5 * np.exp(-(((hz - 1800) / 300) ** 2)) + 0.003
+    tone = (gains[:, None] * np.cos(2 * np.pi * hz[:, None] * time)).sum(axis=0)
+    return (0.1 * tone * np.clip(1.5 * np.sin(2 * np.pi * 2 * time), 0.02, 1)).astype(np.float32)
+
+
+def people(folder: Path) -> list[Recording]:
+    for speaker, pitch in (("anna", 210.0), ("boris", 110.0)):
+        for number in range(3):
+            save_audio(folder / speaker / f"{speaker}-{number}.flac", vowel(1.5 + number, pitch), RATE)
+            (folder / speaker / f"{speaker}-{number}.txt").write_text(f"{speaker} says {number}\n")
+    return recordings(folder)
+
+
+def material(folder: Path, side: str = "train") -> shards.Material:
+    return shards.Material(side, {}, people(folder), (), folder)
+
+
+def test_definitions_examples_and_quotations_are_sentences():
+    assert wordnet([WORDNET]) == (["Canal: strip of water for boats."], ["It froze in January."])
+    assert quotations(GCIDE) == ["Being all this time abandoned from your bed."]
+
+
+def test_only_whole_sentences_of_a_language_model_are_kept():
+    answer = "Sure! The train was late again today. It said (nothing) to us all. Then we walked to the"
+    assert sentences_of(answer) == ["The train was late again today."]
+
+
+def test_a_sentence_is_for_training_or_held_out_and_nowhere_twice():
+    sentences = [f"The number {number} is not a word." for number in range(2000)]
+    scripture = {"train": ["In the beginning there was light."], "heldout": [sentences[7]]}
+    sources = {"examples": sentences + sentences[:50], "spoken": [text.upper() for text in sentences[:100]]}
+    texts = sided(sources, scripture, seed=3)
+    said = {side: re.findall(r"number (\d+)", " ".join(texts["examples"][side])) for side in ("train", "heldout")}
+    assert len(said["train"]) == len(set(said["train"])) and not set(said["train"]) & set(said["heldout"])
+    assert 20 < len(said["heldout"]) < 100
+    assert 1980 < len(said["train"]) + len(said["heldout"]) <= 1999  # but for paragraphs that are not full
+    assert texts["spoken"] == {"train": [], "heldout": []}
+    assert sided(sources, scripture, seed=3) == texts and sided(sources, scripture, seed=4) != texts
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 7), min_size=1))
+@settings(deadline=None, max_examples=30)
+def test_kinds_are_dealt_in_their_proportions_and_numbered_without_gaps(shares: dict[str, int]):
+    total, dealt = sum(shares.values()), deal(shares)
+    found = [dealt(number) for number in range(3 * total)]
+    for kind, share in shares.items():
+        assert [place for other, place in found if other == kind] == list(range(3 * share))
+
+
+def test_a_held_out_voice_and_all_that_is_made_of_it_do_not_speak_in_training():
+    voices = [voice for kind in synthetic_voices().values() for voice in kind]
+    assert len({voice.name for voice in voices}) == len(voices)
+    heldout = [voice for voice in voices if voice.heldout]
+    assert len(heldout) >= 20
+    spoken = {name for voice in voices if not voice.heldout for name in voice.settings.split("+") if name}
+    assert not spoken & {voice.settings for voice in heldout if voice.kind == "kokoro"}
+
+
+def test_another_pitch_throat_and_tempo_are_what_was_asked_for():
+    audio = vowel(3.0)
+    assert Change().of(audio, RATE) is audio
+    other = Change(pitch=4.0, throat=1.0, tempo=1.2).of(audio, RATE)
+    before, after = measure_speech(audio, RATE), measure_speech(other, RATE)
+    assert abs(semitones(after.median_pitch_hz, before.median_pitch_hz) - 4) < 0.3
+    assert abs(len(other) / len(audio) - 1.2) < 0.02
+    wider = Change(throat=1.15).of(audio, RATE)
+    assert abs(semitones(measure_speech(wider, RATE).median_pitch_hz, before.median_pitch_hz)) < 0.3
+    assert 1.05 < _centre(wider) / _centre(audio) < 1.25
+
+
+def _centre(audio: np.ndarray) -> float:
+    power = np.square(np.abs(np.fft.rfft(audio)))
+    return float((power * np.arange(len(power))).sum() / power.sum() / len(audio))
+
+
+def test_spectra_of_a_synthesizer_get_the_pitch_of_another_voice():
+    rng = np.random.default_rng(0)
+    spectra = [rng.standard_normal((601, 40)).astype(np.float32) for _ in range(5)]
+    f0 = np.where(np.arange(40) % 4 == 0, 0.0, rng.uniform(150, 250, 40)).astype(np.float32)
+    same = shaped([*spectra, f0])
+    assert all(np.array_equal(a, b) for a, b in zip(same, [*spectra, f0], strict=True))
+    higher = shaped([*spectra, f0], pitch=12.0)[-1]
+    np.testing.assert_allclose(higher, 2 * f0, rtol=1e-5)
+    flat = shaped([*spectra, f0], melody=0.0)[-1]
+    assert np.ptp(flat[f0 > 0]) < 1e-3 and not flat[f0 == 0].any()
+    assert not shaped([*spectra, f0], whisper=1.0)[-1].any()
+
+
+def test_speech_in_a_place_is_as_loud_as_drawn_and_never_clipped():
+    loud = [placed(vowel(1.0), RATE, np.random.default_rng(seed))[0] for seed in range(30)]
+    levels = [20 * np.log10(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) for audio in loud]
+    assert max(np.abs(audio).max() for audio in loud) <= 0.99 + 1e-6
+    assert -34 < min(levels) < max(levels) < -14 and max(levels) - min(levels) > 6
+
+
+def test_a_shard_is_the_same_whenever_it_is_made_and_says_who_speaks(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(shards, "SYNTHESES", 8)
+    made = material(tmp_path / "people")
+    shards.make_shards(made, tmp_path / "a", 2, num_workers=1)
+    first, second = (shards.shard_path(tmp_path / "a", number).read_bytes() for number in range(2))
+    shards.shard_path(tmp_path / "a", 0).unlink()
+    shards.make_shards(made, tmp_path / "a", 2, num_workers=1)
+    assert shards.shard_path(tmp_path / "a", 0).read_bytes() == first != second
+    sources = find_sources(tmp_path / "a").sources
+    assert len(sources) == 2 * shards.SYNTHESES
+    assert all(source.text and source.text.split()[0] == (source.speaker or "").split("~")[0] for source in sources)
+
+
+def test_new_voices_are_heard_on_their_side_only(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(shards, "SYNTHESES", 14)
+    speakers = {}
+    for side in ("train", "new_voices"):
+        shards.make_shards(material(tmp_path / "people", side), tmp_path / side, 1, num_workers=1)
+        speakers[side] = {source.speaker for source in find_sources(tmp_path / side).sources}
+    assert {"anna", "boris", "anna~0"} <= speakers["train"]
+    assert speakers["new_voices"] == {"anna~4", "boris~4"}
+    assert not speakers["train"] & speakers["new_voices"]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_shards_as_one_and_a_stopped_one_leaves_whole_shards(tmp_path: Path):
+    made = material(tmp_path / "people")
+    for folder, num_workers in (("one", 1), ("two", 2)):
+        shards.make_shards(made, tmp_path / folder, 2, num_workers)
+    for number in range(2):
+        pair = [shards.shard_path(tmp_path / folder, number).read_bytes() for folder in ("one", "two")]
+        assert pair[0] == pair[1]
+
+    first = next(made.utterances(0))
+
+    def broken(self: shards.Material, shard: int):
+        yield first
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shards.Material, "utterances", broken)
+        shards.make_shards(made, tmp_path / "stopped", 1, num_workers=1)
+    assert not (tmp_path / "stopped").exists()
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_speech_of_what_is_installed_and_refuses_other_settings(tmp_path: Path, monkeypatch):
+    pytest.importorskip("hibari")
+    from codeclm.train.recipes.embedded.__main__ import RecipeConfig, run
+
+    monkeypatch.setattr(shards, "SYNTHESES", 6)
+    people(tmp_path / "people/train")
+    people(tmp_path / "people/heldout")
+    (tmp_path / "people/.done").touch()
+    texts = {"spoken": {"train": ["Four of them came."], "heldout": ["Three did not."]}}
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/utterances.json").write_text(json.dumps(texts))
+    left_out = ("kokoro", "joe", "flite", "espeak")
+    config = RecipeConfig(hours=0.02, num_workers=1, without=left_out)
+    run(tmp_path, config, until="speech")
+    said = {side: _described(tmp_path / f"speech/{side}/00000.tar") for side in ("train", "heldout", "new_voices")}
+    assert {about["text"] for about in said["train"]} >= {"Four of them came."}
+    assert {about["text"] for about in said["heldout"] if about["source"] == "hibari/spoken"} == {"Three did not."}
+    assert not {about["speaker"] for about in said["train"]} & {about["speaker"] for about in said["new_voices"]}
+    with pytest.raises(ValueError, match="was begun with"):
+        run(tmp_path, RecipeConfig(hours=0.02, without=left_out, seed=1), until="speech")
+
+
+def test_what_is_not_installed_is_named_with_the_way_to_get_it(tmp_path: Path, monkeypatch):
+    from codeclm.train.recipes.embedded.__main__ import RecipeConfig, run
+
+    monkeypatch.setenv("PATH", "")
+    without = ("hibari", "kokoro", "joe", "espeak", "human")
+    with pytest.raises(ValueError, match="'flite' need: apt-get install flite; or leave them out: --without flite"):
+        run(tmp_path, RecipeConfig(without=without))
+    with pytest.raises(ValueError, match="the kinds of voices are hibari"):
+        RecipeConfig(without=("harp",))
+
+
+def _described(tar_file: Path) -> list[dict]:
+    with tarfile.open(tar_file) as tar:
+        members = [tar.extractfile(member) for member in tar if member.name.endswith(".json")]
+        return [json.load(file) for file in members if file is not None]

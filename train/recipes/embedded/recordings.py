@@ -1,0 +1,60 @@
+"""People: the recordings of the first recipe (corpus.py), a Russian speaker's sentences, and more to test with only.
+
+Debian's festvox-ru (copyright 2005 Nickolay V. Shmyrev, BSD-like) holds 620 sentences that a speaker read for a
+synthesizer, with their text. To test with: prompts by Armelle Desjardins in French (asterisk-prompt-fr-armelle,
+BSD-like) and by July E. Jimenez in Spanish (asterisk-prompt-es-co, GPL-2), at telephone quality; and the voices of a
+game that shout, mock and whine in several languages (hedgewars-data, GFDL-1.3).
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....data.audio import audio_header
+from ....data.encode_files import read_transcript
+from ..corpus import NOT_SPEECH, UNSEEN_VOICE, convert, fetch_debian, fetch_human, split_of
+
+READER, READER_PACKAGE = "shmyrev_ru", "festvox-ru"
+READER_FOLDER = "usr/share/festival/voices/russian/msu_ru_nsh_clunits"
+PROMPTED = {"armelle_fr": ("asterisk-prompt-fr-armelle", "fr"), "jimenez_es": ("asterisk-prompt-es-co", "es")}
+SHOUTS_PACKAGE, SHOUTS_FOLDER = "hedgewars-data", "usr/share/games/hedgewars/Data/Sounds/voices"
+MIN_SHOUT_S = 1.0
+MIN_S, MAX_S = 0.8, 25.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Someone's speech and its words, where they are known."""
+
+    path: Path
+    speaker: str
+    text: str | None
+
+
+def fetch_recordings(out: Path) -> None:
+    """OUT/{train,heldout}/SPEAKER/*.flac and OUT/unseen/SPEAKER/*.flac, with texts; those that are there are kept."""
+    fetch_human(out)
+    prompts = [package for package, _ in PROMPTED.values()]
+    unpacked = fetch_debian([READER_PACKAGE, SHOUTS_PACKAGE, *prompts], out / "more")
+    root = unpacked / READER_FOLDER
+    for name, text in re.findall(r'^\( (\S+) "(.*)" \)$', (root / "etc/txt.done.data").read_text(), re.MULTILINE):
+        target = out / split_of(f"{READER}-{name}") / READER / f"{READER}-{name}.flac"
+        convert(root / f"wav/{name}.wav", target)
+        target.with_suffix(".txt").write_text(text.replace("+", "") + "\n")  # "+" is before a stressed vowel
+    for speaker, (_, language) in PROMPTED.items():
+        sounds = unpacked / "usr/share/asterisk/sounds"
+        for source in sorted((*sounds.glob(f"{language}/**/*.gsm"), *sounds.glob(f"*/{language}/**/*.gsm"))):
+            if not NOT_SPEECH.search(str(source)):
+                name = "-".join(source.relative_to(sounds).with_suffix("").parts)
+                convert(source, out / f"unseen/{speaker}/{name}.flac", "-f", "gsm")
+    for source in sorted((unpacked / SHOUTS_FOLDER).glob("*/*.ogg")):
+        if audio_header(source)[1] >= MIN_SHOUT_S:
+            voice = source.parent.name.lower()
+            convert(source, out / f"unseen/game_{voice}/{voice}-{source.stem.lower()}.flac")
+
+
+def recordings(folder: Path) -> list[Recording]:
+    """All that are neither very short nor very long, in the order of their names."""
+    paths = [path for path in sorted(folder.glob("*/*.flac")) if path.parent.name != UNSEEN_VOICE]
+    usable = [path for path in paths if MIN_S <= audio_header(path)[1] <= MAX_S]
+    return [Recording(path, path.parent.name, read_transcript(path)) for path in usable]

@@ -1,0 +1,196 @@
+"""Speech in numbered tar files of about seven minutes: KEY.flac (16 kHz) and KEY.json with text, speaker and more.
+
+A shard is a pure function of the material, the side and its number: it can be deleted and made again, anywhere, by any
+number of processes, and is there whole or not at all.
+"""
+
+import io
+import json
+import logging
+import os
+import random
+import tarfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from ....data.audio import AudioError, load_audio
+from ....data.progress import progress_bar
+from ....inference.sound.measures import resampled
+from ....model.files import whole_file
+from .recordings import Recording
+from .synthesizers import synthesizer
+from .texts import SHARES as TEXT_SHARES
+from .texts import Sides, deal
+from .variants import placed
+from .voices import AS_IT_COMES, SHARES, VERSIONS, Voice, changed, synthetic_voices
+
+RATE = 16_000  # Hz
+SYNTHESES = 50  # for each shard: half a turn of SHARES
+SHARD_HOURS = 0.11  # about
+MIN_S, MAX_S = 0.5, 30.0  # an utterance of another length is left out
+MIN_LOUDNESS = 1e-4  # root mean square of a synthesis; less is silence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all shards of one side are made of. Sides: "train", "heldout" (voices of training), "new_voices"."""
+
+    side: str
+    texts: dict[str, Sides]
+    people: list[Recording]
+    kinds: tuple[str, ...]  # of voices that can be had here
+    folder: Path  # where the files of synthesizers are
+    seed: int = 0
+
+    @cached_property
+    def voices(self) -> dict[str, list[Voice]]:
+        """Kind -> voices of this side."""
+        found = {kind: voices for kind, voices in synthetic_voices().items() if kind in self.kinds}
+        return {kind: mine for kind, voices in found.items() if (mine := [v for v in voices if self._is_mine(v)])} | (
+            {"human": []} if self.people else {}
+        )
+
+    def _is_mine(self, voice: Voice) -> bool:
+        return voice.heldout == (self.side == "new_voices")
+
+    @cached_property
+    def spoken(self) -> dict[str, list[str]]:
+        """Source -> its texts on this side."""
+        return {name: sides["train" if self.side == "train" else "heldout"] for name, sides in self.texts.items()}
+
+    def utterances(self, shard: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        """Audio [S] at RATE, and what is known of it."""
+        kind_of = deal({kind: share for kind, share in SHARES.items() if kind in self.voices})
+        source_of = deal({name: share for name, share in TEXT_SHARES.items() if self.spoken.get(name)})
+        for number in range(shard * SYNTHESES, (shard + 1) * SYNTHESES):
+            rng = np.random.default_rng([self.seed, zlib.crc32(self.side.encode()), number])
+            kind, before = kind_of(number)
+            if kind == "human":
+                versions, known = self._recorded(before), {"source": "human"}
+            else:
+                source, place = source_of(number)
+                text = self.spoken[source][place % len(self.spoken[source])]
+                versions, known = self._synthesized(kind, text, rng), {"text": text, "source": f"{kind}/{source}"}
+            for audio, voice, about in versions:
+                if MIN_S * RATE <= len(audio) <= MAX_S * RATE:
+                    audio, conditions = placed(audio, RATE, rng)
+                    yield audio, {"speaker": voice.name, **known, **about, "conditions": conditions}
+
+    def _synthesized(self, kind: str, text: str, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, Voice, dict]]:
+        """The text as one synthesis; where that is slow, also in other voices that are made of it."""
+        voices = self.voices[kind]
+        if kind in VERSIONS:
+            bases = sorted({voice.settings for voice in voices})
+            base = str(rng.choice(bases))
+            found = [voice for voice in voices if voice.settings == base]
+            chosen = [found[i] for i in rng.permutation(len(found))[: VERSIONS[kind]]]
+        else:
+            as_it_comes = kind == "hibari" and self.side != "new_voices" and rng.random() < AS_IT_COMES
+            chosen = [voices[0 if as_it_comes else int(rng.integers(len(voices)))]]
+        audio, rate = synthesizer(kind, self.folder)(text, chosen[0].settings, rng)
+        if not len(audio) or np.sqrt(np.mean(np.square(audio, dtype=np.float64))) < MIN_LOUDNESS:
+            logger.warning("left out: %s says nothing for %r", chosen[0].name, text)
+            return
+        for voice in chosen:  # changed at the synthesizer's rate: a lower pitch moves what is above 8 kHz into the band
+            yield resampled(voice.change.of(audio, rate), rate, RATE).astype(np.float32), voice, {}
+
+    def _recorded(self, number: int) -> Iterator[tuple[np.ndarray, Voice, dict]]:
+        """First each recording as it is, in an order of its own; then in the first voice that is made of it; ..."""
+        turn, place = divmod(number, len(self.people))
+        recording = self.people[random.Random(self.seed).sample(range(len(self.people)), len(self.people))[place]]
+        own = Voice(recording.speaker, "human")
+        made = [voice for voice in changed(own) if self._is_mine(voice)]
+        voices = made if self.side == "new_voices" else [own, *made]
+        try:
+            audio = load_audio(recording.path, RATE)
+        except AudioError as error:
+            logger.warning("left out: %s", error)
+            return
+        voice = voices[turn % len(voices)]
+        yield voice.change.of(audio, RATE), voice, {"text": recording.text} if recording.text else {}
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.tar"
+
+
+def make_shards(material: Material, folder: Path, count: int, num_workers: int) -> None:
+    """Make the shards 0..count-1 that are not there. Stopped, it goes on with the same call."""
+    todo = [number for number in range(count) if not shard_path(folder, number).exists()]
+    with progress_bar(total=count, initial=count - len(todo), unit="shard", desc=folder.name) as bar:
+        if num_workers < 2 or len(todo) < 2:
+            for number in todo:
+                write_shard(material, folder, number)
+                bar.update()
+            return
+        with ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker, (material, folder)) as pool:
+            waiting = [pool.submit(_in_worker, number) for number in todo]
+            try:
+                for future in as_completed(waiting):
+                    future.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in active_children():  # their shards are not whole, so they are not there
+                    process.terminate()
+                raise
+
+
+def write_shard(material: Material, folder: Path, number: int) -> None:
+    with whole_file(shard_path(folder, number)) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for index, (audio, known) in enumerate(material.utterances(number)):
+            key = f"{number:05d}-{index:03d}"
+            _add(tar, f"{key}.flac", _flac(audio))
+            _add(tar, f"{key}.json", json.dumps(known, ensure_ascii=False).encode())
+
+
+def _flac(audio: np.ndarray) -> bytes:
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, audio, RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # of no time and no owner: the same bytes every time
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+_worker: tuple[Material, Path] | None = None
+
+
+def _start_worker(material: Material, folder: Path) -> None:
+    global _worker
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+    _worker = material, folder
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _in_worker(number: int) -> None:
+    assert _worker is not None
+    write_shard(*_worker, number)
