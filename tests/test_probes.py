@@ -54,6 +54,7 @@ PATTERNS = {
     "delay": {"delays": (0, 1, 2), "pattern": "delay"},
     "parallel": {"pattern": "parallel"},
     "flatten": {"pattern": "flatten"},
+    "without BOS": {"bos": False},
 }
 
 
