@@ -104,13 +104,10 @@ class Client:
         """Chunks [S] float32 of it, as soon as they are made. A loop that ends early ends the drawing, too."""
         fields = {"format": "pcm", "stream": "true"}
         with self._asked(prompt, duration_s, seed, text, settings | fields) as reply:
-            left = b""
+            pieces = PcmPieces()
             for content in reply.iter_bytes():
-                content = left + content
-                whole = len(content) // 2 * 2
-                left = content[whole:]
-                if whole:
-                    yield samples_of(content[:whole])
+                if len(samples := pieces.add(content)):
+                    yield samples
 
     def speak(self, text: str, duration_s: float | None = None, seed: int = 0, **settings: Any) -> Generation:
         """`text` as speech, of a model that speaks text."""
@@ -182,6 +179,20 @@ def content_of(audio: str | Path | tuple[np.ndarray, int]) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, np.asarray(samples, np.float32), rate, "FLOAT", format="WAV")
     return file.getvalue()
+
+
+class PcmPieces:
+    """16-bit samples whose bytes come in pieces of any length."""
+
+    def __init__(self) -> None:
+        self.left = b""  # half of a sample, at most
+
+    def add(self, content: bytes) -> np.ndarray:
+        """The samples [S] float32 that are whole by now."""
+        content = self.left + content
+        whole = len(content) // 2 * 2
+        self.left = content[whole:]
+        return samples_of(content[:whole])
 
 
 def samples_of(pcm: bytes) -> np.ndarray:

@@ -123,6 +123,9 @@ class RowBatch:
         self.sampling = None
         return [place for place, row in enumerate(self.rows) if row is None][:count]
 
+    def places_of(self, row: Row) -> list[int]:
+        return [place for place, other in enumerate(self.rows) if other is row]
+
     def has_text(self, place: int) -> bool:
         """Whether a place is not a guided row's second one."""
         return self.rows.index(self.rows[place]) == place
@@ -133,7 +136,7 @@ class RowBatch:
         state, column = self.state, self.column
         row.ahead = row.window.start + num_known - (column + state.num_dropped)
         known = slice(column - num_known, column)
-        for place in [place for place, other in enumerate(self.rows) if other is row]:
+        for place in self.places_of(row):
             codes = state.codes[place, :, known]
             if self.longest and num_known:
                 codes = delay(codes[None], self.model.config.delays)[0, :, :num_known]
@@ -269,7 +272,7 @@ class RowBatch:
         """The last half of a row's window is given to the next one."""
         row.window = next(row.windows)
         if self.longest:  # steps that only lagging codebooks took
-            for place in [place for place, other in enumerate(self.rows) if other is row]:
+            for place in self.places_of(row):
                 for grid in (self.state.codes, self.state.text):
                     if grid is not None:
                         grid[place] = grid[place].roll(self.longest, dims=-1)

@@ -36,7 +36,7 @@ from .rendering import rendered
 from .row import Drawn, Row
 from .row_batch import RowBatch
 from .sampling import batch_sampling
-from .streaming import LARGEST, AudioStream
+from .streaming import LARGEST, AudioStream, frames_at_once
 from .threads import decoding_threads
 
 TOO_LARGE = "memory is too small for this request: ask for a shorter duration or prompt"
@@ -254,12 +254,8 @@ class Scheduler:
                 self.listened.pop(ticket, None)
 
     def _is_due(self, ticket: Ticket) -> bool:
-        """Whether the codec is to say its frames now.
-
-        It is several times faster with some at once: as in a stream of its own, the more a listener has in hand, the
-        more wait, up to LARGEST; these of all tickets go to the codec in the same step.
-        """
-        wanted = min(LARGEST, max(1, ticket.num_said // 2))
+        """Whether the codec is to say its frames now: as in a stream of its own, LARGEST of all tickets in one step."""
+        wanted = frames_at_once(ticket.num_said)
         enough = self.num_steps % LARGEST == 0 if wanted == LARGEST else len(ticket.ready) >= wanted
         return ticket.is_done or enough
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 LARGEST = 8  # frames that wait for the decoder at most: it is several times faster with as many at once
 
 
+def frames_at_once(num_said: int) -> int:
+    """How many frames the decoder is given at a time: the more, the more a listener has in hand already."""
+    return min(LARGEST, max(1, num_said // 2))
+
+
 class AudioStream:
     """Codes in, the audio of the continuation out: the prompt goes through the decoder, too, and is dropped."""
 
@@ -36,10 +41,7 @@ class AudioStream:
         self.num_given = 0  # columns of the prompt among them
 
     def take(self, state: State) -> np.ndarray:
-        """What the new columns of a state let the decoder say [S]; it may say it some frames later.
-
-        The more a listener has in hand, the more columns are decoded at once, up to LARGEST.
-        """
+        """What the new columns of a state let the decoder say [S]; it may say it some frames later."""
         before = state.num_dropped
         stop = min(before + state.frame, before + int(state.end[0]), self.num_frames)
         codes = state.codes[0, : state.num_codebooks, self.num_seen - before : stop - before]
@@ -48,7 +50,7 @@ class AudioStream:
         self.waiting = [*self.waiting, codes]  # a copy of this stream may have the same list
         self.num_given += min(max(0, given), codes.shape[1])
         num_new = sum(codes.shape[1] for codes in self.waiting) - self.num_given
-        return self.push_waiting() if num_new >= min(LARGEST, max(1, self.num_said // 2)) else np.zeros(0, np.float32)
+        return self.push_waiting() if num_new >= frames_at_once(self.num_said) else np.zeros(0, np.float32)
 
     def push_waiting(self) -> np.ndarray:
         codes, given = torch.cat(self.waiting, dim=1), self.num_given

@@ -1,6 +1,8 @@
 """A page in headless Chromium, where it is installed."""
 
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +27,21 @@ def wait_until(page, condition: str, seconds: float = 30.0) -> None:
             return
         page.wait_for_timeout(50)
     raise TimeoutError(condition)
+
+
+def shown(path: Path) -> Iterator:
+    """A page that lies at `path`, on a desktop in light colours and on a phone in dark ones.
+
+    Nothing may run over its edge, nor be complained of, before the next one is asked for.
+    """
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width, scheme in ((1280, "light"), (390, "dark")):
+            page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+            complaints = complaints_of(page)
+            page.goto(f"file://{path}")
+            yield page
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert complaints == []
+        browser.close()

@@ -12,8 +12,9 @@ from codeclm.inference.evaluate.quality.judges import Judges
 from codeclm.inference.evaluate.quality.page import MOST_ITEMS, continuations_page
 from codeclm.inference.evaluate.quality.run import Continuing, continuation_report
 
+from .browser import needs_chromium, shown, wait_until
 from .known_answer import RATE, KnownAnswer, by_pitch, speech
-from .test_report_page import CHROMIUM, Reader, wait_until
+from .test_report_page import Reader
 
 NASTY = '</script><script>alert("x")</script>&<b>'
 
@@ -59,22 +60,11 @@ def test_names_and_words_are_no_markup_and_nothing_is_loaded_from_elsewhere(html
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+@needs_chromium
 def test_a_browser_plays_the_continuations_and_nothing_runs_over_the_edge(html: str, tmp_path: Path):
-    playwright = pytest.importorskip("playwright.sync_api")
     (tmp_path / "page.html").write_text(html)
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1280, "light"), (390, "dark")):
-            page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-            complaints: list[str] = []
-            page.on("console", lambda message, into=complaints: into.append(message.text))
-            page.on("pageerror", lambda error, into=complaints: into.append(str(error)))
-            page.goto(f"file://{tmp_path / 'page.html'}")
-            wait_until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 2)")
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            page.locator(".sound .tracks").first.focus()
-            page.keyboard.press("Space")
-            wait_until(page, "document.querySelector('audio').played.length > 0")
-            assert complaints == []
-        browser.close()
+    for page in shown(tmp_path / "page.html"):
+        wait_until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 2)")
+        page.locator(".sound .tracks").first.focus()
+        page.keyboard.press("Space")
+        wait_until(page, "document.querySelector('audio').played.length > 0")

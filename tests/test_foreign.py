@@ -58,7 +58,7 @@ def test_a_folder_of_transformers_has_the_numbers_of_its_conversion(kind, folder
                  str(folders / f"{kind}-ours" / "codec"))  # fmt: skip
     assert 100 < direct["model"]["bits_per_second"] != direct["raw_bits_per_second"]
     for report in (direct, converted, bare):
-        del report["checkpoint_hash"]  # of other files
+        del report["checkpoint_hash"]  # over other files
     assert direct == converted == bare
 
 

@@ -67,7 +67,7 @@ def test_the_embedding_is_the_one_that_resemblyzers_own_code_gives():
     with torch.inference_mode():
         mean = VoiceEncoder()(torch.from_numpy(np.stack(windows(prompt()[: 3 * RATE])))).mean(dim=0).numpy()
     found = mean / np.linalg.norm(mean)
-    largest = [25, 173, 2, 102, 180, 148, 107, 157]  # of VoiceEncoder().embed_utterance, version 0.1.4
+    largest = [25, 173, 2, 102, 180, 148, 107, 157]  # by VoiceEncoder().embed_utterance, version 0.1.4
     expected = [0.21098, 0.20694, 0.20519, 0.19365, 0.17331, 0.17303, 0.17248, 0.17236]
     assert np.argsort(-found)[:5].tolist() == largest[:5]
     assert found[largest] == pytest.approx(expected, abs=2e-4)

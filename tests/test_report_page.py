@@ -17,7 +17,7 @@ from codeclm.inference.report.tracks import Sound, Word, surprising_moments, tra
 from codeclm.model.pretrained import PROMPT
 from codeclm.train.cli import main
 
-from .browser import CHROMIUM, complaints_of, needs_chromium, wait_until
+from .browser import needs_chromium, shown, wait_until
 
 RATE, FRAME_RATE = 16_000, 25.0
 NASTY = '</script><script>alert("x")</script>&<b>'
@@ -130,28 +130,19 @@ def test_a_recording_that_cannot_be_used_is_named_and_the_others_are_shown(tmp_p
 @pytest.mark.slow
 @needs_chromium
 def test_a_browser_draws_every_track_plays_the_sound_and_obeys_the_keyboard(html: str, tmp_path: Path):
-    playwright = pytest.importorskip("playwright.sync_api")
     (tmp_path / "page.html").write_text(html)
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1280, "light"), (390, "dark")):
-            page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-            complaints = complaints_of(page)
-            page.goto(f"file://{tmp_path / 'page.html'}")
-            wait_until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 2)")
-            drawn = page.evaluate(
-                "[...document.querySelectorAll('canvas')].map(c => new Set("
-                "c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size)"
-            )
-            assert len(drawn) == 8 and min(drawn) > 2
-            assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing runs over the edge
-            sound = page.locator(".sound").first
-            tracks_of = sound.locator(".tracks")
-            tracks_of.focus()
-            page.keyboard.press("End")
-            page.keyboard.press("ArrowLeft")
-            assert float(tracks_of.get_attribute("aria-valuenow")) == pytest.approx(2.0 - 1 / FRAME_RATE, abs=0.02)
-            sound.locator(".moments button").first.click()
-            wait_until(page, "document.querySelector('audio').played.length > 0")
-            assert complaints == []
-        browser.close()
+    for page in shown(tmp_path / "page.html"):
+        wait_until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 2)")
+        drawn = page.evaluate(
+            "[...document.querySelectorAll('canvas')].map(c => new Set("
+            "c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size)"
+        )
+        assert len(drawn) == 8 and min(drawn) > 2
+        sound = page.locator(".sound").first
+        tracks_of = sound.locator(".tracks")
+        tracks_of.focus()
+        page.keyboard.press("End")
+        page.keyboard.press("ArrowLeft")
+        assert float(tracks_of.get_attribute("aria-valuenow")) == pytest.approx(2.0 - 1 / FRAME_RATE, abs=0.02)
+        sound.locator(".moments button").first.click()
+        wait_until(page, "document.querySelector('audio').played.length > 0")

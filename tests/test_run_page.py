@@ -19,7 +19,8 @@ from codeclm.train import canary, loop, run_page
 from codeclm.train.charts import Line, chart, round_numbers
 from codeclm.train.new_model import new_model
 
-from .test_report_page import CHROMIUM, Reader, wait_until
+from .browser import needs_chromium, shown, wait_until
+from .test_report_page import Reader
 from .training import SHORT, metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -160,30 +161,20 @@ def test_a_long_curve_is_drawn_by_the_means_of_its_pieces():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+@needs_chromium
 def test_a_browser_draws_the_page_and_plays_a_sample(folder, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(folder / name, tmp_path)
     for step in (4, 12):
         save_audio(tmp_path / f"samples/step-{step:08d}/01-voice.wav", load_audio(PROMPT, 16_000)[:32_000], 16_000)
     run_page.main([str(tmp_path)])
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1280, "light"), (390, "dark")):
-            page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-            complaints: list[str] = []
-            page.on("console", lambda message, into=complaints: into.append(message.text))
-            page.on("pageerror", lambda error, into=complaints: into.append(str(error)))
-            page.goto(f"file://{tmp_path / 'run.html'}")
-            wait_until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
-            assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing runs over the edge
-            sizes = page.evaluate("[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)")
-            assert len(sizes) == 7 and min(sizes) > 100 and max(sizes) <= width
-            page.evaluate("document.querySelector('audio').play()")
-            wait_until(page, "document.querySelector('audio').played.length > 0")
-            page.locator("summary").first.focus()
-            page.keyboard.press("Enter")
-            assert page.locator("details").first.get_attribute("open") is not None
-            assert complaints == []
-        browser.close()
+    for page in shown(tmp_path / "run.html"):
+        wait_until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
+        sizes = page.evaluate("[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)")
+        width = page.viewport_size["width"]
+        assert len(sizes) == 7 and min(sizes) > 100 and max(sizes) <= width
+        page.evaluate("document.querySelector('audio').play()")
+        wait_until(page, "document.querySelector('audio').played.length > 0")
+        page.locator("summary").first.focus()
+        page.keyboard.press("Enter")
+        assert page.locator("details").first.get_attribute("open") is not None

@@ -24,7 +24,7 @@ from codeclm.inference.server.turnstile import MOST_CLIENTS, Turnstile
 
 from .serving import UNLIMITED, connect, served, wait_for, write_prompt
 
-LONG_S = 50.0  # of speech: longer than any test takes
+LONG_S = 50.0  # more speech than any test waits for
 
 
 @pytest.fixture(scope="module")

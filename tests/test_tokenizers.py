@@ -112,7 +112,7 @@ def test_bits_are_the_size_of_a_compressed_file(name, compared, tmp_path):
     assert (tmp_path / "a.clm").stat().st_size == HEADER.size + len(file.payload)
     assert 8 * len(file.payload) == pytest.approx(found["model"]["bits_per_second"] * found["duration_s"], abs=16)
     (ratio,) = (row.compressed_ratio for row in results if row.codec == name)
-    bits_in_file = {"tiny": 2 * 9, "mulaw": 160 * 8}[name]  # of a stretch of compressed_s, at most
+    bits_in_file = {"tiny": 2 * 9, "mulaw": 160 * 8}[name]  # in a stretch of compressed_s, at most
     assert ratio is not None and 1 - 1e-3 < ratio < 1 + 16 / (bits_in_file / 4)
 
 

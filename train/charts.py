@@ -7,9 +7,9 @@ from html import escape
 
 import numpy as np
 
-MOST_POINTS = 400  # of a line; a longer one is drawn by the means of its pieces
-MOST_DOTS = 60  # of a line that has any
-LEAST_SPAN = 0.02  # of an axis, as a share of its values: those of a constant stay readable
+MOST_POINTS = 400  # a line with more is drawn by the means of its pieces
+MOST_DOTS = 60  # a line with more has none
+LEAST_SPAN = 0.02  # an axis spans at least this share of its values: those of a constant stay readable
 RIGHT, TOP, BOTTOM = 10, 8, 22  # margins
 STYLE = """
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: .8rem; }

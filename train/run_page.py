@@ -26,7 +26,7 @@ from .normal import HIGHEST, LOWEST
 
 PAGE = "run.html"
 PROMPTS, LOOKS = 3, 5  # samples on the page: prompts, and steps at most at which each was continued
-ROWS = 20  # of a table
+ROWS = 20  # a table has no more
 POLICY = "default-src 'none'; media-src data:; style-src 'unsafe-inline'"
 SAMPLES_STYLE = """
 .samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .8rem; }
@@ -40,7 +40,7 @@ summary:focus-visible, .scroll:focus-visible { outline: 3px solid var(--mark); o
 code { overflow-wrap: anywhere; }
 """
 TRAINED, HELD_OUT = "light-dark(#8b93a1, #7d8694)", "hsl(215 70% 52%)"
-HEARD = {  # of a canary line -> heading, and how it is written
+HEARD = {  # key of a canary line -> heading, and how it is written
     "canary_passed": ("pass all checks", ".0f"),
     "canary_prompts": ("of", ".0f"),
     "canary_silent_share": ("silent", ".0%"),
@@ -95,7 +95,7 @@ def _before_and_after(run: Path) -> str:
         return ""
     try:
         found: list[Compared] = read(run)
-    except (ValueError, KeyError, TypeError):  # of another codeclm
+    except (ValueError, KeyError, TypeError):  # another codeclm wrote it
         return ""
     rows = [["speech, bits/s", "minutes", "before", "after", "change"]]
     for row in found:

@@ -21,7 +21,7 @@ from tyro.conf import arg
 
 from ...model.pretrained import PROMPT
 from ..argument_checks import check_package
-from ..client import samples_of
+from ..client import PcmPieces
 from ..options import Model, Numbers, write_json
 from ..text_table import text_table
 from .load import Listener, Load, LoadConfig, LoadReport, arrivals, summary
@@ -31,7 +31,7 @@ GRACE = 1.0  # times the seconds in which requests arrive, that those which are 
 
 @dataclass(frozen=True)
 class ServerLoadReport(LoadReport):
-    ends: list[dict[str, int]]  # of each rate: how requests ended
+    ends: list[dict[str, int]]  # how requests ended, at each rate
 
     def notes(self) -> list[str]:
         """How the numbers were made, a sentence each."""
@@ -92,12 +92,9 @@ async def run_load(address: str, model: str, config: LoadConfig, rate: float) ->
                 sample_rate = int(reply.headers["x-sample-rate"])
                 listener = Listener(arrival, None)
                 listeners.append(listener)
-                left = b""
+                pieces = PcmPieces()
                 async for content in reply.aiter_bytes():
-                    content = left + content
-                    whole = len(content) // 2 * 2
-                    left = content[whole:]
-                    listener.hear(time.perf_counter() - start, samples_of(content[:whole]), sample_rate)
+                    listener.hear(time.perf_counter() - start, pieces.add(content), sample_rate)
                 if abs(listener.num_samples / sample_rate - config.speech_s) < 0.1:
                     listener.end = time.perf_counter() - start
                 ends["with all their speech" if listener.end < np.inf else "too early"] += 1

@@ -3,7 +3,7 @@
     class Mine:
         name = "mine"                                       # for people
         codec = CodecReference.of(load_codec("mimi:8"))     # what codes are: rate, K codebooks of V entries
-        def fingerprint(self): ...                          # of the weights
+        def fingerprint(self): ...                          # a hash of the weights
         def encode(self, audio): ...                        # [S] at the codec's sample rate -> codes [K, T]
         def nats(self, codes): ...                          # [K, T] each -> -ln p of every code [K, T]
 

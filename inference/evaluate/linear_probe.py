@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PENALTIES = (1e-4, 1e-2, 0.3, 10.0)  # in variances of a feature; the best on a part of the training recordings is taken
-STEPS = 60  # of conjugate gradients, at most
+STEPS = 60  # conjugate gradients end after this many
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray]  # [N] bool: to fit on, to choose the penalty on, to test on
 

@@ -19,8 +19,8 @@ from ..sound.measures import HOP_S, pitch_track
 from .labels import SUFFIX, phones_at, read_labels, word_begins_at
 from .voices import SPEECH, speaker_of, voice_folders
 
-RECORDINGS, LABELLED_RECORDINGS = 40, 160  # of a voice, at most; with labels
-MAX_S = 8.0  # of a recording
+RECORDINGS, LABELLED_RECORDINGS = 40, 160  # a voice has this many at most; with labels
+MAX_S = 8.0  # the first seconds of a recording
 TEST_SHARE, CHOOSE_SHARE = 0.25, 0.15
 FIT, CHOOSE, TEST = "fit", "choose", "test"
 NUMBERS = ("pitch", "intonation", "loudness")  # R2 of these, balanced accuracy of the others

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..generator import SpeechGenerator
 
 HEADER, WORK = "probes.json", "codeclm evaluate"
-MIN_FRAMES, MIN_RECORDINGS = 20, 8  # of a class in each part; to fit on, and to test on
+MIN_FRAMES, MIN_RECORDINGS = 20, 8  # a class has these in each part; to fit on, and to test on
 LABELS_MISSING = (
     "needs recordings with labels, NAME.lab beside NAME.flac: python -m codeclm.train.recipes.labelled datasets/speech"
 )

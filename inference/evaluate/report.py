@@ -122,13 +122,18 @@ def saved_interval(ours: np.ndarray, bigram: np.ndarray, config: EvaluateConfig)
 
 def _interval(above: np.ndarray, below: np.ndarray, config: EvaluateConfig) -> tuple[float, float]:
     """above, below: [N] -> 95 % bootstrap interval of sum(above) / sum(below), over utterances."""
+    low, high = np.quantile(resampled_ratios(above, below, config), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def resampled_ratios(above: np.ndarray, below: np.ndarray, config: EvaluateConfig) -> np.ndarray:
+    """above, below: [N] -> sum(above) / sum(below) over N that are drawn from them again, as often as is asked for."""
     rng, resampled = np.random.default_rng(config.seed), []
     rows = max(1, DRAWS_AT_ONCE // len(above))
     for first in range(0, config.bootstrap_samples, rows):
         draws = rng.integers(0, len(above), (min(rows, config.bootstrap_samples - first), len(above)))
         resampled.append(above[draws].sum(axis=1) / below[draws].sum(axis=1))
-    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
-    return float(low), float(high)
+    return np.concatenate(resampled)
 
 
 def _counted(scope: str) -> slice:

@@ -157,7 +157,13 @@ async def fields_of(request: Request) -> tuple[dict[str, str], bytes | None, byt
         raise Refusal(415, "send a form: multipart/form-data")
     try:
         form: FormData = await request.form(max_files=len(FILES), max_fields=MOST_FIELDS, max_part_size=2**16)
-    except (ValueError, KeyError, UnicodeError, AttributeError, TypeError) as error:  # of what is no form at all
+    except (
+        ValueError,
+        KeyError,
+        UnicodeError,
+        AttributeError,
+        TypeError,
+    ) as error:  # it is no form at all
         raise Refusal(400, f"the form cannot be read ({type(error).__name__}); send multipart/form-data") from None
     values: dict[str, str] = {}
     files: dict[str, bytes] = {}

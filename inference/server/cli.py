@@ -9,9 +9,8 @@ from tyro.conf import arg
 from ..argument_checks import check_device, check_model, check_number, check_package
 from ..options import Device, Model, Options, Threads, Weights, open_model
 from ..threads import check_threads
-from .config import ServerConfig
+from .config import LOOPBACK, ServerConfig
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TOKEN = "CODECLM_TOKEN"
 
 

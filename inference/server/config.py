@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, fields
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
 
 @dataclass(frozen=True)
 class ServerConfig:

@@ -15,6 +15,7 @@ from pydantic import Field
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ...data.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, loudness_dbfs
+from .drawing import joined
 from .gate import SUBPROTOCOL, client_of
 from .refusal import Refusal, refusal_of
 from .service import Service
@@ -23,18 +24,16 @@ from .wishes import Continuation, Prompt, understood
 IDLE_S = 300.0  # without any message
 FIRST_S = 20.0  # before the first one
 SPEECH_DBFS = -40.0  # louder than this is speech
-SPOKEN_S = 0.25  # of speech in a row, which begin a turn, or interrupt one
+SPOKEN_S = 0.25  # speech in a row that begins a turn, or interrupts one
 QUIET_S = 0.8  # after speech, which end it
-KEPT_S = 1.0  # of the microphone while the model speaks
+KEPT_S = 1.0  # what is kept of the microphone while the model speaks
 
 
 class Start(Continuation):
     """The first message, or settings for all turns from now on."""
 
     type: Literal["start"]
-    sample_rate: int = Field(
-        default=16_000, ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE, description="of the microphone, Hz"
-    )
+    sample_rate: int = Field(default=16_000, ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE, description="the microphone's, Hz")
     turns: Literal["manual", "auto"] = Field(
         default="manual", description="auto: go on when somebody spoke and is quiet again"
     )
@@ -47,7 +46,7 @@ class Microphone:
     def __init__(self, sample_rate: int):
         self.sample_rate = sample_rate
         self.heard: list[np.ndarray] = []
-        self.spoken_s = self.quiet_s = 0.0  # of speech in a row, and of quiet after it
+        self.spoken_s = self.quiet_s = 0.0  # seconds of speech in a row, and of quiet after it
         self.has_spoken = False
 
     def hear(self, samples: np.ndarray, keep_s: float) -> None:
@@ -169,11 +168,9 @@ class Conversation:
                 session = await self.service.begin(self.settings, lambda: prompt, asked)
                 pieces = await self.service.first(session)
                 while pieces:
-                    for piece in pieces:
-                        self.num_samples += len(piece.pcm) // 2
-                    await self.send(b"".join(piece.pcm for piece in pieces))
-                    codes = [frame for piece in pieces for frame in piece.codes]
-                    bits = [frame for piece in pieces for frame in piece.bits]
+                    pcm, codes, bits = joined(pieces)
+                    self.num_samples += len(pcm) // 2
+                    await self.send(pcm)
                     await self.say({"type": "frames", "codes": codes, "bits": bits})
                     pieces = await session.take()
                 await self.end(session.finish_reason)

@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Thread
@@ -38,6 +38,13 @@ class Piece(NamedTuple):
     pcm: bytes  # 16-bit samples, little-endian
     codes: list[list[int]]  # [N, K]; sound follows some frames later
     bits: list[list[float]]  # [N, K] that each code cost the model
+
+
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """Several, one after the other, as one."""
+    codes = [frame for piece in pieces for frame in piece.codes]
+    bits = [frame for piece in pieces for frame in piece.bits]
+    return Piece(b"".join(piece.pcm for piece in pieces), codes, bits)
 
 
 class Session:
@@ -91,7 +98,7 @@ class Progress:
         self.first: float | None = None  # when its first audio was there
         self.num_samples = 0
 
-    def take(self, sample_rate: int) -> tuple[np.ndarray, list[Drawn]]:
+    def take(self) -> tuple[np.ndarray, list[Drawn]]:
         """Audio [S] and frames that are new."""
         ticket = self.ticket
         if ticket.audio_stream is None and not ticket.ready and not ticket.is_done:
@@ -108,7 +115,7 @@ class Drawing:
         self.lm, self.config, self.metrics = lm, config, metrics
         self.scheduler = self._new_scheduler()
         self.orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self.open: dict[Session, Progress] = {}  # of the thread that draws
+        self.open: dict[Session, Progress] = {}  # for the thread that draws alone
         self.readers = ThreadPoolExecutor(READERS, "codeclm-reader")
         self.thread = Thread(target=self._run, name="codeclm-drawing", daemon=True)
 
@@ -206,7 +213,7 @@ class Drawing:
     def _hand_out(self, progress: Progress) -> None:
         ticket, session = progress.ticket, progress.session
         is_done = ticket.is_done  # before the last audio is taken
-        chunk, frames = progress.take(self.lm.codec.sample_rate)
+        chunk, frames = progress.take()
         if len(chunk) or frames:
             self._measure(progress, len(chunk))
             codes = [frame.codes.tolist() for frame in frames]

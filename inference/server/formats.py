@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...data.audio_out import FORMATS, UNKNOWN_LENGTH, wav_header
-from .drawing import Piece
+from .drawing import Piece, joined
 from .refusal import Refusal
 
 TYPES = {
@@ -21,7 +21,7 @@ TYPES = {
     "mp3": "audio/mpeg",
     "jsonl": "application/x-ndjson",
 }
-PAGE_MS = 40.0  # of Opus in a page of Ogg: the most that a listener waits for beyond the codec
+PAGE_MS = 40.0  # Opus in a page of Ogg: the most that a listener waits for beyond the codec
 SET_PAGE_LATENCY = 0x1302  # SFC_SET_OGG_PAGE_LATENCY_MS of libsndfile
 
 
@@ -93,10 +93,8 @@ class Lines(Bare):
         return line(self.about)
 
     def add(self, pieces: Sequence[Piece]) -> bytes:
-        pcm = super().add(pieces)
+        pcm, codes, bits = joined(pieces)
         self.num_samples += len(pcm) // 2
-        codes = [frame for piece in pieces for frame in piece.codes]
-        bits = [frame for piece in pieces for frame in piece.bits]
         return line({"audio": base64.b64encode(pcm).decode(), "codes": codes, "bits": bits})
 
     def end(self, finish_reason: str) -> bytes:

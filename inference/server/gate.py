@@ -12,16 +12,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from urllib.parse import urlsplit
 
+from .config import LOOPBACK
 from .refusal import Refusal, log_error, refusal_of
 from .replies import Stalled, refused
 from .service import Message, Receive, Scope, Send, Service
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/", "/health", "/openapi.json", "/docs")  # without a token; the page's files, too
 PAGE = "/page/"
 WORK = "/v1/"  # below it a POST needs a place
 SUBPROTOCOL = "token."  # how a browser sends the token of a WebSocket: ["codeclm", "token.TOKEN"]
-UPLOAD_S = 120.0  # of a whole request
+UPLOAD_S = 120.0  # a whole request comes in this time
 DRAIN_S = 2.0  # in which the rest of a refused request is read: a client that still sends would not see the reply
 HEADERS = {
     "x-content-type-options": "nosniff",

@@ -17,6 +17,7 @@ from pathlib import Path
 import tyro
 
 from ...data.progress import progress_bar
+from ...inference.evaluate.labels import UNITS
 from .corpus import convert, fetch_debian
 
 PACKAGE, SPEAKER = "festvox-ru", "shmyrev_ru"
@@ -24,7 +25,6 @@ FOLDER = "usr/share/festival/voices/russian/msu_ru_nsh_clunits"
 PAUSE = "pau"
 VOWELS = {"a", "aa", "ae", "ay", "e", "ee", "i", "ii", "o", "oo", "u", "uu", "ur", "y", "yy"}
 VOWEL_LETTERS, WITH_J, NO_SOUND = "аеёиоуыэюя", "еёюя", "ьъ"
-HTK_UNITS = 10_000_000  # in a second
 
 
 def word_starts(text: str, phones: Sequence[str]) -> dict[int, str] | None:
@@ -70,7 +70,7 @@ def sounding(letters: str) -> str:
 def htk_labels(labels: str, text: str) -> str:
     """Festival's labels ("0.34200 125 pau": the end in seconds, and the phone) and the text -> HTK's."""
     found = [line.split() for line in labels.splitlines() if len(line.split()) == 3]
-    ends = [round(float(end) * HTK_UNITS) for end, _, _ in found]
+    ends = [round(float(end) * UNITS) for end, _, _ in found]
     phones = [phone for _, _, phone in found]
     words = word_starts(text, phones) or {}
     lines = []
@@ -80,14 +80,23 @@ def htk_labels(labels: str, text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sentences(root: Path) -> list[tuple[str, str]]:
+    """(name, text) of each sentence in the package, unpacked at `root`; "+" is before a stressed vowel."""
+    return re.findall(r'^\( (\S+) "(.*)" \)$', (root / "etc/txt.done.data").read_text(), re.MULTILINE)
+
+
+def convert_sentence(root: Path, name: str, text: str, target: Path) -> None:
+    """One of them as FLAC, with its text beside it; a file that exists is kept."""
+    convert(root / f"wav/{name}.wav", target)
+    target.with_suffix(".txt").write_text(text.replace("+", "") + "\n")
+
+
 def fetch_labelled(out: Path) -> None:
     """Files that exist are kept."""
     root = fetch_debian([PACKAGE], out / "debian") / FOLDER
-    texts = re.findall(r'^\( (\S+) "(.*)" \)$', (root / "etc/txt.done.data").read_text(), re.MULTILINE)
-    for name, text in progress_bar(texts, unit="sentence", desc=SPEAKER):
+    for name, text in progress_bar(sentences(root), unit="sentence", desc=SPEAKER):
         target = out / "labelled" / SPEAKER / f"{SPEAKER}-{name}.flac"
-        convert(root / f"wav/{name}.wav", target)
-        target.with_suffix(".txt").write_text(text.replace("+", "") + "\n")  # "+" is before a stressed vowel
+        convert_sentence(root, name, text, target)
         target.with_suffix(".lab").write_text(htk_labels((root / f"lab/{name}.lab").read_text(), text))
 
 

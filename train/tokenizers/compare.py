@@ -36,7 +36,7 @@ from .config import TokenizersConfig, run_folders
 from .measure import compressed_ratio, continued, likelihoods, round_trip
 from .speech import Speech, held_out_speech
 
-LEAST_STEPS = 20  # of a run that says anything
+LEAST_STEPS = 20  # a run of fewer says nothing
 MEASURED = "measured.json"
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class CodecResult:
     frame_rate: float  # Hz
     num_codebooks: int
     codebook_size: int
-    positions_per_second: float  # of the backbone: frames, or with the pattern "flatten" codes
+    positions_per_second: float  # positions of the backbone: frames, or with the pattern "flatten" codes
     raw: float  # bits/s from here on: every code at its capacity, log2 of the codebook's size
     unigram: float
     bigram: float

@@ -11,7 +11,7 @@ from ...model.files import whole_file
 from .compare import CodecResult
 from .table import QUALITY, context
 
-KINDS = (  # of each codec's line, from the right to the left
+KINDS = (  # points of a codec's line, from the right to the left
     ("raw", "raw codes", "|"),
     ("unigram", "unigram", "x"),
     ("bigram", "bigram", "s"),

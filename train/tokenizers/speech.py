@@ -17,7 +17,7 @@ from .config import TokenizersConfig
 class Speech:
     """The held-out speech that all codecs are measured on."""
 
-    total_s: float  # of all speech
+    total_s: float  # seconds of all speech
     scored: list[str]  # names of utterances, by hash
     recordings: list[Path]  # the files that they are from, by hash
     prompts: list[Path]  # those that are continued

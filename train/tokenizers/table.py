@@ -13,7 +13,7 @@ from .config import TokenizersConfig
 from .speech import Speech
 
 PICTURE = "tokenizers.png"
-QUALITY = ("pesq_wb", "stoi", "mel_distance", "pitch_correlation")  # of the round trip
+QUALITY = ("pesq_wb", "stoi", "mel_distance", "pitch_correlation")  # measures of the round trip
 NOT_COMPARABLE = (
     "Bits/s of two codecs count different things: a codec that throws more of the sound away leaves less to predict. "
     "Fewer bits are better only where the round trip is as good."

@@ -31,7 +31,7 @@ class Item:
     voice: str  # the speaker by the name of the recording's folder
     wav: str  # name of the continuation's file
     language: str | None  # that whisper hears in the prompt
-    text: str | None  # of the whole recording, where it is known
+    text: str | None  # the words of the whole recording, where they are known
     heard: dict[str, str]  # the words of the whole recording and of its round trip, where their text is known
     continued: Continuation
     prompt: Judged  # as it was recorded

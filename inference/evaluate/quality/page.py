@@ -12,10 +12,9 @@ from ...report.tracks import Sound
 from ...sound.compare import NAN
 from ...text_table import number
 from .items import Item
-from .judges import Judged
 from .material import CONTINUATION, REAL, ROUND_TRIP, round_trip
 from .report import DEFINITION, ContinuationReport
-from .speaker import similarity
+from .voices_kept import likeness
 
 PAGE = "index.html"
 NAMES = {CONTINUATION: "prompt and continuation", ROUND_TRIP: "the recording after the codec", REAL: "the recording"}
@@ -66,19 +65,14 @@ def _about(item: Item, kind: str) -> str:
     """What was judged of what follows the prompt."""
     sound = item.sounds[kind]
     measures = sound.measures
+    alike = likeness(sound, item.prompt)
     parts = [
         f"MOS {number(NAN if sound.mos is None else sound.mos, '.2f')}",
-        f"like its prompt {number(_alike(sound, item.prompt), '.2f')}",
+        f"like its prompt {number(NAN if alike is None else alike, '.2f')}",
         f"pitch {measures.median_pitch_hz:.0f} Hz (prompt {item.prompt.measures.median_pitch_hz:.0f})",
         f"level {measures.loudness_dbfs:.1f} dBFS (prompt {item.prompt.measures.loudness_dbfs:.1f})",
     ]
     return "After the prompt: " + ", ".join(parts)
-
-
-def _alike(sound: Judged, prompt: Judged) -> float:
-    if sound.voice is None or prompt.voice is None:
-        return NAN
-    return similarity(np.array(sound.voice), np.array(prompt.voice))
 
 
 def _said(item: Item, kind: str) -> str | None:

@@ -14,6 +14,7 @@ from ...sound.compare import Words, text_error_rate
 from ...sound.drift import NUM_PARTS
 from ...sound.measures import semitones
 from ...text_table import number
+from ..report import resampled_ratios
 from .estimate import Estimate, cell, estimate, mean_cell
 from .items import Item, Quarter
 from .material import CONTINUATION, KINDS, REAL
@@ -30,7 +31,7 @@ class Sounding:
     num: int
     mos: Estimate | None
     loudness_dbfs: Estimate | None
-    median_pitch_hz: Estimate | None  # of those with pitch
+    median_pitch_hz: Estimate | None  # without sounds that have no pitch
     voiced_share: Estimate | None
     silent_share: Estimate | None
 
@@ -45,7 +46,7 @@ class Saying:
     genppl: tuple[float, float, float] | None  # with its interval
     auto_bleu: float  # mean
     distinct: float  # word pairs
-    word_error_rate: float  # of whole recordings whose text is known; NaN otherwise
+    word_error_rate: float  # over whole recordings whose text is known; NaN otherwise
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,9 @@ def _saying(items: Sequence[Item], kind: str, config: EvaluateConfig) -> Saying:
 
 def _perplexity(found: np.ndarray, config: EvaluateConfig) -> tuple[float, float, float]:
     """Nats and tokens of texts [N, 2] -> exp(nats per token) over all of them, with its interval."""
-    rng = np.random.default_rng(config.seed)
-    draws = rng.integers(0, len(found), (config.bootstrap_samples, len(found)))
-    nats, tokens = found[draws].sum(axis=1).T
-    low, high = np.quantile(np.exp(nats / tokens), [0.025, 0.975])
-    return float(np.exp(found[:, 0].sum() / found[:, 1].sum())), float(low), float(high)
+    nats, tokens = found.T
+    low, high = np.quantile(np.exp(resampled_ratios(nats, tokens, config)), [0.025, 0.975])
+    return float(np.exp(nats.sum() / tokens.sum())), float(low), float(high)
 
 
 def _drifting(items: Sequence[Item], kind: str, config: EvaluateConfig) -> list[Drifting]:

@@ -17,13 +17,13 @@ from .judges import Judged
 from .material import CONTINUATION, KINDS
 from .speaker import similarity
 
-NEAR_SEMITONES, NEAR_DB = 3.0, 4.0  # of the prompt's pitch and level
+NEAR_SEMITONES, NEAR_DB = 3.0, 4.0  # as far from the prompt's pitch and level
 ANOTHER = "another's continuation"
 
 
 @dataclass(frozen=True)
 class VoiceKept:
-    """Of one kind of sound; shares are 0..1. The prompt is the recording's own, not the codec's rendering of it."""
+    """How one kind of sound keeps the voice; shares are 0..1. The prompt is as recorded, not the codec's rendering."""
 
     own: Estimate | None  # similarity to its own prompt
     other: Estimate | None  # to other prompts
@@ -64,8 +64,8 @@ def _kept(items: Sequence[Item], kind: str, numbers: Sequence[int], config: Eval
     own, other, nearer = [], [], []
     for number in numbers:
         sound, prompt = items[number].sounds[kind], items[number].prompt
-        mine = _similarity(sound, prompt)
-        theirs = [_similarity(sound, item.prompt) for item in others(items, number)]
+        mine = likeness(sound, prompt)
+        theirs = [likeness(sound, item.prompt) for item in others(items, number)]
         known = np.array([value for value in theirs if value is not None])
         own.append(mine)
         if mine is not None and len(known):
@@ -85,7 +85,7 @@ def _of_others(items: Sequence[Item], config: EvaluateConfig) -> VoiceKept:
     own, pitch, level = [], [], []
     for number, item in enumerate(items):
         sounds = [other.sounds[CONTINUATION] for other in others(items, number)]
-        own.append(_mean([_similarity(sound, item.prompt) for sound in sounds]))
+        own.append(_mean([likeness(sound, item.prompt) for sound in sounds]))
         pitch.append(_mean([pitch_is_near(sound.measures, item.prompt.measures) for sound in sounds]))
         level.append(_mean([level_is_near(sound.measures, item.prompt.measures) for sound in sounds]))
     return VoiceKept(estimate(own, config), None, None, estimate(pitch, config), estimate(level, config))
@@ -106,7 +106,8 @@ def level_is_near(sound: SpeechMeasures, prompt: SpeechMeasures) -> float | None
     return float(abs(sound.loudness_dbfs - prompt.loudness_dbfs) <= NEAR_DB)
 
 
-def _similarity(sound: Judged, prompt: Judged) -> float | None:
+def likeness(sound: Judged, prompt: Judged) -> float | None:
+    """The similarity of their voices; None where one was not judged."""
     if sound.voice is None or prompt.voice is None:
         return None
     return similarity(np.array(sound.voice), np.array(prompt.voice))

@@ -38,7 +38,7 @@ from .written import written_sentences
 
 RECIPE = "codeclm-embedded-1"  # changes when the same settings give other shards
 DICTIONARIES = ("wordnet-base", "dict-gcide")
-HELDOUT_SHARE = 0.01  # of the hours, of held-out texts; as much again by new voices
+HELDOUT_SHARE = 0.01  # share of the hours with held-out texts; as much again by new voices
 Step = Literal["people", "texts", "speech", "codec", "tokens"]
 
 

@@ -6,16 +6,14 @@ BSD-like) and by July E. Jimenez in Spanish (asterisk-prompt-es-co, GPL-2), at t
 game that shout, mock and whine in several languages (hedgewars-data, GFDL-1.3).
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ....data.audio import audio_header
 from ....data.encode_files import read_transcript
+from .. import labelled
 from ..corpus import NOT_SPEECH, UNSEEN_VOICE, convert, fetch_debian, fetch_human, split_of
 
-READER, READER_PACKAGE = "shmyrev_ru", "festvox-ru"
-READER_FOLDER = "usr/share/festival/voices/russian/msu_ru_nsh_clunits"
 PROMPTED = {"armelle_fr": ("asterisk-prompt-fr-armelle", "fr"), "jimenez_es": ("asterisk-prompt-es-co", "es")}
 SHOUTS_PACKAGE, SHOUTS_FOLDER = "hedgewars-data", "usr/share/games/hedgewars/Data/Sounds/voices"
 MIN_SHOUT_S = 1.0
@@ -35,12 +33,12 @@ def fetch_recordings(out: Path) -> None:
     """OUT/{train,heldout}/SPEAKER/*.flac and OUT/unseen/SPEAKER/*.flac, with texts; those that are there are kept."""
     fetch_human(out)
     prompts = [package for package, _ in PROMPTED.values()]
-    unpacked = fetch_debian([READER_PACKAGE, SHOUTS_PACKAGE, *prompts], out / "more")
-    root = unpacked / READER_FOLDER
-    for name, text in re.findall(r'^\( (\S+) "(.*)" \)$', (root / "etc/txt.done.data").read_text(), re.MULTILINE):
-        target = out / split_of(f"{READER}-{name}") / READER / f"{READER}-{name}.flac"
-        convert(root / f"wav/{name}.wav", target)
-        target.with_suffix(".txt").write_text(text.replace("+", "") + "\n")  # "+" is before a stressed vowel
+    unpacked = fetch_debian([labelled.PACKAGE, SHOUTS_PACKAGE, *prompts], out / "more")
+    root = unpacked / labelled.FOLDER
+    for name, text in labelled.sentences(root):
+        name_here = f"{labelled.SPEAKER}-{name}"
+        target = out / split_of(name_here) / labelled.SPEAKER / f"{name_here}.flac"
+        labelled.convert_sentence(root, name, text, target)
     for speaker, (_, language) in PROMPTED.items():
         sounds = unpacked / "usr/share/asterisk/sounds"
         for source in sorted((*sounds.glob(f"{language}/**/*.gsm"), *sounds.glob(f"*/{language}/**/*.gsm"))):

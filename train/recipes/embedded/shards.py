@@ -49,7 +49,7 @@ class Material:
     side: str
     texts: dict[str, Sides]
     people: list[Recording]
-    kinds: tuple[str, ...]  # of voices that can be had here
+    kinds: tuple[str, ...]  # kinds of voices that can be had here
     folder: Path  # where the files of synthesizers are
     seed: int = 0
 
@@ -68,6 +68,11 @@ class Material:
     def spoken(self) -> dict[str, list[str]]:
         """Source -> its texts on this side."""
         return {name: sides["train" if self.side == "train" else "heldout"] for name, sides in self.texts.items()}
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The people's recordings, mixed."""
+        return random.Random(self.seed).sample(range(len(self.people)), len(self.people))
 
     def utterances(self, shard: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Audio [S] at RATE, and what is known of it."""
@@ -108,7 +113,7 @@ class Material:
     def _recorded(self, number: int) -> Iterator[tuple[np.ndarray, Voice, dict]]:
         """First each recording as it is, in an order of its own; then in the first voice that is made of it; ..."""
         turn, place = divmod(number, len(self.people))
-        recording = self.people[random.Random(self.seed).sample(range(len(self.people)), len(self.people))[place]]
+        recording = self.people[self.order[place]]
         own = Voice(recording.speaker, "human")
         made = [voice for voice in changed(own) if self._is_mine(voice)]
         voices = made if self.side == "new_voices" else [own, *made]
@@ -164,7 +169,7 @@ def _flac(audio: np.ndarray) -> bytes:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # of no time and no owner: the same bytes every time
+    member = tarfile.TarInfo(name)  # without time and owner: the same bytes every time
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
 

