@@ -20,7 +20,8 @@ def speech_like(seed: int = 0) -> torch.Tensor:
 def all_losses(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
     difference, added = losses.loudness_losses(output, target, RATE)
     mel, envelope = (loss(output, target, RATE) for loss in (losses.mel_loss, losses.envelope_loss))
-    return {"mel": mel, "difference": difference, "added": added, "envelope": envelope}
+    level = losses.level_loss(output, target, RATE)
+    return {"mel": mel, "difference": difference, "added": added, "envelope": envelope, "level": level}
 
 
 def test_what_sounds_equal_costs_nothing_and_noise_costs_more_the_louder_it_is():
@@ -28,8 +29,14 @@ def test_what_sounds_equal_costs_nothing_and_noise_costs_more_the_louder_it_is()
     equal, quiet, loud = (
         all_losses(output, target) for output in (-target, target + 0.003 * noise, target + 0.03 * noise)
     )
-    for name in equal:
+    for name in equal.keys() - {"level"}:
         assert equal[name] < 2e-3 and 2 * equal[name] < quiet[name] < loud[name], name
+
+
+def test_the_level_loss_is_the_distance_in_bels():
+    target = speech_like()
+    assert float(losses.level_loss(target / 10, target, RATE)) == pytest.approx(2.0, abs=1e-2)
+    assert float(losses.level_loss(-target, target, RATE)) == 0.0
 
 
 def test_every_loss_has_a_finite_gradient_in_silence():

@@ -263,7 +263,7 @@ def test_balancing_changes_what_is_learned_and_survives_a_resume(data: Path, tmp
     trainer.restore(tmp_path / "run" / "step-00000004")
     for batch in batches(crops_of(data, tmp_path), config, 4):
         trainer.train_step(*batch)
-    assert set(trainer.balancer.sizes) == {"mel", "difference", "added", "envelope", "adversarial", "matching"}
+    assert set(trainer.balancer.sizes) == {"mel", "difference", "added", "envelope", "level", "adversarial", "matching"}
     weights = load_codec(folder).state_dict()
     assert torch.equal(weights["encoder.inlet.weight"], trainer.average["encoder.inlet.weight"])
     plain = load_codec(train_codec(data, tmp_path / "plain", replace(config, balance=False)))

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeclm.data.audio_out import save_audio
 from codeclm.data.sources import find_sources
 from codeclm.inference.sound.measures import measure_speech, semitones
+from codeclm.model.codec_shapes import SpectralConfig
+from codeclm.model.codecs import SpectralCodec
 from codeclm.train.recipes.embedded import shards
+from codeclm.train.recipes.embedded.limits import Parts, distance
 from codeclm.train.recipes.embedded.recordings import Recording, recordings
 from codeclm.train.recipes.embedded.synthesizers import shaped
 from codeclm.train.recipes.embedded.texts import deal, quotations, sided, wordnet
@@ -218,3 +222,20 @@ def _described(tar_file: Path) -> list[dict]:
     with tarfile.open(tar_file) as tar:
         members = [tar.extractfile(member) for member in tar if member.name.endswith(".json")]
         return [json.load(file) for file in members if file is not None]
+
+
+@pytest.mark.slow
+def test_filters_fitted_to_a_clip_come_nearer_to_it_than_a_codec_that_never_learned():
+    time = np.arange(RATE) / RATE
+    harmonics = sum(np.sin(2 * np.pi * 150 * n * time) / n for n in range(1, 20))
+    clip = (0.1 * (0.3 + np.sin(2 * np.pi * 3 * time) ** 2) * harmonics).astype(np.float32)
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 1, "latent_layers": 1, "bottleneck_layers": 1, "decoder_layers": 1}
+    codec = SpectralCodec(SpectralConfig(**layers, encoder_dim=8, dim=8, num_codebooks=2, codebook_size=8)).eval()
+    parts, audio = Parts(codec.requires_grad_(False)), torch.from_numpy(clip)[None]
+    read = parts.read(codec.encoder(audio))
+    assert abs(float(parts.sung(audio, read)[0, 10:-10].median().exp2()) - 150) < 3
+    far, near = (
+        float(distance(output, audio, RATE)) for output in (parts.back(audio, True, False), parts.fitted(audio))
+    )
+    assert near < 0.4 * far

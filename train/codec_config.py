@@ -29,6 +29,7 @@ class CodecTrainConfig:
     difference_weight: float = 3.0  # weight of the difference in loudness
     added_weight: float = 3.0  # weight of loudness that the codec adds
     envelope_weight: float = 15.0  # weight of the distance between spectral envelopes
+    level_weight: float = 5.0  # weight of the distance between levels
     pitch_weight: float = 60.0  # weight of the distance between pitches
     commitment_weight: float = 1.0  # weight of the distance between latents and their quantized values
     adversarial_weight: float = 1.0  # weight of the discriminators' verdict

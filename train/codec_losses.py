@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RESOLUTIONS = ((0.02, 48), (0.04, 80), (0.064, 100))  # (window in seconds, mel bands)
+LEVEL_S = 0.32  # seconds of which the level is compared
 EAR_S = 0.032  # seconds of the window that loudness and envelopes are measured over, every half of it
 
 
@@ -60,6 +61,17 @@ def mel_loss(output: Tensor, target: Tensor, sample_rate: int) -> Tensor:
         a, b = (log_mel(magnitude(spectrum(x, window)), sample_rate, window, bands) for x in (output, target))
         terms.append(F.l1_loss(a, b))
     return torch.stack(terms).mean()
+
+
+def level_loss(output: Tensor, target: Tensor, sample_rate: int) -> Tensor:
+    """Mean distance in bels between the levels of two [B, S], over stretches of LEVEL_S.
+
+    Spectra that cannot be told exactly are best guessed at their medians, which are too quiet: the other losses like
+    that. Below -60 dBFS no difference counts.
+    """
+    size = min(samples(LEVEL_S, sample_rate), output.shape[1])
+    a, b = (x.float().unfold(1, size, size).square().mean(dim=2).clamp_min(1e-6).log10() for x in (output, target))
+    return (a - b).abs().mean()
 
 
 def power(audio: Tensor, window: int) -> Tensor:

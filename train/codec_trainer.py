@@ -149,6 +149,7 @@ class CodecTrainer:
             "difference": difference,
             "added": added,
             "envelope": losses.envelope_loss(output, audio, rate),
+            "level": losses.level_loss(output, audio, rate),
         }
 
     def _adversarial_terms(self, real: Tensor, output: Tensor) -> dict[str, Tensor]:

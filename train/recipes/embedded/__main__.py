@@ -29,7 +29,7 @@ from ....inference.screen import log_lines, say_error, terminable
 from ....model.files import locked_folder, write_whole
 from ...codec_config import CodecTrainConfig
 from ..corpus import fetch_debian
-from .recordings import fetch_recordings, recordings
+from .recordings import fetch_recordings, join_clips, recordings
 from .shards import SHARD_HOURS, Material, make_shards
 from .synthesizers import fetch_kokoro, missing
 from .texts import Sides, utterance_texts
@@ -91,7 +91,7 @@ def run(out: Path, config: RecipeConfig, until: Step = "tokens") -> None:
             raise ValueError(f"voices of the kind '{kind}' need: {how}; or leave them out: --without {kind}")
     check_same(out, config, kinds)
     works = {
-        "people": lambda: once(out / "people/.done", lambda: fetch_recordings(out / "people")),
+        "people": lambda: fetch_people(out / "people"),
         "texts": lambda: gathered_texts(out / "texts", config),
         "speech": lambda: make_speech(out, config, kinds),
         "codec": lambda: train_on_sample(out, config),
@@ -120,6 +120,11 @@ def once(done: Path, work: Callable[[], None]) -> None:
     if not done.exists():
         work()
         write_whole(done, "")
+
+
+def fetch_people(people: Path) -> None:
+    once(people / ".done", lambda: fetch_recordings(people))
+    once(people / ".clips", lambda: join_clips(people))
 
 
 def gathered_texts(out: Path, config: RecipeConfig) -> dict[str, Sides]:

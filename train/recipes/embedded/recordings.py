@@ -3,21 +3,31 @@
 Debian's festvox-ru (copyright 2005 Nickolay V. Shmyrev, BSD-like) holds 620 sentences that a speaker read for a
 synthesizer, with their text. To test with: prompts by Armelle Desjardins in French (asterisk-prompt-fr-armelle,
 BSD-like) and by July E. Jimenez in Spanish (asterisk-prompt-es-co, GPL-2), at telephone quality; and the voices of a
-game that shout, mock and whine in several languages (hedgewars-data, GFDL-1.3).
+game that shout, mock and whine in several languages (hedgewars-data, GFDL-1.3). Those and the actors of the first
+recipe are also joined to clips of some seconds, as many of each voice: acted speech to measure a codec on.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....data.audio import audio_header
+import numpy as np
+
+from ....data.audio import audio_header, load_audio
+from ....data.audio_out import save_audio
 from ....data.encode_files import read_transcript
+from ....data.split import name_hash
 from .. import labelled
 from ..corpus import NOT_SPEECH, UNSEEN_VOICE, convert, fetch_debian, fetch_human, split_of
 
 PROMPTED = {"armelle_fr": ("asterisk-prompt-fr-armelle", "fr"), "jimenez_es": ("asterisk-prompt-es-co", "es")}
 SHOUTS_PACKAGE, SHOUTS_FOLDER = "hedgewars-data", "usr/share/games/hedgewars/Data/Sounds/voices"
+RATE = 16_000
 MIN_SHOUT_S = 1.0
 MIN_S, MAX_S = 0.8, 25.0
+ACTED = ("acted_*", "game_*")
+WATCHED = ("acted_nl", "game_classic", "game_default", "game_default_es", "game_default_ru")  # settings are chosen on
+NO_VOICE = "game_robot"  # an effect
+CLIP_S, CLIPS, PEAK = 5.0, 4, 0.97  # least length, clips of a voice at most, their highest sample
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,22 @@ def fetch_recordings(out: Path) -> None:
         if audio_header(source)[1] >= MIN_SHOUT_S:
             voice = source.parent.name.lower()
             convert(source, out / f"unseen/game_{voice}/{voice}-{source.stem.lower()}.flac")
+
+
+def join_clips(people: Path) -> None:
+    """PEOPLE/clips/{watched,test}/VOICE-N.flac: recordings of an acted voice, one after another."""
+    folders = sorted(folder for pattern in ACTED for folder in (people / "unseen").glob(pattern))
+    for folder in (folder for folder in folders if folder.name != NO_VOICE):
+        side = "watched" if folder.name in WATCHED else "test"
+        clips, parts = 0, []
+        for path in sorted(folder.glob("*.flac"), key=lambda path: name_hash(path.stem)):
+            parts.append(load_audio(path, RATE))
+            if sum(map(len, parts)) >= CLIP_S * RATE and clips < CLIPS:
+                clip = np.concatenate(parts)
+                save_audio(
+                    people / "clips" / side / f"{folder.name}-{clips}.flac", clip * PEAK / np.abs(clip).max(), RATE
+                )
+                clips, parts = clips + 1, []
 
 
 def recordings(folder: Path) -> list[Recording]:
