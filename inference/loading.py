@@ -226,7 +226,7 @@ def load_tokenizer(folder: Path, model: SpeechLM) -> TextTokenizer | None:
 
 def save_model(
     model: SpeechLM,
-    codec: Codec,
+    codec: Codec | None,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     tokenizer: TextTokenizer | None = None,
@@ -236,6 +236,7 @@ def save_model(
 ) -> None:
     """Write what `load` reads, whole or not at all. The codec goes along unless it is the embedded one.
 
+    codec: None where it is not at hand; then `load` asks for FOLDER/codec, unless it is the embedded one.
     with_codec: the embedded codec goes along, too, so that the model does not depend on this version of codeclm.
     replace: what was in `folder` goes, once the new model is whole; else FileExistsError if there is anything.
     packed: matrices in 8 bits a number instead of `dtype`; all else is float32. Codes and nats change a little.
@@ -251,7 +252,7 @@ def save_model(
         if tokenizer is not None:
             tokenizer.save(partial)
         write_checksums(partial)
-        if not is_embedded(codec):
+        if codec is not None and not is_embedded(codec):
             codec.save(partial / "codec")
         elif with_codec:
             copy_embedded_codec(partial / "codec")

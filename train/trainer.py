@@ -63,7 +63,7 @@ class Trainer:
     def __init__(
         self,
         model: SpeechLM,
-        codec: Codec,
+        codec: Codec | None,
         store: Stores,
         out: Path,
         config: RunConfig,
@@ -71,7 +71,12 @@ class Trainer:
         start: str | None = None,
         tuning: Tuning = Tuning(),
     ):
-        """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
+        """codec: None where nobody listens (no canary); the model is then kept without it.
+
+        start: what the first weights are, when something else in the run's identity says it (default: their hash).
+        """
+        if codec is None and config.canary:
+            raise ValueError("a run without its codec cannot be heard: give canary 0")
         self.corpora = corpora(store, config.batch)
         self.store = self.corpora[0].store
         self.store.require_model(model.config)

@@ -42,7 +42,7 @@ def pack_codec(trained: Path, folder: Path) -> Path:
     """The codec in int8, in a new folder: another codec than it was, with a fingerprint of its own."""
     source = load_codec(trained)
     assert isinstance(source, SpectralCodec)
-    with whole_folder(folder) as partial:
+    with whole_folder(folder, replace=True) as partial:
         source.save(partial, packed=True)
     return folder
 
