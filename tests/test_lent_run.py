@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,11 @@ from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load
 from codeclm.model.codec_reference import CodecReference
 from codeclm.train.config import TextOptions, TrainConfig
-from codeclm.train.new_model import new_model, new_tokenizer
 from codeclm.train.recipes.embedded.language_model import ON_CPU, ON_GPU
-from codeclm.train.recipes.embedded.lent import timed_run
 from codeclm.train.recipes.embedded.lent.pack import SETTINGS, join, newest_run, pack, unpack
 from codeclm.train.recipes.embedded.lent.packed_store import num_bits, pack_codes, unpack_codes
 from codeclm.train.recipes.embedded.lent.parcel import receive, send
-from codeclm.train.recipes.embedded.lent.timed_run import first_model
+from codeclm.train.recipes.embedded.lent.timed_run import Trial, checked, first_model
 
 from .training import SHAPE, SOURCE
 
@@ -136,23 +135,24 @@ def there(arguments: list[str], **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_settings_that_do_not_work_there_are_left_out_and_said(recipe: Path, small: TrainConfig, monkeypatch, caplog):
-    store = TokenStore(recipe / "tokens")
-    model = new_model(store, small, new_tokenizer([store], small))
-
-    def tried(model, store, config: TrainConfig, *_) -> str:
-        if config.compile:
-            raise RuntimeError("no compiler")
-        if not 0 < config.batch.frames_per_microbatch <= 100 and config.batch.frames_per_batch > 64:
+def test_settings_that_do_not_work_there_are_left_out_and_said(caplog):
+    def attempt(config: TrainConfig, compiled: float = 0.0) -> Trial:
+        if not 0 < config.batch.frames_per_microbatch <= 5000:
             raise torch.OutOfMemoryError
-        return "works"
+        if config.compile and not compiled:
+            raise RuntimeError("no compiler")
+        return Trial(1.0, 1.0, compiled if config.compile else 100.0, "works")
 
-    monkeypatch.setattr(timed_run, "tried", tried)
-    found = timed_run.checked(model, store, replace(small, compile=True), None)
-    batch = replace(small.batch, frames_per_microbatch=64)
-    assert found == replace(small, compile=False, batch=batch)
-    assert "the run goes on without (RuntimeError: no compiler)" in caplog.text
-    assert "64 frames at a time" in caplog.text
+    caplog.set_level("INFO")
+    fits = replace(ON_GPU, compile=False, batch=replace(ON_GPU.batch, frames_per_microbatch=4096))
+    assert checked(ON_GPU, attempt)[0] == fits
+    assert "out of memory: 8192 frames at a time" in caplog.text and "4096 frames" in caplog.text
+    assert "goes on without (RuntimeError: no compiler)" in caplog.text
+    assert checked(ON_GPU, partial(attempt, compiled=101.0))[0] == fits
+    assert "not faster" in caplog.text
+    assert checked(ON_GPU, partial(attempt, compiled=150.0))[0] == replace(fits, compile=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        checked(replace(ON_GPU, batch=replace(ON_GPU.batch, max_frames=6000)), attempt)
 
 
 @pytest.mark.slow

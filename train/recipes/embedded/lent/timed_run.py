@@ -1,6 +1,6 @@
 """A run that ends by the clock: `codeclm train`'s own, stopped where its learning rate must begin to decay.
 
-    checks     a small step, then steps at full size on a copy: compiled or not, in one piece or several, as it goes
+    checks     steps at full size on a copy: in one piece or several, as memory allows; compiled where that is faster
     constant   at the full learning rate, until a deadline stops it as a signal would
     decay      the same run with its number of steps, which is now known: the last `decay_share` of them
 
@@ -10,7 +10,10 @@ Nothing here is a trainer: the second run resumes the first with fewer steps, as
 import copy
 import logging
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +33,9 @@ from ....trainer import Trainer
 from .pack import FIRST, send_back
 
 TRIED_STEPS = 5
+WORTH_IT = 1.03  # compiled steps are at least so many times as fast, or not compiled
+RESTORED_S = 8.0  # writing and reading a checkpoint, packing, and compiled steps from the compiler's cache
+MOST_RESTORED = 0.05  # share of the time left
 RESERVED_S = 25.0  # for the last look, the checkpoint and packing
 MOST_RESERVED = 0.15  # share of all seconds, where these are few
 SLACK = 0.97  # the decay begins a little before its share of the time is left: it must come to its end
@@ -43,13 +49,12 @@ def timed_run(folder: Path, store: TokenStore, config: TrainConfig, run: Path, o
     left = ends - time.monotonic()
     ends -= min(RESERVED_S, MOST_RESERVED * left)
     model, tokenizer = first_model(folder, store, config)
-    config = checked(model, store, config, tokenizer)
-    started = time.monotonic()
-    log.info(f"again: {tried(model, store, config, tokenizer)}")
-    restart = time.monotonic() - started  # as long will it take where the decay begins
+    log.info(f"torch {torch.__version__} on {device_name(resolve_device(config.device))}")
+    config, trial = checked(config, partial(attempted, model, store, tokenizer))
     started = time.monotonic()
     share = config.optimizer.decay_share
     log.info(f"{ends - started:.0f} s to train, the last {share:.0%} of the steps with a falling rate")
+    restart = min(trial.begin_s + RESTORED_S, MOST_RESTORED * (ends - started))
     turn = started + SLACK * (1 - share) * (ends - started - restart)
     going_on(model, store, run, config, tokenizer, turn)
     step = newest_step(run)
@@ -92,54 +97,68 @@ def newest_step(run: Path) -> int:
     return load_state(found)["step"]
 
 
-def checked(model: SpeechLM, store: TokenStore, config: TrainConfig, tokenizer: TextTokenizer | None) -> TrainConfig:
-    """The settings with which a step works here; what does not is said. Raises what even the smallest step does."""
-    device = resolve_device(config.device)
-    log.info(f"torch {torch.__version__} on {device_name(device)}")
-    batch = config.batch
-    small = replace(config, compile=False, batch=replace(batch, frames_per_batch=batch.max_frames))
-    log.info(f"a small step: {tried(model, store, small, tokenizer, 1)}")
-    while True:
-        try:
-            log.info(f"{'compiled' if config.compile else 'not compiled'}: {tried(model, store, config, tokenizer)}")
-            return config
-        except torch.OutOfMemoryError:
-            whole = batch.frames_per_microbatch or batch.frames_per_batch
-            if whole <= batch.max_frames:
-                raise
-            batch = replace(batch, frames_per_microbatch=max(batch.max_frames, whole // 2))
-            log.warning(f"out of memory: {batch.frames_per_microbatch} frames at a time")
-            config = replace(config, batch=batch)
-            release(device)
-        except Exception as error:  # a compiler may fail in any way
-            if not config.compile:
-                raise
-            log.warning(f"compiling fails, so the run goes on without ({type(error).__name__}: {str(error)[:300]})")
-            config = replace(config, compile=False)
-            release(device)
+@dataclass(frozen=True)
+class Trial:
+    """Some steps of a copy of the model."""
+
+    begin_s: float  # what a trainer takes before its first step
+    first_s: float  # the first step, with compiling
+    frames_per_second: float  # of the fastest of the others
+    told: str
 
 
-def tried(
-    model: SpeechLM, store: TokenStore, config: TrainConfig, tokenizer: TextTokenizer | None, steps: int = TRIED_STEPS
-) -> str:
-    """Some steps of a copy, in words."""
+Try = Callable[[TrainConfig], Trial]
+
+
+def checked(config: TrainConfig, attempt: Try) -> tuple[TrainConfig, Trial]:
+    """The settings with which a step works here and is fastest; what does not work is said."""
+    plain, found = fitting(replace(config, compile=False), attempt)
+    log.info(f"not compiled: {found.told}")
+    if not config.compile:
+        return plain, found
+    try:
+        compiled = attempt(replace(plain, compile=True))
+    except Exception as error:  # a compiler may fail in any way
+        log.warning(f"compiling fails, so the run goes on without ({type(error).__name__}: {str(error)[:300]})")
+        return plain, found
+    log.info(f"compiled: {compiled.told}")
+    if compiled.frames_per_second < WORTH_IT * found.frames_per_second:
+        log.info("not faster: the run goes on without compiling")
+        return plain, found
+    return replace(plain, compile=True), compiled
+
+
+def fitting(config: TrainConfig, attempt: Try) -> tuple[TrainConfig, Trial]:
+    """The same with as many frames at a time as the memory holds."""
+    try:
+        return config, attempt(config)
+    except torch.OutOfMemoryError:
+        batch = config.batch
+        frames = (batch.frames_per_microbatch or batch.frames_per_batch) // 2
+        if frames < batch.max_frames:
+            raise
+        log.warning(f"out of memory: {frames} frames at a time")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return fitting(replace(config, batch=replace(batch, frames_per_microbatch=frames)), attempt)
+
+
+def attempted(model: SpeechLM, store: TokenStore, tokenizer: TextTokenizer | None, config: TrainConfig) -> Trial:
+    """TRIED_STEPS steps of a copy."""
+    begun = time.monotonic()
     with TemporaryDirectory() as scratch:
         trainer = Trainer(copy.deepcopy(model), None, store, Path(scratch), config, tokenizer, start="tried")
         with trainer:
-            seconds, losses = [], []
-            for _ in range(steps):
-                begun = time.monotonic()
+            marks, losses = [time.monotonic()], []
+            for _ in range(TRIED_STEPS):
                 losses.append(trainer.train_step()["loss"])
-                seconds.append(time.monotonic() - begun)
-        device = trainer.accelerator.device
+                marks.append(time.monotonic())
+            device = trainer.accelerator.device
+    begin, (first, *others) = marks[0] - begun, [b - a for a, b in pairwise(marks)]
+    rate = config.batch.frames_per_batch / min(others)
     memory = f", {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB" if device.type == "cuda" else ""
-    rate = config.batch.frames_per_batch / min(seconds)
-    return f"{seconds[0]:.1f} s, then {rate:.0f} frames/s{memory}, loss {losses[0]:.3f} to {losses[-1]:.3f}"
-
-
-def release(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    told = f"{begin:.1f} s to begin, first step {first:.1f} s, then {rate:.0f} frames/s{memory}"
+    return Trial(begin, first, rate, f"{told}, loss {losses[0]:.3f} to {losses[-1]:.3f}")
 
 
 def device_name(device: torch.device) -> str:
