@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from codeclm.inference.loading import load
 from codeclm.model.codec_reference import CodecReference
 from codeclm.train.config import TextOptions, TrainConfig
 from codeclm.train.recipes.embedded.language_model import ON_CPU, ON_GPU
-from codeclm.train.recipes.embedded.lent.pack import SETTINGS, join, newest_run, pack, unpack
+from codeclm.train.recipes.embedded.lent.pack import SETTINGS, join, newest_run, pack, read_settings, unpack
 from codeclm.train.recipes.embedded.lent.packed_store import num_bits, pack_codes, unpack_codes
 from codeclm.train.recipes.embedded.lent.parcel import receive, send
 from codeclm.train.recipes.embedded.lent.timed_run import Trial, checked, first_model
@@ -118,6 +119,11 @@ def test_the_store_that_arrives_is_the_store_that_was_packed(recipe: Path, small
     assert all(np.array_equal(there.codes(i), here.codes(i)) for i in range(len(here)))
     there.verify(full=True)
     assert (tmp_path / "there/tokenizer.model").is_file()
+    assert read_settings(tmp_path / "sent").batch == small.batch
+    path = tmp_path / "sent" / SETTINGS
+    path.write_text(path.read_text().replace('"depth_fraction"', '"depth_share"'))
+    with pytest.raises(ValueError, match="settings.json: .*depth_share"):
+        read_settings(tmp_path / "sent")
 
 
 def test_both_settings_are_of_one_model_and_hold_out_what_the_recipe_holds_out(recipe: Path):
@@ -141,18 +147,22 @@ def test_settings_that_do_not_work_there_are_left_out_and_said(caplog):
             raise torch.OutOfMemoryError
         if config.compile and not compiled:
             raise RuntimeError("no compiler")
+        if config.compile and compiled < 0:
+            time.sleep(5)
         return Trial(1.0, 1.0, compiled if config.compile else 100.0, "works")
+
+    def chosen(compiled: float) -> TrainConfig:
+        return checked(ON_GPU, partial(attempt, compiled=compiled), 0.1)[0]
 
     caplog.set_level("INFO")
     fits = replace(ON_GPU, compile=False, batch=replace(ON_GPU.batch, frames_per_microbatch=4096))
-    assert checked(ON_GPU, attempt)[0] == fits
+    for compiled, said in ((0.0, "without (RuntimeError: no compiler)"), (-1.0, "TimeoutError"), (101.0, "not faster")):
+        assert chosen(compiled) == fits
+        assert said in caplog.text
     assert "out of memory: 8192 frames at a time" in caplog.text and "4096 frames" in caplog.text
-    assert "goes on without (RuntimeError: no compiler)" in caplog.text
-    assert checked(ON_GPU, partial(attempt, compiled=101.0))[0] == fits
-    assert "not faster" in caplog.text
-    assert checked(ON_GPU, partial(attempt, compiled=150.0))[0] == replace(fits, compile=True)
+    assert chosen(150.0) == replace(fits, compile=True)
     with pytest.raises(torch.OutOfMemoryError):
-        checked(replace(ON_GPU, batch=replace(ON_GPU.batch, max_frames=6000)), attempt)
+        checked(replace(ON_GPU, batch=replace(ON_GPU.batch, max_frames=6000)), attempt, 0.1)
 
 
 @pytest.mark.slow

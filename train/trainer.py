@@ -209,7 +209,7 @@ class Trainer:
         """
         config = EvaluateConfig(bf16=self.bf16)
         rate, self.codebook_bits = self.store.codec.frame_rate, [0.0] * self.store.codec.num_codebooks
-        with self.averaged(), self.whole() as model:
+        with self.averaged(), self.uncompiled(), self.whole() as model:
             for corpus in self.corpora:
                 mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
                 scores = score_store(model, corpus.store, config, mine, False, self.tokenizer)
@@ -227,6 +227,11 @@ class Trainer:
             else:
                 self.since_best += 1
         return bits
+
+    def uncompiled(self) -> AbstractContextManager:
+        """Scores with a window go through a cache, for whose layers blocks would be compiled one by one."""
+        is_apart = self.config.compile and self.raw_model.config.backbone.sliding_window
+        return torch.compiler.set_stance("force_eager") if is_apart else nullcontext()
 
     @contextmanager
     def whole(self) -> Iterator[SpeechLM]:

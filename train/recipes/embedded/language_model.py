@@ -35,8 +35,9 @@ ON_GPU = replace(
     ON_CPU,
     steps=10**6,  # it ends by the clock
     depth_fraction=0.5,
-    evaluate_every=500,
+    evaluate_every=1000,
     save_minutes=10**6,
+    skip_bad=True,
     canary=0,
     track="none",
     compile=True,

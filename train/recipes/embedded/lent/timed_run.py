@@ -9,8 +9,10 @@ Nothing here is a trainer: the second run resumes the first with fewer steps, as
 
 import copy
 import logging
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -34,6 +36,7 @@ from .pack import FIRST, send_back
 
 TRIED_STEPS = 5
 WORTH_IT = 1.03  # compiled steps are at least so many times as fast, or not compiled
+MOST_COMPILING = 0.25  # share of the time in which compiled steps must have been tried
 RESTORED_S = 8.0  # writing and reading a checkpoint, packing, and compiled steps from the compiler's cache
 MOST_RESTORED = 0.05  # share of the time left
 RESERVED_S = 25.0  # for the last look, the checkpoint and packing
@@ -50,7 +53,8 @@ def timed_run(folder: Path, store: TokenStore, config: TrainConfig, run: Path, o
     ends -= min(RESERVED_S, MOST_RESERVED * left)
     model, tokenizer = first_model(folder, store, config)
     log.info(f"torch {torch.__version__} on {device_name(resolve_device(config.device))}")
-    config, trial = checked(config, partial(attempted, model, store, tokenizer))
+    most_s = MOST_COMPILING * (ends - time.monotonic())
+    config, trial = checked(config, partial(attempted, model, store, tokenizer), most_s)
     started = time.monotonic()
     share = config.optimizer.decay_share
     log.info(f"{ends - started:.0f} s to train, the last {share:.0%} of the steps with a falling rate")
@@ -110,14 +114,18 @@ class Trial:
 Try = Callable[[TrainConfig], Trial]
 
 
-def checked(config: TrainConfig, attempt: Try) -> tuple[TrainConfig, Trial]:
-    """The settings with which a step works here and is fastest; what does not work is said."""
+def checked(config: TrainConfig, attempt: Try, most_s: float) -> tuple[TrainConfig, Trial]:
+    """The settings with which a step works here and is fastest; what does not work is said.
+
+    most_s: seconds that compiling may take.
+    """
     plain, found = fitting(replace(config, compile=False), attempt)
     log.info(f"not compiled: {found.told}")
     if not config.compile:
         return plain, found
     try:
-        compiled = attempt(replace(plain, compile=True))
+        with within(most_s):
+            compiled = attempt(replace(plain, compile=True))
     except Exception as error:  # a compiler may fail in any way
         log.warning(f"compiling fails, so the run goes on without ({type(error).__name__}: {str(error)[:300]})")
         return plain, found
@@ -126,6 +134,22 @@ def checked(config: TrainConfig, attempt: Try) -> tuple[TrainConfig, Trial]:
         log.info("not faster: the run goes on without compiling")
         return plain, found
     return replace(plain, compile=True), compiled
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """TimeoutError, in the main thread, if the block takes longer."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def fitting(config: TrainConfig, attempt: Try) -> tuple[TrainConfig, Trial]:
