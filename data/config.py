@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from ..model.strict import check_names, check_value
 
 Config = TypeVar("Config")
-HeldoutBy = Literal["recording", "speaker"]  # what is held out as a whole
+HeldoutBy = Literal["recording", "speaker", "folder"]  # what is held out as a whole
 
 
 @dataclass(frozen=True)

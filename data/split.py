@@ -11,6 +11,8 @@ from .config import HeldoutBy
 from .token_store import TokenStore
 from .utterance_table import GOLDEN, mixed, text_hash
 
+TRAIN, HELDOUT = "train/", "heldout/"  # folders of DATA
+
 
 def split_heldout(
     store: TokenStore, share: float, seed: int, by: HeldoutBy = "recording"
@@ -21,9 +23,14 @@ def split_heldout(
     name of the recording or speaker, and on the seed, so that it stays when files are added; only where there are so
     few that more than twice the share, or less than half of it, would be held out, are others chosen. At least one is
     held out and one is not. Raises ValueError if there is only one.
+
+    By "folder" it is decided by whoever made DATA: names that begin with train/ are trained on, those with heldout/ are
+    held out, whatever the share and the seed; others are neither. Raises ValueError if there are none of either.
     """
     if not 0 < share < 1:
         raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
+    if by == "folder":
+        return _in_folder(store, TRAIN), _in_folder(store, HELDOUT)
     groups, group_of = np.unique(_groups(store, by), return_inverse=True)  # [G], [N]
     if len(groups) < 2:
         kind, name = ("speaker", store.speaker(0)) if by == "speaker" else ("utterance", "".join(store.names[:1]))
@@ -45,6 +52,14 @@ def _held_out(fractions: np.ndarray, shares: np.ndarray, share: float) -> np.nda
     heldout[:] = False
     heldout[order[:count]] = True
     return heldout
+
+
+def _in_folder(store: TokenStore, folder: str) -> np.ndarray:
+    """The utterances whose names begin with it."""
+    found = np.flatnonzero([name.startswith(folder) for name in store.names])
+    if not len(found):
+        raise ValueError(f"{store.folder}: no name begins with {folder}; prepare DATA with {TRAIN} and {HELDOUT} in it")
+    return found
 
 
 def _groups(store: TokenStore, by: HeldoutBy) -> np.ndarray:

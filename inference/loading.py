@@ -25,7 +25,7 @@ from ..model.lm import SpeechLM
 from ..model.old_names import with_current_names
 from ..model.speech_lm_config import SETTINGS, SpeechLMConfig
 from ..model.strict import check_names, read_object, shown
-from ..model.weights import INDEX, WEIGHTS, load_strictly, read_folder, weight_files, write_weights
+from ..model.weights import INDEX, WEIGHTS, load_strictly, pack_int8, read_folder, weight_files, write_weights
 from .adapters import adapter_hash, base_of, is_adapter
 from .argument_checks import ADAPTER, ADAPTER_WEIGHTS, no_model
 from .config import WeightPrecision
@@ -226,29 +226,33 @@ def load_tokenizer(folder: Path, model: SpeechLM) -> TextTokenizer | None:
 
 def save_model(
     model: SpeechLM,
-    codec: Codec,
+    codec: Codec | None,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     tokenizer: TextTokenizer | None = None,
     with_codec: bool = False,
     replace: bool = True,
+    packed: bool = False,
 ) -> None:
     """Write what `load` reads, whole or not at all. The codec goes along unless it is the embedded one.
 
+    codec: None where it is not at hand; then `load` asks for FOLDER/codec, unless it is the embedded one.
     with_codec: the embedded codec goes along, too, so that the model does not depend on this version of codeclm.
     replace: what was in `folder` goes, once the new model is whole; else FileExistsError if there is anything.
+    packed: matrices in 8 bits a number instead of `dtype`; all else is float32. Codes and nats change a little.
     Raises OSError if the disk does not take it; what was in `folder` before is then still there.
     """
     if precision := weights_of(model):
         raise ValueError(f"a model loaded with weights={precision!r} cannot be saved; load it without")
+    dtype = torch.float32 if packed else dtype
     weights = {name: tensor.detach().cpu().to(dtype) for name, tensor in model.state_dict().items()}
     with whole_folder(folder, replace) as partial:
         model.config.save_pretrained(partial)
-        write_weights(partial / WEIGHTS, weights)
+        write_weights(partial / WEIGHTS, pack_int8(weights, axis=-1) if packed else weights)
         if tokenizer is not None:
             tokenizer.save(partial)
         write_checksums(partial)
-        if not is_embedded(codec):
+        if codec is not None and not is_embedded(codec):
             codec.save(partial / "codec")
         elif with_codec:
             copy_embedded_codec(partial / "codec")

@@ -31,11 +31,11 @@ Say here what it was trained on, what it is good for, what it is not, and under 
 """
 
 
-def save_shared(lm: SpeechGenerator, folder: Path, name: str | None = None) -> None:
+def save_shared(lm: SpeechGenerator, folder: Path, name: str | None = None, packed: bool = False) -> None:
     """See `SpeechGenerator.save_pretrained`. name: what the card calls the model (default: the folder)."""
     tokenizer = lm.tokenizer
     assert tokenizer is None or isinstance(tokenizer, TextTokenizer)
-    save_model(lm.model, lm.codec, folder, tokenizer=tokenizer, with_codec=True, replace=False)
+    save_model(lm.model, lm.codec, folder, tokenizer=tokenizer, with_codec=True, replace=False, packed=packed)
     (folder / "README.md").write_text(card(lm, name or str(folder)))
 
 

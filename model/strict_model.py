@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from .checksums import CHECKSUMS, write_checksums
+from .weights import SCALE
 
 UPLOAD_OPTIONS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")  # of `push_to_hub`
 
@@ -18,13 +19,18 @@ class StrictModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """transformers' own, which would give a missing tensor random values.
 
-        Raises ValueError for that, and if the weights would not all be on one device: they are read outside of their
-        modules' own calls, where accelerate does not bring offloaded ones back.
+        Raises ValueError for that, for weights in 8 bits, and if the weights would not all be on one device: they are
+        read outside of their modules' own calls, where accelerate does not bring offloaded ones back.
         """
         check_places(kwargs.get("device_map"))
         wants_info = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
+        if any(name.endswith(SCALE) for name in info["unexpected_keys"]):
+            raise ValueError(
+                "its weights are in 8 bits, which transformers would take for their values; codeclm.load(NAME).model "
+                "reads them"
+            )
         missing = sorted(info["missing_keys"])
         if missing:
             raise ValueError(

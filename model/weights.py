@@ -130,19 +130,20 @@ SCALE = ".scale"  # a packed matrix NAME has its rows' scales in NAME.scale
 MIN_PACKED_ROW = 64  # shorter rows (codebook entries, depthwise kernels, norms) stay as they are
 
 
-def pack_int8(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def pack_int8(weights: dict[str, Tensor], axis: int = 1) -> dict[str, Tensor]:
     """Round the rows of large matrices to int8 with one float32 scale a row: a quarter of the size.
 
+    axis: where a row begins; 1: a kernel of a convolution is one, -1: each row of a stack of matrices is one.
     A packed model *is* what its file holds: read it back before anything is computed or fingerprinted with it.
     """
     packed = {}
     for name, tensor in weights.items():
-        if tensor.ndim < 2 or tensor[0].numel() < MIN_PACKED_ROW:
+        rows = tensor.float().flatten(axis) if tensor.ndim >= 2 else tensor
+        if tensor.ndim < 2 or rows.shape[-1] < MIN_PACKED_ROW:
             packed[name] = tensor.contiguous()
             continue
-        rows = tensor.float().flatten(1)
-        scale = (rows.abs().amax(dim=1) / 127).clamp_min(1e-12)
-        packed[name] = (rows / scale[:, None]).round().to(torch.int8).view(tensor.shape).contiguous()
+        scale = (rows.abs().amax(dim=-1) / 127).clamp_min(1e-12)
+        packed[name] = (rows / scale[..., None]).round().to(torch.int8).view(tensor.shape).contiguous()
         packed[name + SCALE] = scale
     return packed
 
@@ -153,9 +154,9 @@ def unpack_int8(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in packed.items():
         if name + SCALE in packed:
             scale = packed[name + SCALE]
-            if tensor.ndim < 2 or scale.shape != tensor.shape[:1]:
+            if not 0 < scale.ndim < tensor.ndim or scale.shape != tensor.shape[: scale.ndim]:
                 raise ValueError(f"tensor '{name}{SCALE}' is {list(scale.shape)}, which does not fit '{name}'")
-            weights[name] = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
+            weights[name] = tensor.float() * scale.view(*scale.shape, *[1] * (tensor.ndim - scale.ndim))
         elif not (name.endswith(SCALE) and name.removesuffix(SCALE) in packed):
             weights[name] = tensor
     return weights

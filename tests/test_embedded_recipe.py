@@ -1,8 +1,10 @@
 """The recipe of the embedded models: what is said, by whom, and the shards it becomes."""
 
 import json
+import math
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +15,31 @@ from hypothesis import strategies as st
 
 from codeclm.data.audio_out import save_audio
 from codeclm.data.sources import find_sources
+from codeclm.data.token_store import TokenStore
+from codeclm.inference.config import EvaluateConfig
+from codeclm.inference.evaluate.score import score_store
+from codeclm.inference.loading import load
 from codeclm.inference.sound.measures import measure_speech, semitones
+<<<<<<< HEAD
 from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import SpectralCodec
 from codeclm.train.recipes.embedded import shards
 from codeclm.train.recipes.embedded.limits import Parts, distance
+=======
+from codeclm.model.lm import SpeechLM
+from codeclm.model.shapes import TextConfig
+from codeclm.model.speech_lm_config import SpeechLMConfig
+from codeclm.train.recipes.embedded import shards
+from codeclm.train.recipes.embedded.language_model import ON_CPU
+>>>>>>> h-gpurun
 from codeclm.train.recipes.embedded.recordings import Recording, recordings
 from codeclm.train.recipes.embedded.synthesizers import shaped
 from codeclm.train.recipes.embedded.texts import deal, quotations, sided, wordnet
 from codeclm.train.recipes.embedded.variants import Change, placed
 from codeclm.train.recipes.embedded.voices import synthetic_voices
 from codeclm.train.recipes.embedded.written import sentences_of
+
+from .training import SHAPE
 
 RATE = shards.RATE
 WORDNET = """  1 a line of the licence
@@ -205,6 +221,45 @@ def test_the_recipe_makes_speech_of_what_is_installed_and_refuses_other_settings
     assert not {about["speaker"] for about in said["train"]} & {about["speaker"] for about in said["new_voices"]}
     with pytest.raises(ValueError, match="was begun with"):
         run(tmp_path, RecipeConfig(hours=0.02, without=left_out, seed=1), until="speech")
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_a_model_on_train_and_scores_it_on_heldout(
+    tmp_path: Path, monkeypatch, make_codec, one_thread
+):
+    from codeclm.train.recipes.embedded.__main__ import RecipeConfig, run
+
+    monkeypatch.setattr(shards, "SYNTHESES", 8)
+    people(tmp_path / "people/train")
+    people(tmp_path / "people/heldout")
+    (tmp_path / "people/.done").touch()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/utterances.json").write_text("{}")
+    make_codec().save(tmp_path / "codec/int8")
+    left_out = ("hibari", "kokoro", "joe", "flite", "espeak")
+    small = replace(ON_CPU.batch, frames_per_batch=256, max_frames=64)
+    model = replace(ON_CPU, steps=4, evaluate_every=2, canary=0, model=SHAPE, batch=small)
+    config = RecipeConfig(hours=0.02, num_workers=1, without=left_out, model=model)
+    run(tmp_path, config, until="model")
+    store = TokenStore(tmp_path / "tokens")
+    assert {name.split("/")[0] for name in store.names} == {"train", "heldout", "new_voices"}
+    lines = [json.loads(line) for line in (tmp_path / "model/metrics.jsonl").read_text().splitlines()]
+    looks = {line["step"]: line["heldout_bits_per_second"] for line in lines if "heldout_bits_per_second" in line}
+    assert set(looks) == {0, 2, 4}
+    lm = load(tmp_path / "model")
+    run(tmp_path, config, until="model")  # is finished
+    assert load(tmp_path / "model").fingerprint == lm.fingerprint
+    heldout = [i for i, name in enumerate(store.names) if name.startswith("heldout/")]
+    scores = score_store(lm.model, store, EvaluateConfig(), heldout, False, lm.tokenizer)
+    bits = store.codec.frame_rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2)
+    assert abs(bits / min(list(looks.values())[1:]) - 1) < 1e-3
+
+
+def test_the_embedded_model_has_as_many_parameters_as_the_recipe_says():
+    backbone, depth = ON_CPU.model.parts
+    with torch.device("meta"):
+        model = SpeechLM(SpeechLMConfig(8, 1024, backbone, depth, text=TextConfig(ON_CPU.model.text.vocab_size)))
+    assert 31.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 32.5e6
 
 
 def test_what_is_not_installed_is_named_with_the_way_to_get_it(tmp_path: Path, monkeypatch):

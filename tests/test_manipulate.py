@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from codeclm.data.audio import load_audio, loudness_dbfs
-from codeclm.inference.sound.manipulate import at_level, in_room, join, low_pass, quietest, trimmed, with_noise
+from codeclm.inference.sound.manipulate import (
+    at_level,
+    coloured,
+    in_room,
+    join,
+    low_pass,
+    quietest,
+    trimmed,
+    with_noise,
+)
 from codeclm.inference.sound.measures import measure_speech, semitones
 from codeclm.inference.sound.stretch import shift_pitch, stretch
 
@@ -88,3 +97,14 @@ def test_a_joint_is_a_cross_fade():
     audio, start = join(np.full(1000, 1.0), np.full(800, -1.0), RATE)
     assert (len(audio), start) == (1640, 840)
     assert np.all(audio[:840] == 1) and np.all(audio[1000:] == -1) and np.abs(np.diff(audio)).max() < 0.02
+
+
+def test_a_coloured_sound_has_other_bands_and_the_same_rhythm():
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal(RATE).astype(np.float32)
+    output = coloured(noise, 6.0, RATE, np.random.default_rng(1))
+    assert output.shape == noise.shape and np.isfinite(output).all()
+    ratio = np.abs(np.fft.rfft(output)) / np.abs(np.fft.rfft(noise))
+    decibel = 20 * np.log10(ratio[100 : RATE // 2])
+    assert 3 < decibel.std() < 9 and np.abs(np.diff(decibel)).max() < 0.5  # other bands, and smooth between them
+    assert np.array_equal(coloured(noise, 0.0, RATE, rng).round(3), noise.round(3))

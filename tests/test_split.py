@@ -57,6 +57,15 @@ def test_the_share_counts_seconds_and_few_long_recordings_do_not_spoil_it(make_s
         assert 0.05 <= seconds(store, split_heldout(store, 0.1, seed)[1]) <= 0.2
 
 
+def test_by_folder_the_sides_are_those_of_the_folders_and_what_is_in_others_is_on_neither(make_store):
+    store = make_store(["train/a", "heldout/b", "new_voices/c", "train/d/heldout/e", "heldout/f"])
+    for seed in range(3):
+        training, heldout = split_heldout(store, 0.1, seed, "folder")
+        assert (training.tolist(), heldout.tolist()) == ([0, 3], [1, 4])
+    with pytest.raises(ValueError, match="no name begins with heldout/"):
+        split_heldout(make_store(["train/a", "train/b"]), 0.1, 0, "folder")
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 1000), min_size=2, max_size=40),

@@ -111,6 +111,17 @@ def test_the_command_says_in_its_last_line_where_it_stopped(store, codec, tmp_pa
     assert not list((tmp_path / "run").glob(".*.partial"))
 
 
+def test_a_run_stops_at_its_deadline_and_without_its_codec_keeps_the_model_alone(store, codec, tmp_path):
+    whole, quiet = run(store, codec, tmp_path / "whole"), replace(SHORT, canary=0)
+    with pytest.raises(Interrupted, match="stopped and saved at step 1 of 12"):
+        train(new_model(store, quiet), None, store, tmp_path / "run", quiet, deadline=time.monotonic())
+    train(new_model(store, quiet), None, store, tmp_path / "run", quiet)
+    assert_same_bits(state_of(tmp_path / "run", 12), whole)
+    assert (tmp_path / "whole/model/codec").is_dir() and not (tmp_path / "run/model/codec").exists()
+    with pytest.raises(ValueError, match="without its codec cannot be heard: give canary 0"):
+        train(new_model(store, SHORT), None, store, tmp_path / "heard", SHORT)
+
+
 def test_a_thread_that_cannot_have_handlers_trains_all_the_same(store, codec, tmp_path):
     failed = []
 

@@ -50,7 +50,9 @@ def borrowed(
         yield shard(learner, accelerator.device) if sharded else accelerator.prepare(learner)
     finally:
         for block, (dropout, compiled, checkpointing) in zip(blocks, before, strict=True):
-            block.dropout, block._compiled_call_impl, block.gradient_checkpointing = dropout, compiled, checkpointing
+            block.dropout, block._compiled_call_impl = dropout, compiled
+            if block.gradient_checkpointing != checkpointing:  # an attribute that is new would be compiled for again
+                block.gradient_checkpointing = checkpointing
         for name in vars(model).keys() - attributes:  # accelerate's marks
             del vars(model)[name]
         model.zero_grad()

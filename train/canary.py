@@ -58,6 +58,7 @@ class Canary:
 
     def continued(self) -> list[Generation]:
         trainer, model = self.trainer, self.trainer.raw_model
+        assert trainer.codec is not None
         codes = np.stack([trainer.store.codes(i, 0, self.num_frames).T for i in self.prompts]).astype(np.int64)
         frames = round(DURATION_S * trainer.store.codec.frame_rate)
         writes = model.config.text.layout == "aligned" and model.predicts_text

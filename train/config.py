@@ -68,7 +68,8 @@ class BatchConfig:
     codebook_dropout: float = 0.0
     mix: tuple[float, ...] = ()  # share of each DATA in the batches, as 2 1; empty: by their length
     heldout_share: float = 0.02  # share of the speech, in seconds, held out to choose the best weights
-    heldout_by: HeldoutBy = "recording"  # hold out whole recordings, or all that a speaker says
+    # hold out whole recordings, or all that a speaker says, or what lies in DATA's heldout/ (and train on its train/)
+    heldout_by: HeldoutBy = "recording"
     heldout_seed: int = 0  # which recordings or speakers are held out, whatever the seed of the run
     heldout_frames: int = 100_000  # held-out frames scored at an evaluation, the first utterances by hash (0: all)
 

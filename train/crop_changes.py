@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..inference.sound.manipulate import in_room, low_pass, tilted, with_noise
+from ..inference.sound.manipulate import coloured, in_room, low_pass, tilted, with_noise
 
 MAX_PEAK = 0.99
 GLIDES = 3.0  # times a second that a gliding speed turns
@@ -27,12 +27,14 @@ def speeds(num_samples: int, sample_rate: int, rng: np.random.Generator) -> np.n
 
 
 def changed(audio: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """The crop [S] at some level; some with another throat, slope, room, noise, band, or driven into its ceiling."""
-    draws = rng.random(6)
+    """The crop [S] at some level; some with another throat, slope, colour, room, noise, band, or driven too far."""
+    draws = rng.random(7)
     if draws[0] < 0.4:
         audio = move_formants(torch.from_numpy(audio), 2 ** rng.uniform(-0.25, 0.25), sample_rate).numpy()
     if draws[1] < 0.35:
         audio = tilted(audio, rng.uniform(-9, 9), sample_rate)
+    if draws[6] < 0.4:
+        audio = coloured(audio, rng.uniform(2, 9), sample_rate, rng)
     if draws[2] < 0.1:
         audio = in_room(audio, rng.uniform(0.1, 0.5), sample_rate, rng)
     if draws[3] < 0.25 and np.any(audio):

@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM while a run is going on: a flag between steps, so that what was learned can be saved."""
+"""Ctrl-C, SIGTERM and a deadline while a run is going on: a flag between steps, to save what was learned."""
 
 import logging
+import math
 import signal
 import threading
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -21,13 +23,20 @@ class Interrupted(KeyboardInterrupt):
 class Interruption:
     """While the block lasts, the first SIGINT or SIGTERM only sets `number`; a second Ctrl-C ends at once.
 
+    deadline: when, by time.monotonic(), it is set to SIGTERM without one.
     In a thread that is not the main one, which cannot have handlers, nothing changes. A signal that was ignored before
     (nohup) still is.
     """
 
-    def __init__(self) -> None:
-        self.number = 0  # number of the signal; 0: none came
+    def __init__(self, deadline: float = math.inf) -> None:
+        self.deadline = deadline
+        self._number = 0  # number of the signal; 0: none came
         self._before: dict[int, Any] = {}
+
+    @property
+    def number(self) -> int:
+        """0: go on."""
+        return self._number or (signal.SIGTERM if time.monotonic() > self.deadline else 0)
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
@@ -47,9 +56,9 @@ class Interruption:
             raise Interrupted("interrupted; the same command goes on where it stood", self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.number:
+        if number == signal.SIGINT and self._number:
             raise KeyboardInterrupt
-        self.number = self.number or number
+        self._number = self._number or number
         if number == signal.SIGINT:
             with suppress(RuntimeError):  # the signal may have come in the middle of a line that is being printed
                 log.info("stopping after this step; Ctrl-C again stops at once, without saving")

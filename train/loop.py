@@ -6,10 +6,11 @@ saves first. Works under `torchrun` through accelerate. What a step is is traine
 """
 
 import logging
+import math
 import shlex
 import sys
 from dataclasses import asdict, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,24 +41,26 @@ log = logging.getLogger(__name__)
 
 def train(
     model: SpeechLM,
-    codec: Codec,
+    codec: Codec | None,
     store: Stores,
     out: Path,
     config: RunConfig,
     tokenizer: TextTokenizer | None = None,
     start: str | None = None,
     tuning: Tuning = Tuning(),
+    deadline: float = math.inf,
 ) -> Path:
     """Run or resume -> the folder of the best weights on the held-out utterances.
 
-    tokenizer: for a model with text. start: see Trainer. tuning: of a fine-tune. `model` learns; else it is left as it
+    codec, start: see Trainer. tokenizer: for a model with text. tuning: of a fine-tune. deadline: when, by
+    time.monotonic(), the run is stopped as if by a signal. `model` learns; else it is left as it
     came, in eval mode. With config.check nothing runs but alarms.py; CheckFailed if one rang. Raises Interrupted (a
     KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.
     """
     with (
         claim(out, LANGUAGE_MODEL),
         Trainer(model, codec, store, out, config, tokenizer, start, tuning) as trainer,
-        Interruption() as interruption,
+        Interruption(deadline) as interruption,
     ):
         if config.check:
             check(trainer)
@@ -120,9 +123,16 @@ def record(trainer: Trainer) -> dict[str, Any]:
         "model": own_settings(trainer.raw_model.config),
         "data": trainer.data,
         "start": trainer.start,
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version_of(name) for name in packages},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is used where it lies
+        return "not installed"
 
 
 def for_small_data(config: Config, store: TokenStore) -> Config:

@@ -63,7 +63,7 @@ class Trainer:
     def __init__(
         self,
         model: SpeechLM,
-        codec: Codec,
+        codec: Codec | None,
         store: Stores,
         out: Path,
         config: RunConfig,
@@ -71,7 +71,12 @@ class Trainer:
         start: str | None = None,
         tuning: Tuning = Tuning(),
     ):
-        """start: what the first weights are, when something else in the run's identity says it (default: their hash)"""
+        """codec: None where nobody listens (no canary); the model is then kept without it.
+
+        start: what the first weights are, when something else in the run's identity says it (default: their hash).
+        """
+        if codec is None and config.canary:
+            raise ValueError("a run without its codec cannot be heard: give canary 0")
         self.corpora = corpora(store, config.batch)
         self.store = self.corpora[0].store
         self.store.require_model(model.config)
@@ -204,7 +209,7 @@ class Trainer:
         """
         config = EvaluateConfig(bf16=self.bf16)
         rate, self.codebook_bits = self.store.codec.frame_rate, [0.0] * self.store.codec.num_codebooks
-        with self.averaged(), self.whole() as model:
+        with self.averaged(), self.uncompiled(), self.whole() as model:
             for corpus in self.corpora:
                 mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
                 scores = score_store(model, corpus.store, config, mine, False, self.tokenizer)
@@ -222,6 +227,11 @@ class Trainer:
             else:
                 self.since_best += 1
         return bits
+
+    def uncompiled(self) -> AbstractContextManager:
+        """Scores with a window go through a cache, for whose layers blocks would be compiled one by one."""
+        is_apart = self.config.compile and self.raw_model.config.backbone.sliding_window
+        return torch.compiler.set_stance("force_eager") if is_apart else nullcontext()
 
     @contextmanager
     def whole(self) -> Iterator[SpeechLM]:

@@ -55,6 +55,15 @@ def tilted(audio: np.ndarray, decibel: float, sample_rate: int) -> np.ndarray:
     return np.fft.irfft(spectrum * 10 ** (gain / 20), len(audio)).astype(np.float32)
 
 
+def coloured(audio: np.ndarray, spread_db: float, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """With a random gain for each third of an octave, smooth between them: another throat, microphone or room."""
+    centres = np.arange(np.log2(80), np.log2(sample_rate / 2) + 1 / 3, 1 / 3)
+    decibel = np.convolve(rng.standard_normal(len(centres) + 2) * spread_db, [0.4, 0.8, 0.4], mode="valid")
+    octave = np.log2(np.maximum(np.fft.rfftfreq(len(audio), 1 / sample_rate), 80.0))
+    gain = 10 ** (np.interp(octave, centres, decibel) / 20)
+    return np.fft.irfft(np.fft.rfft(audio) * gain, len(audio)).astype(np.float32)
+
+
 def trimmed(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """Without the silence around the speech, but for 50 ms."""
     hop = round(QUIET_S * sample_rate)

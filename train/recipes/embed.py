@@ -1,7 +1,7 @@
 """Put trained weights where the package carries them: model/pretrained/.
 
     python -m codeclm.train.recipes.embed codec runs/codec/codec      # int8, before anything is tokenized with it
-    python -m codeclm.train.recipes.embed model runs/lm               # bfloat16
+    python -m codeclm.train.recipes.embed model runs/lm               # bfloat16; with --int8 half as large
     python -m codeclm.train.recipes.embed prompt datasets/speech/heldout/allison_en/X.flac
 
 Meant for a source checkout: the files written are committed. What is written is read back and checked.
@@ -13,35 +13,55 @@ from tempfile import TemporaryDirectory
 
 import torch
 import tyro
+from safetensors.torch import load_file
 from tyro.conf import Positional
 
-from ...inference.loading import EMBEDDED_MODEL, load, save_model
+from ...inference.loading import EMBEDDED_MODEL, is_embedded, load, save_model
 from ...model.checksums import write_checksums
-from ...model.codecs import EMBEDDED_FILES, load_codec
+from ...model.codecs import EMBEDDED_FILES, codec_folder, load_codec
 from ...model.codecs.spectral import SpectralCodec
+from ...model.files import whole_folder
+from ...model.weights import SCALE, WEIGHTS
 
-FILES = ("config.json", "model.safetensors", *EMBEDDED_FILES)
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.model")
+FILES = (*MODEL_FILES, *EMBEDDED_FILES)
 
 
 def codec(trained: Positional[Path]) -> None:
-    """Pack a trained codec to int8 and make it the embedded one."""
-    source = load_codec(trained)
-    assert isinstance(source, SpectralCodec)
+    """Make a trained codec the embedded one, packed to int8 unless it is."""
     with TemporaryDirectory() as scratch:
-        source.save(Path(scratch), packed=True)
-        shutil.copyfile(Path(scratch) / "config.json", EMBEDDED_MODEL / "codec.json")
-        shutil.copyfile(Path(scratch) / "model.safetensors", EMBEDDED_MODEL / "codec.safetensors")
+        found = codec_folder(trained)
+        packed = found if is_packed(found) else pack_codec(found, Path(scratch) / "codec")
+        shutil.copyfile(packed / "config.json", EMBEDDED_MODEL / "codec.json")
+        shutil.copyfile(packed / "model.safetensors", EMBEDDED_MODEL / "codec.safetensors")
     write_checksums(EMBEDDED_MODEL, FILES)
     print(f"embedded codec: {load_codec().fingerprint}")
 
 
-def model(trained: Positional[Path]) -> None:
-    """Make a trained speech LM the embedded one, in bfloat16."""
+def pack_codec(trained: Path, folder: Path) -> Path:
+    """The codec in int8, in a new folder: another codec than it was, with a fingerprint of its own."""
+    source = load_codec(trained)
+    assert isinstance(source, SpectralCodec)
+    with whole_folder(folder, replace=True) as partial:
+        source.save(partial, packed=True)
+    return folder
+
+
+def is_packed(folder: Path) -> bool:
+    return any(name.endswith(SCALE) for name in load_file(folder / WEIGHTS))
+
+
+def model(trained: Positional[Path], int8: bool = False) -> None:
+    """Make a trained speech LM the embedded one, in bfloat16 or, with --int8, in 8 bits a number."""
     lm = load(trained)
+    if not is_embedded(lm.codec):
+        raise ValueError(f"{trained}: was trained on another codec than the embedded one; embed its codec first")
     with TemporaryDirectory() as scratch:
-        save_model(lm.model, lm.codec, Path(scratch) / "model", torch.bfloat16)
-        for name in ("config.json", "model.safetensors"):
-            shutil.copyfile(Path(scratch) / "model" / name, EMBEDDED_MODEL / name)
+        save_model(lm.model, lm.codec, Path(scratch) / "model", torch.bfloat16, lm.tokenizer, packed=int8)
+        for name in MODEL_FILES:
+            (EMBEDDED_MODEL / name).unlink(missing_ok=True)
+            if (made := Path(scratch) / "model" / name).exists():
+                shutil.copyfile(made, EMBEDDED_MODEL / name)
     write_checksums(EMBEDDED_MODEL, FILES)
     print(f"embedded model: {sum(p.numel() for p in load().model.parameters()) / 1e6:.1f} M parameters")
 

@@ -8,6 +8,7 @@
     speech   OUT/speech/{train,heldout,new_voices}     the above, read by some 460 voices
     codec    OUT/codec                                 a sample of each voice
     tokens   OUT/tokens                                all of it
+    model    OUT/model                                 the tokens of speech/train, scored on those of speech/heldout
 
 On Debian: apt-get install bible-kjv fortunes ffmpeg flite espeak-ng npm. The voices and where they are from:
 synthesizers.py, recordings.py; the texts: texts.py.
@@ -28,7 +29,9 @@ from tyro.conf import Positional, arg
 from ....inference.screen import log_lines, say_error, terminable
 from ....model.files import locked_folder, write_whole
 from ...codec_config import CodecTrainConfig
+from ...config import TrainConfig
 from ..corpus import fetch_debian
+from .language_model import ON_CPU
 from .recordings import fetch_recordings, join_clips, recordings
 from .shards import SHARD_HOURS, Material, make_shards
 from .synthesizers import fetch_kokoro, missing
@@ -37,9 +40,10 @@ from .voices import SHARES
 from .written import written_sentences
 
 RECIPE = "codeclm-embedded-1"  # changes when the same settings give other shards
+CODEC = "codec/int8"  # in OUT; another codec that is put there is used as it is
 DICTIONARIES = ("wordnet-base", "dict-gcide")
 HELDOUT_SHARE = 0.01  # share of the hours with held-out texts; as much again by new voices
-Step = Literal["people", "texts", "speech", "codec", "tokens"]
+Step = Literal["people", "texts", "speech", "codec", "tokens", "model"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class RecipeConfig:
     without: tuple[str, ...] = ()
     """kinds of voices to leave out: hibari, kokoro, joe, human, flite, espeak"""
     codec: CodecTrainConfig = CodecTrainConfig()
+    model: TrainConfig = ON_CPU
 
     def __post_init__(self) -> None:
         if not 0 < self.hours < float("inf"):
@@ -71,7 +76,7 @@ def main(
     config: Annotated[RecipeConfig, arg(name="")] = RecipeConfig(),
     until: Annotated[Step, arg(help="the last step")] = "tokens",
 ) -> None:
-    """Make what the embedded models are trained on, and train the codec."""
+    """Make what the embedded models are trained on, and train the codec and the language model."""
     try:
         with log_lines(), terminable(), locked_folder(out, "recipe"):
             run(out, config, until)
@@ -96,6 +101,7 @@ def run(out: Path, config: RecipeConfig, until: Step = "tokens") -> None:
         "speech": lambda: make_speech(out, config, kinds),
         "codec": lambda: train_on_sample(out, config),
         "tokens": lambda: encode(out, config),
+        "model": lambda: train_model(out, config),
     }
     if "human" not in kinds:
         del works["people"]
@@ -150,20 +156,28 @@ def make_speech(out: Path, config: RecipeConfig, kinds: tuple[str, ...]) -> None
 
 
 def train_on_sample(out: Path, config: RecipeConfig) -> None:
-    """As much of each voice as gives the hours of the sample."""
+    """As much of each voice as gives the hours of the sample; packed to int8 before anything is tokenized with it."""
+    if (out / CODEC).is_dir():
+        return
     from ....data.sources import find_sources
     from ...codec import train_codec
+    from ..embed import pack_codec
 
     voices = {source.speaker for source in find_sources(out / "speech/train").sources}
     settings = replace(config.codec, max_hours_per_voice=config.sample_hours / len(voices))
-    train_codec(out / "speech/train", out / "codec", settings)
+    pack_codec(train_codec(out / "speech/train", out / "codec", settings), out / CODEC)
 
 
 def encode(out: Path, config: RecipeConfig) -> None:
     from ....data import PrepareConfig, prepare
 
-    codec, workers = out / "codec/codec", PrepareConfig(num_workers=config.num_workers)
-    print(prepare(out / "speech/train", out / "tokens", str(codec), workers))
+    print(prepare(out / "speech", out / "tokens", str(out / CODEC), PrepareConfig(num_workers=config.num_workers)))
+
+
+def train_model(out: Path, config: RecipeConfig) -> None:
+    from ... import train
+
+    train(out / "tokens", out / "model", out / CODEC, config.model)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+"""What training the embedded language model costs, computed from its settings (train/recipes/plan.py).
+
+python -m codeclm.train.recipes.embedded.cost
+"""
+
+from ....model.shapes import TextConfig
+from ....model.speech_lm_config import SpeechLMConfig
+from ..plan import plan
+from .language_model import ON_CPU, ON_GPU
+
+FRAME_RATE, CODEBOOKS, CODEBOOK_SIZE = 25.0, 8, 1024  # those of the recipe's codec
+# FLOP/s, and the share of them that steps reach: on a busy core 0.9 of a large product's rate there; an H200 at shape S
+DEVICES = (("two cores, 95 GFLOP/s each", ON_CPU, 190e9, 0.8), ("an H100", ON_GPU, 989e12, 0.09))
+
+
+def main() -> None:
+    """Markdown: a row for each device and number of hours."""
+    print("| | hours of speech | GFLOP a frame | minutes for an epoch | epochs in 7 minutes |")
+    print("|---|---|---|---|---|")
+    for name, config, rate, share in DEVICES:
+        backbone, depth = config.model.parts
+        text = TextConfig(config.model.text.vocab_size)
+        model = SpeechLMConfig(CODEBOOKS, CODEBOOK_SIZE, backbone, depth, text=text)
+        for hours in (20, 100):
+            found = plan(hours, model, FRAME_RATE, config)
+            epoch = found.hours(rate * share) / found.epochs
+            costs = f"{found.flops_per_frame / 1e9:.2f} | {60 * epoch:.3g} | {7 / 60 / epoch:.3g}"
+            print(f"| {name}, {share:.0%} of it | {hours} | {costs} |")
+
+
+if __name__ == "__main__":
+    main()

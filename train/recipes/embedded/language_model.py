@@ -1,0 +1,46 @@
+"""Settings of the embedded language model's training, on a CPU in the background and on a GPU that is lent for minutes.
+
+About 32 M parameters (V 1024, K 8, 2000 pieces of text): in 8 bits, with the codec, less than 48 MB. Its sliding window
+lets it generate without end exactly as it is scored. Batches and rates go together as model/dial.py has them.
+"""
+
+from dataclasses import replace
+
+from ....model.shapes import DepthConfig, TransformerConfig
+from ...config import BatchConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
+
+SHAPE = ModelConfig(
+    backbone=TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, ff_dim=1152, sliding_window=384),
+    # small: a frame costs seven positions of it
+    depth=DepthConfig(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, ff_dim=640),
+    text=TextOptions(layout="first", vocab_size=2000),
+)
+ON_CPU = TrainConfig(
+    steps=7000,  # three epochs of 100 hours
+    depth_fraction=0.25,
+    ema_decay=0.999,
+    evaluate_every=250,
+    save_every=10**9,  # by the clock
+    model=SHAPE,
+    batch=BatchConfig(
+        frames_per_batch=4096,
+        max_frames=512,
+        codebook_dropout=0.15,
+        heldout_by="folder",
+        heldout_frames=50_000,
+    ),
+    optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=200),
+)
+ON_GPU = replace(
+    ON_CPU,
+    steps=10**6,  # it ends by the clock
+    depth_fraction=0.5,
+    evaluate_every=1000,
+    save_minutes=10**6,
+    skip_bad=True,
+    canary=0,
+    track="none",
+    compile=True,
+    batch=replace(ON_CPU.batch, frames_per_batch=16_384),
+    optimizer=replace(ON_CPU.optimizer, learning_rate=2e-3, warmup_steps=300),
+)
