@@ -20,18 +20,14 @@ from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load
 from codeclm.inference.sound.measures import measure_speech, semitones
-<<<<<<< HEAD
 from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import SpectralCodec
-from codeclm.train.recipes.embedded import shards
-from codeclm.train.recipes.embedded.limits import Parts, distance
-=======
 from codeclm.model.lm import SpeechLM
 from codeclm.model.shapes import TextConfig
 from codeclm.model.speech_lm_config import SpeechLMConfig
 from codeclm.train.recipes.embedded import shards
 from codeclm.train.recipes.embedded.language_model import ON_CPU
->>>>>>> h-gpurun
+from codeclm.train.recipes.embedded.limits import Parts, distance
 from codeclm.train.recipes.embedded.recordings import Recording, recordings
 from codeclm.train.recipes.embedded.synthesizers import shaped
 from codeclm.train.recipes.embedded.texts import deal, quotations, sided, wordnet
