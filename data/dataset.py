@@ -121,8 +121,8 @@ class TokenBatches(Batches):
         shares: FormShares = FormShares(),
     ):
         """indices: the utterances to use (default all). tokenizer: for their transcripts (default: no text).
-        codebook_dropout: share of the rows of which only the first codebooks are left, 1 to K - 1 of them. shares: of the
-        layout "mixed".
+        codebook_dropout: share of the rows of which only the first codebooks are left, 1 to K - 1 of them. shares: for
+        the layout "mixed".
 
         Raises ValueError if there is no utterance or no row would fit.
         """

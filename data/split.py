@@ -107,8 +107,8 @@ def voices_of(store: TokenStore) -> list[str]:
 def balance_voices(store: TokenStore, indices: Sequence[int] | np.ndarray, power: float) -> np.ndarray:
     """Repeat utterances so that each voice's share of the frames goes with about its length to the `power`.
 
-    A voice is as `voices_of` has it. power 1 changes nothing; at 0 all voices weigh the same. Whole numbers of repetitions only, so that an epoch still shows every frame
-    equally often within a voice.
+    A voice is as `voices_of` has it. power 1 changes nothing; at 0 all voices weigh the same. Whole numbers of
+    repetitions only, so that an epoch still shows every frame equally often within a voice.
     """
     if not 0 <= power <= 1:
         raise ValueError(f"the power of voices is {power}; it must lie between 0 and 1")

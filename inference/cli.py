@@ -23,13 +23,11 @@ from .argument_checks import (
     check_device,
     check_duration,
     check_folder,
-    check_layout,
     check_missing_codec,
     check_model,
     check_number,
     check_package,
     check_rank,
-    check_recording,
     check_seeds,
     check_speech,
     check_writable,
@@ -38,7 +36,6 @@ from .config import EvaluateConfig, PairsConfig
 from .evaluate.named_adapter import check_options, names_adapter, open_adapter
 from .evaluate.run_split import check_split
 from .options import (
-    AudioFile,
     CodecName,
     Data,
     Device,
@@ -93,22 +90,6 @@ def prepare(
         print(prepare_rank(audio, out, Rank(*share), codec, config, device=device))
     else:
         print(run(audio, out, codec, config, device=device, commit=commit, ray=ray))
-
-
-def transcribe(
-    audio: Positional[AudioFile],
-    model: Annotated[str, arg(help="a model folder or a training run, trained with --model.text.layout last")],
-    seconds: Annotated[float, arg(help="transcribe at most the last N seconds of AUDIO")] = 20.0,
-    device: Device = "auto",
-    threads: Threads = None,
-) -> None:
-    """Transcribe AUDIO with a model that was trained with text after the audio."""
-    check_number("--seconds", seconds, 0.1, unit=" s")
-    check_device(device)
-    check_threads(threads)
-    check_recording(audio)
-    check_layout("transcribe", model, check_model(model), "last")
-    print(open_model(model, device, threads).transcribe(audio, max_s=seconds))
 
 
 def evaluate(

@@ -119,7 +119,7 @@ class DepthConfig(TransformerConfig):
 class TextConfig:
     """A text token beside the codes of each step: before the audio (CSM), after it (transcription), or aligned (Moshi).
 
-    A "mixed" model knows the first two, and audio alone (data/forms.py). In a step the text token comes before the codes.
+    A "mixed" model knows the first two, and audio alone (data/forms.py). In a step, text comes before codes.
     """
 
     vocab_size: int = 0  # 0: no text
