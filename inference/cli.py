@@ -23,6 +23,7 @@ from .argument_checks import (
     check_device,
     check_duration,
     check_folder,
+    check_layout,
     check_missing_codec,
     check_model,
     check_number,
@@ -149,8 +150,10 @@ def evaluate(
     is_adapter = names_adapter(model)
     if is_adapter:
         fixed = {"--continuations": continuations, "--codec": codec, "--weights": weights != "float32"}
-        check_options(fixed | {"--device": device != "auto"})
+        check_options(fixed | {"--device": device != "auto", "--given-text": config.given_text})
     settings = {} if is_adapter else check_model(model)
+    if config.given_text:
+        check_layout("--given-text", model, settings, "mixed")
     check_missing_codec(codec, model, settings)
     if continuations:
         check_audio(data)
@@ -226,7 +229,7 @@ def check_pairs(data: Path, are_pairs: bool, continuations: int, pairs: PairsCon
             needs = "pairs: a .jsonl file of them, a folder with --suite, or the word 'hearing'"
             raise ValueError(f"{' and '.join(changed)}: of use only where DATA is {needs}")
         return
-    idle = {"--scope": config.scope != "all", "--limit": config.limit}
+    idle = {"--scope": config.scope != "all", "--limit": config.limit, "--given-text": config.given_text}
     idle |= {flag: str(data) != "hearing" and flag in changed for flag in ("--pairs", "--speech")}
     if found := [flag for flag, value in idle.items() if value]:
         raise ValueError(f"{' and '.join(found)}: of no use with these pairs")
