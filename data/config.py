@@ -43,7 +43,7 @@ class FormShares:
     """
 
     say: float = 0.35  # share of the utterances that come after their text
-    say_voice: float = 0.25  # the same, after speech of another utterance of the speaker: a voice prompt
+    say_voice: float = 0.25  # the same, after speech of another recording of the voice: a voice prompt
     write: float = 0.25  # share of the utterances whose text comes after them: transcription
     voice_s: float = 10.0  # a voice prompt has at most N seconds, 1 at least
 

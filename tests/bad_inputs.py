@@ -244,8 +244,8 @@ train store --out new --optimizer.learning-rate nan | --optimizer.learning-rate
 train store --out new --optimizer.learning-rate -1 | --optimizer.learning-rate
 train store --out new --optimizer.warmup-steps -1 | --optimizer.warmup-steps
 train store --out new --batch.heldout-share 1 | --batch.heldout-share
-train store --out new --batch.text.say 0.9 | say 0.9, say_voice 0.25, write 0.25: each must be at least 0, and all together at
-train store --out new --batch.text.voice-s 0 | voice_s is 0.0
+train store --out new --batch.text.say 0.9 | each must be at least 0, and all together at most 1
+train store --out new --batch.text.voice-s 0 | voice-s is 0.0
 train store --out new --batch.max-frames 0 | --batch.max-frames
 train store --out new --depth-fraction 0 | --depth-fraction
 train store --out new --dropout 1 | --dropout
