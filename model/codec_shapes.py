@@ -15,6 +15,8 @@ class SpectralConfig:
     filters_per_hop: int = 4  # filters that the decoder makes for one trunk frame
     filter_overlap: int = 4  # filters that act on one sample
     lookahead: int = 1  # trunk frames that the decoder waits for before it speaks
+    dispersion: int = 0  # samples by which the pulses' lowest frequencies come before the highest: lower peaks
+    knee: int = 0  # percent of full scale above which the output is bent so that it stays below 100; 0: it is not
     encoder_dim: int = 256  # width of the encoder
     dim: int = 384  # width at the codec frame rate and in the decoder
     encoder_layers: int = 4  # blocks of the encoder, at the trunk's rate

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from codeclm.model.codecs import SpectralCodec, load_codec
 from codeclm.train import codec_trainer
 from codeclm.train.balancer import Balancer
 from codeclm.train.checkpoint import latest_checkpoint
+from codeclm.train.cli import codec_train
 from codeclm.train.codec import level_matched, train_codec
 from codeclm.train.codec_config import CodecTrainConfig
 from codeclm.train.codec_trainer import CodecTrainer, batches, learning_rate
+from codeclm.train.crop_changes import move_formants
 from codeclm.train.discriminators import Discriminators
-from codeclm.train.voice_crops import VoiceCrops, move_formants
+from codeclm.train.voice_crops import VoiceCrops
 
 pytestmark = pytest.mark.slow
 
@@ -190,6 +193,46 @@ def test_codebooks_are_filled_from_latents_where_quantizing_starts(data: Path, t
         trainer.fill_codebooks(crops)
     assert left[1] < 0.5 * left[0]
     assert torch.equal(trainer.average["quantizer.codebooks.2.entries"], trainer.codec.quantizer.books()[2].entries)
+
+
+def test_a_run_that_starts_from_a_codec_begins_with_it(data: Path, tmp_path: Path):
+    learned = train_codec(data, tmp_path / "first", replace(TINY, learning_rate=1e-2, steps=40, adversarial_from=1.0))
+    config = replace(TINY, start_from=str(learned), steps=3, learning_rate=1e-5, adversarial_from=1.0)
+    bent = replace(config, codec=replace(config.codec, knee=80))  # what has no weights may change
+    trainer, crops = CodecTrainer(bent), crops_of(data, tmp_path)
+    known = load_codec(learned).state_dict()
+    assert all(torch.equal(tensor, known[name]) for name, tensor in trainer.codec.state_dict().items())
+    trainer.fill_codebooks(crops)
+    batch = next(batches(crops, config, 0))
+    loss = trainer.train_step(*batch)
+    assert loss["loss"] < 0.8 * CodecTrainer(replace(config, start_from="")).train_step(*batch)["loss"]
+    assert "commitment" in loss  # it quantizes from the first step on
+    moved = trainer.codec.quantizer.books()[0].entries - known["quantizer.codebooks.0.entries"]
+    assert moved.abs().max() < 2 * known["quantizer.codebooks.0.entries"].abs().max()  # not filled anew
+    again = load_codec(train_codec(data, tmp_path / "second", config)).state_dict()
+    assert float((again["encoder.inlet.weight"] - known["encoder.inlet.weight"]).abs().max()) < 1e-3
+
+
+def test_a_run_cannot_start_from_a_codec_of_another_shape_or_kind(tmp_path: Path):
+    SpectralCodec(replace(TINY.codec, dim=24)).save(tmp_path / "wide")
+    with pytest.raises(ValueError, match="--start-from .*wide"):
+        CodecTrainer(replace(TINY, start_from=str(tmp_path / "wide")))
+    with pytest.raises(ValueError, match="another kind"):
+        CodecTrainer(replace(TINY, start_from="mulaw"))
+
+
+def test_the_command_trains_on_tar_files_by_their_speakers(tmp_path: Path, capsys):
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for index, (speaker, pitch) in enumerate((("low", 110.0), ("high", 210.0))):
+            save_audio(tmp_path / "clip.wav", voice(pitch, 2.0, index), RATE)
+            (tmp_path / "clip.json").write_text(json.dumps({"speaker": speaker}))
+            for kind in ("wav", "json"):
+                tar.add(tmp_path / f"clip.{kind}", f"{index}.{kind}")
+    out = tmp_path / "run"
+    codec_train(str(folder), out, replace(TINY, steps=2, adversarial_from=1.0))
+    assert sorted(path.name.split("-")[0] for path in (out / "decoded").glob("*.pitch.npy")) == ["high", "low"]
 
 
 def test_the_finished_codec_is_as_loud_as_what_went_in(data: Path, tmp_path: Path):

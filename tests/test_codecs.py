@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from torch import Tensor
 from codeclm.inference.codec.random_codecs import TINY_SPECTRAL as TINY
 from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import Codec, SpectralCodec, load_codec
+from codeclm.model.codecs.source_filter import bent, dispersing_phases
 
 CONFIGS = {
     "tiny": TINY,
@@ -22,6 +24,7 @@ CONFIGS = {
     "long window": replace(TINY, window=160, stride=3, filter_overlap=7),
     "no lookahead": replace(TINY, lookahead=0),
     "long lookahead": replace(TINY, stride=1, lookahead=3),
+    "dispersed and bent": replace(TINY, dispersion=TINY.synthesis_hop, knee=50),
 }
 few_examples = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -416,3 +419,26 @@ def test_a_copy_of_a_decoder_goes_on_by_itself(make_codec):
     first.push(codes[:, :, :8])
     found = torch.cat([begun, second.push(codes[:, :, 12:]), second.flush()], dim=2)
     torch.testing.assert_close(found, codec.decode(codes), rtol=0, atol=1e-4)
+
+
+def test_dispersed_pulses_are_delayed_by_frequency_and_noise_is_not():
+    pulses, noise = dispersing_phases(161, 40)
+    angles = torch.from_numpy(np.unwrap(pulses.angle().double().numpy()))
+    delay = -angles.diff() * 160 / torch.pi  # in samples, at each of 160 frequencies
+    torch.testing.assert_close(delay, torch.linspace(-20, 20, 161)[:-1].double() + 0.125, atol=1e-3, rtol=0)
+    assert torch.equal(noise, torch.ones_like(noise))
+
+
+def test_bent_audio_stays_below_full_scale_in_its_order_and_quiet_audio_as_it_is():
+    audio = torch.linspace(-3, 3, 1001)
+    output = bent(audio, 0.8)
+    quiet = audio.abs() <= 0.8
+    assert torch.equal(output[quiet], audio[quiet]) and torch.equal(bent(audio, 0.0), audio)
+    assert output.abs().max() <= 1 and (output.diff() >= 0).all()
+    assert float(output.diff().max()) < 0.0061  # no step at the knee: inputs are 0.006 apart
+
+
+@pytest.mark.parametrize("wrong", [{"knee": 100}, {"dispersion": 81}, {"knee": -1}])
+def test_a_knee_or_dispersion_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SpectralCodec(replace(SpectralConfig(), **wrong))

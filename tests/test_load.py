@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from codeclm.inference.bench.cli import bench as command
-from codeclm.inference.bench.first_sound import NEVER
 from codeclm.inference.bench.load import Listener, LoadConfig, arrivals, run_load, summary
 from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.playback import NEVER, Playback
 from codeclm.inference.scheduler import Scheduler
 
 LOUD = np.full(100, 0.1, np.float32)
@@ -34,7 +34,14 @@ def test_a_chunk_is_late_once_the_sound_before_it_was_played(lm):
     for now, chunk in (1.0, NOTHING), (2.0, SILENT), (2.5, NOTHING), (2.9, LOUD), (3.9, LOUD), (5.5, LOUD), (6.4, LOUD):
         listener.hear(now, chunk, 100)  # a second each
     assert (listener.first, listener.audible, listener.num_samples) == (2.0, 2.9, 500)
-    assert listener.underruns == 1 and listener.plays_until == 7.5
+    assert listener.underruns == 1 and listener.playback.plays_until == 7.5
+
+
+def test_a_player_begins_once_it_has_a_little_sound():
+    playback = Playback()
+    heard = [playback.hear(now, 0.05) for now in (1.0, 1.5, 2.0)]  # 0.15 s have come, and are played until 2.15
+    assert not any(heard) and playback.plays_until == pytest.approx(2.15)
+    assert not playback.hear(2.14, 0.05) and playback.hear(2.21, 0.05)
 
 
 def test_what_listeners_heard_is_summed_up(lm):

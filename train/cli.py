@@ -23,6 +23,7 @@ from ..inference.argument_checks import (
     check_folder,
     check_model,
     check_package,
+    check_speech,
     check_text_model,
 )
 from ..inference.bench.cli import bench
@@ -30,7 +31,7 @@ from ..inference.codec.cli import check_codecs, codec_bench, codec_contract, cod
 from ..inference.compress.cli import codec_compress, codec_decompress
 from ..inference.doctor.cli import doctor
 from ..inference.generate_cli import generate, prefix
-from ..inference.options import Audio, CodecName, Data, Model, Options
+from ..inference.options import CodecName, Data, Model, Options, Speech
 from ..inference.parsing import choose, parse
 from ..inference.report.cli import report
 from ..inference.screen import log_lines, say_error, say_loading, terminable
@@ -184,11 +185,11 @@ def tokenizers(
 
 
 def codec_train(
-    data: Positional[Audio], out: Run, config: Annotated[CodecTrainConfig, Options] = CodecTrainConfig()
+    data: Positional[Speech], out: Run, config: Annotated[CodecTrainConfig, Options] = CodecTrainConfig()
 ) -> None:
-    """Train a "spectral" codec on the audio in DATA, whose sub-folders are voices; resumes what --out holds."""
+    """Train a "spectral" codec on the speech in DATA, by voices: its speakers, or sub-folders; resumes --out."""
     check_folder(out)
-    check_audio(data)
+    check_speech(data)
     check_audio(Path(config.heldout) if config.heldout else None)
     say_loading("torch")
     with claim(out, CODEC):

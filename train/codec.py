@@ -31,7 +31,7 @@ from .voice_crops import VoiceCrops
 log = logging.getLogger(__name__)
 
 
-def train_codec(data: Path, out: Path, config: CodecTrainConfig = CodecTrainConfig()) -> Path:
+def train_codec(data: str | Path, out: Path, config: CodecTrainConfig = CodecTrainConfig()) -> Path:
     """Train on the audio below `data`, resuming what `out` holds -> the folder of the finished codec.
 
     Raises Interrupted (a KeyboardInterrupt) after SIGINT or SIGTERM, with everything saved.

@@ -11,6 +11,7 @@ class CodecTrainConfig:
     """How the codec is trained. Losses are weighted sums of the terms of train/codec_losses.py and its neighbours."""
 
     steps: int = 8_000  # optimizer steps of the whole run
+    start_from: str = ""  # codec whose weights and codebooks the run starts from, such as spectral; empty: random ones
     device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:N or mps
     batch_size: int = 10  # crops per step, over all processes
     crop_frames: int = 32  # length of a crop, in codec frames

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..model.codecs import load_codec
 from ..model.codecs.spectral import SpectralCodec
 from ..model.device import has_fast_bf16
+from ..model.weights import check_fit
 from . import codec_losses as losses
 from .balancer import Balancer
 from .checkpoint import load_state, load_tensors, pack_optimizer, save_checkpoint, unpack_optimizer
@@ -53,7 +55,7 @@ class CodecTrainer:
             ranks = self.accelerator.num_processes
             raise ValueError(f"batch_size {config.batch_size} must be a multiple of the number of processes, {ranks}")
         device = self.accelerator.device
-        self.codec = SpectralCodec(config.codec).train().to(device)
+        self.codec = first_codec(config).train().to(device)
         self.average = {name: tensor.detach().clone() for name, tensor in self.codec.state_dict().items()}
         self.discriminators = Discriminators(config.discriminator_windows, config.discriminator_periods).to(device)
         self.learning: list[nn.Parameter] = list(self.codec.parameters())
@@ -76,12 +78,16 @@ class CodecTrainer:
     @property
     def quantize_step(self) -> int:
         """The step before which nothing is quantized."""
-        return round(self.config.quantize_from * self.config.steps)
+        return 0 if self.config.start_from else round(self.config.quantize_from * self.config.steps)
 
     @torch.no_grad()
     def fill_codebooks(self, crops: VoiceCrops) -> None:
-        """k-means on the latents of a few batches, drawn as a function of the seed."""
+        """k-means on the latents of a few batches, drawn as a function of the seed; or as the codebooks were."""
         config, latents = self.config, []
+        if config.start_from:
+            for book in self.codec.quantizer.books():
+                book.expect(config.batch_size * config.crop_frames)
+            return
         for number in range(FITTING_BATCHES):
             rng = np.random.default_rng([config.seed, 1, number])
             audio, _ = crops.draw(config.batch_size, samples_per_crop(config), rng)
@@ -223,6 +229,18 @@ class CodecTrainer:
         """What must be the same for a resumed run to be the same run: of what is learned, and in which steps."""
         settings = {key: value for key, value in asdict(self.config).items() if key not in FREE}
         return json.loads(json.dumps(settings))  # as a checkpoint returns it
+
+
+def first_codec(config: CodecTrainConfig) -> SpectralCodec:
+    """As the run begins with it. Raises ValueError if the codec that it starts from has another shape, or kind."""
+    codec = SpectralCodec(config.codec)
+    if config.start_from:
+        source = load_codec(config.start_from)
+        if not isinstance(source, SpectralCodec):
+            raise ValueError(f"--start-from {config.start_from}: is a codec of another kind; give a 'spectral' one")
+        check_fit(codec, source.state_dict(), f"--start-from {config.start_from}")
+        codec.load_state_dict(source.state_dict())
+    return codec
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

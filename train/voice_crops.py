@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.audio import AudioError, audio_blocks
@@ -21,6 +20,7 @@ from ..data.progress import progress_bar
 from ..data.sources import Source, find_sources
 from ..inference.sound.measures import pitch_track
 from ..model.files import whole_file
+from .crop_changes import changed, speeds
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ PITCH_RATE = 100  # values a second of `pitch_track`
 class VoiceCrops:
     """Voices kept decoded as int16 in `cache`, one array a voice, with their pitch."""
 
-    def __init__(self, data: Path, cache: Path, sample_rate: int, max_hours: float, hop: int):
+    def __init__(self, data: str | Path, cache: Path, sample_rate: int, max_hours: float, hop: int):
         """hop: samples from one value of the pitch to the next.
 
         Raises AudioError if no file of any voice can be used.
@@ -40,7 +40,8 @@ class VoiceCrops:
         voices: dict[str, list[Source]] = {}
         for source in find_sources(data).sources:
             folder, _, name = source.name.partition("/")
-            voice = source.speaker or (folder if name else data.resolve().stem)  # no speakers, no folders: one voice
+            only = Path(data).resolve().stem  # where there are neither speakers nor folders
+            voice = source.speaker or (folder if name else only)
             voices.setdefault(voice, []).append(source)
         decoded = {}
         for voice, sources in sorted(voices.items()):
@@ -95,54 +96,25 @@ class VoiceCrops:
     def draw(self, batch_size: int, num_samples: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Audio [B, S] and its pitch in Hz at the ends of the hops [B, N], 0 where unvoiced.
 
-        Most rows are resampled (other speed, pitch and formants), and levels are random. Some get the formants of a
-        longer or shorter throat, the spectral slope of another microphone, or noise.
+        Most rows are resampled (other speed, pitch and formants), some by a factor that changes on the way, as an
+        excited voice does; then comes what crop_changes.py may do to a crop.
         """
         rows, pitches = [], []
         ends = np.arange(1, num_samples // self.hop + 1) * self.hop
         while len(rows) < batch_size:
             number = int(rng.choice(len(self.voices), p=self.shares))
             voice, pitch = self.voices[number], self.pitches[number]
-            speed = 2 ** rng.uniform(-0.4, 0.4) if rng.random() < 0.7 else 1.0
-            length = math.ceil(num_samples * speed)
+            speed = speeds(num_samples, self.sample_rate, rng)
+            place = np.cumsum(speed) - speed[0]  # of each sample in the voice, from the start of the crop
+            length = math.ceil(place[-1]) + 2
             start = int(rng.integers(0, max(1, len(voice) - length)))
-            crop = torch.from_numpy(voice[start : start + length].astype(np.float32) / 32768)
-            crop = F.pad(crop, (0, length - len(crop)))
-            if crop.square().mean() < 1e-5 and rng.random() < 0.9:  # mostly silence teaches little
+            crop = voice[start : start + length].astype(np.float32) / 32768
+            crop = np.pad(crop, (0, length - len(crop)))
+            if np.square(crop).mean() < 1e-5 and rng.random() < 0.9:  # mostly silence teaches little
                 continue
-            row = F.interpolate(crop[None, None], size=num_samples, mode="linear", align_corners=False)[0, 0]
-            gain = 10 ** (rng.uniform(-14, 6) / 20)
-            if rng.random() < 0.4:
-                row = move_formants(row, 2 ** rng.uniform(-0.25, 0.25), self.sample_rate)
-            if rng.random() < 0.3:
-                row = tilt(row, rng.uniform(-6, 6), self.sample_rate)
-            if rng.random() < 0.15:
-                noise = torch.from_numpy(rng.standard_normal(num_samples).astype(np.float32))
-                row = row + float(row.std()) * 10 ** (-rng.uniform(20, 45) / 20) * noise
-            rows.append(row * min(gain, 0.99 / max(float(row.abs().max()), 1e-4)))
-            index = np.round((start + ends * speed) / self.sample_rate * PITCH_RATE).astype(int)
-            pitches.append(torch.from_numpy(pitch[np.minimum(index, len(pitch) - 1)] * np.float32(speed)))
+            row = np.interp(place, np.arange(length), crop).astype(np.float32)
+            rows.append(torch.from_numpy(changed(row, self.sample_rate, rng)))
+            index = np.round((start + place[ends - 1]) / self.sample_rate * PITCH_RATE).astype(int)
+            sung = pitch[np.minimum(index, len(pitch) - 1)] * speed[ends - 1]
+            pitches.append(torch.from_numpy(sung.astype(np.float32)))
         return torch.stack(rows), torch.stack(pitches)
-
-
-def tilt(audio: Tensor, decibel: float, sample_rate: int) -> Tensor:
-    """audio [S] with a straight slope over log frequency: `decibel` more at Nyquist than at 100 Hz."""
-    spectrum = torch.fft.rfft(audio)
-    frequencies = torch.linspace(0, sample_rate / 2, len(spectrum)).clamp_min(100.0)
-    share = (frequencies / 100).log() / math.log(sample_rate / 200)
-    return torch.fft.irfft(spectrum * 10 ** (share * decibel / 20), n=len(audio))
-
-
-def move_formants(audio: Tensor, factor: float, sample_rate: int) -> Tensor:
-    """audio [S] with its spectral envelope stretched along frequency by `factor`; pitch and timing stay."""
-    size = 4 * round(0.016 * sample_rate)
-    window = torch.hann_window(size)
-    z = torch.stft(audio, size, size // 4, window=window, return_complex=True)  # [bins, frames]
-    cepstrum = torch.fft.irfft(z.abs().clamp_min(1e-5).log(), dim=0)
-    smooth = round(0.002 * sample_rate)  # 2 ms and more is pitch
-    cepstrum[smooth : size - smooth + 1] = 0
-    envelope = torch.fft.rfft(cepstrum, dim=0).real
-    place = (torch.arange(len(envelope)) / factor).clamp(max=len(envelope) - 1.001)
-    low, share = place.long(), (place % 1)[:, None]
-    moved = envelope[low] * (1 - share) + envelope[low + 1] * share
-    return torch.istft(z * (moved - envelope).clamp(-4, 4).exp(), size, size // 4, window=window, length=len(audio))

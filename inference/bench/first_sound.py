@@ -14,13 +14,13 @@ from ...model.pretrained import PROMPT
 from ..config import SamplingConfig
 from ..generator import SpeechGenerator
 from ..grid import Request
+from ..playback import NEVER
 from ..streaming import stream
 
 PROMPT_S = 3.0  # of the bundled recording, encoded before the clock starts
 AUDIBLE = 10 ** (-50 / 20)  # -50 dBFS
 STARTS = 10  # how often the first sound is waited for, each time with another seed
 LONGEST_S = 5.0  # of audio in which it is waited for
-NEVER = float("inf")
 WARM = 10  # frames before anything is measured
 
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from ..generator import SpeechGenerator
 from ..json_safe import json_safe
 from ..loading import load
 from ..machine import Machine, load_average, matmul_rate, processor_name
+from ..playback import AHEAD_S, NEVER, Playback
 from ..prefix import Prefix
 from ..resources import NAN
 from ..scheduler import QueueFull, Scheduler, Ticket
 from ..text_table import number
 from ..threads import torch_threads
-from .first_sound import AUDIBLE, NEVER, PROMPT_S
+from .first_sound import AUDIBLE, PROMPT_S
 
 Rows = list[list[str]]
 SEED = 0  # of the times at which requests arrive
@@ -68,18 +69,15 @@ class Listener:
     num_samples: int = 0
     first: float = NEVER
     audible: float = NEVER
-    plays_until: float = NEVER  # when the sound that has come will have been played
+    playback: Playback = field(default_factory=Playback)
     underruns: int = 0
     end: float = NEVER
 
     def hear(self, now: float, chunk: np.ndarray, sample_rate: int) -> None:
-        """chunk: [S], perhaps empty. It is played when the one before is over, or at once."""
+        """chunk: [S], perhaps empty."""
         if len(chunk):
-            is_late = self.num_samples > 0 and now > self.plays_until
-            self.underruns += is_late
-            begins = now if is_late or not self.num_samples else self.plays_until
             self.first = min(self.first, now)
-            self.plays_until = begins + len(chunk) / sample_rate
+            self.underruns += self.playback.hear(now, len(chunk) / sample_rate)
             self.num_samples += len(chunk)
             if self.audible == NEVER and (np.abs(chunk) > AUDIBLE).any():
                 self.audible = now
@@ -213,8 +211,8 @@ class LoadReport:
             "first sample, audible: from the arrival to samples on the host, and to the first above -50 dBFS; times "
             "real: speech over the time from a request's arrival to its last sample, median; all together: seconds of "
             "speech made a second.",
-            "underruns: chunks that came later than they were to be played, where playing begins with the first one; "
-            "interrupted: requests that had any; unfinished: still open after as long again.",
+            f"underruns: chunks that came later than they were to be played, where playing begins once {AHEAD_S:g} s "
+            "of sound are there; interrupted: requests that had any; unfinished: still open after as long again.",
         ]
 
 

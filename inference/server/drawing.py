@@ -21,6 +21,7 @@ from ...model.delay_pattern import ABSENT
 from ..config import SamplingConfig
 from ..generator import SpeechGenerator
 from ..grid import Request
+from ..playback import Playback
 from ..row_batch import Drawn
 from ..scheduler import Scheduler, Ticket
 from .config import ServerConfig
@@ -97,6 +98,7 @@ class Progress:
         self.session, self.ticket = session, ticket
         self.first: float | None = None  # when its first audio was there
         self.num_samples = 0
+        self.playback = Playback()
 
     def take(self) -> tuple[np.ndarray, list[Drawn]]:
         """Audio [S] and frames that are new."""
@@ -234,8 +236,7 @@ class Drawing:
         if progress.first is None:
             progress.first = now
             self.metrics.first.observe(now - progress.session.asked)
-        elif now - progress.first > progress.num_samples / rate:
-            self.metrics.underruns.inc()
+        self.metrics.underruns.inc(progress.playback.hear(now, num_samples / rate))
         progress.num_samples += num_samples
         self.metrics.speech.inc(num_samples / rate)
 

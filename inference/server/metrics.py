@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from ..playback import AHEAD_S
+
 FIRST_S = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30)
 TIMES = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 32)
 
@@ -18,7 +20,7 @@ class Metrics:
         self.speech = Counter("codeclm_speech_seconds", "Seconds of speech made", registry=registry)
         self.underruns = Counter(
             "codeclm_underruns",
-            "Pieces made later than a listener who plays from the first on needs",
+            f"Pieces made later than a listener needs who plays once {AHEAD_S:g} s have come",
             registry=registry,
         )
         self.first = Histogram(

@@ -1,4 +1,4 @@
-"""What is done to speech so that a listener could hear it: level, room, noise, band; joints that cannot be heard.
+"""What is done to speech so that it can be heard: level, room, noise, band, slope; and joints that cannot be heard.
 
 All are functions of audio [S] that keep its length, but `join`. Pitch and speed are stretch.py's. S samples.
 """
@@ -45,6 +45,14 @@ def low_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarra
     hz = np.fft.rfftfreq(len(audio), 1 / sample_rate)
     gain = np.clip((1.05 * cutoff_hz - hz) / (0.1 * cutoff_hz), 0, 1)
     return np.fft.irfft(np.fft.rfft(audio) * gain, len(audio)).astype(np.float32)
+
+
+def tilted(audio: np.ndarray, decibel: float, sample_rate: int) -> np.ndarray:
+    """With a straight slope over log frequency: `decibel` more at Nyquist than at 100 Hz."""
+    spectrum = np.fft.rfft(audio)
+    hz = np.maximum(np.fft.rfftfreq(len(audio), 1 / sample_rate), 100.0)
+    gain = decibel * np.log(hz / 100) / np.log(sample_rate / 200)
+    return np.fft.irfft(spectrum * 10 ** (gain / 20), len(audio)).astype(np.float32)
 
 
 def trimmed(audio: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -85,11 +85,14 @@ class Codebook(nn.Module):
     def fit(self, query: Tensor, iterations: int = 10) -> None:
         """k-means on queries [N, d]; starts from queries drawn at random."""
         self.entries.copy_(query[torch.randint(len(query), (len(self.entries),), device=query.device)])
-        fair = len(query) / len(self.entries)
         for _ in range(iterations):
             self.follow(query, self.lookup(query), decay=0.0)
-        self.counts.fill_(fair)
-        self.sums.copy_(self.entries * fair)
+
+    @torch.no_grad()
+    def expect(self, batch_frames: int) -> None:
+        """Go on from these entries with batches of about this many frames, as if all entries had been chosen alike."""
+        self.counts.fill_(batch_frames / len(self.entries))
+        self.sums.copy_(self.entries * self.counts[:, None])
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -127,9 +130,7 @@ class ResidualVectorQuantizer(nn.Module):
         """Fill the codebooks by residual k-means on latents [N, d]; later batches have about `batch_frames` frames."""
         for codebook in self.books():
             codebook.fit(latent)
-            share = batch_frames / len(latent)
-            codebook.counts.mul_(share)
-            codebook.sums.mul_(share)
+            codebook.expect(batch_frames)
             latent = latent - codebook.decode(codebook.lookup(latent))
 
     def forward(self, latent: Tensor, dropout: float = 0.0) -> Quantized:

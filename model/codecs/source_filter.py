@@ -3,6 +3,8 @@
 B batch, S samples, N trunk frames, T codec frames, M filters, d width of what is quantized.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ class PitchReader(nn.Module):
 class Decoder(nn.Module):
     window: Tensor
     noise: Tensor
+    phases: Tensor
 
     def __init__(self, config: SpectralConfig):
         super().__init__()
@@ -40,6 +43,7 @@ class Decoder(nn.Module):
         self.num_bins = config.synthesis_window // 2 + 1
         self.register_buffer("window", torch.hann_window(config.synthesis_window), persistent=False)
         self.register_buffer("noise", noise_table(), persistent=False)
+        self.register_buffer("phases", dispersing_phases(self.num_bins, config.dispersion), persistent=False)
         self.pitch = PitchReader(config)
         self.inlet = nn.Linear(config.codebook_dim, config.dim)
         self.latent_trunk = Trunk("bottleneck", config.bottleneck_layers, config.dim, config.kernel, config.expansion)
@@ -76,6 +80,8 @@ class Decoder(nn.Module):
         """Gains [B, M, 2, bins] and sources [B, 2, M * hop + overlap] -> windowed frames [B, M, window]."""
         frames = sources.unfold(2, self.config.synthesis_window, self.config.synthesis_hop) * self.window
         spectra = torch.fft.rfft(frames, dim=-1).transpose(1, 2)  # [B, M, 2, bins]
+        if self.config.dispersion:
+            spectra = spectra * self.phases
         return torch.fft.irfft((spectra * gains).sum(dim=2), n=self.config.synthesis_window, dim=-1) * self.window
 
     def push(self, latent: Tensor, state: State, pitch: Tensor | None = None) -> Tensor:
@@ -93,7 +99,7 @@ class Decoder(nn.Module):
         if "tail" not in state:
             state["tail"] = gains.new_zeros(batch, self.overlap)
         frames = self.synthesise(gains, self.sources(sung, state))
-        audio = overlap_add(frames, self.window, config.synthesis_hop, state["tail"])
+        audio = bent(overlap_add(frames, self.window, config.synthesis_hop, state["tail"]), config.knee / 100)
         return audio[:, dropped(state, "early samples", self.overlap, audio.shape[1]) :]  # what lies before time 0
 
     @property
@@ -124,6 +130,25 @@ class Decoder(nn.Module):
             after = padded.shape[1] * self.config.stride - steps - self.config.lookahead
             pitch = F.pad(pitch.unsqueeze(1), (self.config.lookahead, after), mode="replicate").squeeze(1)
         return self.push(padded, state, pitch)[:, : steps * self.config.trunk_hop]
+
+
+def dispersing_phases(num_bins: int, delay: int) -> Tensor:
+    """[2, bins] of size 1, for pulses and noise: the pulses' frequencies come one by one within `delay` samples.
+
+    A pulse whose frequencies come all at once has higher peaks than speech.
+    """
+    share = torch.linspace(0, 1, num_bins, dtype=torch.float64)
+    angle = math.pi / 2 * delay * share * (1 - share)  # the delay is minus its slope: -delay / 2 to delay / 2
+    angles = torch.stack([angle, torch.zeros_like(angle)])
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+
+
+def bent(audio: Tensor, knee: float) -> Tensor:
+    """What lies above `knee` comes ever closer to 1; 0: nothing is changed."""
+    if not knee:
+        return audio
+    room = 1 - knee
+    return torch.where(audio.abs() > knee, audio.sign() * (knee + room * ((audio.abs() - knee) / room).tanh()), audio)
 
 
 def dropped(state: State, key: str, total: int, length: int) -> int:

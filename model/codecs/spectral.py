@@ -30,18 +30,22 @@ from .rvq import Quantized, ResidualVectorQuantizer
 from .source_filter import Decoder
 from .spectral_encoder import Encoder
 
+MAY_BE_ZERO = ("lookahead", "dispersion", "knee")
 PIECE_FRAMES = 500  # longer audio is computed in such pieces: memory is theirs
 
 
 def check_config(config: SpectralConfig) -> None:
     """Raise ValueError for a setting that no codec can have."""
     for name, value in asdict(config).items():
-        least = 0 if name.endswith("_layers") or name == "lookahead" else 1
+        least = 0 if name.endswith("_layers") or name in MAY_BE_ZERO else 1
         most = MAX_LAYERS if name.endswith("_layers") or name == "num_codebooks" else MAX_WIDTH
         if not isinstance(value, int) or not least <= value <= most:
             raise ValueError(f"codec setting {name} is {value!r}; it must be a whole number from {least} to {most}")
     if config.trunk_hop % config.filters_per_hop:
         raise ValueError(f"trunk_hop {config.trunk_hop} must be a multiple of filters_per_hop {config.filters_per_hop}")
+    if config.knee > 99 or config.dispersion > config.synthesis_hop:
+        given = f"knee {config.knee} and dispersion {config.dispersion}"
+        raise ValueError(f"{given} must be at most 99 and {config.synthesis_hop} (the hop of the filters)")
     if config.filter_overlap < 2:
         # one hop long, the windows would leave gaps: a Hann window starts at zero
         raise ValueError(f"filter_overlap is {config.filter_overlap}; it must be at least 2")

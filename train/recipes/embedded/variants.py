@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....inference.sound.manipulate import at_level, in_room, low_pass, trimmed, with_noise
+from ....inference.sound.manipulate import at_level, in_room, low_pass, tilted, trimmed, with_noise
 from ....inference.sound.stretch import shift_pitch, stretch
 
 LEVELS_DBFS = (-33.0, -15.0)  # root mean square of an utterance
@@ -32,7 +32,7 @@ class Change:
             return audio
         import torch
 
-        from ...voice_crops import move_formants
+        from ...crop_changes import move_formants
 
         ratio = 2 ** (self.pitch / 12)
         moved = shift_pitch(audio, self.pitch, sample_rate)  # moves the formants, too
@@ -59,11 +59,3 @@ def placed(audio: np.ndarray, sample_rate: int, rng: np.random.Generator) -> tup
         done.append(f"noise {(below := rng.uniform(10, 40)):.0f} dB below")
         audio = with_noise(audio, below, rng)
     return at_level(audio, rng.uniform(*LEVELS_DBFS)), ", ".join(done)
-
-
-def tilted(audio: np.ndarray, decibel: float, sample_rate: int) -> np.ndarray:
-    """With a straight slope over log frequency: `decibel` more at Nyquist than at 100 Hz."""
-    spectrum = np.fft.rfft(audio)
-    hz = np.maximum(np.fft.rfftfreq(len(audio), 1 / sample_rate), 100.0)
-    gain = decibel * np.log(hz / 100) / np.log(sample_rate / 200)
-    return np.fft.irfft(spectrum * 10 ** (gain / 20), len(audio)).astype(np.float32)
