@@ -113,6 +113,7 @@ def test_audio_alone_costs_its_entropy(lm, store):
     assert given.nll.sum() / len(store) / np.log(2) == pytest.approx(2, abs=0.2)
     assert given.text_nll.mean() / np.log(2) == pytest.approx(2 * WORDS, rel=0.05)
     report = evaluate(lm.model, store, "0" * 64, config=config, tokenizer=lm.tokenizer)
+    assert report.context.startswith("its transcript, then each utterance")
     assert report.num_tokens == (WORDS + 1) * len(store) and "nats per token" in report.table()
 
 

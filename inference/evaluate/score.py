@@ -266,7 +266,7 @@ def evaluate(
         scope=config.scope,
         num_codebooks=num_codebooks,
         precision=precision_of(model, config),
-        context="the adapter's" if isinstance(model, Adapted) else describe(context_frames(model, config), rate),
+        context=context_of(model, config, rate),
         model=likelihood(scores.nll, scores.num_frames, rate, config),
         unigram=likelihood(unigram, scores.num_frames, rate, config),
         bigram=likelihood(bigram, scores.num_frames, rate, config),
@@ -284,6 +284,14 @@ def evaluate(
         data_hash=store.data_hash,
         checkpoint_hash=checkpoint_hash,
     )
+
+
+def context_of(model: SpeechLM | Adapted, config: EvaluateConfig, frame_rate: float) -> str:
+    """What a frame is predicted from, in words."""
+    if isinstance(model, Adapted):
+        return "the adapter's"
+    before = describe(context_frames(model, config), frame_rate)
+    return f"its transcript, then {before}" if config.given_text else before
 
 
 def precision_of(model: SpeechLM | Adapted, config: EvaluateConfig) -> str:
