@@ -7,6 +7,8 @@ K codebooks, L columns, T frames.
                    .  .  .    c  c  c  c
     audio_first    .  .  .  .  t  t  EOS        transcription; the audio's own end belongs to column T, the first text
                    c  c  c  c  .  .  .
+    text_first     .  .  .  t  t  EOS  .  .     the same in the voice of another utterance, which comes before
+    with a voice   v  v  v  .  .  .    c  c
     spread         PAD  EPAD  t  t  PAD  ...    aligned text (Moshi's inner monologue), where words' times are unknown
                    c    c     c  c  c    ...
 """
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
-from .text_tokenizer import EOS, EPAD, PAD
+from .text_tokenizer import EOS, EPAD, PAD, SAY, WRITE
 
 Grid = tuple[np.ndarray, np.ndarray]  # text [L], codes [K, L]
 
@@ -27,16 +29,28 @@ def audio_only(codes: np.ndarray) -> Grid:
     return np.full(codes.shape[1], ABSENT), codes
 
 
-def text_first(tokens: Sequence[int], codes: np.ndarray) -> Grid:
-    """Tokens, EOS, then codes [K, T] (T = 0: a prompt for speech)."""
+def text_first(tokens: Sequence[int], codes: np.ndarray, voice: np.ndarray | None = None) -> Grid:
+    """Tokens, EOS, then codes [K, T] (T = 0: a prompt for speech). voice: [K, V] codes of another utterance."""
     codes, text = _checked_codes(codes), _sentence(tokens)
-    return _beside(text, 0, codes.shape[1]), _beside(codes, len(text), 0)
+    voice = codes[:, :0] if voice is None else _checked_codes(voice)
+    beside = _beside(text, voice.shape[1], codes.shape[1])
+    return beside, np.concatenate([voice, _beside(codes, len(text), 0)], axis=1)
 
 
 def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
     """codes [K, T], then tokens, EOS."""
     codes, text = _checked_codes(codes), _sentence(tokens)
     return _beside(text, codes.shape[1], 0), _beside(codes, 0, len(text))
+
+
+def given_columns(text: np.ndarray) -> np.ndarray:
+    """Text [L] of the layout "mixed" -> [L] bool, the columns that are not predicted: tags, and a voice before SAY.
+
+    A tag is what somebody asks for, and codes of a voice are scored where they are an utterance of their own. The end
+    of an utterance before WRITE is predicted; a voice has none, as its recording goes on or was cut.
+    """
+    says = text == SAY
+    return (text == WRITE) | (says[::-1].cumsum()[::-1] > 0)
 
 
 def spread(words: Sequence[Sequence[int]], num_characters: Sequence[int], codes: np.ndarray) -> Grid:

@@ -35,6 +35,27 @@ class PrepareConfig:
             raise ValueError(f"max_utterance_s is {self.max_utterance_s}; it must be at least 1 second, and finite")
 
 
+@dataclass(frozen=True)
+class FormShares:
+    """Shares of the utterances in the forms that a model of the text layout "mixed" learns; the rest is audio alone.
+
+    They are drawn anew in every epoch; no text is put where it is not right (data/forms.py).
+    """
+
+    say: float = 0.35  # share of the utterances that come after their text
+    say_voice: float = 0.25  # the same, after speech of another recording of the voice: a voice prompt
+    write: float = 0.25  # share of the utterances whose text comes after them: transcription
+    voice_s: float = 10.0  # a voice prompt has at most N seconds, 1 at least
+
+    def __post_init__(self) -> None:
+        shares = self.say, self.say_voice, self.write
+        if not all(share >= 0 for share in shares) or not sum(shares) <= 1 + 1e-9:
+            given = f"say {self.say}, say_voice {self.say_voice}, write {self.write}"
+            raise ValueError(f"{given}: each must be at least 0, and all together at most 1")
+        if not 1 <= self.voice_s < float("inf"):
+            raise ValueError(f"voice_s is {self.voice_s}; it must be at least 1 second, and finite")
+
+
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """`config`, a dataclass, with these settings; a dict for a part of it changes settings of that part.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..model.delay_pattern import ABSENT
 from ..model.shapes import TextLayout
+from .config import FormShares
 from .grids import StoreGrids
 from .rows import Rows, by_row, place, stack, starts
 from .text_tokenizer import TextTokenizer
@@ -26,6 +27,7 @@ POOL_BATCHES = 50  # padded rows are sorted by length within this many batches: 
 class Plan:
     """The batches of an epoch; each is a list of rows, a row its segments [M, 3]."""
 
+    grids: StoreGrids  # of the segments, in this epoch
     segments: np.ndarray  # [M, 3] of all rows, one row after another
     first_segment: np.ndarray  # [number of rows + 1] of each row
     first_row: np.ndarray  # [number of batches + 1] of each batch
@@ -85,7 +87,7 @@ class Batches(ABC):
         """These rows will be asked for soon: the system reads their codes from the disk meanwhile."""
         for grids, row in self.batch(step)[rank::world_size]:
             for utterance, start, stop in row.tolist():
-                grids.store.announce(utterance, start, stop)
+                grids.announce(utterance, start, stop)
 
     def codebooks_left(self, step: int, num_rows: int) -> list[int]:
         """Leading codebooks of each row of a step; the others are ABSENT."""
@@ -116,9 +118,11 @@ class TokenBatches(Batches):
         layout: TextLayout = "first",
         packed: bool = True,
         codebook_dropout: float = 0.0,
+        shares: FormShares = FormShares(),
     ):
         """indices: the utterances to use (default all). tokenizer: for their transcripts (default: no text).
-        codebook_dropout: share of the rows of which only the first codebooks are left, 1 to K - 1 of them.
+        codebook_dropout: share of the rows of which only the first codebooks are left, 1 to K - 1 of them. shares: for
+        the layout "mixed".
 
         Raises ValueError if there is no utterance or no row would fit.
         """
@@ -129,13 +133,16 @@ class TokenBatches(Batches):
                 f"frames_per_batch {frames_per_batch} is less than max_frames {max_frames}: a full row would not fit"
             )
         self.store, self.frames_per_batch, self.max_frames, self.seed = store, frames_per_batch, max_frames, seed
+        self.shares = shares
         self.packed, self.codebook_dropout, self.num_codebooks = packed, codebook_dropout, store.codec.num_codebooks
         self.indices = _chosen(store, indices)
         self.grids = StoreGrids(store, tokenizer, layout, max_frames, self.indices)
         self.num_frames = int(store.num_frames[self.indices].sum())
-        total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
         # columns of a packed row: the remainder of the division is shared among the rows
-        self.row_columns = min(frames_per_batch // (frames_per_batch // max_frames), total)
+        self.row_columns = frames_per_batch // (frames_per_batch // max_frames)
+        if layout != "mixed":  # else an epoch may have more columns than another
+            total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
+            self.row_columns = min(self.row_columns, total)
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far
         self._plans: dict[int, Plan] = {}  # the two newest epochs': what is announced may be in the next one
 
@@ -145,7 +152,8 @@ class TokenBatches(Batches):
 
     def batch(self, step: int) -> list[tuple[StoreGrids, np.ndarray]]:
         epoch, index = self.locate(step)
-        return [(self.grids, row) for row in self.epoch_batches(epoch).batch(index)]
+        plan = self.epoch_batches(epoch)
+        return [(plan.grids, row) for row in plan.batch(index)]
 
     def locate(self, step: int) -> tuple[int, int]:
         """Step -> (epoch, index of the batch in it). The first call in epoch n plans the epochs before it too."""
@@ -156,16 +164,17 @@ class TokenBatches(Batches):
     def epoch_batches(self, epoch: int) -> Plan:
         if epoch not in self._plans:
             self._plans = {kept: plan for kept, plan in self._plans.items() if kept == epoch - 1}
-            self._plans[epoch] = self._plan(np.random.default_rng([self.seed, epoch]))
+            self._plans[epoch] = self._plan(epoch)
         return self._plans[epoch]
 
-    def _plan(self, rng: np.random.Generator) -> Plan:
-        room = self.max_frames - self.grids.num_columns  # [N] frames that the first segment may have
+    def _plan(self, epoch: int) -> Plan:
+        rng, grids = np.random.default_rng([self.seed, epoch]), self.grids.of_epoch(self.shares, self.seed, epoch)
+        room = self.max_frames - grids.num_columns  # [N] frames that the first segment may have
         segments = rng.permutation(_cut(self.indices, self.store.num_frames, self.max_frames, room, rng))
-        return self._packed(segments, rng) if self.packed else self._padded(segments, rng)
+        return self._packed(grids, segments, rng) if self.packed else self._padded(grids, segments, rng)
 
-    def _packed(self, segments: np.ndarray, rng: np.random.Generator) -> Plan:
-        lengths = self.grids.lengths(segments)
+    def _packed(self, grids: StoreGrids, segments: np.ndarray, rng: np.random.Generator) -> Plan:
+        lengths = grids.lengths(segments)
         row_of = place(lengths, self.row_columns)
         num_rows = int(row_of.max()) + 1
         order = rng.permutation(num_rows)  # the first rows have the longest segments
@@ -174,16 +183,17 @@ class TokenBatches(Batches):
         count = -(-num_rows // (self.frames_per_batch // self.row_columns))
         # as evenly as can be: a last batch of few rows would weigh as much as the others
         sizes = np.full(count, num_rows // count) + (np.arange(count) < num_rows % count)
-        return Plan(segments[pieces], rows, starts(sizes))
+        return Plan(grids, segments[pieces], rows, starts(sizes))
 
-    def _padded(self, segments: np.ndarray, rng: np.random.Generator) -> Plan:
-        total = np.cumsum(self.grids.lengths(segments))
+    def _padded(self, grids: StoreGrids, segments: np.ndarray, rng: np.random.Generator) -> Plan:
+        total = np.cumsum(grids.lengths(segments))
         num_pools = max(1, round(int(total[-1]) / (POOL_BATCHES * self.frames_per_batch)))
         pool_of = (total - 1) * num_pools // total[-1]
         pools = np.split(segments, np.flatnonzero(np.diff(pool_of)) + 1)
-        batches = [batch for pool in pools for batch in _neighbours(pool, self.grids, self.frames_per_batch)]
+        batches = [batch for pool in pools for batch in _neighbours(pool, grids, self.frames_per_batch)]
         batches = [batches[i] for i in rng.permutation(len(batches))]
-        return Plan(np.concatenate(batches), np.arange(len(segments) + 1), starts([len(batch) for batch in batches]))
+        sizes = [len(batch) for batch in batches]
+        return Plan(grids, np.concatenate(batches), np.arange(len(segments) + 1), starts(sizes))
 
 
 def locate(number: int, ends: list[int], size: Callable[[int], int]) -> tuple[int, int]:

@@ -4,17 +4,21 @@ N utterances, M segments (utterance, start, stop) in frames, K codebooks, L colu
 """
 
 from collections.abc import Iterable
+from copy import copy
 
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
 from ..model.shapes import TEXT_LAYOUTS, TextLayout
-from .align import Grid, audio_first, audio_only, spread, text_first
+from .align import Grid, audio_first, audio_only, given_columns, spread, text_first
+from .config import FormShares
+from .forms import Form, Voices, drawn_forms
 from .rows import Piece
-from .text_tokenizer import TextTokenizer, clean_text
+from .text_tokenizer import SAY, WRITE, TextTokenizer, clean_text
 from .token_store import TokenStore
 
-# text before the audio (text-to-speech), after it (transcription), or beside it
+# "mixed": where nothing is drawn, the codes of an utterance are scored as those of audio alone, then its text
+FORMS = {"first": Form.FIRST, "last": Form.LAST, "aligned": Form.ALIGNED, "mixed": Form.LAST}
 
 
 class StoreGrids:
@@ -24,7 +28,8 @@ class StoreGrids:
     start. "last": if it is the whole utterance, as the text tells of all the audio. "aligned": always, its part of it;
     the words are spread evenly over the utterance, as a store does not know their times. What has no transcript is
     audio only, and so is what has one that leaves no room for audio ("first"), does not fit into a row with its audio
-    ("last") or has more tokens than there are frames ("aligned"): see `has_text`.
+    ("last") or has more tokens than there are frames ("aligned"): see `forms`. "mixed" draws for each utterance whether
+    its text is first, last or left out, anew in each epoch (`of_epoch`).
     """
 
     def __init__(
@@ -43,18 +48,60 @@ class StoreGrids:
         if layout not in TEXT_LAYOUTS:
             raise ValueError(f"text layout '{layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
         self.store, self.tokenizer, self.layout = store, tokenizer, layout
+        self.is_tagged = layout == "mixed"
+        self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
+        self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
         num_tokens = np.zeros(len(store), np.int64)
         if tokenizer is not None:
-            for i in set(range(len(store)) if indices is None else map(int, indices)):
+            for i in set(self.indices.tolist()):
                 num_tokens[i] = sum(map(len, self._words(i)))
-        if layout == "aligned":
-            fits = num_tokens <= store.num_frames
-        else:
-            least = store.num_frames if layout == "last" else 1  # frames that the text's row must hold too
-            fits = num_tokens + 1 + least <= (np.iinfo(np.int64).max if max_columns is None else max_columns)
-        self.has_text: np.ndarray = (num_tokens > 0) & fits  # [N] bool
-        own_columns = self.has_text & (layout != "aligned")
-        self.num_columns: np.ndarray = np.where(own_columns, num_tokens + 1, 0)  # [N] that hold text only
+        self._num_tokens = num_tokens  # [N]
+        self._lent: Voices | None = None  # once it is asked for
+        self.voices = np.zeros((len(store), 3), np.int64)  # the segment [N, 3] that is heard before the text
+        self._take(np.full(len(store), FORMS[layout]))
+
+    def _take(self, forms: np.ndarray) -> None:
+        """These forms [N], but audio alone where the text does not fit."""
+        text = self._num_tokens + 1 + self.is_tagged  # columns, with EOS
+        least = np.where(forms == Form.LAST, self.store.num_frames, 1)  # frames that the text's row must hold too
+        aligned = forms == Form.ALIGNED
+        fits = np.where(aligned, self._num_tokens <= self.store.num_frames, text + least <= self.max_columns)
+        self.forms = np.where((self._num_tokens > 0) & fits, forms, Form.ALONE)  # [N]
+        has_columns = (self.forms != Form.ALONE) & ~aligned
+        self.num_columns: np.ndarray = np.where(has_columns, text, 0)  # [N] beside those of the audio
+
+    @property
+    def has_text(self) -> np.ndarray:
+        """[N] bool."""
+        return self.forms != Form.ALONE
+
+    def all_first(self) -> "StoreGrids":
+        """For "mixed": with every text first, so that codes are scored as those of speech with that text."""
+        other = copy(self)
+        other._take(np.full(len(self.store), Form.FIRST))
+        return other
+
+    def of_epoch(self, shares: FormShares, seed: int, epoch: int) -> "StoreGrids":
+        """For "mixed": with the forms that are drawn for an epoch. For other layouts: these."""
+        if not self.is_tagged:
+            return self
+        if self._lent is None:
+            self._lent = Voices(self.store, self.indices)
+        other = copy(self)
+        luck = np.random.default_rng([seed, epoch, 3]).random((3, len(self.store)))
+        forms, wants_voice = drawn_forms(shares, luck[0])
+        other._take(forms)
+        lender, rate = self._lent.drawn(luck[1]), self.store.codec.frame_rate
+        shortest, longest = max(1, round(rate)), max(1, round(shares.voice_s * rate))
+        drawn = shortest + (luck[2] * (longest - shortest + 1)).astype(np.int64)
+        length = self.store.num_frames[lender]
+        room = self.max_columns - other.num_columns - self.store.num_frames  # a voice never cuts an utterance
+        heard = np.minimum(np.minimum(drawn, length), room)
+        has_voice = wants_voice & (lender >= 0) & (other.forms == Form.FIRST) & (heard >= np.minimum(shortest, length))
+        heard = np.where(has_voice, heard, 0)
+        other.voices = np.stack([lender, length - heard, length], axis=1)
+        other.num_columns = other.num_columns + heard
+        return other
 
     def lengths(self, segments: np.ndarray) -> np.ndarray:
         """Segments [M, 3] -> columns of each [M]."""
@@ -63,29 +110,45 @@ class StoreGrids:
 
     def grid(self, utterance: int, start: int, stop: int) -> Grid:
         """One segment -> (text [L], codes [K, L])."""
-        codes = self.store.codes(utterance, start, stop).T
-        if not self.has_text[utterance] or (self.layout != "aligned" and start > 0):
+        codes, form = self.store.codes(utterance, start, stop).T, self.forms[utterance]
+        if form == Form.ALONE or (form != Form.ALIGNED and start > 0):
             return audio_only(codes)
         words = self._words(utterance)
-        if self.layout == "aligned":
+        if form == Form.ALIGNED:
             num_characters = [len(word) for word in clean_text(self.store.text(utterance) or "").split()]
             text, codes = spread(words, num_characters, self.store.codes(utterance).T)
             return text[start:stop], codes[:, start:stop]
         tokens = [token for word in words for token in word]
-        return text_first(tokens, codes) if self.layout == "first" else audio_first(codes, tokens)
+        if form == Form.LAST:
+            return audio_first(codes, [WRITE] * self.is_tagged + tokens)
+        lender, first, after = self.voices[utterance].tolist()
+        voice = self.store.codes(lender, first, after).T if first < after else None
+        return text_first([SAY] * self.is_tagged + tokens, codes, voice)
+
+    def given(self, text: np.ndarray) -> np.ndarray | None:
+        """[L] bool, the columns of a text that are heard and not scored; None: none."""
+        return given_columns(text) if self.is_tagged else None
 
     def piece(self, utterance: int, start: int, stop: int) -> Piece:
         """One segment, with the end of its recording if it reaches that."""
         text, codes = self.grid(utterance, start, stop)
         ends = self.store.ends(utterance) and stop == self.store.num_frames[utterance]
-        return Piece(text, codes, int((codes[0] != ABSENT).nonzero()[0][-1]) if ends else None)
+        end = int((codes[0] != ABSENT).nonzero()[0][-1]) if ends else None
+        return Piece(text, codes, end, self.given(text))
+
+    def announce(self, utterance: int, start: int, stop: int) -> None:
+        """The segment will be asked for soon: the system reads its codes from the disk meanwhile."""
+        self.store.announce(utterance, start, stop)
+        lender, first, after = self.voices[utterance].tolist()
+        if start == 0 and first < after:
+            self.store.announce(lender, first, after)
 
     def length(self, utterance: int) -> int:
         """Columns of the whole utterance."""
         return int(self.store.num_frames[utterance] + self.num_columns[utterance])
 
     def last_audio_column(self, utterance: int) -> int:
-        before = self.num_columns[utterance] if self.layout == "first" else 0
+        before = self.num_columns[utterance] if self.forms[utterance] == Form.FIRST else 0
         return int(before + self.store.num_frames[utterance] - 1)
 
     def columns(self, utterance: int, start: int, stop: int) -> Grid:

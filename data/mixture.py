@@ -74,4 +74,4 @@ class MixedBatches(Batches):
         epoch, number = locate(number, self._ends[corpus], size)
         plan = part.epoch_batches(epoch)
         rows = [plan.row(number)] if self.packed else plan.batch(number)
-        return [(part.grids, row) for row in rows]
+        return [(plan.grids, row) for row in rows]

@@ -24,6 +24,7 @@ class Piece(NamedTuple):
     text: np.ndarray  # [L]
     codes: np.ndarray  # [K, L]
     end: int | None  # the column after which the recording has ended, if it is here
+    given: np.ndarray | None = None  # [L] bool, columns that are heard and not scored (default: none)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Rows:
     ends: Tensor  # [B, T] bool
     text: Tensor  # [B, T] int64
     documents: Tensor | None  # [B, T] the piece of each column, padding with the last; None: one piece in every row
+    given: Tensor | None = None  # [B, T] bool, columns that are heard and not scored; None: none
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -45,8 +47,7 @@ class Rows:
         return [n for row in self.documents for n in row.unique_consecutive(return_counts=True)[1].tolist()]
 
     def take(self, rows: slice) -> "Rows":
-        documents = None if self.documents is None else self.documents[rows]
-        return Rows(self.codes[rows], self.ends[rows], self.text[rows], documents)
+        return self._map(lambda tensor: tensor[rows])
 
     def pinned(self) -> "Rows":
         """In memory from which a GPU reads while the host goes on."""
@@ -56,8 +57,8 @@ class Rows:
         return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Rows":
-        documents = None if self.documents is None else change(self.documents)
-        return Rows(change(self.codes), change(self.ends), change(self.text), documents)
+        documents, given = (None if x is None else change(x) for x in (self.documents, self.given))
+        return Rows(change(self.codes), change(self.ends), change(self.text), documents, given)
 
 
 def can_be_packed(config: SpeechLMConfig) -> bool:
@@ -125,6 +126,7 @@ def stack(rows: Sequence[Sequence[Piece]], num_codebooks: int, num_columns: int)
     codes = torch.full((len(rows), num_codebooks, num_columns), ABSENT)
     ends = torch.zeros(shape, dtype=torch.bool)
     documents = torch.zeros(shape, dtype=torch.int64)
+    given = torch.zeros(shape, dtype=torch.bool)
     for row, pieces in enumerate(rows):
         start = 0
         for number, piece in enumerate(pieces):
@@ -132,8 +134,10 @@ def stack(rows: Sequence[Sequence[Piece]], num_codebooks: int, num_columns: int)
             text[row, start:stop] = torch.from_numpy(piece.text)
             codes[row, :, start:stop] = torch.from_numpy(piece.codes)
             documents[row, start:] = number
+            if piece.given is not None:
+                given[row, start:stop] = torch.from_numpy(piece.given)
             if piece.end is not None:
                 ends[row, start + piece.end] = True
             start = stop
     shared = any(len(pieces) > 1 for pieces in rows)
-    return Rows(codes, ends, text, documents if shared else None)
+    return Rows(codes, ends, text, documents if shared else None, given if given.any() else None)

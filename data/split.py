@@ -112,19 +112,25 @@ def first_by_hash(store: TokenStore, indices: Sequence[int] | np.ndarray, num_fr
     return sorted(order[: max(1, count)])
 
 
+def voices_of(store: TokenStore) -> list[str]:
+    """The voice of each utterance: the speaker, or, where the store does not say who speaks, the first folder of the
+    name; empty without either."""
+    folders = (name.rpartition("/")[0].split("/")[0] for name in store.names)
+    return [speaker or folder for speaker, folder in zip(store.table["speaker"].to_pylist(), folders, strict=True)]
+
+
 def balance_voices(store: TokenStore, indices: Sequence[int] | np.ndarray, power: float) -> np.ndarray:
     """Repeat utterances so that each voice's share of the frames goes with about its length to the `power`.
 
-    A voice is a speaker, or, where the store does not say who speaks, the first folder of the names. power 1 changes
-    nothing; at 0 all voices weigh the same. Whole numbers of repetitions only, so that an epoch still shows every frame
-    equally often within a voice.
+    A voice is as `voices_of` has it. power 1 changes nothing; at 0 all voices weigh the same. Whole numbers of
+    repetitions only, so that an epoch still shows every frame equally often within a voice.
     """
     if not 0 <= power <= 1:
         raise ValueError(f"the power of voices is {power}; it must lie between 0 and 1")
+    names = voices_of(store)
     voices: dict[str, list[int]] = {}
     for i in map(int, indices):
-        folder = store.names[i].rpartition("/")[0].split("/")[0]
-        voices.setdefault(store.speaker(i) or folder, []).append(i)
+        voices.setdefault(names[i], []).append(i)
     frames = {voice: int(store.num_frames[members].sum()) for voice, members in voices.items()}
     most = max(frames.values(), default=1)
     repeats = {voice: round((most / max(frames[voice], 1)) ** (1 - power)) for voice in voices}

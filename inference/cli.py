@@ -29,7 +29,6 @@ from .argument_checks import (
     check_number,
     check_package,
     check_rank,
-    check_recording,
     check_seeds,
     check_speech,
     check_writable,
@@ -38,7 +37,6 @@ from .config import EvaluateConfig, PairsConfig
 from .evaluate.named_adapter import check_options, names_adapter, open_adapter
 from .evaluate.run_split import check_split
 from .options import (
-    AudioFile,
     CodecName,
     Data,
     Device,
@@ -93,22 +91,6 @@ def prepare(
         print(prepare_rank(audio, out, Rank(*share), codec, config, device=device))
     else:
         print(run(audio, out, codec, config, device=device, commit=commit, ray=ray))
-
-
-def transcribe(
-    audio: Positional[AudioFile],
-    model: Annotated[str, arg(help="a model folder or a training run, trained with --model.text.layout last")],
-    seconds: Annotated[float, arg(help="transcribe at most the last N seconds of AUDIO")] = 20.0,
-    device: Device = "auto",
-    threads: Threads = None,
-) -> None:
-    """Transcribe AUDIO with a model that was trained with text after the audio."""
-    check_number("--seconds", seconds, 0.1, unit=" s")
-    check_device(device)
-    check_threads(threads)
-    check_recording(audio)
-    check_layout("transcribe", model, check_model(model), "last")
-    print(open_model(model, device, threads).transcribe(audio, max_s=seconds))
 
 
 def evaluate(
@@ -168,8 +150,10 @@ def evaluate(
     is_adapter = names_adapter(model)
     if is_adapter:
         fixed = {"--continuations": continuations, "--codec": codec, "--weights": weights != "float32"}
-        check_options(fixed | {"--device": device != "auto"})
+        check_options(fixed | {"--device": device != "auto", "--given-text": config.given_text})
     settings = {} if is_adapter else check_model(model)
+    if config.given_text:
+        check_layout("--given-text", model, settings, "mixed")
     check_missing_codec(codec, model, settings)
     if continuations:
         check_audio(data)
@@ -245,7 +229,7 @@ def check_pairs(data: Path, are_pairs: bool, continuations: int, pairs: PairsCon
             needs = "pairs: a .jsonl file of them, a folder with --suite, or the word 'hearing'"
             raise ValueError(f"{' and '.join(changed)}: of use only where DATA is {needs}")
         return
-    idle = {"--scope": config.scope != "all", "--limit": config.limit}
+    idle = {"--scope": config.scope != "all", "--limit": config.limit, "--given-text": config.given_text}
     idle |= {flag: str(data) != "hearing" and flag in changed for flag in ("--pairs", "--speech")}
     if found := [flag for flag, value in idle.items() if value]:
         raise ValueError(f"{' and '.join(found)}: of no use with these pairs")

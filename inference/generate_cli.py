@@ -124,7 +124,7 @@ def generate(
     check_recording(then)
     config = check_model(model)
     if text is not None:
-        check_layout("--text", model, config, "first", "aligned")
+        check_layout("--text", model, config, "first", "aligned", "mixed")
     if keep_codebooks is not None:
         check_kept(keep_codebooks, sampling.num_codebooks or config.get("num_codebooks"))
     if is_many:

@@ -29,7 +29,7 @@ from .precision import weights_of
 from .prefix import Prefix, fingerprint_of, make_prefix, read_prefix
 from .prompt import Audio, Prompt, encode_end
 from .rendering import rendered
-from .request import completed, continuation, filling, regeneration, transcription, until_end
+from .request import completed, continuation, filling, regeneration, saying, transcription, until_end
 from .threads import decoding_threads
 
 if TYPE_CHECKING:
@@ -119,12 +119,30 @@ class SpeechGenerator:
         prompt: a path, (samples [S], sample_rate), a `prefix` or its file, or None to start from nothing. duration_s:
         None generates until the model ends, 20 s at most; but 8 s after a prompt without a text, as a recording mostly
         stops where an utterance ends, and 8 s with a model that knows no end. text: what is to be said, for a model
-        with a text stream; in a model whose text comes first it begins with what the prompt says. A model with aligned
-        text writes its own where none is given. Raises AudioError for an unusable prompt, ValueError for a duration
-        that is not positive, or a text that the model cannot take.
+        with a text stream; in a model whose text comes first it begins with what the prompt says, in a "mixed" one it
+        is all that is said, in the voice of the prompt (`say`). A model with aligned text writes its own where none is
+        given. Raises AudioError for an unusable prompt, ValueError for a duration that is not positive, or a text that
+        the model cannot take.
         """
         sampling = self.until_end(sampling, prompt, duration_s, text)
         return self.run(self.request(prompt, duration_s, sampling, text), seeds, sampling, progress)
+
+    def say(
+        self,
+        text: str,
+        voice: Prompt = None,
+        seed: int = 0,
+        sampling: SamplingConfig = SamplingConfig(),
+        progress: bool = False,
+        duration_s: float | None = None,
+    ) -> Generation:
+        """Say `text`, until the model ends it; `duration_s` seconds at most (20).
+
+        voice: somebody to sound like, as a `prompt` of `generate_many`, for a model with the text layout "mixed"; it is
+        no part of the result. Raises AudioError for an unusable voice, ValueError for a model that cannot.
+        """
+        sampling = replace(sampling, stop_at_end=True)
+        return self.run(saying(self, text, voice, duration_s, sampling), [seed], sampling, progress)[0]
 
     def regenerate(
         self,
@@ -223,7 +241,7 @@ class SpeechGenerator:
         sampling: SamplingConfig = SamplingConfig(text_temperature=0.0),
         max_s: float = 20.0,
     ) -> str:
-        """What is said in the last `max_s` seconds of `audio`, by a model that was trained with its text last.
+        """What is said in the last `max_s` seconds of `audio`, by a model with the text layout "last" or "mixed".
 
         Raises AudioError for unusable audio, ValueError for a model without such a text.
         """
@@ -306,7 +324,8 @@ class SpeechGenerator:
     def _finish(self, state: State, row: int, seed: int, num_frames: int) -> Generation:
         """One row, up to frame `num_frames` at most."""
         end = min(int(state.end[row]), num_frames)
-        codes, nll = (values[row, : state.num_codebooks, :end] for values in (state.codes, state.nll))
-        text = None if state.text is None else state.text[row, :end]
+        own = slice(state.request.num_voice, end)
+        codes, nll = (values[row, : state.num_codebooks, own] for values in (state.codes, state.nll))
+        text = None if state.text is None else state.text[row, own]
         reason = "eos" if end < num_frames else "length"
-        return rendered(self, codes, nll, text, state.num_prompt_frames, seed, reason)
+        return rendered(self, codes, nll, text, state.num_prompt_frames - own.start, seed, reason)

@@ -41,6 +41,7 @@ class Request:
     num_codes: int | None = None  # codes from here on are never drawn: a model may have more than its codec (CSM has)
     prefix: "Prefix | None" = None  # the given columns of every row: the frame step need not take them again
     new_codes: Tensor | None = None  # [K, num_frames] or [B, K, num_frames], of the new columns; ABSENT: to be drawn
+    num_voice: int = 0  # the first given columns are another utterance: heard, and no part of the result
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.align import spread, text_first
-from ..data.text_tokenizer import EOS, clean_text
+from ..data.text_tokenizer import EOS, SAY, WRITE, clean_text
 from ..model.delay_pattern import ABSENT
 from .argument_checks import check_kept
 from .config import SamplingConfig
@@ -79,6 +79,8 @@ def filling(
     lm: "SpeechGenerator", before: Audio, after: Audio, duration_s: float, sampling: SamplingConfig, text: str | None
 ) -> tuple[Request, int]:
     """See `SpeechGenerator.fill`. With the frames of `after`."""
+    if text is not None and lm.model.config.text.layout == "mixed":
+        raise ValueError(f"{lm.name}: fills no gap with a text, as what comes before a text is a voice; leave it out")
     end = lm.encode(after, math.inf)
     request, num_last = continuation(lm, before, duration_s, sampling, text, endless=False), end.shape[1]
     gap = torch.full((len(end), request.num_frames), ABSENT, device=end.device)
@@ -90,9 +92,28 @@ def filling(
 
 def transcription(lm: "SpeechGenerator", audio: Audio, max_tokens: int, max_s: float) -> Request:
     """See `SpeechGenerator.transcribe`."""
-    if lm.tokenizer is None or lm.model.config.text.layout != "last":
+    layout = lm.model.config.text.layout
+    if lm.tokenizer is None or layout not in ("last", "mixed"):
         raise ValueError(f"{lm.name}: cannot transcribe; train a model with --model.text.layout last")
-    return Request(max_tokens, lm.encode(audio, max_s), draw_codes=False, draw_text=True, text_end=EOS)
+    codes, tag = lm.encode(audio, max_s), None
+    if layout == "mixed":
+        codes = F.pad(codes, (0, 1), value=ABSENT)
+        tag = F.pad(torch.tensor([WRITE]), (codes.shape[1] - 1, 0), value=ABSENT)
+    return Request(max_tokens, codes, tag, draw_codes=False, draw_text=True, text_end=EOS)
+
+
+def saying(
+    lm: "SpeechGenerator", text: str, voice: Prompt, duration_s: float | None, sampling: SamplingConfig
+) -> Request:
+    """See `SpeechGenerator.say`."""
+    layout = lm.model.config.text.layout if lm.tokenizer is not None else "none"
+    if layout not in ("mixed", "first"):
+        raise ValueError(f"{lm.name}: cannot say a text; train a model with --model.text.layout mixed")
+    if not clean_text(text):
+        raise ValueError("the text is empty; give what is to be said")
+    if voice is not None and layout != "mixed":
+        raise ValueError(f"{lm.name}: takes no voice before a text; train a model with --model.text.layout mixed")
+    return continuation(lm, voice, duration_s or LONGEST_S, sampling, text, endless=False)
 
 
 def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text: str | None) -> Request:
@@ -100,7 +121,7 @@ def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text:
     layout = lm.model.config.text.layout if lm.model.text_size else "none"
     if text is None:
         return Request(num_frames, codes, draw_text=layout == "aligned" and lm.model.predicts_text)
-    if lm.tokenizer is None or layout not in ("first", "aligned"):
+    if lm.tokenizer is None or layout not in ("first", "aligned", "mixed"):
         raise ValueError(f"{lm.name}: cannot speak a given text; train a model with --model.text.layout first")
     words = lm.tokenizer.encode_words(text)
     if layout == "aligned":
@@ -109,9 +130,15 @@ def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text:
         empty = np.zeros((lm.model.num_codebooks, num_frames), np.int64)
         new, _ = spread(words, [len(word) for word in clean_text(text).split()], empty)
         return Request(num_frames, codes, new_text=torch.from_numpy(new))
-    given = np.zeros((lm.model.num_codebooks, 0), np.int64) if codes is None else codes.cpu().numpy()
-    row, grid = text_first([token for word in words for token in word], given)
-    return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row))
+    nothing = np.zeros((lm.model.num_codebooks, 0), np.int64)
+    given = nothing if codes is None else codes.cpu().numpy()
+    tokens = [token for word in words for token in word]
+    if layout == "mixed":
+        row, grid = text_first([SAY, *tokens], nothing, given)
+    else:
+        row, grid = text_first(tokens, given)
+    num_voice = given.shape[1] if layout == "mixed" else 0
+    return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row), num_voice=num_voice)
 
 
 def completed(lm: "SpeechGenerator", request: Request) -> tuple[Request, int]:

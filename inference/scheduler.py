@@ -54,7 +54,7 @@ class Ticket:
     def __init__(self, scheduler: "Scheduler", job: Job, state: State, extra: int):
         """state: the request as it is laid out. extra: columns at its end that are not wanted."""
         self.scheduler, (self.request, self.seed, self.sampling) = scheduler, job
-        given = slice(0, state.num_prompt_frames)
+        given = slice(self.request.num_voice, state.num_prompt_frames)
         self.given, nll = (grid[0, : state.num_codebooks, given].cpu() for grid in (state.codes, state.nll))  # [K, T]
         self.given_nll = nll if self.request.prefix is not None else torch.full_like(nll, torch.nan)
         self.given_text = [] if state.text is None else state.text[0, given].tolist()

@@ -30,11 +30,11 @@ def frames_at_once(num_said: int) -> int:
 class AudioStream:
     """Codes in, the audio of the continuation out: the prompt goes through the decoder, too, and is dropped."""
 
-    def __init__(self, lm: "SpeechGenerator", num_frames: int = NO_END):
-        """num_frames: columns that count; those after them are dropped."""
+    def __init__(self, lm: "SpeechGenerator", num_frames: int = NO_END, num_voice: int = 0):
+        """num_frames: columns that count; those after them are dropped. num_voice: the first ones, dropped as well."""
         self.codec, self.num_frames = lm.codec, num_frames
         self.decoder = lm.codec.streaming_decoder()
-        self.num_seen = 0  # columns that were taken from states
+        self.num_seen = num_voice  # columns that were taken from states
         self.to_drop = 0  # samples of the prompt that are still to come
         self.num_said = 0  # frames of the continuation that went to the decoder
         self.waiting: list[Tensor] = []  # codes [K, N] that did not go there yet
@@ -92,7 +92,8 @@ def stream(
     lm: "SpeechGenerator", request: Request, seed: int, sampling: SamplingConfig, num_frames: int
 ) -> Iterator[np.ndarray]:
     """Chunks [S] float32 of the continuation, as soon as the codec can say them. num_frames: see AudioStream."""
-    states, audio = generate(lm.model, request, [seed], sampling, keep=False), AudioStream(lm, num_frames)
+    states = generate(lm.model, request, [seed], sampling, keep=False)
+    audio = AudioStream(lm, num_frames, request.num_voice)
     state: State | None = None
     while True:
         with decoding_threads(lm.threads):

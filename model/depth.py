@@ -197,11 +197,11 @@ class DepthRows:
     keys: Tensor | None = None  # [B * S] for dropout
 
     @classmethod
-    def of(cls, decoder: DepthDecoder, steps: Steps, known: Tensor) -> "DepthRows":
-        """known: [B, K, S] the codes that positions read; EOS is read as ABSENT."""
-        codes = known.masked_fill(known == decoder.codebook_size, ABSENT).transpose(1, 2).flatten(0, 1)
+    def of(cls, decoder: DepthDecoder, steps: Steps, known: Steps) -> "DepthRows":
+        """known: the same steps, with the codes and the text that positions read; EOS is read as ABSENT."""
+        codes = known.targets.masked_fill(known.targets == decoder.codebook_size, ABSENT).transpose(1, 2).flatten(0, 1)
         targets = steps.targets[:, decoder.first :].transpose(1, 2).flatten(0, 1)
-        text = None if steps.text_targets is None else steps.text_targets.flatten()
+        text = None if known.text_targets is None else known.text_targets.flatten()
         keys = None if steps.keys is None else random_bits(fold(steps.keys, DEPTH_DROPOUT), steps.targets.shape[2])
         return cls(targets, decoder.codes_in(codes), text, None if keys is None else keys.flatten())
 

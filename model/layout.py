@@ -120,8 +120,18 @@ def given_first(place: Tensor, lags: Sequence[int], present: Tensor) -> Tensor:
     return (place[:, None] + put(lags, place.device)[:, None] < 0) & present
 
 
+def scored_part(codes: Tensor, text: Tensor | None, given: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Codes [B, K, T] and text [B, T] without the columns that are given [B, T] bool: heard, and not scored."""
+    if given is None:
+        return codes, text
+    return codes.masked_fill(given[:, None], ABSENT), None if text is None else text.masked_fill(given, ABSENT)
+
+
 def num_scored(config: SpeechLMConfig, codes: Tensor, ends: Tensor | None, text: Tensor | None) -> Tensor:
-    """Codes, ends and predicted text tokens of a batch, each of which is scored once. Arguments: as in `arrange`."""
+    """Codes, ends and predicted text tokens of a batch, each of which is scored once. Arguments: as in `arrange`.
+
+    Where columns are given: of the `scored_part`.
+    """
     count = (codes != ABSENT).sum() + scored_ends(config, codes, ends).sum()
     if text is not None and config.text.vocab_size and config.text.predicted:
         count = count + (text != ABSENT).sum()

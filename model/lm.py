@@ -28,7 +28,7 @@ from .delay_pattern import ABSENT
 from .depth import DepthDecoder, DepthRows, depth_loss
 from .depth_logits import depth_logits
 from .flatten import Contexts, SlotEmbedding, embed, slot_contexts
-from .layout import Steps, arrange, given_first, num_scored, to_frames
+from .layout import Steps, arrange, given_first, num_scored, scored_part, to_frames
 from .linear import GroupedLinear
 from .losses import Weights, cross_entropy
 from .pieces import Scored, is_long, score_in_pieces
@@ -142,6 +142,7 @@ class SpeechLM(StrictModel):
         text: Tensor | None = None,
         user: Tensor | None = None,
         documents: Tensor | None = None,
+        given: Tensor | None = None,
         weights: Weights = Weights(),
         depth_fraction: float = 1.0,
         depth_chunk: int = 0,
@@ -158,6 +159,7 @@ class SpeechLM(StrictModel):
         ends: [B] bool, rows after whose last frame EOS is expected (default: none, EOS is not scored); or [B, T], the
         frames that are last. text: [B, T], ABSENT where there is none. user: [B, U, T], heard and never scored.
         documents: [B, T] numbers that rise along a row: several utterances packed into it, none sees another.
+        given: [B, T] bool, columns that are heard and not scored (default: none); an end after one is.
 
         For training only: weights; depth_fraction, share of the frames, drawn anew at each call, on which the depth
         decoder is trained (its sum is scaled up, so the loss and its gradient keep their expectation); depth_chunk,
@@ -176,11 +178,14 @@ class SpeechLM(StrictModel):
             text = torch.full_like(codes[:, 0], ABSENT)
         if self.config.user_codebooks and user is None:
             user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
-        steps = arrange(self.config, codes, ends, text, user, documents)
+        everything = arrange(self.config, codes, ends, text, user, documents)
+        codes, text = scored_part(codes, text, given)
+        steps = everything if given is None else arrange(self.config, codes, ends, text, user, documents)
         if row_keys is None and (depth_fraction < 1 or input_dropout > 0 or self.has_dropout):
             row_keys = torch.randint(1 << 62, (len(codes),), device=codes.device)
-        steps = replace(steps, keys=row_keys)
-        heard = drop_codes(steps, input_dropout, self.bos) if input_dropout > 0 else steps
+        steps, heard = replace(steps, keys=row_keys), replace(everything, keys=row_keys)
+        if input_dropout > 0:
+            heard = drop_codes(heard, input_dropout, self.bos)
         options = weights, depth_fraction, depth_chunk
         parts = None
         if contexts is not None:
@@ -189,7 +194,7 @@ class SpeechLM(StrictModel):
             scored = score_in_pieces(self, heard, steps, *options)
         else:
             parts = self.contexts(heard)
-            scored = self.score(parts, steps, heard.targets, *options)
+            scored = self.score(parts, steps, heard, *options)
         # a model without BOS has nothing before its first step: equal probabilities there
         delays, place, dtype = self.config.delays, steps.place, scored.total.dtype
         first_nats = given_first(place, delays, codes != ABSENT).to(dtype) * math.log(self.codebook_size)
@@ -207,7 +212,7 @@ class SpeechLM(StrictModel):
             total = total + weights.text * first_text.sum()
         output.loss = total / num_scored(self.config, codes, ends, text).clamp_min(1)
         if parts is not None and return_logits:
-            logits, text_logits = self.all_logits(parts, steps)
+            logits, text_logits = self.all_logits(parts, everything)
             output.logits = to_frames(logits, place, delays)  # 0, so equal, for what comes first
             if not self.config.bos:
                 output.logits[..., self.codebook_size :].masked_fill_(first_nats[..., None] > 0, float("-inf"))
@@ -228,9 +233,9 @@ class SpeechLM(StrictModel):
         return Contexts(x, x, x[:, :, None])
 
     def score(
-        self, contexts: "Contexts", steps: Steps, known: Tensor, weights: Weights, fraction: float, chunk: int
+        self, contexts: "Contexts", steps: Steps, known: Steps, weights: Weights, fraction: float, chunk: int
     ) -> Scored:
-        """The weighted sum of all nats, and the nats of each step. known: [B, K, S] what the depth decoder is told."""
+        """The weighted sum of all nats, and the nats of each step. known: what the depth decoder is told."""
         targets = steps.targets
         codebook_weights = weights.of(self.num_codebooks, contexts.first)
         total = codebook_weights.new_zeros(())
@@ -262,7 +267,7 @@ class SpeechLM(StrictModel):
         """`score` of the steps that contexts [B, S, D] are of; 0 for those after them."""
         count = contexts.shape[1]
         first, after = steps.part(0, count), (0, steps.targets.shape[2] - count)
-        scored = self.score(Contexts(contexts, contexts, contexts[:, :, None]), first, first.targets, *options)
+        scored = self.score(Contexts(contexts, contexts, contexts[:, :, None]), first, first, *options)
         nll, text_nll = (None if x is None else F.pad(x, after) for x in (scored.nll, scored.text_nll))
         return Scored(scored.total, nll, text_nll)
 
@@ -293,7 +298,7 @@ class SpeechLM(StrictModel):
         """-> [B, K, S, C] and, with a text stream that is predicted, [B, S, text vocabulary]."""
         parts = [] if self.depth_is_first else [self.head_0(contexts.first)[:, None]]
         if self.pattern == "depth":
-            rows = DepthRows.of(self.depth_decoder, steps, steps.targets)
+            rows = DepthRows.of(self.depth_decoder, steps, steps)
             parts.append(depth_logits(self.depth_decoder, self.frame_embedding, contexts.first, rows))
         elif self.num_codebooks > 1:
             parts.append(self.head_logits(contexts.others))

@@ -46,7 +46,7 @@ def score_in_pieces(model: "SpeechLM", heard: Steps, steps: Steps, *options: Any
     for first in range(0, num_steps, size):
         stop, before = first + size, min(first, 1)  # before: a step that tells what comes before the first
         contexts = model.contexts(heard.part(first - before, stop), cache, before)
-        parts.append(model.score(contexts, steps.part(first, stop), heard.targets[:, :, first:stop], *options))
+        parts.append(model.score(contexts, steps.part(first, stop), heard.part(first, stop), *options))
     nll = [part.nll for part in parts if part.nll is not None]
     text_nll = [part.text_nll for part in parts if part.text_nll is not None]
     return Scored(

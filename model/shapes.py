@@ -10,7 +10,8 @@ from typing import Literal, get_args
 from .rope_scaling import RopeScaling
 from .strict import strict
 
-TextLayout = Literal["first", "last", "aligned"]  # text columns before the audio, after it, or beside it
+# text columns before the audio, after it, or beside it; mixed: before, after or none, and a tag that says which
+TextLayout = Literal["first", "last", "aligned", "mixed"]
 Pattern = Literal["depth", "delay", "parallel", "flatten"]  # how the codebooks of a frame are predicted
 TEXT_LAYOUTS: tuple[str, ...] = get_args(TextLayout)
 PATTERNS: tuple[str, ...] = get_args(Pattern)
@@ -118,7 +119,7 @@ class DepthConfig(TransformerConfig):
 class TextConfig:
     """A text token beside the codes of each step: before the audio (CSM), after it (transcription), or aligned (Moshi).
 
-    In a step the text token comes before the codes.
+    A "mixed" model knows the first two, and audio alone (data/forms.py). In a step, text comes before codes.
     """
 
     vocab_size: int = 0  # 0: no text

@@ -23,7 +23,8 @@ prefix missing.wav | missing.wav: no such file
 prefix good.wav --out voice.wav | a prefix is a .safetensors file
 train store | --out is missing
 finetune audio | --out is missing
-transcribe good.wav | --model is missing
+transcribe | AUDIO is missing
+say | TEXT is missing
 convert csm model | DST is missing
 codec decompress good.clm | OUT is missing
 
@@ -108,6 +109,22 @@ generate good.wav --model empty | holds no model
 generate good.wav --model run | holds no model
 generate good.wav --text hello | has no text stream
 generate good.wav --text hello --model model | has no text stream
+
+say hello | the model 'default' has no text stream; train one with --model.text.layout mixed
+say hello --model model | has no text stream
+say hello --model missing | no such model folder
+say "" | TEXT is empty
+say hello --voice missing.wav | missing.wav: no such file
+say hello --voice silent.wav | silent
+say hello --voice audio | is a folder
+say hello --voice good.wav --out good.wav | would overwrite what is read
+say hello --out said.txt | said.txt
+say hello --duration 0 | --duration
+say hello --seed -1 | --seed
+say hello --stop-at-end | --stop-at-end: of no use with say
+
+evaluate store --given-text --model model | --given-text: the model 'model' has no text stream
+evaluate hearing --given-text | --given-text: of no use with these pairs
 
 transcribe missing.wav --model model | no such file
 transcribe good.wav --model default | has no text stream
@@ -227,6 +244,8 @@ train store --out new --optimizer.learning-rate nan | --optimizer.learning-rate
 train store --out new --optimizer.learning-rate -1 | --optimizer.learning-rate
 train store --out new --optimizer.warmup-steps -1 | --optimizer.warmup-steps
 train store --out new --batch.heldout-share 1 | --batch.heldout-share
+train store --out new --batch.text.say 0.9 | each must be at least 0, and all together at most 1
+train store --out new --batch.text.voice-s 0 | voice-s is 0.0
 train store --out new --batch.max-frames 0 | --batch.max-frames
 train store --out new --depth-fraction 0 | --depth-fraction
 train store --out new --dropout 1 | --dropout

@@ -222,19 +222,30 @@ def test_a_model_that_loses_to_the_bigram_is_told_what_to_do(project, tmp_path, 
 
 
 @pytest.mark.slow
-def test_transcribe_prints_what_the_model_hears(project, tmp_path, capsys):
+def test_transcribe_and_say_give_what_the_model_does(project, tmp_path, capsys):
     for path in project.audio.rglob("*.wav"):
         target = tmp_path / "spoken" / path.name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
         target.with_suffix(".txt").write_text("one two three four five six seven eight nine ten")
-    text = ("--model.text.layout", "last", "--model.text.vocab-size", "275")
+    text = ("--model.text.layout", "mixed", "--model.text.vocab-size", "275")
     codeclm(
         "train", tmp_path / "spoken", "--codec", project.codec, "--out", tmp_path / "run", "--steps", 1, *SIZES, *text
     )
     capsys.readouterr()
     codeclm("transcribe", project.prompt, "--model", tmp_path / "run", "--seconds", "1")
-    assert capsys.readouterr().out == load(tmp_path / "run").transcribe(project.prompt, max_s=1.0) + "\n"
+    lm = load(tmp_path / "run")
+    assert capsys.readouterr().out == lm.transcribe(project.prompt, max_s=1.0) + "\n"
+    said = lm.say("one two", project.prompt, seed=3, duration_s=0.5)
+    said.save(tmp_path / "expected.wav")
+    how = "--model", tmp_path / "run", "--seed", 3, "--duration", 0.5
+    codeclm("say", "one two", "--voice", project.prompt, "--out", tmp_path / "said.wav", *how)
+    assert f"said.wav: {len(said.audio) / said.sample_rate:.2f} s, seed 3" in capsys.readouterr().out
+    assert (tmp_path / "said.wav").read_bytes() == (tmp_path / "expected.wav").read_bytes()
+    codeclm("generate", project.prompt, "--text", "one two", "--out", tmp_path / "again.wav", *how, "--stop-at-end")
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "expected.wav").read_bytes()
+    codeclm("evaluate", project.tokens, "--model", tmp_path / "run", "--given-text")
+    assert "its transcript, then" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
-from codeclm.model.layout import Steps, arrange
+from codeclm.model.layout import Steps, arrange, num_scored, scored_part
 from codeclm.model.losses import Weights, cross_entropy
 
 from .options import OPTIONS, example
@@ -70,6 +70,31 @@ def test_the_loss_is_the_weighted_sum_by_hand_and_the_nll_is_untouched(make_mode
     terms = code_terms.sum() + (0 if text_terms is None else text_terms.sum())
     torch.testing.assert_close(penalised.loss - without.loss, 0.01 * terms / (count - 2), rtol=0, atol=1e-12)
     assert torch.equal(penalised.nll, without.nll)
+
+
+@pytest.mark.parametrize("option", [*MIXED, "user", "no bos", "moshi"])
+@torch.no_grad()
+def test_given_columns_are_heard_and_cost_nothing(make_model, option):
+    """All else costs what it does without them being given: an end after a given column, too."""
+    model = make_model(**OPTIONS[option])
+    inputs, ends = example(model), torch.zeros(3, 6, dtype=torch.bool)
+    if "text" in inputs:
+        inputs["text"][:, 2:4] = ABSENT
+    ends[0, 5], ends[1, 3] = True, True
+    given = torch.zeros(3, 6, dtype=torch.bool)
+    given[0, :2], given[1, 3:5] = True, True
+    plain, found = model(**inputs, ends=ends), model(**inputs, ends=ends, given=given)
+    expected = plain.nll.masked_fill(given[:, None], 0.0)
+    torch.testing.assert_close(found.nll, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.eos_nll, plain.eos_nll, rtol=0, atol=1e-9)
+    expected_text = [plain.text_nll.masked_fill(given, 0.0)] if model.predicts_text else []
+    for value in expected_text:
+        torch.testing.assert_close(found.text_nll, value, rtol=0, atol=1e-9)
+    total = expected.sum() + plain.eos_nll.sum() + sum(value.sum() for value in expected_text)
+    left = scored_part(inputs["codes"], inputs.get("text"), given)
+    count = num_scored(model.config, left[0], ends, left[1])
+    assert int(count) == sum(int((x != 0).sum()) for x in (expected, plain.eos_nll, *expected_text))
+    torch.testing.assert_close(found.loss, total / count, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()

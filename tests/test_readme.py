@@ -95,21 +95,21 @@ def test_every_verb_is_shown():
 
 @pytest.mark.slow
 def test_the_python_runs_where_the_demo_was(tmp_path):
-    """Every block in order, as one script; runs/scribe, which takes a corpus with transcripts, is a tiny stand-in."""
+    """Every block in order, as one script; runs/both, which takes a corpus with transcripts, is a tiny stand-in."""
     demo.run(tmp_path, 0.1, [0])
-    write_scribe(tmp_path / "runs/scribe", tmp_path / "transcribed")
+    train_with_text(tmp_path / "runs/both", tmp_path / "transcribed")
     (tmp_path / "script.py").write_text("".join(text for kind, text in BLOCKS if kind == "python"))
     result = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out.wav").is_file() and "bits/s" in result.stdout
 
 
-def write_scribe(out: Path, data: Path) -> None:
-    """A model that was trained, for a step, with its text last."""
+def train_with_text(out: Path, data: Path) -> None:
+    """A model that was trained, for a step, with text before audio, after it and without."""
     for number in range(6):
         save_audio(data / f"{number}.wav", 0.1 * np.random.default_rng(number).standard_normal(16_000), 16_000)
         (data / f"{number}.txt").write_text("a text of several words to learn a few tokens from")
-    text = {"layout": "last", "vocab_size": 280}
+    text = {"layout": "mixed", "vocab_size": 280}
     codeclm.train.train(data, out, steps=1, model={"preset": "tiny", "text": text}, batch={"heldout_share": 0.2})
 
 

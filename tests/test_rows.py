@@ -22,7 +22,7 @@ from codeclm.train.loop import Trainer
 from .options import OPTIONS, SIZE
 
 LENGTHS = [5, 12, 1, 7, 30, 7, 3, 19, 44]
-LAYOUTS = ("first", "last", "aligned")
+LAYOUTS = ("first", "last", "aligned", "mixed")
 
 
 @given(lengths=st.lists(st.integers(1, 60), max_size=60), num_columns=st.integers(0, 50))
@@ -42,6 +42,9 @@ def test_rows_hold_their_pieces_and_padding_goes_with_the_last():
     assert rows.codes[:, 0].tolist() == [[0, 1, 0, 1, 2, -1], [0, 1, 2, -1, -1, -1]]
     assert rows.ends.nonzero().tolist() == [[0, 4], [1, 2]]
     assert rows.documents is not None and rows.documents.tolist() == [[0, 0, 1, 1, 1, 1], [0] * 6]
+    assert rows.given is None
+    heard = stack([[one, two._replace(given=np.array([True, False]))]], 2, 6).given
+    assert heard is not None and heard.nonzero().tolist() == [[0, 3]]
     assert rows.lengths() == [2, 4, 6] and stack([[one], [two]], 2, 3).lengths() == [3, 3]
     assert stack([[one], [two]], 2, 3).documents is None and stack([], 2, 3).codes.shape == (0, 2, 3)
 
@@ -82,7 +85,7 @@ def loss_and_gradient(model: SpeechLM, batches: TokenBatches) -> tuple[torch.Ten
     assert (rows.documents is not None) == batches.packed
     model.zero_grad()
     text = rows.text if model.text_size else None
-    output = model(rows.codes, ends=rows.ends, text=text, documents=rows.documents)
+    output = model(rows.codes, ends=rows.ends, text=text, documents=rows.documents, given=rows.given)
     output.loss.backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return output.loss.detach(), output.eos_nll.sum().detach(), gradient

@@ -186,7 +186,8 @@ def bigram(trainer: Trainer, rows: Rows) -> tuple[str, str]:
 
 def forward(model: SpeechLM, trainer: Trainer, rows: Rows, return_logits: bool = False) -> SpeechLMOutput:
     text = trainer.text_of(rows)
-    return model(rows.codes, ends=rows.ends, text=text, documents=rows.documents, return_logits=return_logits)
+    documents, given = rows.documents, rows.given
+    return model(rows.codes, rows.ends, text, documents=documents, given=given, return_logits=return_logits)
 
 
 def loss(model: SpeechLM, trainer: Trainer, rows: Rows) -> Tensor:

@@ -43,7 +43,7 @@ def pieces(batches: Batches, step: int, rank: int, world_size: int) -> Iterator[
 def finite_columns(model: SpeechLM, rows: Rows) -> torch.Tensor:
     """[B, T], whether what a column costs is finite."""
     text = rows.text if model.text_size else None
-    output = model(rows.codes, ends=rows.ends, text=text, documents=rows.documents)
+    output = model(rows.codes, ends=rows.ends, text=text, documents=rows.documents, given=rows.given)
     finite = output.nll.isfinite().all(dim=1)
     return finite if output.text_nll is None else finite & output.text_nll.isfinite()
 

@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from ..inference import cli as using
+from ..inference import text_cli
 from ..inference.argument_checks import (
     check_audio,
     check_audio_folder,
@@ -224,7 +225,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "tokenizers": tokenizers,
     "generate": generate,
     "prefix": prefix,
-    "transcribe": using.transcribe,
+    "say": text_cli.say,
+    "transcribe": text_cli.transcribe,
     "evaluate": using.evaluate,
     "report": report,
     "verify": verify,

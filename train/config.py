@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from ..data.config import HeldoutBy
+from ..data.config import FormShares, HeldoutBy
 from ..model.dial import batch_by_layers, check_layers, shape_by_layers
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, DepthConfig, Pattern, TextLayout, TransformerConfig
@@ -72,6 +72,7 @@ class BatchConfig:
     heldout_by: HeldoutBy = "recording"
     heldout_seed: int = 0  # which recordings or speakers are held out, whatever the seed of the run
     heldout_frames: int = 100_000  # held-out frames scored at an evaluation, the first utterances by hash (0: all)
+    text: FormShares = FormShares()
 
     def __post_init__(self) -> None:
         if min(self.frames_per_batch, self.max_frames) < 1:
@@ -98,7 +99,9 @@ class BatchConfig:
 class TextOptions:
     """The text stream of a new model, if it has one; transcripts are the .txt files beside the audio."""
 
-    layout: Literal["none", TextLayout] = "none"  # text before the audio, after it, or beside it
+    layout: Literal["none", TextLayout] = (
+        "none"  # text before the audio, after it, beside it; mixed: before, after or none
+    )
     vocab_size: int = 2000  # size of the sentencepiece tokenizer, which is trained on the training transcripts
 
 

@@ -65,7 +65,7 @@ def batches_of(
 ) -> Batches:
     """Batches of the corpora, and of `replay` with that share of the rows."""
     sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
-    how = tokenizer, layout, packed, batch.codebook_dropout
+    how = tokenizer, layout, packed, batch.codebook_dropout, batch.text
     parts = [TokenBatches(corpus.store, *sizes, seed, corpus.training, *how) for corpus in found]
     shares = [corpus.share for corpus in found]
     if replay is not None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..data.dataset import Batches
 from ..data.rows import Rows
-from ..model.layout import num_scored
+from ..model.layout import num_scored, scored_part
 from ..model.random_bits import row_keys
 from ..model.speech_lm_config import SpeechLMConfig
 from .config import RunConfig
@@ -51,7 +51,8 @@ class StepRows:
     def _part(self, step: int, rows: Rows, keys: Tensor, which: slice) -> Microbatch:
         part, own = rows.take(which), keys[which]
         text = part.text if self.model.text.vocab_size else None
-        scored = int(num_scored(self.model, part.codes, part.ends, text))
+        codes, text = scored_part(part.codes, text, part.given)
+        scored = int(num_scored(self.model, codes, part.ends, text))
         if scored == 0:  # fewer rows than ranks: this one takes part in the reduction, with a loss that counts nothing
             part, own = self.batches.rows(step, 0, self.config.batch.frames_per_batch), keys.new_zeros(1)
         return Microbatch(part.pinned() if self.is_pinned else part, own, scored)

@@ -172,6 +172,7 @@ class Trainer:
                 ends=rows.ends,
                 text=self.text_of(rows),
                 documents=rows.documents,
+                given=rows.given,
                 weights=Weights(config.loss.codebooks or None, config.loss.text, config.loss.z_loss),
                 depth_fraction=config.depth_fraction,
                 depth_chunk=config.depth_chunk,

@@ -55,9 +55,11 @@ def score_store(
     """Score utterances of a store (default all); how far a frame looks back is windows.py's rule.
 
     With the tokenizer of a model with text, an utterance that has a transcript is laid out as in training: its codes
-    are then scored as those of speech with that text.
+    are then scored as those of speech with that text. A "mixed" model scores them as those of audio alone and then its
+    text, where that fits into its context; with `config.given_text` as speech with that text.
 
-    Raises ValueError if the store's codec is not the model's, FloatingPointError if the model gives NaN.
+    Raises ValueError if the store's codec is not the model's, or it has no texts to give; FloatingPointError if the
+    model gives NaN.
     """
     chosen = list(range(len(store))) if indices is None else list(indices)
     if isinstance(model, Adapted):
@@ -67,7 +69,7 @@ def score_store(
         return Scores(nats, store.num_frames[chosen], none, none, none)
     store.require_model(model.config)
     row_of = {utterance: row for row, utterance in enumerate(chosen)}
-    grids = StoreGrids(store, tokenizer, model.config.text.layout, indices=chosen)
+    grids = grids_of(model, store, config, chosen, tokenizer)
     num_codebooks = check_leading(config.num_codebooks, model.num_codebooks)
     nll, (eos_nll, text_nll, num_tokens) = np.zeros((len(chosen), num_codebooks)), np.zeros((3, len(chosen)))
     total = int(sum(grids.num_columns[chosen] + store.num_frames[chosen]))
@@ -82,6 +84,19 @@ def score_store(
                 num_tokens[row] += scored.num_tokens
             bar.update(window.stop - window.first)
     return Scores(nll, store.num_frames[chosen], eos_nll, text_nll, num_tokens)
+
+
+def grids_of(
+    model: SpeechLM, store: TokenStore, config: EvaluateConfig, chosen: list[int], tokenizer: TextTokenizer | None
+) -> StoreGrids:
+    """Utterances as they are scored. Raises ValueError for `given_text` where the model has other layouts."""
+    layout = model.config.text.layout if model.text_size else "none"
+    if config.given_text and layout != "mixed":
+        raise ValueError(f"given_text: is for models with the text layout 'mixed'; this one has '{layout}'")
+    if layout != "mixed":
+        return StoreGrids(store, tokenizer, model.config.text.layout, indices=chosen)
+    grids = StoreGrids(store, tokenizer, "mixed", context_frames(model, config), chosen)
+    return grids.all_first() if config.given_text else grids
 
 
 class Scored(NamedTuple):
@@ -155,17 +170,18 @@ def score_rows(
 
     def piece(i: int, window: Window) -> Piece:
         end = grids.last_audio_column(i) - window.start if window.ends else None
-        return Piece(*grids.columns(i, window.start, window.stop), end)
+        text, codes = grids.columns(i, window.start, window.stop)
+        return Piece(text, codes, end, grids.given(text))
 
     pieces = [[piece(*stretch) for stretch in row] for row in batch]
     rows = stack(pieces, model.num_codebooks, max(map(row_length, batch)))
     rows.codes[:, num_codebooks:] = ABSENT
     inputs = rows.to(model.device)
     text = inputs.text if model.text_size else None
-    output = model(inputs.codes, inputs.ends, text=text, documents=inputs.documents)
+    output = model(inputs.codes, inputs.ends, text=text, documents=inputs.documents, given=inputs.given)
     if torch.isnan(output.nll).any():
         raise FloatingPointError("the model gave NaN: its weights are broken")
-    return output, rows.text
+    return output, rows.text if rows.given is None else rows.text.masked_fill(rows.given, ABSENT)
 
 
 def predicted(batch: list[list[Stretch]]) -> Iterator[tuple[int, int, slice]]:
@@ -250,7 +266,7 @@ def evaluate(
         scope=config.scope,
         num_codebooks=num_codebooks,
         precision=precision_of(model, config),
-        context="the adapter's" if isinstance(model, Adapted) else describe(context_frames(model, config), rate),
+        context=context_of(model, config, rate),
         model=likelihood(scores.nll, scores.num_frames, rate, config),
         unigram=likelihood(unigram, scores.num_frames, rate, config),
         bigram=likelihood(bigram, scores.num_frames, rate, config),
@@ -268,6 +284,14 @@ def evaluate(
         data_hash=store.data_hash,
         checkpoint_hash=checkpoint_hash,
     )
+
+
+def context_of(model: SpeechLM | Adapted, config: EvaluateConfig, frame_rate: float) -> str:
+    """What a frame is predicted from, in words."""
+    if isinstance(model, Adapted):
+        return "the adapter's"
+    before = describe(context_frames(model, config), frame_rate)
+    return f"its transcript, then {before}" if config.given_text else before
 
 
 def precision_of(model: SpeechLM | Adapted, config: EvaluateConfig) -> str:

@@ -60,4 +60,4 @@ class Service:
     def speaks_text(self) -> bool:
         """Whether it says a text that is given."""
         layout = self.lm.model.config.text.layout if self.lm.model.text_size else "none"
-        return self.lm.tokenizer is not None and layout in ("first", "aligned")
+        return self.lm.tokenizer is not None and layout in ("first", "aligned", "mixed")

@@ -72,6 +72,8 @@ def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
         text = new_text = None
     elif layout == "first":
         codes, new_text = torch.full_like(codes, ABSENT), None
+    elif layout == "mixed" and text is not None:
+        codes[:, given // 2 :], text[: given // 2], new_text = ABSENT, ABSENT, None
     elif model.predicts_text:
         new_text = None
     draws_text = layout == "last" or (layout == "aligned" and model.predicts_text)

@@ -105,11 +105,19 @@ def make_rows(model: SpeechLM, layout: str = "audio") -> Rows:
             codes[row, :, :boundary] = ABSENT
         elif layout == "last":
             codes[row, :, boundary:] = ABSENT
+        elif layout == "mixed":  # a voice, text, audio
+            codes[row, :, boundary // 2 : boundary] = ABSENT
         codes[row, :, length:] = ABSENT
         if text is not None:
-            part = {"first": slice(boundary, None), "last": slice(0, boundary), "aligned": slice(length, None)}[layout]
-            text[row, part] = ABSENT
-            text[row, length:] = ABSENT
+            has_text = {
+                "first": slice(0, boundary),
+                "last": slice(boundary, length),
+                "aligned": slice(0, length),
+                "mixed": slice(boundary // 2, boundary),
+            }[layout]
+            kept = text[row, has_text].clone()
+            text[row] = ABSENT
+            text[row, has_text] = kept
         if user is not None:
             user[row, :, length:] = ABSENT
     ends = torch.tensor([True, False, True, True])

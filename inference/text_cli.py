@@ -1,0 +1,79 @@
+"""The verbs between text and speech: `say` and `transcribe`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from .argument_checks import (
+    check_audio_out,
+    check_device,
+    check_distinct,
+    check_duration,
+    check_layout,
+    check_model,
+    check_number,
+    check_prompt,
+    check_recording,
+    check_seeds,
+)
+from .config import SamplingConfig
+from .options import AudioFile, Device, Model, Options, Seed, Threads, Weights, open_model
+from .threads import check_threads
+
+
+def say(
+    text: Positional[Annotated[str, arg(metavar="TEXT", help="text to say")]],
+    voice: Annotated[
+        Path | None,
+        arg(
+            metavar="AUDIO",
+            help="somebody to sound like (or a file of `prefix`), for a model of the text layout mixed",
+        ),
+    ] = None,
+    out: Annotated[Path, arg(help="the file to write: .wav, .flac, .ogg, .opus or .mp3")] = Path("said.wav"),
+    model: Model = "default",
+    duration: Annotated[float, arg(metavar="S", help="stop after N seconds, if the model has not ended")] = 20.0,
+    seed: Seed = 0,
+    weights: Weights = "float32",
+    device: Device = "auto",
+    threads: Threads = None,
+    sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
+) -> None:
+    """Say TEXT, in the voice of a recording where one is given, until the model ends it."""
+    if not text.strip():
+        raise ValueError("TEXT is empty; give what is to be said")
+    check_seeds(seed)
+    check_duration(duration)
+    check_device(device)
+    check_threads(threads)
+    check_audio_out(out)
+    check_distinct(out, [voice])
+    check_prompt(voice)
+    if sampling.stop_at_end:
+        raise ValueError("--stop-at-end: of no use with say, which always stops there")
+    config = check_model(model)
+    check_layout("say", model, config, "mixed", "first")
+    if voice is not None:
+        check_layout("--voice", model, config, "mixed")
+    said = open_model(model, device, threads, weights).say(text, voice, seed, sampling, True, duration)
+    said.save(out)
+    print(f"{out}: {len(said.audio) / said.sample_rate:.2f} s, seed {said.seed}")
+    if said.finish_reason == "length":
+        print(f"it had not ended after {duration:g} s; --duration N gives it more time")
+
+
+def transcribe(
+    audio: Positional[AudioFile],
+    model: Model = "default",
+    seconds: Annotated[float, arg(help="transcribe at most the last N seconds of AUDIO")] = 20.0,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Write down what is said in AUDIO, with a model of the text layout mixed or last."""
+    check_number("--seconds", seconds, 0.1, unit=" s")
+    check_device(device)
+    check_threads(threads)
+    check_recording(audio)
+    check_layout("transcribe", model, check_model(model), "mixed", "last")
+    print(open_model(model, device, threads).transcribe(audio, max_s=seconds))

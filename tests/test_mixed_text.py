@@ -1,0 +1,158 @@
+"""One model with text before the audio, after it or without, and a voice before it: it learns all of them.
+
+The "speech" is spelling, as in test_text_stream.py; the second codebook is the speaker's number. So a text tells the
+first codebook, and only a voice tells the second.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codeclm.data.config import FormShares
+from codeclm.data.token_store import TokenStore
+from codeclm.inference import SamplingConfig
+from codeclm.inference.config import EvaluateConfig
+from codeclm.inference.evaluate.score import evaluate, score_store
+from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.loading import load
+from codeclm.inference.prefix import Prefix, make_prefix
+from codeclm.inference.scheduler import Scheduler
+from codeclm.model.shapes import TextConfig, TransformerConfig
+from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
+from codeclm.train.loop import train
+from codeclm.train.new_model import new_model, new_tokenizer
+
+pytestmark = pytest.mark.slow
+
+LETTERS, WORDS, SPEAKERS = "abcd", 4, 4
+BACKBONE = TransformerConfig(dim=64, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=128)
+DEPTH = TransformerConfig(dim=32, num_layers=1, num_heads=4, num_kv_heads=4, ff_dim=64)
+CONFIG = TrainConfig(
+    steps=240,
+    evaluate_every=240,
+    save_every=240,
+    bf16=False,
+    canary=0,
+    batch=BatchConfig(frames_per_batch=640, max_frames=20, heldout_share=0.1, text=FormShares(0.15, 0.3, 0.4)),
+    optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=20, weight_decay=0.0),
+    model=ModelConfig(backbone=BACKBONE, depth=DEPTH, text=TextOptions("mixed", vocab_size=269)),
+)
+GREEDY = SamplingConfig(0.0, 0.0)
+TEXTS = ("a b c d", "d d a c", "c a b b")
+
+
+def spell(text: str, speaker: int) -> np.ndarray:
+    """Codes [T, 2]."""
+    letters = np.array([LETTERS.index(word) for word in text.split()])
+    return np.stack([letters, np.full(len(letters), speaker)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def store(make_store, make_codec, tmp_path_factory) -> TokenStore:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(LETTERS[i] for i in rng.integers(0, 4, WORDS)) for _ in range(800)]
+    codes = [spell(text, i % SPEAKERS) for i, text in enumerate(texts)]
+    names = [f"speaker{i % SPEAKERS}/{i}" for i in range(len(texts))]
+    codec = make_codec(num_codebooks=2, codebook_size=4)
+    return make_store(tmp_path_factory.mktemp("store"), codes, codec, names, texts)
+
+
+@pytest.fixture(scope="module")
+def lm(store, make_codec, tmp_path_factory) -> SpeechGenerator:
+    torch.set_num_threads(1)
+    out: Path = tmp_path_factory.mktemp("run")
+    tokenizer = new_tokenizer([store], CONFIG)
+    codec = make_codec(num_codebooks=2, codebook_size=4)
+    return load(train(new_model(store, CONFIG, tokenizer), codec, store, out, CONFIG, tokenizer))
+
+
+def voice(lm: SpeechGenerator, speaker: int) -> Prefix:
+    return make_prefix(lm, torch.from_numpy(spell("b d a c", speaker).T.copy()))
+
+
+def test_a_text_is_said_in_the_voice_that_is_given_and_ends(lm):
+    for speaker in range(SPEAKERS):
+        for text in TEXTS:
+            said = lm.say(text, voice(lm, speaker), sampling=GREEDY)
+            np.testing.assert_array_equal(said.codes, spell(text, speaker).T)
+            assert said.finish_reason == "eos" and said.num_prompt_frames == 0 and not len(said.prompt_audio)
+            assert said.text == text and len(said.audio) == WORDS * lm.codec.hop_length
+
+
+def test_without_a_voice_it_is_said_in_any_one(lm):
+    found = set()
+    for seed in range(12):
+        said = lm.say(TEXTS[0], seed=seed, sampling=SamplingConfig(1.0))
+        speakers = [speaker for speaker in range(SPEAKERS) if (said.codes == spell(TEXTS[0], speaker).T).all()]
+        found.update(speakers)
+        assert len(speakers) == 1
+    assert len(found) > 1
+
+
+def test_it_transcribes(lm, monkeypatch):
+    for speaker, text in enumerate(TEXTS):
+        codes = torch.from_numpy(spell(text, speaker).T.copy())
+        monkeypatch.setattr(lm, "encode", lambda audio, max_s, codes=codes: codes)
+        assert lm.transcribe("unread.wav") == text
+
+
+def test_audio_alone_costs_its_entropy(lm, store):
+    """A letter has two bits, and an utterance two more: its speaker."""
+    alone = score_store(lm.model, store, progress=False)
+    bits = alone.nll.sum() / alone.num_frames.sum() / np.log(2)
+    assert bits == pytest.approx(2 + 2 / WORDS, rel=0.03) and alone.num_tokens.sum() == 0
+    # its text afterwards changes nothing, and costs nothing
+    then = score_store(lm.model, store, progress=False, tokenizer=lm.tokenizer)
+    np.testing.assert_allclose(then.nll, alone.nll, rtol=0, atol=1e-3)
+    assert then.num_tokens.tolist() == [WORDS + 1] * len(store) and then.text_nll.mean() < 0.5
+    # given its text, the speaker alone is left
+    config = EvaluateConfig(given_text=True)
+    given = score_store(lm.model, store, config, progress=False, tokenizer=lm.tokenizer)
+    assert given.nll.sum() / len(store) / np.log(2) == pytest.approx(2, abs=0.2)
+    assert given.text_nll.mean() / np.log(2) == pytest.approx(2 * WORDS, rel=0.05)
+    report = evaluate(lm.model, store, "0" * 64, config=config, tokenizer=lm.tokenizer)
+    assert report.context.startswith("its transcript, then each utterance")
+    assert report.num_tokens == (WORDS + 1) * len(store) and "nats per token" in report.table()
+
+
+def test_a_recording_is_continued_in_its_voice_to_its_end(lm):
+    start = make_prefix(lm, torch.from_numpy(spell("b d", 2).T.copy()))
+    for seed in range(3):
+        made = lm.generate(start, 1.0, seed, SamplingConfig(stop_at_end=True))
+        assert made.num_prompt_frames == 2 and made.codes.shape[1] == WORDS and (made.codes[1] == 2).all()
+
+
+def test_a_stream_and_a_row_of_a_batch_say_the_same(lm):
+    free = SamplingConfig(1.0)
+    expected = [lm.say(text, voice(lm, speaker), 5, free) for speaker, text in enumerate(TEXTS)]
+    scheduler = Scheduler(lm, max_rows=3)
+    tickets = [scheduler.submit(voice(lm, speaker), None, 5, free, text) for speaker, text in enumerate(TEXTS)]
+    heard = [scheduler.submit(voice(lm, speaker), None, 5, free, text) for speaker, text in enumerate(TEXTS)]
+    for speaker, (text, want) in enumerate(zip(TEXTS, expected, strict=True)):
+        found = tickets[speaker].generation()
+        np.testing.assert_array_equal(found.codes, want.codes)
+        np.testing.assert_allclose(found.audio, want.audio, rtol=0, atol=1e-4)
+        assert found.num_prompt_frames == 0 and found.finish_reason == "eos"
+        streamed = np.concatenate(list(lm.stream(voice(lm, speaker), seed=5, sampling=free, text=text)))
+        np.testing.assert_allclose(streamed, want.audio, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(np.concatenate(list(heard[speaker].audio())), want.audio, rtol=0, atol=1e-4)
+
+
+def test_what_cannot_be_said_is_told_in_a_line(lm, store, make_model, make_codec):
+    with pytest.raises(ValueError, match="the text is empty"):
+        lm.say("  ")
+    with pytest.raises(ValueError, match="fills no gap with a text"):
+        lm.fill(voice(lm, 0), voice(lm, 1), 0.1, text="a")  # type: ignore[arg-type]
+    codec = make_codec(num_codebooks=2, codebook_size=4)
+    plain = SpeechGenerator(make_model((0, 0), codec=codec, dtype=torch.float32), codec, "plain")
+    with pytest.raises(ValueError, match="plain: cannot say a text; train a model with --model.text.layout mixed"):
+        plain.say("a b")
+    first = make_model((0, 0), codec=codec, dtype=torch.float32, text=TextConfig(269, layout="first"))
+    with pytest.raises(ValueError, match="first: takes no voice before a text"):
+        SpeechGenerator(first, codec, "first", lm.tokenizer).say("a b", voice(lm, 0))
+    with pytest.raises(
+        ValueError, match="given_text: is for models with the text layout 'mixed'; this one has 'first'"
+    ):
+        score_store(first, store, EvaluateConfig(given_text=True), progress=False, tokenizer=lm.tokenizer)
