@@ -40,6 +40,7 @@ from .options import (
     CodecName,
     Data,
     Device,
+    Model,
     Numbers,
     Options,
     Seed,
@@ -312,15 +313,20 @@ def demo(
     out: Annotated[Path, arg(help="folder for the sounds, the picture and the metrics")] = Path("runs/demo"),
     duration: Annotated[float, arg(help="seconds to generate")] = 8.0,
     seeds: Annotated[tuple[int, ...], arg(help="seeds, one continuation each")] = (0, 1, 2),
+    model: Model = "default",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Continue the bundled recording of a human voice: WAV files, a picture and metrics in OUT."""
+    """Continue the bundled recording of a human voice: WAV files, a page, a picture and metrics in OUT.
+
+    A model with text also says a sentence in that voice, and writes what it hears.
+    """
     check_seeds(*seeds)
     check_duration(duration)
     check_device(device)
     check_threads(threads)
     check_folder(out)
+    check_model(model)
     from .demo import run
 
-    print(run(out, duration, seeds, open_model("default", device, threads)))
+    print(run(out, duration, seeds, open_model(model, device, threads)))

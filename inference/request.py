@@ -90,10 +90,15 @@ def filling(
     return request, num_last
 
 
+def text_layout(lm: "SpeechGenerator") -> str:
+    """Where the text of the model lies; "none" if it has none, or no tokenizer to read one with."""
+    return lm.model.config.text.layout if lm.tokenizer is not None else "none"
+
+
 def transcription(lm: "SpeechGenerator", audio: Audio, max_tokens: int, max_s: float) -> Request:
     """See `SpeechGenerator.transcribe`."""
-    layout = lm.model.config.text.layout
-    if lm.tokenizer is None or layout not in ("last", "mixed"):
+    layout = text_layout(lm)
+    if layout not in ("last", "mixed"):
         raise ValueError(f"{lm.name}: cannot transcribe; train a model with --model.text.layout last")
     codes, tag = lm.encode(audio, max_s), None
     if layout == "mixed":
@@ -106,7 +111,7 @@ def saying(
     lm: "SpeechGenerator", text: str, voice: Prompt, duration_s: float | None, sampling: SamplingConfig
 ) -> Request:
     """See `SpeechGenerator.say`."""
-    layout = lm.model.config.text.layout if lm.tokenizer is not None else "none"
+    layout = text_layout(lm)
     if layout not in ("mixed", "first"):
         raise ValueError(f"{lm.name}: cannot say a text; train a model with --model.text.layout mixed")
     if not clean_text(text):

@@ -320,6 +320,7 @@ demo --duration nan | --duration
 demo --seeds -1 | --seed
 demo --seeds | a seed is missing
 demo --out text.wav | is a file, not a folder
+demo --model nowhere | nowhere: no such model folder
 
 codec train missing --out new | no such file or folder
 codec train empty --out new | no audio file

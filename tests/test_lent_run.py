@@ -23,7 +23,7 @@ from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load
 from codeclm.model.codec_reference import CodecReference
-from codeclm.train.config import TextOptions, TrainConfig
+from codeclm.train.config import TrainConfig
 from codeclm.train.recipes.embedded.language_model import ON_CPU, ON_GPU
 from codeclm.train.recipes.embedded.lent.pack import SETTINGS, join, newest_run, pack, read_settings, unpack
 from codeclm.train.recipes.embedded.lent.packed_store import num_bits, pack_codes, unpack_codes
@@ -72,7 +72,7 @@ def recipe(codec, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def small() -> TrainConfig:
     """The settings of the lent run, for a model of the tests."""
-    shape = replace(SHAPE, text=TextOptions("first", 300))
+    shape = replace(SHAPE, text=replace(ON_GPU.model.text, vocab_size=300))
     batch = replace(ON_GPU.batch, frames_per_batch=256, max_frames=64)
     optimizer = replace(ON_GPU.optimizer, warmup_steps=5)
     return replace(ON_GPU, compile=False, evaluate_every=50, model=shape, batch=batch, optimizer=optimizer)
@@ -186,6 +186,7 @@ def test_a_run_elsewhere_ends_by_the_clock_and_comes_back_as_a_run_to_go_on_from
 
     lm, store = load(recipe / "lent-1"), TokenStore(recipe / "tokens")
     assert lm.codec.fingerprint == codec.fingerprint and lm.tokenizer is not None
+    assert lm.model.config.text.layout == "mixed"
     _, scored = split_heldout(store, *small.batch.split)
     scores = score_store(lm.model, store, EvaluateConfig(), scored.tolist(), False, lm.tokenizer)
     bits = store.codec.frame_rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2)

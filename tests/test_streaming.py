@@ -10,10 +10,10 @@ import pytest
 
 from codeclm.data.audio_out import audio_to
 from codeclm.inference import SamplingConfig
-from codeclm.inference.demo import PROMPT
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.inference.streaming import LARGEST
+from codeclm.model.pretrained import PROMPT
 
 from .options import backbone
 

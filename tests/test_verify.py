@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from codeclm.inference import load
-from codeclm.inference.demo import PROMPT
 from codeclm.inference.verify.checks import CHECKS, DTYPES, verify
 from codeclm.inference.verify.distribution import Token, rank
 from codeclm.inference.verify.findings import compare
@@ -17,6 +16,7 @@ from codeclm.inference.verify.report import failures, table
 from codeclm.inference.verify.sequences import fullest_rows
 from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.flatten import TEXT
+from codeclm.model.pretrained import PROMPT
 from codeclm.model.shapes import DepthConfig
 
 from .breakages import BROKEN

@@ -36,6 +36,15 @@ def continuation(lm: SpeechGenerator, made: Generation) -> Sound:
     return Sound(name, audio, made.sample_rate, about, lm.codec.frame_rate, made.codes, bits, prompt_s)
 
 
+def sentence(lm: SpeechGenerator, said: Generation) -> Sound:
+    """What the model says of a text, without anything before it."""
+    bits = said.nll / math.log(2)
+    rate = bits.sum(axis=0).mean() * lm.codec.frame_rate
+    end = "it ends by itself" if said.finish_reason == "eos" else "it was stopped before its end"
+    about = f"{len(said.audio) / said.sample_rate:.1f} s by the model, {rate:.0f} bits/s; {end}"
+    return Sound("a sentence", said.audio, said.sample_rate, about, lm.codec.frame_rate, said.codes, bits)
+
+
 def heard(sounds: Sequence[Sound], transcriber: Transcriber | None) -> list[Sound]:
     """The sounds with their words, in the language of the first; as they are without a transcriber."""
     if transcriber is None:

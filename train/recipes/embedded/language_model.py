@@ -1,7 +1,8 @@
 """Settings of the embedded language model's training, on a CPU in the background and on a GPU that is lent for minutes.
 
 About 32 M parameters (V 1024, K 8, 2000 pieces of text): in 8 bits, with the codec, less than 48 MB. Its sliding window
-lets it generate without end exactly as it is scored. Batches and rates go together as model/dial.py has them.
+lets it generate without end exactly as it is scored. It learns text before the audio (also after a voice prompt), text
+after it, and audio alone. Batches and rates go together as model/dial.py has them.
 """
 
 from dataclasses import replace
@@ -13,10 +14,10 @@ SHAPE = ModelConfig(
     backbone=TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, ff_dim=1152, sliding_window=384),
     # small: a frame costs seven positions of it
     depth=DepthConfig(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, ff_dim=640),
-    text=TextOptions(layout="first", vocab_size=2000),
+    text=TextOptions(layout="mixed", vocab_size=2000),
 )
 ON_CPU = TrainConfig(
-    steps=7000,  # three epochs of 100 hours
+    steps=7000,  # two and a half epochs of 100 hours
     depth_fraction=0.25,
     ema_decay=0.999,
     evaluate_every=250,

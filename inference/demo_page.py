@@ -1,0 +1,28 @@
+"""The page of `codeclm demo`: how a recording goes on, a sentence that is said, the words that are heard."""
+
+from .demo_made import SENTENCE, Made
+from .loading import DEFAULT
+from .report.page import Page, Section, Table
+
+MEANING = "words and a voice, no meaning: the model is small"  # the embedded one
+WITHOUT_TEXT = "it neither says a text nor writes what it hears; a model with --model.text.layout mixed does both"
+
+
+def page_of(made: Made, name: str) -> Page:
+    """With the words of all sounds where whisper is there. name: the model's."""
+    count = made.num_continued
+    sections = [Section("It goes on" if made.has_text else "", (), made.sounds[:count])]
+    if made.said is not None:
+        sections.append(Section("It says a sentence", [SENTENCE], made.sounds[count:]))
+    if made.written is not None:
+        rows = [["by", "words"], ["the model", made.written]]
+        if made.heard is not None:
+            rows.append(["whisper", made.heard])
+        sections.append(Section("It writes what it hears", tables=[Table("The recording in words", rows)]))
+    called = "the embedded model" if name == DEFAULT else name
+    return Page(f"A voice, and how {called} goes on", remarks(made, name), sections)
+
+
+def remarks(made: Made, name: str) -> list[str]:
+    """What to know before listening."""
+    return [MEANING] * (name == DEFAULT) + [WITHOUT_TEXT] * (not made.has_text)
