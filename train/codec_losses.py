@@ -12,6 +12,7 @@ from torch import Tensor
 
 RESOLUTIONS = ((0.02, 48), (0.04, 80), (0.064, 100))  # (window in seconds, mel bands)
 LEVEL_S = 0.32  # seconds of which the level is compared
+FAINT_DBFS = -70.0  # of a band
 EAR_S = 0.032  # seconds of the window that loudness and envelopes are measured over, every half of it
 
 
@@ -63,17 +64,6 @@ def mel_loss(output: Tensor, target: Tensor, sample_rate: int) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def level_loss(output: Tensor, target: Tensor, sample_rate: int) -> Tensor:
-    """Mean distance in bels between the levels of two [B, S], over stretches of LEVEL_S.
-
-    Spectra that cannot be told exactly are best guessed at their medians, which are too quiet: the other losses like
-    that. Below -60 dBFS no difference counts.
-    """
-    size = min(samples(LEVEL_S, sample_rate), output.shape[1])
-    a, b = (x.float().unfold(1, size, size).square().mean(dim=2).clamp_min(1e-6).log10() for x in (output, target))
-    return (a - b).abs().mean()
-
-
 def power(audio: Tensor, window: int) -> Tensor:
     """[B, S] -> power spectrum [B, F, N], hop half the window."""
     taper = torch.hann_window(window, device=audio.device)
@@ -121,6 +111,29 @@ def loudness_losses(output: Tensor, target: Tensor, sample_rate: int) -> tuple[T
     difference = (disturbance.square().mean(dim=1) + 1e-6).sqrt() * weight
     added = (disturbance * ratio).mean(dim=1) * weight
     return (difference.square().mean(dim=1) + 1e-6).sqrt().mean(), added.mean()
+
+
+def level_loss(output: Tensor, target: Tensor, sample_rate: int) -> Tensor:
+    """Mean distance in bels between the levels of two [B, S] over stretches of LEVEL_S, in each octave from 125 Hz on.
+
+    Spectra that cannot be told exactly are best guessed at their medians, which are too quiet: the other losses like
+    that. Levels below FAINT_DBFS count as that.
+    """
+    window = samples(EAR_S, sample_rate)
+    bank = octaves(sample_rate, window).to(output.device)
+    steps = max(1, round(LEVEL_S / EAR_S * 2))
+    a, b = (bank @ power(x, window) / (0.375 * window * window / 2) for x in (output, target))  # [B, bands, N]
+    size = min(steps, a.shape[2])
+    faint = 10 ** (FAINT_DBFS / 10)
+    a, b = (x.unfold(2, size, size).mean(dim=3).clamp_min(faint).log10() for x in (a, b))
+    return (a - b).abs().mean()
+
+
+@lru_cache
+def octaves(sample_rate: int, window: int) -> Tensor:
+    """[bands, window // 2 + 1]: 1 for the bins of each octave from 125 Hz to the highest frequency."""
+    octave = ((torch.arange(window // 2 + 1) * sample_rate / window).clamp_min(1.0) / 125).log2().floor()
+    return (octave == torch.arange(round(math.log2(sample_rate / 2 / 125)))[:, None]).float()
 
 
 @lru_cache

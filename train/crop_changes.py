@@ -33,8 +33,8 @@ def changed(audio: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np
         audio = move_formants(torch.from_numpy(audio), 2 ** rng.uniform(-0.25, 0.25), sample_rate).numpy()
     if draws[1] < 0.35:
         audio = tilted(audio, rng.uniform(-9, 9), sample_rate)
-    if draws[6] < 0.4:
-        audio = coloured(audio, rng.uniform(2, 9), sample_rate, rng)
+    if draws[6] < 0.5:
+        audio = coloured(audio, rng.uniform(2, 12), sample_rate, rng)
     if draws[2] < 0.1:
         audio = in_room(audio, rng.uniform(0.1, 0.5), sample_rate, rng)
     if draws[3] < 0.25 and np.any(audio):
