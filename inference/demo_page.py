@@ -2,7 +2,7 @@
 
 from .demo_made import SENTENCE, Made
 from .loading import DEFAULT
-from .report.page import Page, Section, Table
+from .report.page import Page, Section
 
 MEANING = "words and a voice, no meaning: the model is small"  # the embedded one
 WITHOUT_TEXT = "it neither says a text nor writes what it hears; a model with --model.text.layout mixed does both"
@@ -15,10 +15,8 @@ def page_of(made: Made, name: str) -> Page:
     if made.said is not None:
         sections.append(Section("It says a sentence", [SENTENCE], made.sounds[count:]))
     if made.written is not None:
-        rows = [["by", "words"], ["the model", made.written]]
-        if made.heard is not None:
-            rows.append(["whisper", made.heard])
-        sections.append(Section("It writes what it hears", tables=[Table("The recording in words", rows)]))
+        by_whisper = [] if made.heard is None else [f"whisper writes: {made.heard}"]
+        sections.append(Section("It writes what it hears", [f"It writes: {made.written}", *by_whisper]))
     called = "the embedded model" if name == DEFAULT else name
     return Page(f"A voice, and how {called} goes on", remarks(made, name), sections)
 

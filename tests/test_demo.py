@@ -92,7 +92,7 @@ def test_a_model_with_text_says_a_sentence_and_writes_what_it_hears(text_model, 
     page, told = (out / "index.html").read_text(), capsys.readouterr().out
     for heading in ("It goes on", "It says a sentence", "It writes what it hears"):
         assert f"<h2>{heading}</h2>" in page
-    assert SENTENCE in page and "<td>whisper</td>" not in page
+    assert SENTENCE in page and "whisper writes" not in page
     assert f'it says "{SENTENCE}": said.wav' in told and f'it writes of the prompt: "{written}"\n' in told
     assert WITHOUT_TEXT not in page + told
 
@@ -107,7 +107,7 @@ def test_the_words_that_whisper_hears_stand_beside_those_of_the_model(text_model
     metrics = demo.metrics_of(made, lm)
     assert metrics["written"] == {"text": made.written, "heard": "at the tone"}
     assert metrics["said"]["heard"] == "the soup"
-    assert "<td>whisper</td><td>at the tone</td>" in page_of(made, lm.name).html()
+    assert "whisper writes: at the tone</p>" in page_of(made, lm.name).html()
     lines = "\n".join(demo.lines_of(made, metrics))
     assert '; whisper hears "at the tone"' in lines and '; whisper hears "the soup"' in lines
 
