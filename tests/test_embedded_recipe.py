@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codeclm.data.audio import load_audio
 from codeclm.data.audio_out import save_audio
 from codeclm.data.sources import find_sources
 from codeclm.data.token_store import TokenStore
@@ -21,10 +22,12 @@ from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load
 from codeclm.inference.sound.measures import measure_speech, semitones
 from codeclm.model.codec_shapes import SpectralConfig
-from codeclm.model.codecs import SpectralCodec
+from codeclm.model.codecs import SpectralCodec, load_codec
 from codeclm.model.lm import SpeechLM
+from codeclm.model.pretrained import PROMPT
 from codeclm.model.shapes import TextConfig
 from codeclm.model.speech_lm_config import SpeechLMConfig
+from codeclm.train.recipes import embedded
 from codeclm.train.recipes.embedded import shards
 from codeclm.train.recipes.embedded.language_model import ON_CPU
 from codeclm.train.recipes.embedded.limits import Parts, distance
@@ -290,3 +293,14 @@ def test_filters_fitted_to_a_clip_come_nearer_to_it_than_a_codec_that_never_lear
         float(distance(output, audio, RATE)) for output in (parts.back(audio, True, False), parts.fitted(audio))
     )
     assert near < 0.4 * far
+
+
+def test_version_3_of_the_codec_is_read_and_stays_below_full_scale():
+    codec = load_codec(Path(embedded.__file__).parent / "codec")
+    reference = load_codec("spectral")
+    assert (codec.frame_rate, codec.num_codebooks, codec.bitrate) == (25, 8, reference.bitrate)
+    audio = torch.from_numpy(load_audio(PROMPT, codec.sample_rate))[None, None]
+    loud = 0.99 * audio / audio.abs().max()
+    output = codec.decode(codec.encode(loud))
+    assert output.abs().max() <= 1
+    assert 0.7 < float(output.std() / loud.std()) < 1.2
