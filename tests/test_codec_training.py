@@ -25,7 +25,7 @@ from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.cli import codec_train
 from codeclm.train.codec import level_matched, train_codec
 from codeclm.train.codec_config import CodecTrainConfig
-from codeclm.train.codec_trainer import CodecTrainer, batches, learning_rate
+from codeclm.train.codec_trainer import CodecTrainer, batches, learning_rate, samples_per_crop
 from codeclm.train.crop_changes import move_formants
 from codeclm.train.discriminators import Discriminators
 from codeclm.train.voice_crops import VoiceCrops
@@ -237,7 +237,8 @@ def test_the_command_trains_on_tar_files_by_their_speakers(tmp_path: Path, capsy
 
 def test_the_finished_codec_is_as_loud_as_what_went_in(data: Path, tmp_path: Path):
     crops, trainer = crops_of(data, tmp_path), CodecTrainer(TINY)
-    audio, _ = crops.draw(32, 8000, np.random.default_rng(5))
+    # untrained, it knows no level: that of other crops would be off by some dB
+    audio, _ = crops.draw(64, samples_per_crop(TINY), np.random.default_rng([TINY.seed, 2]))
 
     def level(codec: SpectralCodec) -> float:
         output = codec.decode(codec.encode(audio[:, None]))[:, 0]
@@ -245,7 +246,7 @@ def test_the_finished_codec_is_as_loud_as_what_went_in(data: Path, tmp_path: Pat
 
     trainer.average["decoder.head.bias"] -= 2.0
     assert level(trainer.averaged_codec()) < -10
-    assert abs(level(level_matched(trainer.averaged_codec(), crops, TINY))) < 3  # untrained, it knows no level
+    assert abs(level(level_matched(trainer.averaged_codec(), crops, TINY))) < 2  # the median of an even number of crops
 
 
 def test_balanced_weights_are_shares_of_the_gradient():
