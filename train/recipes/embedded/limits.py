@@ -8,13 +8,14 @@ The distance from one row to the next is what that cause costs.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from ....data.audio import evenly, find_audio, load_audio
 from ....data.progress import progress_bar
@@ -123,8 +124,12 @@ def measured(codec: SpectralCodec, clips: list[np.ndarray]) -> dict[str, ClipMea
     return {name: mean_measures(measures, []) for name, measures in found.items()}
 
 
-def main(codec: Positional[str], clips: Positional[Path], limit: int = 12) -> None:
-    """Print what limits CODEC on CLIPS, a folder of recordings of at least a second or two each."""
+def main(
+    codec: Positional[Annotated[str, arg(help="name or folder of a 'spectral' codec")]],
+    clips: Positional[Annotated[Path, arg(help="a folder of recordings of two seconds and more")]],
+    limit: Annotated[int, arg(help="at most this many of them; each takes half a minute of a core")] = 12,
+) -> None:
+    """Print what limits CODEC on CLIPS."""
     try:
         loaded = load_codec(codec)
         if not isinstance(loaded, SpectralCodec):
