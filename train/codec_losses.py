@@ -16,6 +16,18 @@ FAINT_DBFS = -70.0  # of a band
 EAR_S = 0.032  # seconds of the window that loudness and envelopes are measured over, every half of it
 
 
+def reconstruction_terms(output: Tensor, target: Tensor, sample_rate: int) -> dict[str, Tensor]:
+    """Name -> loss of two [B, S], for all that need no other network."""
+    difference, added = loudness_losses(output, target, sample_rate)
+    return {
+        "mel": mel_loss(output, target, sample_rate),
+        "difference": difference,
+        "added": added,
+        "envelope": envelope_loss(output, target, sample_rate),
+        "level": level_loss(output, target, sample_rate),
+    }
+
+
 def samples(seconds: float, sample_rate: int) -> int:
     """The next multiple of 4: a window that hops of a quarter fit into."""
     return 4 * math.ceil(seconds * sample_rate / 4)

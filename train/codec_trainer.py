@@ -115,7 +115,7 @@ class CodecTrainer:
         quantize = self.step >= self.quantize_step
         with self.autocast():
             output, read, quantized = self.codec(audio, pitch, config.quantizer_dropout, quantize)
-        heard = self._reconstruction_terms(output, audio)
+        heard = losses.reconstruction_terms(output, audio, config.codec.sample_rate)
         other = {"pitch": pitch_error(read, pitch)}
         if quantize:
             other["commitment"] = quantized.commitment
@@ -140,17 +140,6 @@ class CodecTrainer:
         self._update_average()
         self.step += 1
         return {name: term.item() for name, term in terms.items()} | {"loss": total.item(), "learning_rate": rate}
-
-    def _reconstruction_terms(self, output: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        rate = self.config.codec.sample_rate
-        difference, added = losses.loudness_losses(output, audio, rate)
-        return {
-            "mel": losses.mel_loss(output, audio, rate),
-            "difference": difference,
-            "added": added,
-            "envelope": losses.envelope_loss(output, audio, rate),
-            "level": losses.level_loss(output, audio, rate),
-        }
 
     def _adversarial_terms(self, real: Tensor, output: Tensor) -> dict[str, Tensor]:
         with self.autocast():

@@ -92,14 +92,8 @@ def played(decoder: Decoder, gains: Tensor, sources: Tensor) -> Tensor:
 
 def distance(output: Tensor, target: Tensor, sample_rate: int) -> Tensor:
     """The losses of codec training, but the adversarial ones."""
-    difference, added = losses.loudness_losses(output, target, sample_rate)
-    return (
-        WEIGHTS.mel_weight * losses.mel_loss(output, target, sample_rate)
-        + WEIGHTS.difference_weight * difference
-        + WEIGHTS.added_weight * added
-        + WEIGHTS.envelope_weight * losses.envelope_loss(output, target, sample_rate)
-        + WEIGHTS.level_weight * losses.level_loss(output, target, sample_rate)
-    )
+    terms = losses.reconstruction_terms(output, target, sample_rate)
+    return torch.stack([getattr(WEIGHTS, f"{name}_weight") * term for name, term in terms.items()]).sum()
 
 
 def ways(parts: Parts) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -60,7 +60,7 @@ def manifest(parcel: Path) -> dict[str, str]:
 
 
 class _Cutter:
-    """A file to write, which becomes part-00, part-01, ... of at most so many bytes."""
+    """A file to write, which becomes part-00, part-01, ..., none larger than a given size."""
 
     def __init__(self, folder: Path, part_bytes: int):
         self.folder, self.part_bytes = folder, part_bytes

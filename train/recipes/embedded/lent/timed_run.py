@@ -35,7 +35,7 @@ from ....trainer import Trainer
 from .pack import FIRST, send_back
 
 TRIED_STEPS = 5
-WORTH_IT = 1.03  # compiled steps are at least so many times as fast, or not compiled
+WORTH_IT = 1.03  # how many times as fast compiled steps must be, or the run is not compiled
 MOST_COMPILING = 0.25  # share of the time in which compiled steps must have been tried
 RESTORED_S = 8.0  # writing and reading a checkpoint, packing, and compiled steps from the compiler's cache
 MOST_RESTORED = 0.05  # share of the time left
