@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..model.codecs import load_codec
+from ..model.codecs import load_spectral
 from ..model.codecs.spectral import SpectralCodec
 from ..model.device import has_fast_bf16
 from ..model.weights import check_fit
@@ -225,9 +225,7 @@ def first_codec(config: CodecTrainConfig) -> SpectralCodec:
     """As the run begins with it. Raises ValueError if the codec that it starts from has another shape, or kind."""
     codec = SpectralCodec(config.codec)
     if config.start_from:
-        source = load_codec(config.start_from)
-        if not isinstance(source, SpectralCodec):
-            raise ValueError(f"--start-from {config.start_from}: is a codec of another kind; give a 'spectral' one")
+        source = load_spectral(config.start_from)
         check_fit(codec, source.state_dict(), f"--start-from {config.start_from}")
         codec.load_state_dict(source.state_dict())
     return codec

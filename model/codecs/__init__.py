@@ -58,6 +58,14 @@ def load_codec(name_or_folder: str | Path = "spectral", num_codebooks: int | Non
     return codec
 
 
+def load_spectral(name_or_folder: str | Path) -> SpectralCodec:
+    """As `load_codec`, for what only a "spectral" codec can do. Raises ValueError for another kind, too."""
+    codec = load_codec(name_or_folder)
+    if not isinstance(codec, SpectralCodec):
+        raise ValueError(f"codec '{name_or_folder}': is of another kind; give a 'spectral' one")
+    return codec
+
+
 def codec_folder(folder: Path) -> Path:
     """FOLDER, or the codec/ in it where FOLDER is a codec's training run, a model, or a run with a model."""
     for candidate in (folder, folder / "codec", folder / "model" / "codec"):
@@ -162,4 +170,4 @@ def with_leading(codec: Any, num_codebooks: int | None, name: str) -> Codec:
     return smaller.eval().requires_grad_(False)
 
 
-__all__ = ["Codec", "SpectralCodec", "SpectralConfig", "StreamingCoder", "load_codec"]
+__all__ = ["Codec", "SpectralCodec", "SpectralConfig", "StreamingCoder", "load_codec", "load_spectral"]

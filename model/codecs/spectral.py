@@ -121,14 +121,17 @@ class SpectralCodec(Codec):
         """
         latent = self.encoder(audio).float()
         quantized = self.quantizer(latent, dropout) if quantize else Quantized.none(latent)
-        steps = pitch.shape[1]
-        read = self.decoder.pitch(torch.cat([quantized.latent, self.decoder.closing(len(audio))], dim=1))
-        read = read[:, self.config.lookahead : self.config.lookahead + steps]
+        read = self.read_pitch(quantized.latent)
         sung = read.detach()
         true = torch.where(pitch > 0, pitch.double().clamp_min(1.0).log2(), sung)
         # half of the rows sing what was read where that is near, as they will have to without the true pitch
         near = ((sung - true).abs() < 0.06) & (torch.rand(len(audio), 1, device=audio.device) < 0.5)
         return self.decoder(quantized.latent, torch.where(near, sung, true)), read, quantized
+
+    def read_pitch(self, latent: Tensor) -> Tensor:
+        """Latents of whole recordings [B, T, D] -> the pitch that they say, as log2 Hz [B, N]."""
+        read = self.decoder.pitch(torch.cat([latent, self.decoder.closing(len(latent))], dim=1))
+        return read[:, self.config.lookahead : self.config.lookahead + latent.shape[1] * self.config.stride]
 
     def streaming_encoder(self) -> StreamingCoder:
         return _StreamingEncoder(self)

@@ -18,8 +18,7 @@ from tyro.conf import Positional
 
 from ...inference.loading import EMBEDDED_MODEL, is_embedded, load, save_model
 from ...model.checksums import write_checksums
-from ...model.codecs import EMBEDDED_FILES, codec_folder, load_codec
-from ...model.codecs.spectral import SpectralCodec
+from ...model.codecs import EMBEDDED_FILES, codec_folder, load_codec, load_spectral
 from ...model.files import whole_folder
 from ...model.weights import SCALE, WEIGHTS
 
@@ -40,8 +39,7 @@ def codec(trained: Positional[Path]) -> None:
 
 def pack_codec(trained: Path, folder: Path) -> Path:
     """The codec in int8, in a new folder: another codec than it was, with a fingerprint of its own."""
-    source = load_codec(trained)
-    assert isinstance(source, SpectralCodec)
+    source = load_spectral(trained)
     with whole_folder(folder, replace=True) as partial:
         source.save(partial, packed=True)
     return folder

@@ -23,7 +23,7 @@ from ....inference.screen import say_error
 from ....inference.sound.compare import ClipMeasures, compare, mean_measures
 from ....inference.sound.measures import pitch_track
 from ....inference.text_table import markdown_table
-from ....model.codecs import load_codec
+from ....model.codecs import load_spectral
 from ....model.codecs.convnext import State
 from ....model.codecs.source_filter import Decoder, overlap_add
 from ....model.codecs.spectral import SpectralCodec
@@ -47,14 +47,8 @@ class Parts:
         latent = self.codec.encoder(audio)
         if quantize:
             latent = self.codec.quantizer.decode(self.codec.quantizer.encode(latent)[0])
-        read = self.read(latent)
+        read = self.codec.read_pitch(latent)
         return self.codec.decoder(latent, self.sung(audio, read) if true_pitch else read)
-
-    def read(self, latent: Tensor) -> Tensor:
-        """The pitch that a latent says, as log2 Hz [1, N]."""
-        config, decoder = self.codec.config, self.codec.decoder
-        read = decoder.pitch(torch.cat([latent, decoder.closing(1)], dim=1))
-        return read[:, config.lookahead : config.lookahead + latent.shape[1] * config.stride]
 
     def sung(self, audio: Tensor, read: Tensor) -> Tensor:
         """The pitch that is found in the audio, as log2 Hz [1, N]; where there is none, the one that was read."""
@@ -68,7 +62,7 @@ class Parts:
         """audio [1, S] by filters that gradient descent finds for it, on the losses that a codec is trained with."""
         decoder = self.codec.decoder
         with torch.no_grad():
-            sources = decoder.sources(self.sung(audio, self.read(self.codec.encoder(audio))), State())
+            sources = decoder.sources(self.sung(audio, self.codec.read_pitch(self.codec.encoder(audio))), State())
         num_filters = audio.shape[1] // self.codec.config.synthesis_hop
         gains = torch.full((1, num_filters, 2, decoder.num_bins), QUIET, requires_grad=True)
         optimizer = torch.optim.Adam([gains], lr=FITTING_RATE)
@@ -125,9 +119,7 @@ def main(
 ) -> None:
     """Print what limits CODEC on CLIPS."""
     try:
-        loaded = load_codec(codec)
-        if not isinstance(loaded, SpectralCodec):
-            raise ValueError(f"{codec}: is a codec of another kind; give a 'spectral' one")
+        loaded = load_spectral(codec)
         files = evenly(sorted(find_audio(clips)), limit)
         torch.manual_seed(0)
         rows = measured(loaded, [load_audio(file, loaded.sample_rate) for file in files])
