@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from codeclm.data.audio_out import save_audio
-from codeclm.inference.evaluate.regeneration import error_table, versions, with_text
+from codeclm.inference.evaluate.regeneration import error_table, versions
+from codeclm.inference.evaluate.transcribed import with_text
 from codeclm.inference.generator import SpeechGenerator
 
 RATE = 8000
@@ -37,8 +38,8 @@ class Ears:
 def test_the_words_of_each_version_are_compared_with_the_true_text(make_model, make_codec, recordings):
     codec = make_codec()
     lm = SpeechGenerator(make_model(codec=codec, dtype=torch.float32), codec, "tiny")
-    files = with_text(recordings, 10)
-    assert [file.name for file in files] == ["2.wav", "3.wav"]
+    files, _ = with_text(recordings, 10, RATE)
+    assert [file.source.name for file in files] == ["2", "3"]
     ears = Ears(4)
     lines = error_table(lm, ears, files, [2], seed=0).splitlines()
     assert lines[0] == "2 recordings, 10 words, seed 0: whisper-base's word errors"
@@ -50,12 +51,12 @@ def test_the_words_of_each_version_are_compared_with_the_true_text(make_model, m
         "2 kept, noise for the others",
     ]
     assert rates == ("0.0%", "20.0%", "20.0%", "20.0%")
-    heard = [audio for _, audio in versions(lm, files[0], [2], 0)]
+    heard = [audio for _, audio in versions(lm, files[0].audio, [2], 0)]
     assert len({audio.tobytes() for audio in heard}) == 4
 
 
 def test_recordings_without_texts_are_refused(recordings):
     for text in recordings.glob("*.txt"):
         text.unlink()
-    with pytest.raises(ValueError, match="none of 4 recordings has a text of 5 words in NAME.txt, and 15 s or less"):
-        with_text(recordings, 3)
+    with pytest.raises(ValueError, match="none of 4 recordings has a text of 5 words (.*), and 15 s or less"):
+        with_text(recordings, 3, RATE)

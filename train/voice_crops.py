@@ -38,11 +38,9 @@ class VoiceCrops:
         cache.mkdir(parents=True, exist_ok=True)
         self.sample_rate, self.hop = sample_rate, hop
         voices: dict[str, list[Source]] = {}
+        only = Path(data).resolve().stem  # where there are neither speakers nor folders
         for source in find_sources(data).sources:
-            folder, _, name = source.name.partition("/")
-            only = Path(data).resolve().stem  # where there are neither speakers nor folders
-            voice = source.speaker or (folder if name else only)
-            voices.setdefault(voice, []).append(source)
+            voices.setdefault(source.voice or only, []).append(source)
         decoded = {}
         for voice, sources in sorted(voices.items()):
             made_from = [sample_rate, max_hours, [[source.name, *source.stamp] for source in sources]]

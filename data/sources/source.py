@@ -75,6 +75,12 @@ class Source:
         """What messages call it."""
         return readable(self.audio) if isinstance(self.audio, Path) else self.origin or self.name
 
+    @property
+    def voice(self) -> str:
+        """The speaker where one is named, or else the first folder of the name; "" without either."""
+        folder, _, name = self.name.partition("/")
+        return self.speaker or (folder if name else "")
+
     def open(self) -> Path | BinaryIO:
         """The file, or its bytes. Raises AudioError, naming the source, where there are none."""
         if isinstance(self.audio, Path):

@@ -9,7 +9,6 @@ NAME.txt beside NAME.wav. Its errors on the recording are its own, those of the 
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -17,16 +16,13 @@ import torch
 import tyro
 from tyro.conf import Positional, arg
 
-from ...data.audio import audio_header, evenly, find_audio, load_audio
-from ...data.encode_files import read_transcript
 from ...data.progress import progress_bar
 from ..generator import SpeechGenerator
 from ..options import Data, Model, Seed, open_model
 from ..screen import log_lines, say_error
 from ..sound.compare import Words, text_error_rate
 from ..sound.transcribe import Transcriber, spoken_words
-
-MIN_WORDS, MAX_S = 5, 15.0
+from .transcribed import Transcribed, with_text
 
 
 def main(
@@ -41,51 +37,40 @@ def main(
     try:
         with log_lines():
             lm, transcriber = open_model(model), Transcriber(language)
-            print(error_table(lm, transcriber, with_text(data, limit), keep, seed))
+            recordings, _ = with_text(data, limit, lm.codec.sample_rate)
+            print(error_table(lm, transcriber, recordings, keep, seed))
     except (ValueError, OSError, ImportError) as error:
         say_error(error)
         sys.exit(2)
 
 
-def with_text(data: Path, limit: int) -> list[Path]:
-    """`limit` recordings with a text of some words, short enough for the model's context. ValueError if none is."""
-    files = find_audio(data)
-    found = [
-        file
-        for file in files
-        if len((read_transcript(file) or "").split()) >= MIN_WORDS and audio_header(file)[1] <= MAX_S
-    ]
-    if not found:
-        wanted = f"a text of {MIN_WORDS} words in NAME.txt, and {MAX_S:g} s or less"
-        raise ValueError(f"{data}: none of {len(files)} recordings has {wanted}")
-    return evenly(found, limit)
-
-
 def error_table(
-    lm: SpeechGenerator, transcriber: Transcriber, files: Sequence[Path], keep: Sequence[int], seed: int
+    lm: SpeechGenerator, transcriber: Transcriber, recordings: Sequence[Transcribed], keep: Sequence[int], seed: int
 ) -> str:
     """A line for each way that speech came to whisper: its pooled word error rate."""
     language = str(transcriber.language)
     heard: dict[str, list[Words]] = {}
     rate = lm.codec.sample_rate
-    for file in progress_bar(files, desc="regenerate", unit="file"):
-        text = read_transcript(file) or ""
-        for name, audio in versions(lm, file, keep, seed):
+    for recording in progress_bar(recordings, desc="regenerate", unit="file"):
+        for name, audio in versions(lm, recording.audio, keep, seed):
             words = transcriber.transcribe(audio, rate)
-            heard.setdefault(name, []).append(Words(words, text=text, language=language))
+            heard.setdefault(name, []).append(Words(words, text=recording.text, language=language))
     count = sum(len(spoken_words(words.text, language)) for words in next(iter(heard.values())))
-    lines = [f"{len(files)} recordings, {count} words, seed {seed}: whisper-base's word errors"]
+    lines = [f"{len(recordings)} recordings, {count} words, seed {seed}: whisper-base's word errors"]
     return "\n".join([*lines, *(f"{name:30} {text_error_rate(words):7.1%}" for name, words in heard.items())])
 
 
-def versions(lm: SpeechGenerator, file: Path, keep: Sequence[int], seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The recording, its round trip, and its regenerations [S]."""
-    yield "recording", load_audio(file, lm.codec.sample_rate)
-    codes = lm.encode(file, math.inf)
+def versions(
+    lm: SpeechGenerator, audio: np.ndarray, keep: Sequence[int], seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """A recording [S], its round trip, and its regenerations [S]."""
+    yield "recording", audio
+    recording = audio, lm.codec.sample_rate
+    codes = lm.encode(recording, math.inf)
     yield "codec round trip", lm.codec.decode(codes[None])[0, 0].cpu().numpy()
     noise = torch.randint(0, lm.codec.codebook_size, codes.shape, generator=torch.Generator().manual_seed(seed))
     for number in keep:
-        yield f"{number} of {len(codes)} codebooks kept", lm.regenerate(file, number, seed).audio
+        yield f"{number} of {len(codes)} codebooks kept", lm.regenerate(recording, number, seed).audio
         kept = torch.arange(len(codes), device=codes.device)[:, None] < number
         at_random = torch.where(kept, codes, noise.to(codes.device))
         yield f"{number} kept, noise for the others", lm.codec.decode(at_random[None])[0, 0].cpu().numpy()
