@@ -258,7 +258,7 @@ def test_the_embedded_model_has_as_many_parameters_as_the_recipe_says():
     backbone, depth = ON_CPU.model.parts
     with torch.device("meta"):
         model = SpeechLM(SpeechLMConfig(8, 1024, backbone, depth, text=TextConfig(ON_CPU.model.text.vocab_size)))
-    assert 31.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 32.5e6
+    assert 30.3e6 < sum(parameter.numel() for parameter in model.parameters()) < 31.3e6
 
 
 def test_what_is_not_installed_is_named_with_the_way_to_get_it(tmp_path: Path, monkeypatch):

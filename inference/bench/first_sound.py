@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ...data.audio import load_audio
 from ...model.pretrained import PROMPT
 from ..config import SamplingConfig
 from ..generator import SpeechGenerator
@@ -17,7 +18,8 @@ from ..grid import Request
 from ..playback import NEVER
 from ..streaming import stream
 
-PROMPT_S = 3.0  # of the bundled recording, encoded before the clock starts
+# the beginning of the bundled recording, encoded before the clock starts: it ends amid a word, where no pause is due
+PROMPT_S = 3.0
 AUDIBLE = 10 ** (-50 / 20)  # -50 dBFS
 STARTS = 10  # how often the first sound is waited for, each time with another seed
 LONGEST_S = 5.0  # of audio in which it is waited for
@@ -37,7 +39,7 @@ class Heard:
 
 def first_sound(lm: SpeechGenerator, num_frames: int, rounds: int, prompt: Tensor | None = None) -> Heard:
     """Generate and decode as a stream, again and again. prompt: codes [K, T], in place of the bundled recording's."""
-    codes = lm.encode(PROMPT, PROMPT_S) if prompt is None else prompt
+    codes = lm.encode(spoken_prompt(lm)) if prompt is None else prompt
 
     def chunks(count: int, seed: int) -> Iterator[np.ndarray]:
         request = Request(count, codes, num_codes=lm.codec.codebook_size)
@@ -61,6 +63,12 @@ def first_sound(lm: SpeechGenerator, num_frames: int, rounds: int, prompt: Tenso
         audible_p95_ms=float(np.percentile(audible, 95, method="higher")),
         real_time=num_frames / lm.codec.frame_rate / float(np.median(taken)),
     )
+
+
+def spoken_prompt(lm: SpeechGenerator) -> tuple[np.ndarray, int]:
+    """Samples [S] and their rate."""
+    rate = lm.codec.sample_rate
+    return load_audio(PROMPT, rate)[: round(PROMPT_S * rate)], rate
 
 
 def listen(chunks: Iterable[np.ndarray]) -> tuple[float, float]:

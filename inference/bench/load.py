@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from ...data.progress import progress_bar
-from ...model.pretrained import PROMPT
 from ..config import WeightPrecision
 from ..generator import SpeechGenerator
 from ..json_safe import json_safe
@@ -27,7 +26,7 @@ from ..resources import NAN
 from ..scheduler import QueueFull, Scheduler, Ticket
 from ..text_table import number
 from ..threads import torch_threads
-from .first_sound import AUDIBLE, PROMPT_S
+from .first_sound import AUDIBLE, PROMPT_S, spoken_prompt
 
 Rows = list[list[str]]
 SEED = 0  # of the times at which requests arrive
@@ -96,7 +95,7 @@ def bench_load(
         for name in models:
             lm = load(name, device, weights, config.rows)
             lm.threads = threads
-            voice = lm.prefix(PROMPT, PROMPT_S)
+            voice = lm.prefix(spoken_prompt(lm))
             warm_up(lm, voice, config)
             for rate in config.rates:
                 loads.append(run_load(lm, voice, config, rate))

@@ -99,9 +99,9 @@ def notes(report: BenchReport) -> list[str]:
     ]
     if report.heard:
         found.append(
-            f"With the codec, batch 1: from the call with {PROMPT_S:g} s of encoded speech to samples on the host, "
-            f"streamed; audible: above -50 dBFS; medians of {STARTS} starts with other seeds; times real: all "
-            f"{config.frames} frames and their audio."
+            f"With the codec, batch 1: from the call with {PROMPT_S:g} s of encoded speech, cut amid a word, to "
+            f"samples on the host, streamed; audible: above -50 dBFS; medians of {STARTS} starts with other seeds; "
+            f"times real: all {config.frames} frames and their audio."
         )
     if any(
         speed.engine not in (FRAME_STEP, LAUNCHED, WALK, LINEARS) for trial in report.trials for speed in trial.engines

@@ -1,6 +1,6 @@
 """Settings of the embedded language model's training, on a CPU in the background and on a GPU that is lent for minutes.
 
-About 32 M parameters (V 1024, K 8, 2000 pieces of text): in 8 bits, with the codec, less than 48 MB. Its sliding window
+About 31 M parameters (V 1024, K 8, 800 pieces of text): in 8 bits, with the codec, less than 48 MB. Its sliding window
 lets it generate without end exactly as it is scored. It learns text before the audio (also after a voice prompt), text
 after it, and audio alone. Batches and rates go together as model/dial.py has them.
 """
@@ -14,23 +14,23 @@ SHAPE = ModelConfig(
     backbone=TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, ff_dim=1152, sliding_window=384),
     # small: a frame costs seven positions of it
     depth=DepthConfig(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, ff_dim=640),
-    text=TextOptions(layout="mixed", vocab_size=2000),
+    text=TextOptions(layout="mixed", vocab_size=800),  # short pieces: how they sound is learned from hours
 )
 ON_CPU = TrainConfig(
-    steps=7000,  # two and a half epochs of 100 hours
+    steps=14_000,  # two and a half epochs of 100 hours
     depth_fraction=0.25,
     ema_decay=0.999,
-    evaluate_every=250,
+    evaluate_every=500,
     save_every=10**9,  # by the clock
     model=SHAPE,
     batch=BatchConfig(
-        frames_per_batch=4096,
+        frames_per_batch=2048,
         max_frames=512,
         codebook_dropout=0.15,
         heldout_by="folder",
         heldout_frames=50_000,
     ),
-    optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=200),
+    optimizer=OptimizerConfig(learning_rate=1.2e-3, warmup_steps=300),
 )
 ON_GPU = replace(
     ON_CPU,
