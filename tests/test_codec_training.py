@@ -25,7 +25,7 @@ from codeclm.train.checkpoint import latest_checkpoint
 from codeclm.train.cli import codec_train
 from codeclm.train.codec import level_matched, train_codec
 from codeclm.train.codec_config import CodecTrainConfig
-from codeclm.train.codec_trainer import CodecTrainer, batches, learning_rate, samples_per_crop
+from codeclm.train.codec_trainer import CodecTrainer, batches, identity, learning_rate, samples_per_crop
 from codeclm.train.crop_changes import move_formants
 from codeclm.train.discriminators import Discriminators
 from codeclm.train.voice_crops import VoiceCrops
@@ -439,3 +439,28 @@ def test_a_folder_without_sub_folders_is_one_voice(tmp_path: Path):
     assert [len(samples) for samples in VoiceCrops(tmp_path / "data", tmp_path / "c", RATE, 1.0, 80).voices] == [
         3 * RATE
     ]
+
+
+def test_more_voices_are_the_same_ones_and_others(tmp_path: Path):
+    for number in range(6):
+        save_audio(tmp_path / "data" / f"{number}" / "a.wav", voice(100.0 + 20 * number, 1.0, number), RATE)
+    heard = [
+        {samples.tobytes() for samples in VoiceCrops(tmp_path / "data", tmp_path / "c", RATE, 1.0, 80, most).voices}
+        for most in (1, 2, 4, 0)
+    ]
+    assert [len(voices) for voices in heard] == [1, 2, 4, 6]
+    assert heard[0] < heard[1] < heard[2] < heard[3]
+
+
+def test_a_run_of_an_older_codeclm_that_had_fewer_settings_goes_on(data: Path, tmp_path: Path, monkeypatch):
+    short = replace(TINY, steps=2)
+
+    def fewer(config: CodecTrainConfig) -> dict:
+        return {key: value for key, value in identity(config).items() if key != "max_voices"}
+
+    monkeypatch.setattr(codec_trainer, "identity", fewer)
+    train_codec(data, tmp_path / "run", short)
+    monkeypatch.undo()
+    train_codec(data, tmp_path / "run", short)
+    with pytest.raises(ValueError, match="max_voices was 0, is 1"):
+        train_codec(data, tmp_path / "run", replace(short, max_voices=1))

@@ -18,11 +18,11 @@ import torch
 from ..data.progress import progress_bar
 from ..model.codecs.spectral import SpectralCodec
 from ..model.files import whole_folder
-from .checkpoint import difference, latest_checkpoint, load_state
+from .checkpoint import difference, filled, latest_checkpoint, load_state
 from .codec_config import CodecTrainConfig
 from .codec_heldout import HeldOut
 from .codec_log import CodecLog
-from .codec_trainer import CodecTrainer, batches, samples_per_crop
+from .codec_trainer import CodecTrainer, batches, identity, samples_per_crop
 from .interruption import Interrupted, Interruption
 from .processes import agree, main_first
 from .run_folder import CODEC, claim, cut_metrics, write_config
@@ -39,9 +39,8 @@ def train_codec(data: str | Path, out: Path, config: CodecTrainConfig = CodecTra
     with claim(out, CODEC):
         trainer = CodecTrainer(config)
         with main_first(trainer.accelerator):  # the others find the audio decoded
-            crops = VoiceCrops(
-                data, out / "decoded", config.codec.sample_rate, config.max_hours_per_voice, config.codec.trunk_hop
-            )
+            settings = config.codec.sample_rate, config.max_hours_per_voice, config.codec.trunk_hop, config.max_voices
+            crops = VoiceCrops(data, out / "decoded", *settings)
         resume(trainer, out)
         with Interruption() as interruption:
             run(trainer, crops, out, interruption)
@@ -58,8 +57,9 @@ def resume(trainer: CodecTrainer, out: Path) -> None:
     """
     found = latest_checkpoint(out)
     if found is not None:
-        made = load_state(found)["config"]
-        other = difference({key: made.get(key) for key in trainer.identity()}, trainer.identity())
+        made = filled(load_state(found)["config"], identity(CodecTrainConfig()))  # an older one has fewer settings
+        now = identity(trainer.config)
+        other = difference({key: made.get(key) for key in now}, now)
         if other:
             raise ValueError(f"{found}: was made with other settings ({other}); give another --out, or the same ones")
         trainer.restore(found)

@@ -40,6 +40,8 @@ class CodecTrainConfig:
     balanced_norm: float = 10.0  # norm of the gradient that --balance shares out
     ema_decay: float = 0.999  # decay of the running average of the weights, which is the result
     max_hours_per_voice: float = 2.0  # hours of speech used per voice at most
+    # voices used at most, chosen by their names alone: more of them are the same ones and others (0: all)
+    max_voices: int = 0
     bf16: bool = True  # bfloat16 matrix products where the processor has instructions for them
     heldout: str = ""  # folder of held-out audio to measure and to render; empty: none
     evaluate_every: int = 500  # steps between evaluations on --heldout
@@ -57,5 +59,7 @@ class CodecTrainConfig:
         if not self.save_minutes > 0 or not 0 < self.learning_rate < float("inf"):
             given = f"save_minutes is {self.save_minutes}, learning_rate {self.learning_rate}"
             raise ValueError(f"{given}: each must be more than 0")
+        if self.max_voices < 0:
+            raise ValueError(f"max_voices is {self.max_voices}; it must be at least 1, or 0: all")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1")

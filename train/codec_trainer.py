@@ -213,12 +213,7 @@ class CodecTrainer:
         self.step = load_state(checkpoint)["step"]
 
     def save(self, out: Path) -> None:
-        save_checkpoint(out, self.step, self.files(), {"config": self.identity()})
-
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to be the same run: of what is learned, and in which steps."""
-        settings = {key: value for key, value in asdict(self.config).items() if key not in FREE}
-        return json.loads(json.dumps(settings))  # as a checkpoint returns it
+        save_checkpoint(out, self.step, self.files(), {"config": identity(self.config)})
 
 
 def first_codec(config: CodecTrainConfig) -> SpectralCodec:
@@ -229,6 +224,12 @@ def first_codec(config: CodecTrainConfig) -> SpectralCodec:
         check_fit(codec, source.state_dict(), f"--start-from {config.start_from}")
         codec.load_state_dict(source.state_dict())
     return codec
+
+
+def identity(config: CodecTrainConfig) -> dict[str, Any]:
+    """What must be the same for a resumed run to be the same run: of what is learned, and in which steps."""
+    settings = {key: value for key, value in asdict(config).items() if key not in FREE}
+    return json.loads(json.dumps(settings))  # as a checkpoint returns it
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -30,8 +30,10 @@ PITCH_RATE = 100  # values a second of `pitch_track`
 class VoiceCrops:
     """Voices kept decoded as int16 in `cache`, one array a voice, with their pitch."""
 
-    def __init__(self, data: str | Path, cache: Path, sample_rate: int, max_hours: float, hop: int):
-        """hop: samples from one value of the pitch to the next.
+    def __init__(
+        self, data: str | Path, cache: Path, sample_rate: int, max_hours: float, hop: int, max_voices: int = 0
+    ):
+        """hop: samples from one value of the pitch to the next. max_voices: 0 for all.
 
         Raises AudioError if no file of any voice can be used.
         """
@@ -42,7 +44,8 @@ class VoiceCrops:
         for source in find_sources(data).sources:
             voices.setdefault(source.voice or only, []).append(source)
         decoded = {}
-        for voice, sources in sorted(voices.items()):
+        chosen = sorted(voices, key=lambda voice: hashlib.sha256(voice.encode()).digest())[: max_voices or None]
+        for voice, sources in sorted((voice, voices[voice]) for voice in chosen):
             made_from = [sample_rate, max_hours, [[source.name, *source.stamp] for source in sources]]
             key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
             stored = cache / f"{voice.replace('/', '_')}-{key}.npy"
