@@ -14,6 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .flex import flex_mask
 
+WRITTEN_OUT = 1024  # positions at most of which all scores may be in memory
+
 
 class Attend(Protocol):
     """(module, query [B, H, S, E], key [B, G, P, E], value [B, G, P, E]) -> ([B, S, H, E], weights or None)."""
@@ -91,6 +93,8 @@ def prepare(implementation: str, seen: Visibility, x: Tensor, head_size: int) ->
     """The attention of all layers over x [B, S, D]: `implementation` with its mask. Raises as `prepare_mask` does."""
     if implementation == "sdpa" and seen.documents is not None and x.device.type == "cpu":
         return EachDocument(seen, x, head_size)  # pyright: ignore[reportReturnType]
+    if implementation == "sdpa" and is_faster_written_out(seen, x):
+        implementation = "eager"
     return partial(
         ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention),
         attention_mask=prepare_mask(implementation, seen, x),
@@ -98,6 +102,14 @@ def prepare(implementation: str, seen: Visibility, x: Tensor, head_size: int) ->
         scaling=head_size**-0.5,
         sliding_window=seen.window or None,
     )
+
+
+def is_faster_written_out(seen: Visibility, x: Tensor) -> bool:
+    """In bfloat16 on a CPU, torch's attention and its gradient take two to three times as long as the definition."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or seen.num_positions > WRITTEN_OUT:
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype == torch.bfloat16
 
 
 class EachDocument:

@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
 from codeclm.model import SpeechLM, attention
-from codeclm.model.attention import AttentionChoice, EachDocument, Visibility, eager_attention, prepare, prepare_mask
+from codeclm.model.attention import (
+    AttentionChoice,
+    EachDocument,
+    Visibility,
+    eager_attention,
+    is_faster_written_out,
+    prepare,
+    prepare_mask,
+)
 from codeclm.model.flex import flex_mask
 from codeclm.model.shapes import TransformerConfig
 from codeclm.model.transformer import KVCache, Transformer
@@ -115,6 +123,23 @@ def test_documents_one_by_one_give_what_a_mask_over_all_gives_and_its_gradient(w
     weights = torch.randn_like(alone)
     gradients = [torch.autograd.grad((x * weights).sum(), (query, key, value)) for x in (alone, masked)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [0, 2])
+@pytest.mark.parametrize("documents", [None, DOCUMENTS])
+def test_what_is_faster_in_training_on_a_cpu_gives_the_same(window, documents, monkeypatch):
+    torch.manual_seed(0)
+    attention = make("sdpa", window).blocks[0].attention
+    inputs = [torch.randn(2, heads, 9, 4, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)]
+    weights, outputs, gradients = torch.randn(2, 9, 4, 4, dtype=torch.bfloat16), [], []
+    for most in (0, 9):
+        monkeypatch.setattr("codeclm.model.attention.WRITTEN_OUT", most)
+        seen = Visibility(9, 9, window, documents)
+        assert is_faster_written_out(seen, inputs[0]) == (most == 9)
+        outputs.append(prepare("sdpa", seen, inputs[0], 4)(attention, *inputs)[0])
+        gradients.append(torch.autograd.grad((outputs[-1] * weights).sum(), inputs))
+    torch.testing.assert_close(*outputs, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(*gradients, rtol=0.05, atol=0.05)
 
 
 @torch.no_grad()
