@@ -19,6 +19,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +31,7 @@ from ....inference.screen import log_lines, say_error, terminable
 from ....model.files import locked_folder, write_whole
 from ...codec_config import CodecTrainConfig
 from ...config import TrainConfig
+from ...run_folder import is_main
 from ..corpus import fetch_debian
 from .language_model import ON_CPU
 from .recordings import fetch_recordings, join_clips, recordings
@@ -78,7 +80,8 @@ def main(
 ) -> None:
     """Make what the embedded models are trained on, and train the codec and the language model."""
     try:
-        with log_lines(), terminable(), locked_folder(out, "recipe"):
+        alone = locked_folder(out, "recipe") if is_main() else nullcontext()  # rank 0 holds it for all
+        with log_lines(), terminable(), alone:
             run(out, config, until)
     except KeyboardInterrupt as interrupt:
         say_error(f"{out}: stopped; the same command goes on from there")
@@ -90,6 +93,10 @@ def main(
 
 def run(out: Path, config: RecipeConfig, until: Step = "tokens") -> None:
     """Raises ValueError, in one line, if a kind of voice cannot be had here and was not left out."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if until != "model" or not (out / "tokens").is_dir():
+            raise ValueError("several processes train the model only: --until tokens by one, then --until model by all")
+        return train_model(out, config)
     kinds = tuple(kind for kind in SHARES if kind not in config.without)
     for kind in kinds:
         if (how := missing(kind, out / "voices")) is not None:

@@ -9,8 +9,8 @@ from ..plan import plan
 from .language_model import ON_CPU, ON_GPU
 
 FRAME_RATE, CODEBOOKS, CODEBOOK_SIZE = 25.0, 8, 1024  # those of the recipe's codec
-# FLOP/s, and the share of them that steps reach: on a busy core 0.9 of a large product's rate there; an H200 at shape S
-DEVICES = (("two cores, 95 GFLOP/s each", ON_CPU, 190e9, 0.8), ("an H100", ON_GPU, 989e12, 0.09))
+# FLOP/s, and the share of them that steps reach: that of `mfu` in a run's metrics.jsonl; an H200 at shape S
+DEVICES = (("two cores, 200 GFLOP/s each in bfloat16", ON_CPU, 400e9, 0.34), ("an H100", ON_GPU, 989e12, 0.09))
 
 
 def main() -> None:

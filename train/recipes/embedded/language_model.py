@@ -19,6 +19,7 @@ SHAPE = ModelConfig(
 ON_CPU = TrainConfig(
     steps=14_000,  # two and a half epochs of 100 hours
     depth_fraction=0.25,
+    depth_chunk=512,
     ema_decay=0.999,
     evaluate_every=500,
     save_every=10**9,  # by the clock
