@@ -287,7 +287,7 @@ def test_filters_fitted_to_a_clip_come_nearer_to_it_than_a_codec_that_never_lear
     layers = {"encoder_layers": 1, "latent_layers": 1, "bottleneck_layers": 1, "decoder_layers": 1}
     codec = SpectralCodec(SpectralConfig(**layers, encoder_dim=8, dim=8, num_codebooks=2, codebook_size=8)).eval()
     parts, audio = Parts(codec.requires_grad_(False)), torch.from_numpy(clip)[None]
-    read = parts.read(codec.encoder(audio))
+    read = codec.read_pitch(codec.encoder(audio))
     assert abs(float(parts.sung(audio, read)[0, 10:-10].median().exp2()) - 150) < 3
     far, near = (
         float(distance(output, audio, RATE)) for output in (parts.back(audio, True, False), parts.fitted(audio))
