@@ -58,5 +58,8 @@ def test_the_words_of_each_version_are_compared_with_the_true_text(make_model, m
 def test_recordings_without_texts_are_refused(recordings):
     for text in recordings.glob("*.txt"):
         text.unlink()
-    with pytest.raises(ValueError, match="none of 4 recordings has a text of 5 words (.*), and 15 s or less"):
+    with pytest.raises(
+        ValueError,
+        match=r"none of 4 recordings has a text of 5 words \(in NAME.txt, in a folder of audio\), and 15 s or less",
+    ):
         with_text(recordings, 3, RATE)

@@ -59,7 +59,7 @@ def test_each_way_is_heard_beside_the_recording(lm, recordings, tmp_path):
     assert found[RECORDING][0] == "0.0%"  # in these the peaks are loud
     own, other, nearer = found[RECORDING][1:]
     assert own.startswith("1.00") and other.startswith("0.00") and nearer.startswith("100%")
-    assert found[SAID][1:] == found[WRITTEN][1:] == ["-", "-", "-"]  # of nobody's voice
+    assert found[SAID][1:] == found[WRITTEN][1:] == ["-", "-", "-"]  # in nobody's voice
     assert found[IN_VOICE][1] != "-"
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ..model.lm import SpeechLM
 from ..model.transformer import Block
@@ -25,9 +24,8 @@ def make_optimizer(model: SpeechLM, config: OptimizerConfig) -> torch.optim.Opti
     decayed = [p for p in learning if p.ndim >= 2 and id(p) not in embeddings]
     others = [p for p in learning if p.ndim < 2 or id(p) in embeddings]
     scale = rate_scale(config, model.config.backbone.dim)
-    # one kernel for each of them on a CPU, for all on a GPU; None: torch's choice
-    can_fuse = all(p.is_cuda or (p.is_cpu and not isinstance(p, DTensor)) for p in learning)
-    settings = {"lr": config.learning_rate, "betas": config.betas, "fused": can_fuse or None}
+    # one kernel for all of them on a GPU; None: torch's choice
+    settings = {"lr": config.learning_rate, "betas": config.betas, "fused": all(p.is_cuda for p in learning) or None}
     rest = {"params": others, "weight_decay": 0.0, "rate_scale": 1.0}
     if config.kind == "adamw":
         matrices = {"params": decayed, "weight_decay": config.weight_decay, "rate_scale": scale}

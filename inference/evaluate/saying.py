@@ -9,7 +9,6 @@ the recording are its own. Similarities are of Resemblyzer, to the recording tha
 the other speakers'. S samples.
 """
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,14 +32,14 @@ from ..sound.transcribe import Transcriber, spoken_words
 from ..text_table import markdown_table
 from .margins import right
 from .quality.estimate import cell, estimate
+from .quality.material import ROUND_TRIP, round_trip
 from .quality.packaged import is_installed
 from .quality.speaker import similarity
 from .transcribed import Transcribed, read_audio, with_text
 
-MIN_VOICE_S, MAX_VOICE_S = 3.0, 10.0  # of a voice prompt
-RECORDING, ROUND_TRIP, SAID, IN_VOICE, WRITTEN = (
+MIN_VOICE_S, MAX_VOICE_S = 3.0, 10.0  # length of a voice prompt
+RECORDING, SAID, IN_VOICE, WRITTEN = (
     "recording",
-    "codec round trip",
     "said",
     "said in the voice of another recording",
     "written by the model",
@@ -60,7 +59,7 @@ class Heard:
 
 def main(
     data: Positional[Data],
-    language: Annotated[str, arg(help="of the texts, a code such as en")] = "en",
+    language: Annotated[str, arg(help="language of the texts, a code such as en")] = "en",
     model: Model = "default",
     limit: Annotated[int, arg(help="use N recordings, spread evenly over those with a text")] = 50,
     out: Annotated[Path | None, arg(metavar="FOLDER", help="keep what was said as NUMBER-said.wav")] = None,
@@ -151,8 +150,7 @@ def ways(
 ) -> Iterator[tuple[str, np.ndarray, str | None]]:
     """Name, audio [S] and, where whisper is not asked, the words."""
     yield RECORDING, recording.audio, None
-    codes = lm.encode((recording.audio, lm.codec.sample_rate), math.inf)
-    yield ROUND_TRIP, lm.codec.decode(codes[None])[0, 0].cpu().numpy(), None
+    yield ROUND_TRIP, round_trip(lm, recording.audio), None
     if layout in SAYS:
         yield SAID, lm.say(recording.text, seed=seed).audio, None
     if layout in LENDS and voice is not None:

@@ -17,7 +17,7 @@ SHAPE = ModelConfig(
     text=TextOptions(layout="mixed", vocab_size=800),  # short pieces: how they sound is learned from hours
 )
 ON_CPU = TrainConfig(
-    steps=14_000,  # two and a half epochs of 100 hours
+    steps=14_000,  # two epochs of 100 hours
     depth_fraction=0.25,
     depth_chunk=512,
     ema_decay=0.999,
@@ -37,6 +37,7 @@ ON_GPU = replace(
     ON_CPU,
     steps=10**6,  # it ends by the clock
     depth_fraction=0.5,
+    depth_chunk=0,
     evaluate_every=1000,
     save_minutes=10**6,
     skip_bad=True,
