@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
 from ..model.files import readable
+
+Item = TypeVar("Item")
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 FOREIGN = (".m4a", ".m4b", ".mp4", ".aac", ".webm", ".wma", ".amr", ".3gp", ".mka", ".ac3", ".ape", ".wv")  # ffmpeg's
@@ -70,10 +72,10 @@ def find_audio(path: Path) -> list[Path]:
     return found
 
 
-def evenly(files: Sequence[Path], count: int) -> list[Path]:
-    """At most `count` of the files, evenly spread over their order."""
-    count = min(count, len(files))
-    return [files[i * len(files) // count] for i in range(count)]
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the files, say, evenly spread over their order."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _is_utf8(path: Path) -> bool:

@@ -101,9 +101,7 @@ def encode_sources(
     for source, pieces in decode_ahead(sources, lambda source: read_pieces(source, codec, config), threads):
         recording = Recording(source)
         try:
-            recording.text = source.text
-            if source.has_transcript and isinstance(source.audio, Path):
-                recording.text = read_transcript(source.audio)
+            recording.text = true_text(source)
             for piece in pieces:
                 recording.pieces.append(piece)
                 if not isinstance(piece, Rejected):
@@ -160,6 +158,13 @@ class Batches:
         if batch:
             _encode_batch(batch, self.codec)
         self.clips = []
+
+
+def true_text(source: Source) -> str | None:
+    """What is said in it, if that is known. Raises AudioError as `read_transcript` does."""
+    if source.has_transcript and isinstance(source.audio, Path):
+        return read_transcript(source.audio)
+    return source.text
 
 
 def read_transcript(audio: Path) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.audio import AudioError, audio_blocks
+from ..data.audio import AudioError
 from ..data.progress import progress_bar
 from ..data.sources import Source, find_sources
 from ..inference.sound.measures import pitch_track
@@ -65,8 +65,7 @@ class VoiceCrops:
         parts, total = [], 0
         for source in progress_bar(sources, desc=f"decode {voice}", unit="file"):
             try:
-                part = source.label, source.start_s, source.end_s
-                audio = np.concatenate(list(audio_blocks(source.open(), self.sample_rate, True, *part)))
+                audio = source.load(self.sample_rate)
             except AudioError as error:
                 log.warning(f"skipped {error}")
                 continue

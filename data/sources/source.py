@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import numpy as np
+
 from ...model.files import readable
-from ..audio import AudioError
+from ..audio import AudioError, audio_blocks
 from ..store_index import Rejected
 
 Fact = int | float | str | None
@@ -91,6 +93,11 @@ class Source:
             raise AudioError(f"{self.label}: {error}") from None
         except (OSError, ImportError) as error:
             raise AudioError(f"{self.label}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+    def load(self, sample_rate: int) -> np.ndarray:
+        """float32 [S], as `load_audio` reads a file. Raises AudioError, naming the source, for what is no speech."""
+        part = self.label, self.start_s, self.end_s
+        return np.concatenate(list(audio_blocks(self.open(), sample_rate, True, *part)))
 
 
 @dataclass

@@ -35,7 +35,7 @@ from .quality.estimate import cell, estimate
 from .quality.material import ROUND_TRIP, round_trip
 from .quality.packaged import is_installed
 from .quality.speaker import similarity
-from .transcribed import Transcribed, read_audio, with_text
+from .transcribed import Transcribed, with_text
 
 MIN_VOICE_S, MAX_VOICE_S = 3.0, 10.0  # length of a voice prompt
 RECORDING, SAID, IN_VOICE, WRITTEN = (
@@ -173,7 +173,7 @@ def lent_voices(recordings: Sequence[Transcribed], sources: Sequence[Source], ra
         others = [number for number in speakers[recording.source.voice] if number != own]
         for number in sorted(others, key=lambda other: (other < own, other)):
             try:
-                audio = read_audio(sources[number], rate)
+                audio = sources[number].load(rate)
             except AudioError:
                 continue
             if len(audio) >= MIN_VOICE_S * rate:
