@@ -11,6 +11,10 @@ K codebooks, L columns, T frames.
     with a voice   v  v  v  .  .  .    c  c
     spread         PAD  EPAD  t  t  PAD  ...    aligned text (Moshi's inner monologue), where words' times are unknown
                    c    c     c  c  c    ...
+    said_in_time   PAD  t  PAD  PAD  t    ...   the text of "timed" models (text_times.py), each token just before its
+                   c    c  c    c    c    ...   sound; the whole text comes before, as above
+    heard_in_time  .  PAD  t  PAD  t  t  EOS    each token some time after its sound, what is left after the audio
+                   .  c    c  c    .  .  .
 """
 
 from collections.abc import Sequence
@@ -19,6 +23,10 @@ import numpy as np
 
 from ..model.delay_pattern import ABSENT
 from .text_tokenizer import EOS, EPAD, PAD, SAY, WRITE
+
+# seconds between a token and its sound: it is known a little before it is to be said, and told once it was heard
+LEAD_S, LAG_S = 0.16, 0.4
+TAIL = 12  # columns after the audio that is written down, for the tokens that are still to be told, and EOS
 
 Grid = tuple[np.ndarray, np.ndarray]  # text [L], codes [K, L]
 
@@ -41,6 +49,29 @@ def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
     """codes [K, T], then tokens, EOS."""
     codes, text = _checked_codes(codes), _sentence(tokens)
     return _beside(text, codes.shape[1], 0), _beside(codes, 0, len(text))
+
+
+def said_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, frame_rate: float) -> np.ndarray:
+    """Tokens and the frames at which their sounds begin -> text [T] beside their audio, PAD between tokens.
+
+    Raises ValueError for more tokens than frames.
+    """
+    return _place([[token] for token in tokens], (frames - round(LEAD_S * frame_rate)).tolist(), num_frames, PAD)
+
+
+def heard_in_time(tokens: Sequence[int], frames: np.ndarray, codes: np.ndarray, frame_rate: float) -> Grid:
+    """WRITE, then codes [K, T] with each of the tokens beside them once its sound is over, and after them the rest.
+
+    There are 1 + T + TAIL columns, whatever the text. Raises ValueError for more tokens than fit.
+    """
+    codes, lag = _checked_codes(codes), round(LAG_S * frame_rate)
+    num_frames = codes.shape[1]
+    after = np.append(frames[1:], num_frames) + lag  # a token is over where the next begins
+    room = num_frames + TAIL - 1
+    text = _place([[token] for token in tokens], np.minimum(after, num_frames).tolist(), room, PAD)
+    last = max(num_frames, int((text != PAD).nonzero()[0].max(initial=-1)) + 1)
+    text = np.concatenate([[WRITE], text[:last], [EOS], np.full(room - last, ABSENT)])
+    return text, _beside(codes, 1, TAIL)
 
 
 def given_columns(text: np.ndarray) -> np.ndarray:
@@ -71,8 +102,8 @@ def spread(words: Sequence[Sequence[int]], num_characters: Sequence[int], codes:
     return _place(words, frames, codes.shape[1]), codes
 
 
-def _place(words: Sequence[Sequence[int]], frames: Sequence[int], num_frames: int) -> np.ndarray:
-    """Words and the frames where they should begin, in order -> text [T]."""
+def _place(words: Sequence[Sequence[int]], frames: Sequence[int], num_frames: int, before: int = EPAD) -> np.ndarray:
+    """Words and the frames where they should begin, in order -> text [T]. before: what stands in the frame before."""
     left = sum(map(len, words))
     if left > num_frames:
         raise ValueError(f"{left} text tokens do not fit beside {num_frames} frames of audio")
@@ -82,7 +113,7 @@ def _place(words: Sequence[Sequence[int]], frames: Sequence[int], num_frames: in
             raise ValueError(f"a word has the tokens {list(tokens)}; it needs at least one, and no PAD, EPAD or -1")
         start = min(max(wanted, end), num_frames - left)
         if start > end:
-            text[start - 1] = EPAD
+            text[start - 1] = before
         end = start + len(tokens)
         text[start:end] = tokens
         left -= len(tokens)

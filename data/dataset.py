@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
-from ..model.shapes import TextLayout
+from ..model.shapes import TAGGED, TextLayout
 from .config import FormShares
 from .grids import StoreGrids
 from .rows import Rows, by_row, place, stack, starts
@@ -140,7 +140,7 @@ class TokenBatches(Batches):
         self.num_frames = int(store.num_frames[self.indices].sum())
         # columns of a packed row: the remainder of the division is shared among the rows
         self.row_columns = frames_per_batch // (frames_per_batch // max_frames)
-        if layout != "mixed":  # else an epoch may have more columns than another
+        if layout not in TAGGED:  # else an epoch may have more columns than another
             total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
             self.row_columns = min(self.row_columns, total)
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far

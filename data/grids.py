@@ -9,16 +9,23 @@ from copy import copy
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
-from ..model.shapes import TEXT_LAYOUTS, TextLayout
-from .align import Grid, audio_first, audio_only, given_columns, spread, text_first
+from ..model.shapes import TAGGED, TEXT_LAYOUTS, TextLayout
+from .align import TAIL, Grid, audio_first, audio_only, given_columns, heard_in_time, said_in_time, spread, text_first
 from .config import FormShares
 from .forms import Form, Voices, drawn_forms
 from .rows import Piece
+from .text_times import TextTimes
 from .text_tokenizer import SAY, WRITE, TextTokenizer, clean_text
 from .token_store import TokenStore
 
-# "mixed": where nothing is drawn, the codes of an utterance are scored as those of audio alone, then its text
-FORMS = {"first": Form.FIRST, "last": Form.LAST, "aligned": Form.ALIGNED, "mixed": Form.LAST}
+# where nothing is drawn, the codes of an utterance are scored as those of audio alone, in "mixed" then its text
+FORMS = {
+    "first": Form.FIRST,
+    "last": Form.LAST,
+    "aligned": Form.ALIGNED,
+    "mixed": Form.LAST,
+    "timed": Form.ALONE,
+}
 
 
 class StoreGrids:
@@ -29,7 +36,8 @@ class StoreGrids:
     the words are spread evenly over the utterance, as a store does not know their times. What has no transcript is
     audio only, and so is what has one that leaves no room for audio ("first"), does not fit into a row with its audio
     ("last") or has more tokens than there are frames ("aligned"): see `forms`. "mixed" draws for each utterance whether
-    its text is first, last or left out, anew in each epoch (`of_epoch`).
+    its text is first, last or left out, anew in each epoch (`of_epoch`); so does "timed", in which each token also
+    stands beside its sound. That needs to know when the texts are said (text_times.py).
     """
 
     def __init__(
@@ -43,18 +51,21 @@ class StoreGrids:
         """tokenizer: for the transcripts (default: no text). max_columns: of a row (default: any number). indices: of
         the utterances that are asked for (default: all); the transcripts of no others are read.
 
-        Raises ValueError for an unknown layout.
+        Raises ValueError for an unknown layout; for "timed", if the store does not say when its texts are said.
         """
         if layout not in TEXT_LAYOUTS:
             raise ValueError(f"text layout '{layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
         self.store, self.tokenizer, self.layout = store, tokenizer, layout
-        self.is_tagged = layout == "mixed"
+        self.is_tagged = layout in TAGGED
+        # a store that is scored as audio alone needs no times
+        self.times = TextTimes(store) if layout == "timed" and tokenizer is not None else None
         self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
         self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
         num_tokens = np.zeros(len(store), np.int64)
         if tokenizer is not None:
             for i in set(self.indices.tolist()):
-                num_tokens[i] = sum(map(len, self._words(i)))
+                if self.times is None or self.times.is_known[i]:
+                    num_tokens[i] = sum(map(len, self._words(i)))
         self._num_tokens = num_tokens  # [N]
         self._lent: Voices | None = None  # once it is asked for
         self.voices = np.zeros((len(store), 3), np.int64)  # the segment [N, 3] that is heard before the text
@@ -63,9 +74,14 @@ class StoreGrids:
     def _take(self, forms: np.ndarray) -> None:
         """These forms [N], but audio alone where the text does not fit."""
         text = self._num_tokens + 1 + self.is_tagged  # columns, with EOS
+        if self.times is not None:
+            text = np.where(forms == Form.LAST, 1 + TAIL, text)
         least = np.where(forms == Form.LAST, self.store.num_frames, 1)  # frames that the text's row must hold too
         aligned = forms == Form.ALIGNED
-        fits = np.where(aligned, self._num_tokens <= self.store.num_frames, text + least <= self.max_columns)
+        fits = text + least <= self.max_columns
+        if self.times is not None:
+            fits &= self._num_tokens <= self.store.num_frames
+        fits = np.where(aligned, self._num_tokens <= self.store.num_frames, fits)
         self.forms = np.where((self._num_tokens > 0) & fits, forms, Form.ALONE)  # [N]
         has_columns = (self.forms != Form.ALONE) & ~aligned
         self.num_columns: np.ndarray = np.where(has_columns, text, 0)  # [N] beside those of the audio
@@ -76,13 +92,13 @@ class StoreGrids:
         return self.forms != Form.ALONE
 
     def all_first(self) -> "StoreGrids":
-        """For "mixed": with every text first, so that codes are scored as those of speech with that text."""
+        """For tagged layouts: with every text first, so that codes are scored as those of speech with that text."""
         other = copy(self)
         other._take(np.full(len(self.store), Form.FIRST))
         return other
 
     def of_epoch(self, shares: FormShares, seed: int, epoch: int) -> "StoreGrids":
-        """For "mixed": with the forms that are drawn for an epoch. For other layouts: these."""
+        """For tagged layouts: with the forms that are drawn for an epoch. For other layouts: these."""
         if not self.is_tagged:
             return self
         if self._lent is None:
@@ -120,10 +136,17 @@ class StoreGrids:
             return text[start:stop], codes[:, start:stop]
         tokens = [token for word in words for token in word]
         if form == Form.LAST:
+            if self.times is not None:
+                return heard_in_time(*self._timed(utterance), codes, self.store.codec.frame_rate)
             return audio_first(codes, [WRITE] * self.is_tagged + tokens)
         lender, first, after = self.voices[utterance].tolist()
         voice = self.store.codes(lender, first, after).T if first < after else None
-        return text_first([SAY] * self.is_tagged + tokens, codes, voice)
+        text, codes = text_first([SAY] * self.is_tagged + tokens, codes, voice)
+        if self.times is not None:
+            num_frames = int(self.store.num_frames[utterance])
+            said = said_in_time(*self._timed(utterance), num_frames, self.store.codec.frame_rate)
+            text[len(text) - (stop - start) :] = said[start:stop]
+        return text, codes
 
     def given(self, text: np.ndarray) -> np.ndarray | None:
         """[L] bool, the columns of a text that are heard and not scored; None: none."""
@@ -148,7 +171,10 @@ class StoreGrids:
         return int(self.store.num_frames[utterance] + self.num_columns[utterance])
 
     def last_audio_column(self, utterance: int) -> int:
-        before = self.num_columns[utterance] if self.forms[utterance] == Form.FIRST else 0
+        form = self.forms[utterance]
+        before = self.num_columns[utterance] if form == Form.FIRST else 0
+        if form == Form.LAST and self.times is not None:
+            before = 1
         return int(before + self.store.num_frames[utterance] - 1)
 
     def columns(self, utterance: int, start: int, stop: int) -> Grid:
@@ -157,6 +183,11 @@ class StoreGrids:
             return self.grid(utterance, start, stop)
         text, codes = self.grid(utterance, 0, int(self.store.num_frames[utterance]))
         return text[start:stop], codes[:, start:stop]
+
+    def _timed(self, utterance: int) -> tuple[list[int], np.ndarray]:
+        """Its tokens, and the frame at which each begins to be heard."""
+        assert self.times is not None and self.tokenizer is not None
+        return self.times.of_tokens(utterance, self.tokenizer, self.store.text(utterance) or "")
 
     def _words(self, utterance: int) -> list[list[int]]:
         """The tokens of each word of its transcript."""

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from ..data.config import PrepareConfig
 from ..model.presets import PRESETS
-from ..model.shapes import PATTERNS
+from ..model.shapes import PATTERNS, TAGGED
 from .argument_checks import (
     check_audio,
     check_codec,
@@ -154,7 +154,7 @@ def evaluate(
         check_options(fixed | {"--device": device != "auto", "--given-text": config.given_text})
     settings = {} if is_adapter else check_model(model)
     if config.given_text:
-        check_layout("--given-text", model, settings, "mixed")
+        check_layout("--given-text", model, settings, *TAGGED)
     check_missing_codec(codec, model, settings)
     if continuations:
         check_audio(data)

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..data.audio import load_audio
 from ..model.pretrained import PROMPT
+from ..model.shapes import SAYS, TAGGED, WRITES
 from .generation import Generation
 from .generator import SpeechGenerator
 from .loading import DEFAULT
@@ -53,10 +54,10 @@ def make(lm: SpeechGenerator, duration_s: float, seeds: Sequence[int], transcrib
     recording = load_audio(PROMPT, lm.codec.sample_rate)
     continued = lm.generate_many(PROMPT, duration_s, seeds, progress=True)
     layout, said, written = text_layout(lm), None, None
-    if layout in ("mixed", "first"):
-        voice = PROMPT if layout == "mixed" else None
+    if layout in SAYS:
+        voice = PROMPT if layout in TAGGED else None
         said = lm.say(SENTENCE, voice, seeds[0], progress=True)
-    if layout in ("mixed", "last"):
+    if layout in WRITES:
         written = lm.transcribe(PROMPT)
     sounds = heard(sounds_of(lm, recording, continued, said), transcriber)
     return Made(recording, continued, said, written, sounds)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ..model.shapes import SPEAKS
 from .argument_checks import (
     check_audio_out,
     check_device,
@@ -124,7 +125,7 @@ def generate(
     check_recording(then)
     config = check_model(model)
     if text is not None:
-        check_layout("--text", model, config, "first", "aligned", "mixed")
+        check_layout("--text", model, config, *SPEAKS)
     if keep_codebooks is not None:
         check_kept(keep_codebooks, sampling.num_codebooks or config.get("num_codebooks"))
     if is_many:

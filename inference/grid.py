@@ -19,6 +19,7 @@ from ..model.walk import Walk
 from .frame_step import FrameStep
 from .guidance import GuidedWalk
 from .noise import Noise
+from .pacing import Pacing
 
 if TYPE_CHECKING:
     from .prefix import Prefix
@@ -42,6 +43,8 @@ class Request:
     prefix: "Prefix | None" = None  # the given columns of every row: the frame step need not take them again
     new_codes: Tensor | None = None  # [K, num_frames] or [B, K, num_frames], of the new columns; ABSENT: to be drawn
     num_voice: int = 0  # the first given columns are another utterance: heard, and no part of the result
+    paced: tuple[int, ...] = ()  # text tokens that are drawn in this order, each when the model begins it (pacing.py)
+    longest_pause: int = 0  # columns after which the next of them begins in any case
 
 
 @dataclass
@@ -63,6 +66,7 @@ class State:
     again_noise: Noise  # for a code of codebook 0 that is drawn a second time
     request: Request
     num_codebooks: int  # leading ones that are heard and drawn; the others are ABSENT
+    pacing: Pacing | None = None  # where a text is said token by token
     walk: Walk | FrameStep | GuidedWalk | None = field(default=None, repr=False)
     frame: int = 0  # frames that are complete
     num_dropped: int = 0  # columns that the grid does not hold any more
@@ -121,6 +125,10 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks
         request = replace(request, new_codes=new_codes)
     wide = torch.promote_types(model.dtype, torch.float32)  # the precision of the nats
     nll = torch.zeros(codes.shape, device=device, dtype=wide)
+    pacing = None
+    if request.paced:
+        pacing = Pacing.of(batch, device)
+        pacing.set_rows(range(batch), request.paced, request.longest_pause)
     if request.prefix is not None:
         nll[:, :, :given] = request.prefix.nll
     return State(
@@ -129,7 +137,7 @@ def start(model: SpeechLM, request: Request, seeds: Sequence[int], num_codebooks
         given, torch.full((batch,), total, device=device),
         Noise(seeds, [model.num_classes] + [model.codebook_size] * (model.num_codebooks - 1), device),
         Noise(seeds, [model.text_size], device, stream=1) if request.draw_text else None,
-        Noise(seeds, [model.num_classes], device, stream=2), request, num_codebooks, frame=given,
+        Noise(seeds, [model.num_classes], device, stream=2), request, num_codebooks, pacing, frame=given,
     )  # fmt: skip
 
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.align import spread, text_first
+from ..data.align import TAIL, spread, text_first
 from ..data.text_tokenizer import EOS, SAY, WRITE, clean_text
 from ..model.delay_pattern import ABSENT
+from ..model.shapes import SAYS, SPEAKS, TAGGED, WRITES
 from .argument_checks import check_kept
 from .config import SamplingConfig
 from .grid import Request
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # seconds of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
 LONGEST_S, CONTINUATION_S = 20.0, 8.0
+LONGEST_PAUSE_S = 2.0  # in a text that is said token by token
 
 
 def until_end(sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None) -> SamplingConfig:
@@ -79,7 +81,7 @@ def filling(
     lm: "SpeechGenerator", before: Audio, after: Audio, duration_s: float, sampling: SamplingConfig, text: str | None
 ) -> tuple[Request, int]:
     """See `SpeechGenerator.fill`. With the frames of `after`."""
-    if text is not None and lm.model.config.text.layout == "mixed":
+    if text is not None and lm.model.config.text.is_tagged:
         raise ValueError(f"{lm.name}: fills no gap with a text, as what comes before a text is a voice; leave it out")
     end = lm.encode(after, math.inf)
     request, num_last = continuation(lm, before, duration_s, sampling, text, endless=False), end.shape[1]
@@ -98,9 +100,15 @@ def text_layout(lm: "SpeechGenerator") -> str:
 def transcription(lm: "SpeechGenerator", audio: Audio, max_tokens: int, max_s: float) -> Request:
     """See `SpeechGenerator.transcribe`."""
     layout = text_layout(lm)
-    if layout not in ("last", "mixed"):
+    if layout not in WRITES:
         raise ValueError(f"{lm.name}: cannot transcribe; train a model with --model.text.layout last")
     codes, tag = lm.encode(audio, max_s), None
+    if layout == "timed":  # the text is drawn beside the codes, and what is left after them
+        before = torch.full_like(codes[:, :1], ABSENT)
+        return Request(
+            codes.shape[1] + TAIL, before, torch.tensor([WRITE]), draw_codes=False, draw_text=True, text_end=EOS,
+            new_codes=F.pad(codes, (0, TAIL), value=ABSENT),
+        )  # fmt: skip
     if layout == "mixed":
         codes = F.pad(codes, (0, 1), value=ABSENT)
         tag = F.pad(torch.tensor([WRITE]), (codes.shape[1] - 1, 0), value=ABSENT)
@@ -112,11 +120,11 @@ def saying(
 ) -> Request:
     """See `SpeechGenerator.say`."""
     layout = text_layout(lm)
-    if layout not in ("mixed", "first"):
+    if layout not in SAYS:
         raise ValueError(f"{lm.name}: cannot say a text; train a model with --model.text.layout mixed")
     if not clean_text(text):
         raise ValueError("the text is empty; give what is to be said")
-    if voice is not None and layout != "mixed":
+    if voice is not None and layout not in TAGGED:
         raise ValueError(f"{lm.name}: takes no voice before a text; train a model with --model.text.layout mixed")
     return continuation(lm, voice, duration_s or LONGEST_S, sampling, text, endless=False)
 
@@ -126,7 +134,7 @@ def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text:
     layout = lm.model.config.text.layout if lm.model.text_size else "none"
     if text is None:
         return Request(num_frames, codes, draw_text=layout == "aligned" and lm.model.predicts_text)
-    if lm.tokenizer is None or layout not in ("first", "aligned", "mixed"):
+    if lm.tokenizer is None or layout not in SPEAKS:
         raise ValueError(f"{lm.name}: cannot speak a given text; train a model with --model.text.layout first")
     words = lm.tokenizer.encode_words(text)
     if layout == "aligned":
@@ -138,12 +146,15 @@ def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text:
     nothing = np.zeros((lm.model.num_codebooks, 0), np.int64)
     given = nothing if codes is None else codes.cpu().numpy()
     tokens = [token for word in words for token in word]
-    if layout == "mixed":
-        row, grid = text_first([SAY, *tokens], nothing, given)
-    else:
+    if layout not in TAGGED:
         row, grid = text_first(tokens, given)
-    num_voice = given.shape[1] if layout == "mixed" else 0
-    return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row), num_voice=num_voice)
+        return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row))
+    row, grid = text_first([SAY, *tokens], nothing, given)
+    request = Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row), num_voice=given.shape[1])
+    if layout == "mixed":
+        return request
+    pause = round(LONGEST_PAUSE_S * lm.codec.frame_rate)
+    return replace(request, draw_text=True, paced=tuple(tokens), longest_pause=pause)
 
 
 def completed(lm: "SpeechGenerator", request: Request) -> tuple[Request, int]:

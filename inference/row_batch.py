@@ -27,6 +27,7 @@ from .frame_step import FrameStep
 from .grid import Request, start
 from .labelled import as_labelled
 from .noise import Noise
+from .pacing import Pacing
 from .prefix import Prefix
 from .row import Drawn, Row
 from .row_step import TO_DRAW, Pairs, RowStep
@@ -113,6 +114,11 @@ class RowBatch:
             self.remove(row)
             raise
         state.end[self.rows.index(row)] = self.in_grid(row, row.total)
+        if request.paced and state.pacing is None:
+            state.pacing = Pacing.of(len(self.rows), device)
+        if state.pacing is not None:
+            for place in self.places_of(row):
+                state.pacing.set_rows([place], request.paced if self.has_text(place) else (), request.longest_pause)
         return row
 
     def make_places(self, count: int) -> list[int]:
@@ -158,11 +164,12 @@ class RowBatch:
         count = min(max(row.stop - first, 0), state.num_frames - self.column)
         new = slice(first - row.num_given, first - row.num_given + count)
         codes = state.codes[place, :, self.column :].fill_(ABSENT)
+        codes = codes[: row.num_codebooks, :count]
         if request.draw_codes:
-            codes = codes[: row.num_codebooks, :count].fill_(TO_DRAW)
-            if request.new_codes is not None:
-                known = request.new_codes[: row.num_codebooks, new].to(codes)
-                codes.copy_(torch.where(known == ABSENT, TO_DRAW, known))
+            codes.fill_(TO_DRAW)
+        if request.new_codes is not None:
+            known = request.new_codes[: row.num_codebooks, new].to(codes)
+            codes.copy_(torch.where(known == ABSENT, codes, known))
         if state.text is not None:
             text = state.text[place, self.column :].fill_(ABSENT)[:count]
             if request.draw_text and self.has_text(place):
@@ -310,5 +317,7 @@ class RowBatch:
                 setattr(state, name, grid[index])
         for noise in self.noises:
             noise.select(index)
+        if state.pacing is not None:
+            state.pacing.select(index)
         self.rows = [*(self.rows[place] for place in kept), *[None] * (count - len(kept))]
         self.sampling = self.all_drawn = None

@@ -58,7 +58,7 @@ class Step:
             elif frame < window.first:
                 known[k] = state.codes[:, k, frame]
             elif frame >= self.num_given and not state.request.draw_codes:
-                known[k] = self.absent
+                known[k] = self.known_or(self.absent, k, frame)
         return known
 
     @cached_property
@@ -118,7 +118,9 @@ class Step:
         size = self.model.codebook_size
         num_codes = min(size, self.state.request.num_codes or size)
         has_end = k == 0 and self.model.config.end == "eos"
-        endless = self.sampling.endless
+        endless, pacing = self.sampling.endless, self.state.pacing
+        if pacing is not None and has_end:
+            endless = pacing.is_left[:, None] if endless is None else endless | pacing.is_left[:, None]
         if has_end and self.can_end and (num_codes < size or endless is not None):
             choices = logits.clone()
             choices[:, num_codes:size] = float("-inf")
@@ -172,7 +174,12 @@ class Step:
         """[B] text drawn from logits [B, C]; ABSENT, once a row has ended."""
         assert self.state.text_noise is not None
         (noise,) = self.state.text_noise.at(self.column)
-        return torch.where(self.column < self.state.end, sample(logits, noise, *self.sampling.text), ABSENT)
+        pacing = self.state.pacing
+        choices = logits if pacing is None else pacing.allowed(logits)
+        drawn = torch.where(self.column < self.state.end, sample(choices, noise, *self.sampling.text), ABSENT)
+        if pacing is not None:
+            pacing.take(drawn)
+        return drawn
 
 
 def nats(logits: Tensor, values: Tensor, state: State) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ..model.shapes import SAYS, TAGGED, WRITES
 from .argument_checks import (
     check_audio_out,
     check_device,
@@ -53,9 +54,9 @@ def say(
     if sampling.stop_at_end:
         raise ValueError("--stop-at-end: of no use with say, which always stops there")
     config = check_model(model)
-    check_layout("say", model, config, "mixed", "first")
+    check_layout("say", model, config, *SAYS)
     if voice is not None:
-        check_layout("--voice", model, config, "mixed")
+        check_layout("--voice", model, config, *TAGGED)
     said = open_model(model, device, threads, weights).say(text, voice, seed, sampling, True, duration)
     said.save(out)
     print(f"{out}: {len(said.audio) / said.sample_rate:.2f} s, seed {said.seed}")
@@ -75,5 +76,5 @@ def transcribe(
     check_device(device)
     check_threads(threads)
     check_recording(audio)
-    check_layout("transcribe", model, check_model(model), "mixed", "last")
+    check_layout("transcribe", model, check_model(model), *WRITES)
     print(open_model(model, device, threads).transcribe(audio, max_s=seconds))

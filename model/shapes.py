@@ -10,11 +10,15 @@ from typing import Literal, get_args
 from .rope_scaling import RopeScaling
 from .strict import strict
 
-# text columns before the audio, after it, or beside it; mixed: before, after or none, and a tag that says which
-TextLayout = Literal["first", "last", "aligned", "mixed"]
+# text columns before the audio, after it, or beside it; mixed: before, after or none, and a tag that says which; timed:
+# the same tags, and each token beside its sound
+TextLayout = Literal["first", "last", "aligned", "mixed", "timed"]
 Pattern = Literal["depth", "delay", "parallel", "flatten"]  # how the codebooks of a frame are predicted
 TEXT_LAYOUTS: tuple[str, ...] = get_args(TextLayout)
 PATTERNS: tuple[str, ...] = get_args(Pattern)
+TAGGED = ("mixed", "timed")
+# layouts of models that say a text, that say one also after speech, and that write what they hear
+SAYS, SPEAKS, WRITES = (*TAGGED, "first"), (*TAGGED, "first", "aligned"), (*TAGGED, "last")
 # more than any network has: a larger number is a slip of the pen, and would fill the memory
 MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 
@@ -119,7 +123,8 @@ class DepthConfig(TransformerConfig):
 class TextConfig:
     """A text token beside the codes of each step: before the audio (CSM), after it (transcription), or aligned (Moshi).
 
-    A "mixed" model knows the first two, and audio alone (data/forms.py). In a step, text comes before codes.
+    A "mixed" or "timed" model knows speech from text, transcription and audio alone, by tags (data/forms.py). In a
+    step, text comes before codes.
     """
 
     vocab_size: int = 0  # 0: no text
@@ -133,6 +138,11 @@ class TextConfig:
             raise ValueError(f"text.vocab_size {self.vocab_size} must be 0 (no text) to {MAX_VOCABULARY}")
         if self.layout not in TEXT_LAYOUTS:
             raise ValueError(f"text.layout '{self.layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
+
+    @property
+    def is_tagged(self) -> bool:
+        """Whether tags say what a text is there for."""
+        return self.layout in TAGGED
 
 
 BACKBONE = TransformerConfig()

@@ -22,6 +22,10 @@ prefix | VOICE is missing
 prefix missing.wav | missing.wav: no such file
 prefix good.wav --out voice.wav | a prefix is a .safetensors file
 train store | --out is missing
+align | TOKENS is missing
+align audio | is no token store
+align store --epochs 0 | epochs is 0.0; it must be more than 0
+align store --codec nocodec | codec 'nocodec' is unknown
 finetune audio | --out is missing
 transcribe | AUDIO is missing
 say | TEXT is missing

@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from ..inference import cli as using
 from ..inference import text_cli
 from ..inference.argument_checks import (
+    STORE,
     check_audio,
     check_audio_folder,
     check_codec,
@@ -38,6 +39,7 @@ from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.server.cli import serve
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
+from .aligner_config import AlignerConfig
 from .codec_config import CodecTrainConfig
 from .config import TrainConfig
 from .config_file import with_config_file
@@ -79,6 +81,24 @@ def train(
         with failing_check():
             best = run(data, out, codec, config, init_from)
     say(DONE if config.check else f"{best}: the best weights on the held-out utterances")
+
+
+def align(
+    tokens: Positional[Annotated[Path, arg(metavar="TOKENS", help="a token store with texts")]],
+    codec: CodecName = "spectral",
+    config: Annotated[AlignerConfig, Options] = AlignerConfig(),
+) -> None:
+    """Find out when the texts of a token store are said, for models with --model.text.layout timed.
+
+    A small network is taught to hear characters on the store itself, and aligns its texts.
+    """
+    if not (tokens / STORE).is_file():
+        raise ValueError(f"{tokens}: is no token store; make one with codeclm prepare")
+    check_codec(codec)
+    say_loading(f"the codec '{codec}'")
+    from .text_alignment import align as run
+
+    print(run(tokens, open_codec(codec, "cpu"), config))
 
 
 def finetune(
@@ -219,6 +239,7 @@ def say(text: str) -> None:
 
 VERBS: dict[str, Callable[..., Any]] = {
     "prepare": using.prepare,
+    "align": align,
     "train": train,
     "finetune": finetune,
     "patterns": patterns,

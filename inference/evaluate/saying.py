@@ -23,6 +23,7 @@ from ...data.audio import AudioError
 from ...data.audio_out import save_audio
 from ...data.progress import progress_bar
 from ...data.sources import Source
+from ...model.shapes import SAYS, TAGGED, WRITES
 from ..config import EvaluateConfig
 from ..generator import SpeechGenerator
 from ..options import Data, Device, Model, Seed, open_model
@@ -44,7 +45,6 @@ RECORDING, SAID, IN_VOICE, WRITTEN = (
     "said in the voice of another recording",
     "written by the model",
 )
-SAYS, WRITES, LENDS = ("mixed", "first"), ("mixed", "last"), ("mixed",)  # text layouts
 
 Embed = Callable[[np.ndarray, int], np.ndarray | None]
 
@@ -96,7 +96,7 @@ def saying_table(
         raise ValueError(f"{lm.name}: neither says nor writes; train a model with --model.text.layout mixed")
     recordings, sources = with_text(data, limit, lm.codec.sample_rate)
     language, rate = str(transcriber.language), lm.codec.sample_rate
-    voices = lent_voices(recordings, sources, rate) if layout in LENDS else {}
+    voices = lent_voices(recordings, sources, rate) if layout in TAGGED else {}
     heard: dict[str, Heard] = {}
     for number, recording in enumerate(progress_bar(recordings, desc="say", unit="text")):
         for way, audio, written in ways(lm, recording, layout, voices.get(recording.source.name), seed):
@@ -153,7 +153,7 @@ def ways(
     yield ROUND_TRIP, round_trip(lm, recording.audio), None
     if layout in SAYS:
         yield SAID, lm.say(recording.text, seed=seed).audio, None
-    if layout in LENDS and voice is not None:
+    if layout in TAGGED and voice is not None:
         yield IN_VOICE, lm.say(recording.text, (voice, lm.codec.sample_rate), seed).audio, None
     if layout in WRITES:
         yield WRITTEN, recording.audio[:0], lm.transcribe((recording.audio, lm.codec.sample_rate))

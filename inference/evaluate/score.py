@@ -21,6 +21,7 @@ from ...data.token_store import TokenStore
 from ...model.check_inputs import check_leading
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM, SpeechLMOutput
+from ...model.shapes import TAGGED
 from ..config import EvaluateConfig
 from ..labelled import as_labelled
 from ..precision import weights_of
@@ -91,11 +92,13 @@ def grids_of(
 ) -> StoreGrids:
     """Utterances as they are scored. Raises ValueError for `given_text` where the model has other layouts."""
     layout = model.config.text.layout if model.text_size else "none"
-    if config.given_text and layout != "mixed":
-        raise ValueError(f"given_text: is for models with the text layout 'mixed'; this one has '{layout}'")
-    if layout != "mixed":
+    if config.given_text and layout not in TAGGED:
+        raise ValueError(f"given_text: is for models with the text layout 'mixed' or 'timed'; this one has '{layout}'")
+    if layout not in TAGGED:
         return StoreGrids(store, tokenizer, model.config.text.layout, indices=chosen)
-    grids = StoreGrids(store, tokenizer, "mixed", context_frames(model, config), chosen)
+    if layout == "timed" and not config.given_text:
+        return StoreGrids(store, indices=chosen)  # audio alone, of a store that need not know when its texts are said
+    grids = StoreGrids(store, tokenizer, layout, context_frames(model, config), chosen)
     return grids.all_first() if config.given_text else grids
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...model.shapes import SPEAKS
 from ..generator import SpeechGenerator
 from .config import ServerConfig
 from .drawing import Drawing, Session
@@ -60,4 +61,4 @@ class Service:
     def speaks_text(self) -> bool:
         """Whether it says a text that is given."""
         layout = self.lm.model.config.text.layout if self.lm.model.text_size else "none"
-        return self.lm.tokenizer is not None and layout in ("first", "aligned", "mixed")
+        return self.lm.tokenizer is not None and layout in SPEAKS

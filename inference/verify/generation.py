@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ...data.store_writer import Utterance, commit_store, write_shard
+from ...data.text_tokenizer import PAD
 from ...data.token_store import TokenStore
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
+from ...model.shapes import TAGGED
 from ..config import EvaluateConfig, SamplingConfig
 from ..engine import generate
 from ..evaluate.score import Scores, score_store
@@ -72,12 +74,16 @@ def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
         text = new_text = None
     elif layout == "first":
         codes, new_text = torch.full_like(codes, ABSENT), None
-    elif layout == "mixed" and text is not None:
+    elif layout in TAGGED and text is not None:
         codes[:, given // 2 :], text[: given // 2], new_text = ABSENT, ABSENT, None
     elif model.predicts_text:
         new_text = None
-    draws_text = layout == "last" or (layout == "aligned" and model.predicts_text)
-    return Request(new, codes, text, new_text, user, draw_codes=layout != "last", draw_text=draws_text)
+    draws_text = layout == "last" or (layout in ("aligned", "timed") and model.predicts_text)
+    paced = tuple(range(PAD + 1, min(PAD + 4, model.text_size))) if layout == "timed" and draws_text else ()
+    return Request(
+        new, codes, text, new_text, user, draw_codes=layout != "last", draw_text=draws_text, paced=paced,
+        longest_pause=2,
+    )  # fmt: skip
 
 
 def recorded_and_scored(model: SpeechLM, state: State) -> Iterator[Finding]:

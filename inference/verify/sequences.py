@@ -15,7 +15,7 @@ from torch import Tensor
 from ...model.delay_pattern import ABSENT, delay, undelay
 from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
-from ...model.shapes import TEXT_LAYOUTS
+from ...model.shapes import TAGGED, TEXT_LAYOUTS
 from ...model.walk import Walk
 from ..frame_step import FrameStep
 
@@ -105,7 +105,7 @@ def make_rows(model: SpeechLM, layout: str = "audio") -> Rows:
             codes[row, :, :boundary] = ABSENT
         elif layout == "last":
             codes[row, :, boundary:] = ABSENT
-        elif layout == "mixed":  # a voice, text, audio
+        elif layout in TAGGED:  # a voice, text, audio
             codes[row, :, boundary // 2 : boundary] = ABSENT
         codes[row, :, length:] = ABSENT
         if text is not None:
@@ -114,6 +114,7 @@ def make_rows(model: SpeechLM, layout: str = "audio") -> Rows:
                 "last": slice(boundary, length),
                 "aligned": slice(0, length),
                 "mixed": slice(boundary // 2, boundary),
+                "timed": slice(boundary // 2, length),
             }[layout]
             kept = text[row, has_text].clone()
             text[row] = ABSENT

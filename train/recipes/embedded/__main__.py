@@ -7,7 +7,7 @@
     texts    OUT/texts                                 WordNet, GCIDE, the Bible, and what SmolLM2-135M writes
     speech   OUT/speech/{train,heldout,new_voices}     the above, read by some 460 voices
     codec    OUT/codec                                 a sample of each voice
-    tokens   OUT/tokens                                all of it
+    tokens   OUT/tokens                                all of it, and when its texts are said
     model    OUT/model                                 the tokens of speech/train, scored on those of speech/heldout
 
 On Debian: apt-get install bible-kjv fortunes ffmpeg flite espeak-ng npm. The voices and where they are from:
@@ -177,8 +177,15 @@ def train_on_sample(out: Path, config: RecipeConfig) -> None:
 
 def encode(out: Path, config: RecipeConfig) -> None:
     from ....data import PrepareConfig, prepare
+    from ....data.text_times import times_file
+    from ....data.token_store import TokenStore
+    from ....model.codecs import load_codec
+    from ...text_alignment import align
 
-    print(prepare(out / "speech", out / "tokens", str(out / CODEC), PrepareConfig(num_workers=config.num_workers)))
+    tokens = out / "tokens"
+    print(prepare(out / "speech", tokens, str(out / CODEC), PrepareConfig(num_workers=config.num_workers)))
+    if not times_file(TokenStore(tokens)).is_file():
+        print(align(tokens, load_codec(out / CODEC)))
 
 
 def train_model(out: Path, config: RecipeConfig) -> None:

@@ -1,8 +1,9 @@
 """Settings of the embedded language model's training, on a CPU in the background and on a GPU that is lent for minutes.
 
 About 31 M parameters (V 1024, K 8, 800 pieces of text): in 8 bits, with the codec, less than 48 MB. Its sliding window
-lets it generate without end exactly as it is scored. It learns text before the audio (also after a voice prompt), text
-after it, and audio alone. Batches and rates go together as model/dial.py has them.
+lets it generate without end exactly as it is scored. It learns to say a text (also after a voice prompt), to write down
+what it hears, and audio alone, each token of a text beside its sound. Batches and rates go together as model/dial.py
+has them.
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ SHAPE = ModelConfig(
     backbone=TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, ff_dim=1152, sliding_window=384),
     # small: a frame costs seven positions of it
     depth=DepthConfig(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, ff_dim=640),
-    text=TextOptions(layout="mixed", vocab_size=800),  # short pieces: how they sound is learned from hours
+    text=TextOptions(layout="timed", vocab_size=800),  # short pieces: how they sound is learned from hours
 )
 ON_CPU = TrainConfig(
     steps=14_000,  # two epochs of 100 hours

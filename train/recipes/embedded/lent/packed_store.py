@@ -11,6 +11,7 @@ import numpy as np
 
 from .....data.store_index import CODE, HEADER, StoreHeader, read_shards
 from .....data.store_writer import commit_store
+from .....data.text_times import times_file
 from .....data.token_store import TokenStore
 from .....model.files import file_sha256
 
@@ -29,6 +30,8 @@ def pack_store(store: Path, folder: Path) -> None:
             for first in range(0, len(codes), AT_ONCE):
                 file.write(pack_codes(codes[first : first + AT_ONCE], header.codec.codebook_size))
         (folder / f"{index.name}.json").write_text(index.to_json())
+    if (times := times_file(TokenStore(store))).is_file():
+        shutil.copyfile(times, folder / times.name)
 
 
 def unpack_store(packed: Path, folder: Path) -> TokenStore:
@@ -52,6 +55,8 @@ def unpack_store(packed: Path, folder: Path) -> TokenStore:
             raise ValueError(f"{packed / index.name}.bits: does not hold the codes that were packed; bring it again")
         shutil.copyfile(packed / f"{index.name}.json", folder / f"{index.name}.json")
     commit_store(folder, header.codec, indices)
+    for times in packed.glob("times-*.arrow"):
+        shutil.copyfile(times, folder / times.name)
     return TokenStore(folder)
 
 

@@ -1,0 +1,146 @@
+"""A model whose text stands beside its sound: it says every token in order, and writes down what it hears.
+
+The "speech" is spelling, as in test_mixed_text.py, but a letter lasts one to three frames, so that only the times tell
+which frame is which letter's. The second codebook is the speaker's number.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from codeclm.data.config import FormShares
+from codeclm.data.text_times import write_times
+from codeclm.data.token_store import TokenStore
+from codeclm.inference import SamplingConfig
+from codeclm.inference.config import EvaluateConfig
+from codeclm.inference.evaluate.score import score_store
+from codeclm.inference.generator import SpeechGenerator
+from codeclm.inference.loading import load
+from codeclm.inference.prefix import Prefix, make_prefix
+from codeclm.inference.scheduler import Scheduler
+from codeclm.model.shapes import TransformerConfig
+from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
+from codeclm.train.loop import train
+from codeclm.train.new_model import new_model, new_tokenizer
+
+pytestmark = pytest.mark.slow
+
+LETTERS, WORDS, SPEAKERS = "abcd", 4, 4
+BACKBONE = TransformerConfig(dim=64, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=128)
+DEPTH = TransformerConfig(dim=32, num_layers=1, num_heads=4, num_kv_heads=4, ff_dim=64)
+CONFIG = TrainConfig(
+    steps=300,
+    evaluate_every=300,
+    save_every=300,
+    bf16=False,
+    canary=0,
+    batch=BatchConfig(frames_per_batch=1600, max_frames=60, heldout_share=0.1, text=FormShares(0.2, 0.3, 0.4)),
+    optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=20, weight_decay=0.0),
+    model=ModelConfig(backbone=BACKBONE, depth=DEPTH, text=TextOptions("timed", vocab_size=269)),
+)
+GREEDY = SamplingConfig(0.0, 0.0)
+TEXTS = ("a b c d", "d d a c", "c a b b")
+
+
+def spell(text: str, speaker: int, lengths: list[int]) -> np.ndarray:
+    """Codes [T, 2]."""
+    letters = np.repeat([LETTERS.index(word) for word in text.split()], lengths)
+    return np.stack([letters, np.full(len(letters), speaker)], axis=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def times_of_this_codec():
+    """At 100 frames a second the usual ones would be longer than a text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("codeclm.data.align.LEAD_S", 0.02)
+        patch.setattr("codeclm.data.align.LAG_S", 0.02)
+        yield
+
+
+@pytest.fixture(scope="module")
+def codec(make_codec):
+    return make_codec(num_codebooks=2, codebook_size=4)
+
+
+@pytest.fixture(scope="module")
+def store(make_store, codec, tmp_path_factory) -> TokenStore:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(LETTERS[i] for i in rng.integers(0, 4, WORDS)) for _ in range(800)]
+    lengths = [rng.integers(1, 4, WORDS).tolist() for _ in texts]
+    codes = [spell(text, i % SPEAKERS, lengths[i]) for i, text in enumerate(texts)]
+    names = [f"speaker{i % SPEAKERS}/{i}" for i in range(len(texts))]
+    store = make_store(tmp_path_factory.mktemp("store"), codes, codec, names, texts)
+    times = []
+    for i in range(len(store)):
+        own = lengths[int(store.names[i].split("/")[1])]
+        frames = np.full(2 * WORDS - 1, -1)
+        frames[::2] = np.cumsum([0, *own[:-1]])
+        times.append(frames)
+    write_times(store, times)
+    return store
+
+
+@pytest.fixture(scope="module")
+def lm(store, codec, tmp_path_factory) -> SpeechGenerator:
+    torch.set_num_threads(1)
+    tokenizer = new_tokenizer([store], CONFIG)
+    out = tmp_path_factory.mktemp("run")
+    return load(train(new_model(store, CONFIG, tokenizer), codec, store, out, CONFIG, tokenizer))
+
+
+def voice(lm: SpeechGenerator, speaker: int) -> Prefix:
+    return make_prefix(lm, torch.from_numpy(spell("b d a c", speaker, [1, 2, 1, 3]).T.copy()))
+
+
+def letters_of(codes: np.ndarray) -> str:
+    """What was spelled, however long each letter lasted; equal neighbours are one."""
+    first = codes[0]
+    return "".join(LETTERS[code] for i, code in enumerate(first) if not i or code != first[i - 1])
+
+
+def merged(text: str) -> str:
+    letters = text.split()
+    return "".join(letter for i, letter in enumerate(letters) if not i or letter != letters[i - 1])
+
+
+def test_a_text_is_said_in_the_voice_that_is_given_and_ends(lm):
+    for speaker in range(SPEAKERS):
+        for text in TEXTS:
+            for seed in range(3):
+                said = lm.say(text, voice(lm, speaker), seed, SamplingConfig(0.5, 1.0))
+                assert letters_of(said.codes) == merged(text) and (said.codes[1] == speaker).all()
+                assert said.finish_reason == "eos" and said.text == text
+
+
+def test_what_is_said_is_written_down(lm, monkeypatch):
+    for speaker, text in enumerate(("a b c d", "d b a c", "c a b c")):  # how often a long letter is said, none can hear
+        codes = torch.from_numpy(spell(text, speaker, [2, 1, 3, 2]).T.copy())
+        monkeypatch.setattr(lm, "encode", lambda audio, max_s, codes=codes: codes)
+        assert lm.transcribe("unread.wav") == text
+
+
+def test_a_text_is_said_alike_alone_and_beside_others(lm):
+    scheduler = Scheduler(lm, max_rows=3)
+    sampling = SamplingConfig(1.0, 1.0, stop_at_end=True)
+    wanted = [lm.say(text, voice(lm, 1), seed, SamplingConfig(1.0, 1.0)) for seed, text in enumerate(TEXTS)]
+    tickets = [scheduler.submit(voice(lm, 1), 20.0, seed, sampling, text) for seed, text in enumerate(TEXTS)]
+    tickets.append(scheduler.submit(None, 0.4, 9, SamplingConfig()))
+    for ticket, alone in zip(tickets[:3], wanted, strict=True):
+        found = ticket.generation()
+        np.testing.assert_array_equal(found.codes[:, -alone.codes.shape[1] :], alone.codes)
+    np.testing.assert_array_equal(tickets[3].generation().codes, lm.generate(None, 0.4, 9).codes)
+
+
+def test_a_step_of_the_frame_step_is_one_of_the_walk(lm, monkeypatch):
+    fast = lm.say(TEXTS[0], voice(lm, 2), 5, SamplingConfig(1.0, 1.0))
+    monkeypatch.setattr("codeclm.inference.engine.is_supported", lambda model: False)
+    walked = lm.say(TEXTS[0], voice(lm, 2), 5, SamplingConfig(1.0, 1.0))
+    np.testing.assert_array_equal(fast.codes, walked.codes)
+    np.testing.assert_allclose(fast.nll, walked.nll, atol=1e-4)
+
+
+def test_audio_is_scored_as_audio_alone_or_with_its_text(lm, store):
+    alone = score_store(lm.model, store, EvaluateConfig(limit=50))
+    with_text = score_store(lm.model, store, EvaluateConfig(limit=50, given_text=True), tokenizer=lm.tokenizer)
+    assert alone.nll.shape == with_text.nll.shape and not alone.num_tokens.sum()
+    assert with_text.nll[0].sum() < 0.7 * alone.nll[0].sum()  # a text tells most of the letters
