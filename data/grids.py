@@ -14,7 +14,7 @@ from .align import TAIL, Grid, audio_first, audio_only, given_columns, heard_in_
 from .config import FormShares
 from .forms import Form, Voices, drawn_forms
 from .rows import Piece
-from .text_times import TextTimes
+from .text_times import times_of
 from .text_tokenizer import SAY, WRITE, TextTokenizer, clean_text
 from .token_store import TokenStore
 
@@ -37,7 +37,7 @@ class StoreGrids:
     audio only, and so is what has one that leaves no room for audio ("first"), does not fit into a row with its audio
     ("last") or has more tokens than there are frames ("aligned"): see `forms`. "mixed" draws for each utterance whether
     its text is first, last or left out, anew in each epoch (`of_epoch`); so does "timed", in which each token also
-    stands beside its sound. That needs to know when the texts are said (text_times.py).
+    stands beside its sound; a store that does not say when (text_times.py) is audio alone.
     """
 
     def __init__(
@@ -51,21 +51,22 @@ class StoreGrids:
         """tokenizer: for the transcripts (default: no text). max_columns: of a row (default: any number). indices: of
         the utterances that are asked for (default: all); the transcripts of no others are read.
 
-        Raises ValueError for an unknown layout; for "timed", if the store does not say when its texts are said.
+        Raises ValueError for an unknown layout.
         """
         if layout not in TEXT_LAYOUTS:
             raise ValueError(f"text layout '{layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
         self.store, self.tokenizer, self.layout = store, tokenizer, layout
         self.is_tagged = layout in TAGGED
-        # a store that is scored as audio alone needs no times
-        self.times = TextTimes(store) if layout == "timed" and tokenizer is not None else None
+        self.times = times_of(store) if layout == "timed" and tokenizer is not None else None
         self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
         self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
         num_tokens = np.zeros(len(store), np.int64)
-        if tokenizer is not None:
-            for i in set(self.indices.tolist()):
-                if self.times is None or self.times.is_known[i]:
-                    num_tokens[i] = sum(map(len, self._words(i)))
+        if layout != "timed":
+            known = set(self.indices.tolist()) if tokenizer is not None else set()
+        else:
+            known = set() if self.times is None else set(self.indices[self.times.is_known[self.indices]].tolist())
+        for i in known:
+            num_tokens[i] = sum(map(len, self._words(i)))
         self._num_tokens = num_tokens  # [N]
         self._lent: Voices | None = None  # once it is asked for
         self.voices = np.zeros((len(store), 3), np.int64)  # the segment [N, 3] that is heard before the text

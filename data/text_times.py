@@ -8,6 +8,7 @@ N utterances, L characters or tokens.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from .token_store import TokenStore, mapped
 from .utterance_table import numbers
 
 UNHEARD = -1
+
+log = logging.getLogger(__name__)
 
 
 def times_file(store: TokenStore) -> Path:
@@ -43,6 +46,15 @@ def write_times(store: TokenStore, times: Sequence[np.ndarray]) -> Path:
         if old != path:
             old.unlink(missing_ok=True)
     return path
+
+
+def times_of(store: TokenStore) -> "TextTimes | None":
+    """None, with a warning, if the store does not say. Raises ValueError if what it says is damaged."""
+    try:
+        return TextTimes(store)
+    except FileNotFoundError as error:
+        log.warning(f"{error}: until then the texts are not used")
+        return None
 
 
 class TextTimes:

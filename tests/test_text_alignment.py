@@ -12,7 +12,7 @@ from codeclm.data.text_times import UNHEARD, TextTimes, times_file, write_times
 from codeclm.data.text_tokenizer import TextTokenizer, clean_text
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import load_codec
-from codeclm.train.aligner import BLANK, Alphabet, likeliest_path
+from codeclm.train.aligner import BLANK, Alphabet, likeliest_paths
 from codeclm.train.aligner_config import AlignerConfig
 from codeclm.train.text_alignment import align
 
@@ -32,7 +32,10 @@ def test_the_path_costs_least_of_all_that_read_as_the_text(text, spare, seed):
     paths = np.stack(np.meshgrid(*[range(3)] * num_steps, indexing="ij"), axis=-1).reshape(-1, num_steps)
     right = [path for path in map(tuple, paths.tolist()) if collapsed(path) == text]
     best = max(scores[range(num_steps), list(path)].sum() for path in right)
-    begins = likeliest_path(scores, text)
+    # beside a longer one
+    other = np.log(np.full((num_steps + 2, 3), 1 / 3))
+    padded = np.stack([np.pad(scores, ((0, 2), (0, 0))), other])
+    begins, _ = likeliest_paths(padded, np.array([num_steps, num_steps + 2]), [text, [1, 2]])
     # the best path with these beginnings is as good
     same = [path for path in right if starts_of(path) == begins.tolist()]
     assert best == pytest.approx(max(scores[range(num_steps), list(path)].sum() for path in same))

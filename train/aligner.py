@@ -105,30 +105,32 @@ class Block(nn.Module):
         return x + self.out(F.gelu(self.mix(y).transpose(1, 2)))
 
 
-def likeliest_path(scores: np.ndarray, text: Sequence[int]) -> np.ndarray:
-    """Log-probabilities [S, C] and the characters [L] -> the step [L] at which each begins, rising.
+def likeliest_paths(scores: np.ndarray, num_steps: np.ndarray, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Log-probabilities [B, S, C], steps of each [B] and the characters -> the steps [L] at which they begin, rising.
 
     Viterbi over CTC's states: blank, character, blank, character, ..., blank; a blank may be left out between two
     characters that differ. There must be a step for each character, and one more for each that repeats the one before.
     """
-    states = np.full(2 * len(text) + 1, BLANK)
-    states[1::2] = text
-    emitted = scores[:, states]  # [S, 2 L + 1]
-    may_skip = np.zeros(len(states), bool)
-    may_skip[3::2] = states[3::2] != states[1:-2:2]
-    best = np.full(len(states), -np.inf)
-    best[:2] = emitted[0, :2]
-    moved = np.zeros(emitted.shape, np.int8)  # states that the path went on by
-    for step in range(1, len(scores)):
-        one = np.concatenate([[-np.inf], best[:-1]])
-        two = np.where(may_skip, np.concatenate([[-np.inf, -np.inf], best[:-2]]), -np.inf)
-        choices = np.stack([best, one, two])
+    rows, sizes = np.arange(len(texts)), np.array([len(text) for text in texts])
+    states = np.full((len(texts), 2 * max(sizes) + 1), BLANK)
+    for row, text in enumerate(texts):
+        states[row, 1 : 2 * len(text) : 2] = text
+    may_skip = np.zeros(states.shape, bool)
+    may_skip[:, 3::2] = states[:, 3::2] != states[:, 1:-2:2]
+    best = np.full(states.shape, -np.inf)
+    best[:, :2] = np.take_along_axis(scores[:, 0], states, axis=1)[:, :2]
+    moved = np.zeros((scores.shape[1], *states.shape), np.int8)  # states that the path went on by
+    for step in range(1, scores.shape[1]):
+        one, two = (np.pad(best, ((0, 0), (by, 0)), constant_values=-np.inf)[:, : best.shape[1]] for by in (1, 2))
+        choices = np.stack([best, one, np.where(may_skip, two, -np.inf)])
         moved[step] = choices.argmax(axis=0)
-        best = choices.max(axis=0) + emitted[step]
-    state = len(states) - 1 if best[-1] >= best[-2] else len(states) - 2
-    begins = np.zeros(len(text), np.int64)
-    for step in range(len(scores) - 1, -1, -1):
-        if state % 2:
-            begins[state // 2] = step
-        state -= int(moved[step, state])
-    return begins
+        reached = choices.max(axis=0) + np.take_along_axis(scores[:, step], states, axis=1)
+        best = np.where((step < num_steps)[:, None], reached, best)
+    state = 2 * sizes - (best[rows, 2 * sizes - 1] > best[rows, 2 * sizes])  # the last blank, or the last character
+    begins = np.zeros((len(texts), max(sizes)), np.int64)
+    for step in range(scores.shape[1] - 1, -1, -1):
+        is_on = step < num_steps
+        said = is_on & (state % 2 == 1)
+        begins[rows[said], state[said] // 2] = step
+        state = np.where(is_on, state - moved[step, rows, state], state)
+    return [begins[row, :size] for row, size in enumerate(sizes)]

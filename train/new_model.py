@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..data.split import split_heldout
+from ..data.text_times import TextTimes
 from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.convert.text_lm import from_text_lm
@@ -19,9 +20,15 @@ from .config import TrainConfig
 
 
 def new_tokenizer(stores: Sequence[TokenStore], config: TrainConfig) -> TextTokenizer | None:
-    """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream."""
+    """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream.
+
+    Raises FileNotFoundError if a text is to stand beside its sound and a store does not say when it is said.
+    """
     if config.model.text.layout == "none":
         return None
+    if config.model.text.layout == "timed":
+        for store in stores:
+            TextTimes(store)
     texts = (store.text(i) or "" for store in stores for i in split_heldout(store, *config.batch.split)[0])
     return TextTokenizer.train(texts, config.model.text.vocab_size)
 

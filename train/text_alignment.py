@@ -20,7 +20,7 @@ from ..data.text_tokenizer import clean_text
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.device import has_fast_bf16
-from .aligner import BLANK, STEPS_PER_FRAME, Aligner, Alphabet, likeliest_path, spectra
+from .aligner import BLANK, STEPS_PER_FRAME, Aligner, Alphabet, likeliest_paths, spectra
 from .aligner_config import AlignerConfig
 
 NONE = np.zeros(0, np.int64)
@@ -141,9 +141,10 @@ class TextAlignment:
     @torch.inference_mode()
     def times(self, batch: Sequence[int], known: dict[int, Tensor]) -> Iterator[np.ndarray]:
         """The frame [L] at which each character of each text begins; UNHEARD for those that are not heard."""
-        for i, scores in zip(batch, self.scores(batch, known).numpy(), strict=True):
-            numbers, places = self.texts[i]
-            begins = likeliest_path(scores[: STEPS_PER_FRAME * int(self.store.num_frames[i])], numbers)
+        num_steps = STEPS_PER_FRAME * self.store.num_frames[list(batch)]
+        texts = [self.texts[i] for i in batch]
+        found = likeliest_paths(self.scores(batch, known).numpy(), num_steps, [numbers for numbers, _ in texts])
+        for i, begins, (_, places) in zip(batch, found, texts, strict=True):
             frames = np.full(self.lengths[i], UNHEARD)
             frames[places] = begins // STEPS_PER_FRAME
             yield frames
