@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from codeclm.data.split import split_heldout
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
+from codeclm.data.text_times import write_times
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
@@ -65,6 +66,9 @@ def recipe(codec, tmp_path_factory) -> Path:
         ]  # fmt: skip
         shards.append(write_shard(out / "tokens", {"heldout": "ab" * 8, "train": "cd" * 8}[side], spoken, info))
     commit_store(out / "tokens", info, shards)
+    store = TokenStore(out / "tokens")
+    texts = [store.text(i) or "" for i in range(len(store))]
+    write_times(store, [np.arange(len(text)) * store.num_frames[i] // len(text) for i, text in enumerate(texts)])
     codec.save(out / "codec/int8")
     return out
 
@@ -186,7 +190,7 @@ def test_a_run_elsewhere_ends_by_the_clock_and_comes_back_as_a_run_to_go_on_from
 
     lm, store = load(recipe / "lent-1"), TokenStore(recipe / "tokens")
     assert lm.codec.fingerprint == codec.fingerprint and lm.tokenizer is not None
-    assert lm.model.config.text.layout == "mixed"
+    assert lm.model.config.text.layout == "timed"
     _, scored = split_heldout(store, *small.batch.split)
     scores = score_store(lm.model, store, EvaluateConfig(), scored.tolist(), False, lm.tokenizer)
     bits = store.codec.frame_rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2)

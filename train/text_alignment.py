@@ -64,7 +64,7 @@ class TextAlignment:
 
     def by_length(self, utterances: Sequence[int], most: int, luck: np.ndarray | float = 0.0) -> list[list[int]]:
         """In batches of similar lengths, of at most `most` frames with their padding. luck: [N] of the order."""
-        lengths = self.store.num_frames[np.array(utterances)]
+        lengths = self.store.num_frames[np.array(utterances, np.int64)]
         batches: list[list[int]] = []
         longest = 0
         for place in np.argsort(lengths * (1 + np.asarray(luck)), kind="stable").tolist():
