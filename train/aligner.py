@@ -2,8 +2,8 @@
 
 Convolutions that see some 0.6 s to either side tell the characters from the spectra of decoded codes, and connectionist
 temporal classification (Graves et al., 2006) teaches them without being told where they are. The likeliest path through
-the right text then says where (Viterbi). Times are good to a frame or two: for teaching a language model which word is
-being said, not for phonetics. Training and a store's texts are text_alignment.py's.
+the right text then says where (Viterbi): somewhere within the sound of each character. That is for teaching a language
+model which word is being said, not for phonetics. Training and a store's texts are text_alignment.py's.
 
 B utterances, T frames, D width, C characters and the blank (0), S = 2 T steps, L characters of a text.
 """
