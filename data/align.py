@@ -11,10 +11,10 @@ K codebooks, L columns, T frames.
     with a voice   v  v  v  .  .  .    c  c
     spread         PAD  EPAD  t  t  PAD  ...    aligned text (Moshi's inner monologue), where words' times are unknown
                    c    c     c  c  c    ...
-    said_in_time   PAD  t  PAD  PAD  t    ...   the text of "timed" models (text_times.py), each token just before its
-                   c    c  c    c    c    ...   sound; the whole text comes before, as above
-    heard_in_time  .  PAD  t  PAD  t  t  EOS    each token some time after its sound, what is left after the audio
-                   .  c    c  c    .  .  .
+    said_in_time   PAD  t  t  t  u  u    ...    the text of "timed" models (text_times.py), each token from just before
+                   c    c  c  c  c  c    ...    its sound on until the next one; the whole text comes before, as above
+    heard_in_time  WRITE  PAD  t  t  u  EOS     each token some time after its sound, what is left after the audio
+                   .      c    c  c  .  .
 """
 
 from collections.abc import Sequence
@@ -52,26 +52,52 @@ def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
 
 
 def said_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, frame_rate: float) -> np.ndarray:
-    """Tokens and the frames at which their sounds begin -> text [T] beside their audio, PAD between tokens.
-
-    Raises ValueError for more tokens than frames.
-    """
-    return _place([[token] for token in tokens], (frames - round(LEAD_S * frame_rate)).tolist(), num_frames, PAD)
+    """Tokens and the frames at which their sounds begin -> text [T] beside their audio; see `held`."""
+    return held(tokens, frames - round(LEAD_S * frame_rate), num_frames)
 
 
 def heard_in_time(tokens: Sequence[int], frames: np.ndarray, codes: np.ndarray, frame_rate: float) -> Grid:
     """WRITE, then codes [K, T] with each of the tokens beside them once its sound is over, and after them the rest.
 
-    There are 1 + T + TAIL columns, whatever the text. Raises ValueError for more tokens than fit.
+    There are 1 + T + TAIL columns, whatever the text. Raises as `held`.
     """
     codes, lag = _checked_codes(codes), round(LAG_S * frame_rate)
     num_frames = codes.shape[1]
     after = np.append(frames[1:], num_frames) + lag  # a token is over where the next begins
     room = num_frames + TAIL - 1
-    text = _place([[token] for token in tokens], np.minimum(after, num_frames).tolist(), room, PAD)
-    last = max(num_frames, int((text != PAD).nonzero()[0].max(initial=-1)) + 1)
+    text = held(tokens, np.minimum(after, num_frames), room)
+    last = max(num_frames, int(np.flatnonzero(np.diff(text)).max(initial=-1)) + 2)  # the column after the last token
     text = np.concatenate([[WRITE], text[:last], [EOS], np.full(room - last, ABSENT)])
     return text, _beside(codes, 1, TAIL)
+
+
+def held(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> np.ndarray:
+    """Tokens and the columns where they should begin, never falling -> text [L], in which each stays until the next.
+
+    PAD comes before the first one. A token whose first column is taken is pushed later; one that would run over the end
+    begins earlier, and so do tokens before it where they are in its way. Raises ValueError for more tokens than there
+    are columns.
+    """
+    begun = set_apart(tokens)
+    if len(begun) > num_columns:
+        raise ValueError(f"{len(begun)} text tokens do not fit beside {num_columns} frames of audio")
+    wanted = iter(frames.tolist())
+    text, column = np.full(num_columns, PAD), -1
+    for number, token in enumerate(begun):
+        start = column + 1 if token == PAD else max(next(wanted), column + 1)
+        column = min(start, num_columns - (len(begun) - number))
+        text[column:] = token
+    return text
+
+
+def set_apart(tokens: Sequence[int]) -> list[int]:
+    """Tokens with a PAD between two that are equal, so that they can be told apart where each is held."""
+    return [token for place, own in enumerate(tokens) for token in ([PAD] * (own in tokens[place - 1 : place]) + [own])]
+
+
+def told_apart(text: Sequence[int]) -> list[int]:
+    """A text [L] in which tokens are held -> the tokens."""
+    return [own for place, own in enumerate(text) if own > PAD and own not in text[place - 1 : place]]
 
 
 def given_columns(text: np.ndarray) -> np.ndarray:
@@ -102,8 +128,8 @@ def spread(words: Sequence[Sequence[int]], num_characters: Sequence[int], codes:
     return _place(words, frames, codes.shape[1]), codes
 
 
-def _place(words: Sequence[Sequence[int]], frames: Sequence[int], num_frames: int, before: int = EPAD) -> np.ndarray:
-    """Words and the frames where they should begin, in order -> text [T]. before: what stands in the frame before."""
+def _place(words: Sequence[Sequence[int]], frames: Sequence[int], num_frames: int) -> np.ndarray:
+    """Words and the frames where they should begin, in order -> text [T]."""
     left = sum(map(len, words))
     if left > num_frames:
         raise ValueError(f"{left} text tokens do not fit beside {num_frames} frames of audio")
@@ -113,7 +139,7 @@ def _place(words: Sequence[Sequence[int]], frames: Sequence[int], num_frames: in
             raise ValueError(f"a word has the tokens {list(tokens)}; it needs at least one, and no PAD, EPAD or -1")
         start = min(max(wanted, end), num_frames - left)
         if start > end:
-            text[start - 1] = before
+            text[start - 1] = EPAD
         end = start + len(tokens)
         text[start:end] = tokens
         left -= len(tokens)

@@ -10,7 +10,18 @@ import numpy as np
 
 from ..model.delay_pattern import ABSENT
 from ..model.shapes import TAGGED, TEXT_LAYOUTS, TextLayout
-from .align import TAIL, Grid, audio_first, audio_only, given_columns, heard_in_time, said_in_time, spread, text_first
+from .align import (
+    TAIL,
+    Grid,
+    audio_first,
+    audio_only,
+    given_columns,
+    heard_in_time,
+    said_in_time,
+    set_apart,
+    spread,
+    text_first,
+)
 from .config import FormShares
 from .forms import Form, Voices, drawn_forms
 from .rows import Piece
@@ -60,14 +71,16 @@ class StoreGrids:
         self.times = times_of(store) if layout == "timed" and tokenizer is not None else None
         self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
         self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
-        num_tokens = np.zeros(len(store), np.int64)
+        num_tokens, num_beside = np.zeros((2, len(store)), np.int64)
         if layout != "timed":
             known = set(self.indices.tolist()) if tokenizer is not None else set()
         else:
             known = set() if self.times is None else set(self.indices[self.times.is_known[self.indices]].tolist())
         for i in known:
-            num_tokens[i] = sum(map(len, self._words(i)))
-        self._num_tokens = num_tokens  # [N]
+            tokens = [token for word in self._words(i) for token in word]
+            num_tokens[i] = len(tokens)
+            num_beside[i] = len(tokens if self.times is None else set_apart(tokens))
+        self._num_tokens, self._num_beside = num_tokens, num_beside  # [N], and as many frames have to hold
         self._lent: Voices | None = None  # once it is asked for
         self.voices = np.zeros((len(store), 3), np.int64)  # the segment [N, 3] that is heard before the text
         self._take(np.full(len(store), FORMS[layout]))
@@ -81,8 +94,8 @@ class StoreGrids:
         aligned = forms == Form.ALIGNED
         fits = text + least <= self.max_columns
         if self.times is not None:
-            fits &= self._num_tokens <= self.store.num_frames
-        fits = np.where(aligned, self._num_tokens <= self.store.num_frames, fits)
+            fits &= self._num_beside <= self.store.num_frames
+        fits = np.where(aligned, self._num_beside <= self.store.num_frames, fits)
         self.forms = np.where((self._num_tokens > 0) & fits, forms, Form.ALONE)  # [N]
         has_columns = (self.forms != Form.ALONE) & ~aligned
         self.num_columns: np.ndarray = np.where(has_columns, text, 0)  # [N] beside those of the audio

@@ -1,7 +1,8 @@
 """A text that is said token by token: the model draws when the next one begins, never which it is.
 
-In the layout "timed" each token stands beside its sound (data/align.py). Where the text is given, a step may draw PAD
-or the token that comes next, so that none is skipped or said twice, and codes may not end before all are said.
+In the layout "timed" each token stands beside its sound until the next one (data/align.py). Where the text is given, a
+step may keep the token or begin the next, which has the probability of all others together: so none is skipped or said
+twice, and codes may not end before all are said.
 B rows, L tokens, C classes.
 """
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.align import set_apart
 from ..data.text_tokenizer import PAD
 
 
@@ -19,8 +21,8 @@ from ..data.text_tokenizer import PAD
 class Pacing:
     """Texts of the rows of a batch, and how far each is."""
 
-    tokens: Tensor  # [B, L + 1] PAD after the last one
-    num_tokens: Tensor  # [B] 0 for rows whose text is not paced
+    tokens: Tensor  # [B, L + 2] PAD, the tokens as `set_apart` gives them, and PAD up to the end
+    num_tokens: Tensor  # [B] without the first PAD; 0 for rows whose text is not paced
     longest_pause: Tensor  # [B] steps after which the next token begins in any case
     num_said: Tensor  # [B]
     waited: Tensor  # [B] steps since the last one
@@ -29,15 +31,16 @@ class Pacing:
     def of(cls, batch: int, device: torch.device) -> "Pacing":
         """Without a text."""
         nothing = torch.zeros(batch, dtype=torch.int64, device=device)
-        return cls(torch.full((batch, 1), PAD, device=device), nothing, nothing, nothing, nothing)
+        return cls(torch.full((batch, 2), PAD, device=device), nothing, nothing, nothing, nothing)
 
-    def set_rows(self, rows: Sequence[int], tokens: Sequence[int], longest_pause: int) -> None:
+    def set_rows(self, rows: Sequence[int], text: Sequence[int], longest_pause: int) -> None:
         """Let rows begin this text; none: they are not paced."""
-        width = max(len(tokens) + 1, self.tokens.shape[1])
+        tokens = set_apart(text)
+        width = max(len(tokens) + 2, self.tokens.shape[1])
         self.tokens = F.pad(self.tokens, (0, width - self.tokens.shape[1]), value=PAD)
         chosen = torch.tensor(list(rows), device=self.tokens.device)
-        text = torch.tensor([*tokens, *[PAD] * (width - len(tokens))], device=self.tokens.device)
-        self.tokens = self.tokens.index_put((chosen,), text)
+        padded = torch.tensor([PAD, *tokens, *[PAD] * (width - len(tokens) - 1)], device=self.tokens.device)
+        self.tokens = self.tokens.index_put((chosen,), padded)
         new = {"num_tokens": len(tokens), "longest_pause": longest_pause, "num_said": 0, "waited": 0}
         for name, value in new.items():
             setattr(self, name, getattr(self, name).index_fill(0, chosen, value))
@@ -53,16 +56,18 @@ class Pacing:
         return self.num_said < self.num_tokens
 
     def allowed(self, logits: Tensor) -> Tensor:
-        """logits [B, C] of the text, but of PAD and the next token alone where a row is paced."""
-        following = self.tokens.gather(1, self.num_said[:, None])  # [B, 1] PAD after the last
-        choices = torch.full_like(logits, float("-inf"))
-        choices.scatter_(1, following, logits.gather(1, following))
-        may_wait = ~self.is_left | (self.waited < self.longest_pause)
-        choices[:, PAD] = torch.where(may_wait, logits[:, PAD], choices[:, PAD])
+        """logits [B, C] of the text, but where a row is paced of the token that it is at and the next one alone."""
+        own, following = (self.tokens.gather(1, self.num_said[:, None] + more) for more in (0, 1))  # [B, 1]
+        other = logits.scatter(1, own, float("-inf")).logsumexp(dim=1, keepdim=True)
+        is_left, may_stay = self.is_left[:, None], (self.waited < self.longest_pause)[:, None]
+        choices = torch.full_like(logits, float("-inf")).scatter(1, following, other)
+        stay = torch.where(may_stay | ~is_left, logits.gather(1, own), float("-inf"))
+        choices = torch.where(is_left, choices, float("-inf")).scatter(1, own, stay)
         return torch.where((self.num_tokens > 0)[:, None], choices, logits)
 
     def take(self, drawn: Tensor) -> None:
         """Go on by what was drawn [B], ABSENT in rows that have ended."""
-        is_said = (drawn > PAD) & self.is_left
-        self.num_said = self.num_said + is_said
-        self.waited = torch.where(is_said, 0, self.waited + 1)
+        own = self.tokens.gather(1, self.num_said[:, None])[:, 0]
+        begins = self.is_left & (drawn != own) & (drawn >= PAD)
+        self.num_said = self.num_said + begins
+        self.waited = torch.where(begins, 0, self.waited + 1)

@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ..data.align import told_apart
 from ..model.delay_pattern import ABSENT
 from .generation import Generation
 from .threads import decoding_threads
@@ -23,6 +25,8 @@ def rendered(
     finish_reason: str,
 ) -> Generation:
     """codes, nll: [K, T]. text: [T]. num_given: columns that were given, the first ones."""
+    if text is not None and lm.model.config.text.layout == "timed":
+        text = torch.tensor(told_apart(text.tolist()))
     audible = (codes[0] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
     codes, nll = codes[:, audible], nll[:, audible]
     cut = int((audible < num_given).sum())

@@ -5,8 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.align import audio_first, audio_only, spread, text_first
-from codeclm.data.text_tokenizer import EOS, EPAD, PAD
+from codeclm.data.align import (
+    TAIL,
+    audio_first,
+    audio_only,
+    heard_in_time,
+    held,
+    set_apart,
+    spread,
+    text_first,
+    told_apart,
+)
+from codeclm.data.text_tokenizer import EOS, EPAD, PAD, WRITE
 
 P, E = PAD, EPAD
 CODES = np.arange(20, dtype=np.uint16).reshape(2, 10)
@@ -105,3 +115,25 @@ def test_what_is_no_grid_of_codes_is_refused():
         audio_only(CODES[0])
     with pytest.raises(ValueError, match="must not be negative; there is -1"):
         audio_first(CODES, [5, -1])
+
+
+@given(st.lists(st.tuples(st.integers(4, 6), st.integers(-3, 30)), max_size=8), st.integers(0, 30))
+def test_held_tokens_stay_until_the_next_and_are_told_apart(timed, spare):
+    tokens, frames = [token for token, _ in timed], np.sort(np.array([frame for _, frame in timed], np.int64))
+    begun = set_apart(tokens)
+    text = held(tokens, frames, len(begun) + spare)
+    assert told_apart(text.tolist()) == tokens and len(text) == len(begun) + spare
+    begins = [place for place, own in enumerate(text) if own != (text[place - 1] if place else PAD)]
+    wanted = [frame for token, frame in zip(tokens, frames, strict=True)]
+    if len(set(tokens)) == len(tokens) and (np.diff([-1, *wanted, len(text)]) > 0).all():
+        assert begins == wanted  # nothing is in the way
+    codes = np.zeros((2, len(begun) + spare), np.int64)
+    text, grid = heard_in_time(tokens, np.maximum(frames, 0), codes, 25.0)
+    assert len(text) == grid.shape[1] == 1 + codes.shape[1] + TAIL
+    assert text[0] == WRITE and told_apart(text[1 : text.tolist().index(EOS)].tolist()) == tokens
+    assert (grid[:, 1 : 1 + codes.shape[1]] == 0).all() and (
+        grid[:, [0, *range(1 + codes.shape[1], len(text))]] == -1
+    ).all()
+    assert (text[1 : 1 + codes.shape[1]] >= PAD).all()
+    with pytest.raises(ValueError, match="do not fit"):
+        held([4, 5], np.array([0, 1]), 1)
