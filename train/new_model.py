@@ -61,4 +61,21 @@ def new_model(
     text = None
     if tokenizer is not None and layout != "none":
         text = TextConfig(tokenizer.vocab_size, layout=layout, tokenizer=tokenizer.fingerprint)
-    return SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
+    model = SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
+    return with_unit_start(model) if config.model.unit_start else model
+
+
+@torch.no_grad()
+def with_unit_start(model: SpeechLM) -> SpeechLM:
+    """Let a new model begin with embeddings of a step that sum to variance 1, and a backbone that passes them on.
+
+    Small embeddings make the first block amplify them, a hundredfold over a long run; what is told by a text is then
+    lost among what the blocks have added.
+    """
+    torch.nn.init.normal_(model.frame_embedding.weight, std=model.num_codebooks**-0.5)
+    if model.text_size:
+        torch.nn.init.normal_(model.text_embedding.weight)
+    for block in model.backbone.blocks:
+        torch.nn.init.zeros_(block.attention.output.weight)  # pyright: ignore
+        torch.nn.init.zeros_(block.down.weight)  # pyright: ignore
+    return model

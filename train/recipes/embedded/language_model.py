@@ -8,6 +8,7 @@ has them.
 
 from dataclasses import replace
 
+from ....data.config import FormShares
 from ....model.shapes import DepthConfig, TransformerConfig
 from ...config import BatchConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
 
@@ -16,6 +17,7 @@ SHAPE = ModelConfig(
     # small: a frame costs seven positions of it
     depth=DepthConfig(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, ff_dim=640),
     text=TextOptions(layout="timed", vocab_size=800),  # short pieces: how they sound is learned from hours
+    unit_start=True,
 )
 ON_CPU = TrainConfig(
     steps=14_000,  # two epochs of 100 hours
@@ -31,8 +33,9 @@ ON_CPU = TrainConfig(
         codebook_dropout=0.15,
         heldout_by="folder",
         heldout_frames=50_000,
+        text=FormShares(say=0.3, say_voice=0.2, write=0.35, voice_s=6.0),
     ),
-    optimizer=OptimizerConfig(learning_rate=1.2e-3, warmup_steps=300),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=300),
 )
 ON_GPU = replace(
     ON_CPU,

@@ -1,0 +1,26 @@
+"""A new model, before it has learned anything."""
+
+from dataclasses import replace
+
+import torch
+
+from codeclm.data.text_tokenizer import TextTokenizer
+from codeclm.model.shapes import TransformerConfig
+from codeclm.train.config import ModelConfig, TextOptions, TrainConfig
+from codeclm.train.new_model import new_model
+
+
+def test_a_unit_start_passes_on_embeddings_of_variance_one(make_store, make_codec, tmp_path):
+    codec = make_codec(num_codebooks=3, codebook_size=64)
+    codes = torch.randint(64, (200, 3), generator=torch.Generator().manual_seed(0)).numpy()
+    store = make_store(tmp_path, [codes], codec, ["x"], ["words of a text"])
+    tokenizer = TextTokenizer.train(["words of a text"] * 3, 270)
+    shape = ModelConfig(backbone=TransformerConfig(dim=128, num_layers=2), text=TextOptions("first", vocab_size=270))
+    small = new_model(store, TrainConfig(model=shape), tokenizer)
+    model = new_model(store, TrainConfig(model=replace(shape, unit_start=True)), tokenizer)
+    steps = torch.from_numpy(codes.T.copy())[None]
+    with torch.no_grad():
+        frames, spoken = model.embed_frames(steps), model.embed_text(torch.arange(270))
+        torch.testing.assert_close(model.backbone(frames), model.backbone.norm(frames))
+        assert abs(frames.std() - 1) < 0.1 and abs(spoken.std() - 1) < 0.1
+        assert small.embed_frames(steps).std() < 0.1
