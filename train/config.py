@@ -115,8 +115,8 @@ class ModelConfig:
     depth: DepthConfig = DEPTH  # shape of the depth decoder (pattern "depth"), with the preset "default"
     text: TextOptions = TextOptions()
     delays: tuple[int, ...] = ()  # frames each codebook lags; empty: none, or 0, 1, 2, ... for the pattern "delay"
-    # begin with embeddings that sum to variance 1, to which blocks add nothing yet: slower in the first minutes, but with
-    # small batches text is learned
+    # begin with embeddings that sum to variance 1, to which blocks add nothing yet: slower in the first minutes, but
+    # text is learned with small batches
     unit_start: bool = False
 
     def __post_init__(self) -> None:
