@@ -14,13 +14,13 @@ def test_a_unit_start_passes_on_embeddings_of_variance_one(make_store, make_code
     codec = make_codec(num_codebooks=3, codebook_size=64)
     codes = torch.randint(64, (200, 3), generator=torch.Generator().manual_seed(0)).numpy()
     store = make_store(tmp_path, [codes], codec, ["x"], ["words of a text"])
-    tokenizer = TextTokenizer.train(["words of a text"] * 3, 270)
-    shape = ModelConfig(backbone=TransformerConfig(dim=128, num_layers=2), text=TextOptions("first", vocab_size=270))
+    tokenizer = TextTokenizer.train(["some words of a longer text, and more of them"] * 3, 280)
+    shape = ModelConfig(backbone=TransformerConfig(dim=128, num_layers=2), text=TextOptions("first", vocab_size=280))
     small = new_model(store, TrainConfig(model=shape), tokenizer)
     model = new_model(store, TrainConfig(model=replace(shape, unit_start=True)), tokenizer)
     steps = torch.from_numpy(codes.T.copy())[None]
     with torch.no_grad():
-        frames, spoken = model.embed_frames(steps), model.embed_text(torch.arange(270))
+        frames, spoken = model.embed_frames(steps), model.embed_text(torch.arange(280))
         torch.testing.assert_close(model.backbone(frames), model.backbone.norm(frames))
         assert abs(frames.std() - 1) < 0.1 and abs(spoken.std() - 1) < 0.1
         assert small.embed_frames(steps).std() < 0.1
