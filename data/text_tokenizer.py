@@ -57,12 +57,15 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, transcripts: Iterable[str], vocab_size: int = 2000) -> "TextTokenizer":
-        """The same transcripts in the same order give the same bytes.
+        """The same transcripts in the same order give the same bytes. vocab_size: 0 for characters alone.
 
         Raises ValueError if there is no text, or a vocabulary of this size cannot be made from it.
         """
         from sentencepiece import SentencePieceTrainer
 
+        if not vocab_size:
+            texts = list(transcripts)
+            return cls.train(texts, cls._num_characters(texts))
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(f"vocab_size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}, 256 of them for bytes")
         texts = [text for text in map(clean_text, transcripts) if text]
@@ -88,6 +91,17 @@ class TextTokenizer:
         except (RuntimeError, ValueError) as error:
             raise ValueError(_in_one_line(str(error), vocab_size)) from None
         return cls(model.getvalue())
+
+    @classmethod
+    def _num_characters(cls, transcripts: list[str]) -> int:
+        """The least vocab_size: sentencepiece says it of one that is too small. Very rare characters are bytes."""
+        try:
+            cls.train(transcripts, MIN_VOCAB_SIZE)
+        except ValueError as error:
+            if found := re.search(r"choose at least (\d+)", str(error)):
+                return int(found[1])
+            raise
+        return MIN_VOCAB_SIZE
 
     @classmethod
     def load(cls, path: str | Path) -> "TextTokenizer":

@@ -106,3 +106,10 @@ def test_a_vocabulary_the_text_cannot_give_names_one_it_can():
 def test_training_on_no_text_is_refused(transcripts):
     with pytest.raises(ValueError, match="no text to train a tokenizer on"):
         TextTokenizer.train(transcripts)
+
+
+def test_without_a_size_every_character_is_a_token():
+    tokenizer = TextTokenizer.train(["some words of a text", "und noch ein Wort"], 0)
+    text = "wort ohne Sinn"
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("noch")] == ["", *"noch"]
+    assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -100,7 +100,8 @@ class TextOptions:
     """The text stream of a new model, if it has one; transcripts are the .txt files beside the audio."""
 
     layout: Literal["none", TextLayout] = "none"  # text before the audio, after it, or beside it; mixed: the first two
-    vocab_size: int = 2000  # size of the sentencepiece tokenizer, which is trained on the training transcripts
+    # size of the sentencepiece tokenizer, which is trained on the training transcripts; 0: characters
+    vocab_size: int = 2000
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from ..plan import plan
 from .language_model import ON_CPU, ON_GPU
 
 FRAME_RATE, CODEBOOKS, CODEBOOK_SIZE = 25.0, 8, 1024  # those of the recipe's codec
+NUM_CHARACTERS = 372  # tokens of a text of characters, with the bytes
 # FLOP/s, and the share of them that steps reach: that of `mfu` in a run's metrics.jsonl; an H200 at shape S
 DEVICES = (("two cores, 200 GFLOP/s each in bfloat16", ON_CPU, 400e9, 0.34), ("an H100", ON_GPU, 989e12, 0.09))
 
@@ -19,7 +20,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name, config, rate, share in DEVICES:
         backbone, depth = config.model.parts
-        text = TextConfig(config.model.text.vocab_size)
+        text = TextConfig(config.model.text.vocab_size or NUM_CHARACTERS)
         model = SpeechLMConfig(CODEBOOKS, CODEBOOK_SIZE, backbone, depth, text=text)
         for hours in (20, 100):
             found = plan(hours, model, FRAME_RATE, config)

@@ -1,9 +1,9 @@
 """Settings of the embedded language model's training, on a CPU in the background and on a GPU that is lent for minutes.
 
-About 31 M parameters (V 1024, K 8, 800 pieces of text): in 8 bits, with the codec, less than 48 MB. Its sliding window
-lets it generate without end exactly as it is scored. It learns to say a text (also after a voice prompt), to write down
-what it hears, and audio alone, each token of a text beside its sound. Batches and rates go together as model/dial.py
-has them.
+About 31 M parameters (V 1024, K 8, a text of characters): in 8 bits, with the codec, less than 48 MB. Its sliding
+window lets it generate without end exactly as it is scored. It learns to say a text (also after a voice prompt), to
+write down what it hears, and audio alone, each token of a text beside its sound. Batches and rates go together as
+model/dial.py has them.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ SHAPE = ModelConfig(
     backbone=TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, ff_dim=1152, sliding_window=384),
     # small: a frame costs seven positions of it
     depth=DepthConfig(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, ff_dim=640),
-    text=TextOptions(layout="timed", vocab_size=800),  # short pieces: how they sound is learned from hours
+    text=TextOptions(layout="timed", vocab_size=0),  # characters: how a piece of a word sounds needs far more hours
     unit_start=True,
 )
 ON_CPU = TrainConfig(
@@ -35,7 +35,7 @@ ON_CPU = TrainConfig(
         heldout_frames=50_000,
         text=FormShares(say=0.3, say_voice=0.2, write=0.35, voice_s=6.0),
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=300),
+    optimizer=OptimizerConfig(learning_rate=1.2e-3, warmup_steps=300),
 )
 ON_GPU = replace(
     ON_CPU,
