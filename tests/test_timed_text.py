@@ -18,34 +18,14 @@ from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.inference.prefix import Prefix, make_prefix
 from codeclm.inference.scheduler import Scheduler
-from codeclm.model.shapes import TransformerConfig
-from codeclm.train.config import BatchConfig, ModelConfig, OptimizerConfig, TextOptions, TrainConfig
 from codeclm.train.loop import train
 from codeclm.train.new_model import new_model, new_tokenizer
 
+from .spelling import LETTERS, SPEAKERS, TEXTS, WORDS, drawn_texts, names_of, settings, spell
+
 pytestmark = pytest.mark.slow
 
-LETTERS, WORDS, SPEAKERS = "abcd", 4, 4
-BACKBONE = TransformerConfig(dim=64, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=128)
-DEPTH = TransformerConfig(dim=32, num_layers=1, num_heads=4, num_kv_heads=4, ff_dim=64)
-CONFIG = TrainConfig(
-    steps=400,
-    evaluate_every=400,
-    save_every=400,
-    bf16=False,
-    canary=0,
-    batch=BatchConfig(frames_per_batch=1600, max_frames=60, heldout_share=0.1, text=FormShares(0.2, 0.3, 0.4)),
-    optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=20, weight_decay=0.0),
-    model=ModelConfig(backbone=BACKBONE, depth=DEPTH, text=TextOptions("timed", vocab_size=269)),
-)
-GREEDY = SamplingConfig(0.0, 0.0)
-TEXTS = ("a b c d", "d d a c", "c a b b")
-
-
-def spell(text: str, speaker: int, lengths: list[int]) -> np.ndarray:
-    """Codes [T, 2]."""
-    letters = np.repeat([LETTERS.index(word) for word in text.split()], lengths)
-    return np.stack([letters, np.full(len(letters), speaker)], axis=1)
+CONFIG = settings("timed", 400, 1600, 60, FormShares(0.2, 0.3, 0.4))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,11 +45,10 @@ def codec(make_codec):
 @pytest.fixture(scope="module")
 def store(make_store, codec, tmp_path_factory) -> TokenStore:
     rng = np.random.default_rng(0)
-    texts = [" ".join(LETTERS[i] for i in rng.integers(0, 4, WORDS)) for _ in range(800)]
+    texts = drawn_texts(800, rng)
     lengths = [rng.integers(2, 5, WORDS).tolist() for _ in texts]
     codes = [spell(text, i % SPEAKERS, lengths[i]) for i, text in enumerate(texts)]
-    names = [f"speaker{i % SPEAKERS}/{i}" for i in range(len(texts))]
-    store = make_store(tmp_path_factory.mktemp("store"), codes, codec, names, texts)
+    store = make_store(tmp_path_factory.mktemp("store"), codes, codec, names_of(texts), texts)
     times = []
     for i in range(len(store)):
         own = lengths[int(store.names[i].split("/")[1])]
