@@ -101,7 +101,7 @@ def told_apart(text: Sequence[int]) -> list[int]:
 
 
 def given_columns(text: np.ndarray) -> np.ndarray:
-    """Text [L] of the layout "mixed" -> [L] bool, the columns that are not predicted: tags, and a voice before SAY.
+    """Text [L] of a tagged layout -> [L] bool, the columns that are not predicted: tags, and a voice before SAY.
 
     A tag is what somebody asks for, and codes of a voice are scored where they are an utterance of their own. The end
     of an utterance before WRITE is predicted; a voice has none, as its recording goes on or was cut.

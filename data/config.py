@@ -37,7 +37,7 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class FormShares:
-    """Shares of the utterances in the forms that a model of the text layout "mixed" learns; the rest is audio alone.
+    """Shares of the utterances in the forms that a model of a tagged text layout learns; the rest is audio alone.
 
     They are drawn anew in every epoch; no text is put where it is not right (data/forms.py).
     """

@@ -122,7 +122,7 @@ class TokenBatches(Batches):
     ):
         """indices: the utterances to use (default all). tokenizer: for their transcripts (default: no text).
         codebook_dropout: share of the rows of which only the first codebooks are left, 1 to K - 1 of them. shares: for
-        the layout "mixed".
+        tagged layouts.
 
         Raises ValueError if there is no utterance or no row would fit.
         """

@@ -1,11 +1,12 @@
-"""The forms that utterances take in an epoch of the layout "mixed": a function of (seed, epoch, utterance).
+"""The forms that utterances take in an epoch of a tagged layout: a function of (seed, epoch, utterance).
 
     alone    c  c  c                                continuation
     write    c  c  c  WRITE  t  t  EOS              transcription
     say      SAY  t  t  EOS  c  c  c                speech from text
              v  v  v  SAY  t  t  EOS  c  c  c       in the voice v of another utterance of the speaker
 
-Without the tag nothing would say, after audio, whether the text is that of the audio or of more to come.
+Without the tag nothing would say, after audio, whether the text is that of the audio or of more to come. These are the
+columns of "mixed"; in "timed" the text is beside the audio as well (align.py).
 How a form becomes columns is grids.py's. N utterances.
 """
 

@@ -17,7 +17,7 @@ from ..model.files import write_whole
 
 EPAD = 0  # end of padding, in the frame before a word; sentencepiece's "unknown", which bytes make unneeded
 BOS, EOS, PAD = 1, 2, 3
-# before a text of the layout "mixed", which needs these ids for nothing else: audio is to follow, or came before
+# tags of the layouts "mixed" and "timed", which need these ids for nothing else: audio is to follow, or came before
 SAY, WRITE = BOS, EPAD
 MIN_VOCAB_SIZE = 4 + 256 + 1  # special tokens, bytes and the start of a word
 TOKENIZER_FILE = "tokenizer.model"

@@ -75,7 +75,7 @@ class EvaluateConfig:
     bf16: bool = False  # bfloat16 matrix products; log-probabilities stay in float32
     limit: int = 0  # score only N utterances, the first by hash of their names (0: all)
     num_codebooks: int = 0  # score this many leading codebooks, as if the codec had no others (0: all)
-    # for a model with the text layout mixed: score speech given its transcript, not as audio alone and then its text
+    # for a model with the text layout mixed or timed: score speech given its transcript, not as audio alone
     given_text: bool = False
     # part of a token store: all, or, as a training run split it, heldout (what its evaluations scored) or training
     split: Literal["all", "heldout", "training"] = "all"

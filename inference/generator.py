@@ -119,7 +119,7 @@ class SpeechGenerator:
         prompt: a path, (samples [S], sample_rate), a `prefix` or its file, or None to start from nothing. duration_s:
         None generates until the model ends, 20 s at most; but 8 s after a prompt without a text, as a recording mostly
         stops where an utterance ends, and 8 s with a model that knows no end. text: what is to be said, for a model
-        with a text stream; in a model whose text comes first it begins with what the prompt says, in a "mixed" one it
+        with a text stream; in a model whose text comes first it begins with what the prompt says, in a tagged one it
         is all that is said, in the voice of the prompt (`say`). A model with aligned text writes its own where none is
         given. Raises AudioError for an unusable prompt, ValueError for a duration that is not positive, or a text that
         the model cannot take.
@@ -138,7 +138,7 @@ class SpeechGenerator:
     ) -> Generation:
         """Say `text`, until the model ends it; `duration_s` seconds at most (20).
 
-        voice: somebody to sound like, as a `prompt` of `generate_many`, for a model with the text layout "mixed"; it is
+        voice: somebody to sound like, as a `prompt` of `generate_many`, for a model with a tagged text layout; it is
         no part of the result. Raises AudioError for an unusable voice, ValueError for a model that cannot.
         """
         sampling = replace(sampling, stop_at_end=True)
@@ -241,7 +241,7 @@ class SpeechGenerator:
         sampling: SamplingConfig = SamplingConfig(text_temperature=0.0),
         max_s: float = 20.0,
     ) -> str:
-        """What is said in the last `max_s` seconds of `audio`, by a model with the text layout "last" or "mixed".
+        """What is said in the last `max_s` seconds of `audio`, by a model with the text layout "last" or a tagged one.
 
         Raises AudioError for unusable audio, ValueError for a model without such a text.
         """

@@ -29,7 +29,7 @@ def say(
         Path | None,
         arg(
             metavar="AUDIO",
-            help="somebody to sound like (or a file of `prefix`), for a model of the text layout mixed",
+            help="somebody to sound like (or a file of `prefix`), for a model of the text layout mixed or timed",
         ),
     ] = None,
     out: Annotated[Path, arg(help="the file to write: .wav, .flac, .ogg, .opus or .mp3")] = Path("said.wav"),
@@ -71,7 +71,7 @@ def transcribe(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Write down what is said in AUDIO, with a model of the text layout mixed or last."""
+    """Write down what is said in AUDIO, with a model of the text layout mixed, timed or last."""
     check_number("--seconds", seconds, 0.1, unit=" s")
     check_device(device)
     check_threads(threads)

@@ -16,7 +16,7 @@ TextLayout = Literal["first", "last", "aligned", "mixed", "timed"]
 Pattern = Literal["depth", "delay", "parallel", "flatten"]  # how the codebooks of a frame are predicted
 TEXT_LAYOUTS: tuple[str, ...] = get_args(TextLayout)
 PATTERNS: tuple[str, ...] = get_args(Pattern)
-TAGGED = ("mixed", "timed")
+TAGGED = ("mixed", "timed")  # layouts in which a tag says what a text is there for
 # layouts of models that say a text, that say one also after speech, and that write what they hear
 SAYS, SPEAKS, WRITES = (*TAGGED, "first"), (*TAGGED, "first", "aligned"), (*TAGGED, "last")
 # more than any network has: a larger number is a slip of the pen, and would fill the memory
