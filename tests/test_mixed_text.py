@@ -133,6 +133,6 @@ def test_what_cannot_be_said_is_told_in_a_line(lm, store, make_model, make_codec
     with pytest.raises(ValueError, match="first: takes no voice before a text"):
         SpeechGenerator(first, codec, "first", lm.tokenizer).say("a b", voice(lm, 0))
     with pytest.raises(
-        ValueError, match="given_text: is for models with the text layout 'mixed'; this one has 'first'"
+        ValueError, match="given_text: is for models with the text layout 'mixed' or 'timed'; this one has 'first'"
     ):
         score_store(first, store, EvaluateConfig(given_text=True), progress=False, tokenizer=lm.tokenizer)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 class AlignerConfig:
     """The network of an alignment, and how it is taught."""
 
-    hours: float = 20.0  # of speech that it learns from, spread over the store
+    hours: float = 20.0  # hours of speech that it learns from, spread over the store
     epochs: float = 4.0  # times that it hears each utterance
     dim: int = 192  # width
     num_layers: int = 10  # convolutions over five frames
-    frames_per_batch: int = 6000
-    learning_rate: float = 2e-3
-    seed: int = 0
+    frames_per_batch: int = 6000  # frames of a step, padding included
+    learning_rate: float = 2e-3  # peak learning rate of AdamW
+    seed: int = 0  # seed of the weights and of the order of utterances
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
