@@ -123,3 +123,10 @@ def test_audio_is_scored_as_audio_alone_or_with_its_text(lm, store):
     with_text = score_store(lm.model, store, EvaluateConfig(limit=50, given_text=True), tokenizer=lm.tokenizer)
     assert alone.nll.shape == with_text.nll.shape and not alone.num_tokens.sum()
     assert with_text.nll[0].sum() < 0.7 * alone.nll[0].sum()  # a text tells most of the letters
+
+
+def test_a_store_without_times_is_not_scored_with_its_texts(lm, make_store, codec, tmp_path):
+    other = make_store(tmp_path, [spell(TEXTS[0], 0, 3)], codec, ["x"], [TEXTS[0]])
+    with pytest.raises(FileNotFoundError, match="run codeclm align"):
+        score_store(lm.model, other, EvaluateConfig(given_text=True), tokenizer=lm.tokenizer)
+    assert score_store(lm.model, other, EvaluateConfig(), tokenizer=lm.tokenizer).num_frames.sum() == 12

@@ -16,6 +16,7 @@ from ...data.grids import StoreGrids
 from ...data.progress import progress_bar
 from ...data.rows import Piece, can_be_packed, pack, stack
 from ...data.split import name_hash
+from ...data.text_times import TextTimes
 from ...data.text_tokenizer import TextTokenizer
 from ...data.token_store import TokenStore
 from ...model.check_inputs import check_leading
@@ -90,7 +91,11 @@ def score_store(
 def grids_of(
     model: SpeechLM, store: TokenStore, config: EvaluateConfig, chosen: list[int], tokenizer: TextTokenizer | None
 ) -> StoreGrids:
-    """Utterances as they are scored. Raises ValueError for `given_text` where the model has other layouts."""
+    """Utterances as they are scored.
+
+    Raises ValueError for `given_text` where the model has other layouts, FileNotFoundError where it needs times that a
+    store does not have.
+    """
     layout = model.config.text.layout if model.text_size else "none"
     if config.given_text and layout not in TAGGED:
         raise ValueError(f"given_text: is for models with the text layout 'mixed' or 'timed'; this one has '{layout}'")
@@ -98,6 +103,8 @@ def grids_of(
         return StoreGrids(store, tokenizer, model.config.text.layout, indices=chosen)
     if layout == "timed" and not config.given_text:
         return StoreGrids(store, indices=chosen)  # audio alone, of a store that need not know when its texts are said
+    if layout == "timed":
+        TextTimes(store)  # without times the texts would be left out
     grids = StoreGrids(store, tokenizer, layout, context_frames(model, config), chosen)
     return grids.all_first() if config.given_text else grids
 
