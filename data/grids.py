@@ -72,11 +72,10 @@ class StoreGrids:
         self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
         self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
         num_tokens, num_beside = np.zeros((2, len(store)), np.int64)
-        if layout != "timed":
-            known = set(self.indices.tolist()) if tokenizer is not None else set()
-        else:
-            known = set() if self.times is None else set(self.indices[self.times.is_known[self.indices]].tolist())
-        for i in known:
+        has_text = tokenizer is not None and (layout != "timed" or self.times is not None)
+        for i in set(self.indices.tolist()) if has_text else ():
+            if self.times is not None and not self.times.is_known[i]:
+                continue
             tokens = [token for word in self._words(i) for token in word]
             num_tokens[i] = len(tokens)
             num_beside[i] = len(tokens if self.times is None else set_apart(tokens))

@@ -135,7 +135,7 @@ class TextTokenizer:
         after its last."""
         tokens, places, start = [], [], 0
         for word, pieces in zip(clean_text(text).split(), self.encode_words(text), strict=True):
-            character_of = [place for place, c in enumerate(word) for _ in c.encode()] + [len(word)]  # of each byte
+            character_of = [place for place, c in enumerate(word) for _ in c.encode()] + [len(word)]  # for each byte
             sizes = [self._num_bytes(token) for token in pieces]
             for token, after, size in zip(pieces, accumulate(sizes), sizes, strict=True):
                 tokens.append(token)

@@ -16,8 +16,8 @@ GREEDY = SamplingConfig(0.0, 0.0)
 TEXTS = ("a b c d", "d d a c", "c a b b")
 
 
-def drawn_texts(count: int, rng: np.random.Generator) -> list[str]:
-    return [" ".join(LETTERS[i] for i in rng.integers(0, 4, WORDS)) for _ in range(count)]
+def drawn_texts(count: int, rng: np.random.Generator, num_words: int = WORDS) -> list[str]:
+    return [" ".join(LETTERS[i] for i in rng.integers(0, 4, num_words)) for _ in range(count)]
 
 
 def spell(text: str, speaker: int, lengths: Sequence[int] | int = 1) -> np.ndarray:
@@ -27,7 +27,7 @@ def spell(text: str, speaker: int, lengths: Sequence[int] | int = 1) -> np.ndarr
 
 
 def names_of(texts: Sequence[str]) -> list[str]:
-    """Of utterances: text i is spelled by speaker i % SPEAKERS."""
+    """Utterances' names: text i is spelled by speaker i % SPEAKERS."""
     return [f"speaker{i % SPEAKERS}/{i}" for i in range(len(texts))]
 
 

@@ -22,9 +22,10 @@ from codeclm.train.config import BatchConfig, LossConfig, ModelConfig, Optimizer
 from codeclm.train.loop import train
 from codeclm.train.new_model import new_model, new_tokenizer
 
+from .spelling import LETTERS, drawn_texts
+
 pytestmark = pytest.mark.slow
 
-LETTERS = "abcd"
 WORDS = 6
 SHAPE = TransformerConfig(dim=32, num_layers=2, num_heads=4, num_kv_heads=4, ff_dim=64)
 CONFIG = TrainConfig(
@@ -53,7 +54,7 @@ def codec(make_codec):
 @pytest.fixture(scope="module")
 def store(make_store, codec, tmp_path_factory) -> TokenStore:
     rng = np.random.default_rng(0)
-    texts = [" ".join(LETTERS[i] for i in rng.integers(0, 4, WORDS)) for _ in range(600)]
+    texts = drawn_texts(600, rng, WORDS)
     return make_store(tmp_path_factory.mktemp("store"), [spell(text) for text in texts], codec, texts=texts)
 
 

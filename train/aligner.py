@@ -21,7 +21,7 @@ from ..model.codecs import Codec
 from .codec_losses import log_mel
 
 STEPS_PER_FRAME = 2  # at 25 frames a second a character is often shorter than a frame
-BANDS = 64  # of a spectrum
+BANDS = 64  # mel bands of a spectrum
 WINDOW_S = 0.032
 RARE = 20  # a character that is written less often is not learned, and has the time of the next one
 BLANK = 0

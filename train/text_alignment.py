@@ -5,7 +5,6 @@ B utterances, T frames, S = 2 T steps, L characters of a text.
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -118,7 +117,7 @@ class TextAlignment:
         heard = torch.nn.utils.rnn.pad_sequence([known[i].float() for i in batch], batch_first=True)
         frames = torch.from_numpy(self.store.num_frames[list(batch)].copy())
         present = torch.arange(heard.shape[1]) < frames[:, None]
-        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             logits = self.network(heard, present)
         return logits.float().log_softmax(dim=-1)
 

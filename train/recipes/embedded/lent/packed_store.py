@@ -20,7 +20,8 @@ AT_ONCE = 1 << 20  # codes; a multiple of 8, so that whole bytes are written
 
 def pack_store(store: Path, folder: Path) -> None:
     """Write the packed files into `folder`. Raises ValueError or FileNotFoundError for a store that is not whole."""
-    TokenStore(store).verify()
+    opened = TokenStore(store)
+    opened.verify()
     header = StoreHeader.read(store)
     folder.mkdir(parents=True)
     shutil.copyfile(store / HEADER, folder / HEADER)
@@ -30,7 +31,7 @@ def pack_store(store: Path, folder: Path) -> None:
             for first in range(0, len(codes), AT_ONCE):
                 file.write(pack_codes(codes[first : first + AT_ONCE], header.codec.codebook_size))
         (folder / f"{index.name}.json").write_text(index.to_json())
-    if (times := times_file(TokenStore(store))).is_file():
+    if (times := times_file(opened)).is_file():
         shutil.copyfile(times, folder / times.name)
 
 
