@@ -4,6 +4,7 @@ The "speech" is spelling, as in test_text_stream.py; the second codebook is the 
 first codebook, and only a voice tells the second.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from codeclm.inference import SamplingConfig
 from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
-from codeclm.inference.loading import load
+from codeclm.inference.loading import load, save_model
 from codeclm.inference.prefix import Prefix, make_prefix
 from codeclm.inference.scheduler import Scheduler
 from codeclm.model.shapes import TextConfig
+from codeclm.train.config import TextOptions
+from codeclm.train.finetune_config import FINETUNE, LoraOptions
 from codeclm.train.loop import train
 from codeclm.train.new_model import new_model, new_tokenizer
+from codeclm.train.runs import finetune
 
 from .spelling import GREEDY, SPEAKERS, TEXTS, WORDS, drawn_texts, names_of, settings, spell
 
@@ -43,7 +47,7 @@ def store(make_store, make_codec, tmp_path_factory) -> TokenStore:
 def lm(store, make_codec, tmp_path_factory) -> SpeechGenerator:
     torch.set_num_threads(1)
     out: Path = tmp_path_factory.mktemp("run")
-    tokenizer = new_tokenizer([store], CONFIG)
+    tokenizer = new_tokenizer([store], CONFIG.model.text, CONFIG.batch)
     codec = make_codec(num_codebooks=2, codebook_size=4)
     return load(train(new_model(store, CONFIG, tokenizer), codec, store, out, CONFIG, tokenizer))
 
@@ -136,3 +140,20 @@ def test_what_cannot_be_said_is_told_in_a_line(lm, store, make_model, make_codec
         ValueError, match="given_text: is for models with the text layout 'mixed' or 'timed'; this one has 'first'"
     ):
         score_store(first, store, EvaluateConfig(given_text=True), progress=False, tokenizer=lm.tokenizer)
+
+
+def test_a_model_of_audio_alone_learns_to_say_a_text(store, make_codec, tmp_path):
+    codec = make_codec(num_codebooks=2, codebook_size=4)
+    torch.set_num_threads(1)
+    plain = replace(CONFIG, model=replace(CONFIG.model, text=TextOptions()))
+    save_model(new_model(store, plain), codec, tmp_path / "base")
+    given = {"batch": CONFIG.batch, "optimizer": CONFIG.optimizer, "evaluate_every": CONFIG.steps, "bf16": False}
+    config = replace(FINETUNE, steps=CONFIG.steps, canary=0, input_dropout=0.0, text=CONFIG.model.text, **given)
+    lm = load(finetune(tmp_path / "base", store, tmp_path / "run", config))
+    assert load(tmp_path / "base").tokenizer is None
+    for text in TEXTS:
+        np.testing.assert_array_equal(lm.say(text, voice(lm, 2), sampling=GREEDY).codes, spell(text, 2).T)
+    with pytest.raises(ValueError, match="has a text stream"):
+        finetune(tmp_path / "run", store, tmp_path / "again", config)
+    with pytest.raises(ValueError, match="adapters leave no weights"):
+        replace(config, lora=LoraOptions(4))

@@ -191,7 +191,7 @@ def test_a_text_model_and_a_tokenizer_of_our_own_exclude_each_other(make_store, 
     store = make_store(tmp_path / "store", [codes] * 3, make_codec(), texts=["one two", "three", "four"])
     config = TrainConfig(model=ModelConfig(text=TextOptions("first", 280)))
     with pytest.raises(ValueError, match="text tokens of its own"):
-        new_model(store, config, new_tokenizer([store], config), tmp_path / "lm")
+        new_model(store, config, new_tokenizer([store], config.model.text, config.batch), tmp_path / "lm")
 
 
 def test_a_gguf_without_its_reader_names_the_extra(tmp_path, monkeypatch):

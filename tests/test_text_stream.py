@@ -69,7 +69,7 @@ def trained(store, codec, tmp_path_factory):
             out = tmp_path_factory.mktemp(layout)
             options = TextOptions(layout, vocab_size=269)  # pyright: ignore
             config = replace(CONFIG, model=replace(CONFIG.model, text=options), loss=LossConfig(text=1.0))
-            tokenizer = new_tokenizer([store], config)
+            tokenizer = new_tokenizer([store], config.model.text, config.batch)
             folders[layout] = train(new_model(store, config, tokenizer), codec, store, out, config, tokenizer)
         return folders[layout]
 

@@ -62,7 +62,7 @@ def store(make_store, codec, tmp_path_factory) -> TokenStore:
 @pytest.fixture(scope="module")
 def lm(store, codec, tmp_path_factory) -> SpeechGenerator:
     torch.set_num_threads(1)
-    tokenizer = new_tokenizer([store], CONFIG)
+    tokenizer = new_tokenizer([store], CONFIG.model.text, CONFIG.batch)
     out = tmp_path_factory.mktemp("run")
     return load(train(new_model(store, CONFIG, tokenizer), codec, store, out, CONFIG, tokenizer))
 

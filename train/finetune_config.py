@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .config import BatchConfig, OptimizerConfig, RunConfig, check_steps
+from .config import BatchConfig, OptimizerConfig, RunConfig, TextOptions, check_steps
 
 
 class OpenWhole(int):
@@ -38,12 +38,15 @@ class FinetuneConfig(RunConfig):
     replay: str = ""  # base speech heard again, so that it is not forgotten: a store, audio, or self (the model's own)
     replay_share: float = 0.2  # share of each batch that --replay gives
     lora: LoraOptions = LoraOptions()
+    text: TextOptions = TextOptions()  # a text stream for a model that has none, learned from the data's transcripts
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_steps(copies=self.copies)
         if not 0 < self.replay_share < 1:
             raise ValueError(f"replay_share is {self.replay_share}; it must lie between 0 and 1")
+        if self.text.layout != "none" and self.lora.rank:
+            raise ValueError("text.layout and lora.rank exclude each other: adapters leave no weights for a new stream")
 
 
 # what is open is chosen by the hours of speech

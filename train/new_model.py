@@ -1,7 +1,7 @@
 """A model that has learned nothing yet, for the codes of a token store."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,24 @@ from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.convert.text_lm import from_text_lm
 from ..model.lm import SpeechLM
-from ..model.shapes import DepthConfig, TextConfig
+from ..model.shapes import DepthConfig, TextConfig, TextLayout
 from ..model.speech_lm_config import SpeechLMConfig
 from ..model.strict import strict
-from .config import TrainConfig
+from .config import BatchConfig, TextOptions, TrainConfig
 
 
-def new_tokenizer(stores: Sequence[TokenStore], config: TrainConfig) -> TextTokenizer | None:
+def new_tokenizer(stores: Sequence[TokenStore], text: TextOptions, batch: BatchConfig) -> TextTokenizer | None:
     """A tokenizer for the transcripts of the utterances that are trained on, if the model is to have a text stream.
 
     Raises FileNotFoundError if a text is to stand beside its sound and a store does not say when it is said.
     """
-    if config.model.text.layout == "none":
+    if text.layout == "none":
         return None
-    if config.model.text.layout == "timed":
+    if text.layout == "timed":
         for store in stores:
             TextTimes(store)
-    texts = (store.text(i) or "" for store in stores for i in split_heldout(store, *config.batch.split)[0])
-    return TextTokenizer.train(texts, config.model.text.vocab_size)
+    texts = (store.text(i) or "" for store in stores for i in split_heldout(store, *batch.split)[0])
+    return TextTokenizer.train(texts, text.vocab_size)
 
 
 def new_model(
@@ -60,9 +60,35 @@ def new_model(
         return from_text_lm(init_from, **settings)
     text = None
     if tokenizer is not None and layout != "none":
-        text = TextConfig(tokenizer.vocab_size, layout=layout, tokenizer=tokenizer.fingerprint)
+        text = text_config(tokenizer, layout)
     model = SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
     return with_unit_start(model) if config.model.unit_start else model
+
+
+def text_config(tokenizer: TextTokenizer, layout: TextLayout) -> TextConfig:
+    return TextConfig(tokenizer.vocab_size, layout=layout, tokenizer=tokenizer.fingerprint)
+
+
+@torch.no_grad()
+def with_text(model: SpeechLM, tokenizer: TextTokenizer, layout: TextLayout, seed: int = 0) -> SpeechLM:
+    """The model with a text stream that it has yet to learn, beside all that it knows of codes.
+
+    A token is embedded as large as the codes of a step are together, so that blocks hear both. Raises ValueError if it
+    has a text stream, or the layout is "aligned", for which a depth decoder must have been trained to see text.
+    """
+    if model.text_size:
+        raise ValueError(f"the model has a text stream (layout '{model.config.text.layout}'); leave --text.layout out")
+    if layout == "aligned":
+        raise ValueError("text.layout 'aligned' needs a model that was trained with it; 'timed' can be learned later")
+    torch.manual_seed(seed)
+    config = SpeechLMConfig.from_dict(model.config.to_dict() | {"text": asdict(text_config(tokenizer, layout))})
+    found = SpeechLM(config)
+    missing, unexpected = found.load_state_dict(model.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("text_") for name in missing), (missing, unexpected)
+    of_codes = model.frame_embedding.weight.square().mean() * model.num_codebooks
+    torch.nn.init.normal_(found.text_embedding.weight, std=float(of_codes.sqrt()))
+    torch.nn.init.zeros_(found.text_embedding.weight[-1])  # BOS, which stands before audio alone, too
+    return found
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from .config import TrainConfig
 from .finetune_config import FINETUNE, FinetuneConfig
 from .loop import for_small_data
 from .loop import train as run
-from .new_model import new_model, new_tokenizer
+from .new_model import new_model, new_tokenizer, with_text
 from .processes import Data, main_first, open_store, open_stores
 from .processes import start as start_processes
 from .replay import SELF, own_speech
@@ -53,7 +53,7 @@ def train(
     with claim(out, LANGUAGE_MODEL):
         coder = load_codec(codec) if isinstance(codec, str | Path) else codec
         stores = open_stores(data, out, coder, PIECES, config.device)
-        tokenizer = new_tokenizer(stores, config)
+        tokenizer = new_tokenizer(stores, config.model.text, config.batch)
         model = new_model(stores[0], config, tokenizer, None if init_from is None else Path(init_from))
         # random weights are a matter of the seed; their last digits differ from one processor to another
         start = tensors_sha256(model.backbone.state_dict()) if init_from else "random"
@@ -94,7 +94,12 @@ def finetune(
             save = partial(save_adapters, with_adapters(model, base, config.lora, config.seed))
         tuning = Tuning(config.lora, save, replay, config.replay_share)
         config = for_small_data(config, store)
-        best = run(model, base.codec, store, out, config, base.tokenizer, start, tuning)
+        tokenizer = base.tokenizer
+        if config.text.layout != "none":
+            tokenizer = new_tokenizer([store], config.text, config.batch)
+            assert tokenizer is not None
+            model = with_text(model, tokenizer, config.text.layout, config.seed)
+        best = run(model, base.codec, store, out, config, tokenizer, start, tuning)
         if config.check:
             return best
         if is_main():

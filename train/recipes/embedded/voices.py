@@ -29,9 +29,9 @@ CHANGED = {"kokoro": 3, "joe": 5, "flite": 5, "espeak": 0, "human": 5}  # voices
 HELD_CHANGED = {"joe": 1, "flite": 1, "human": 1}  # those of them that are held out
 
 # how many of 100 syntheses each kind gets; a slow one (VERSIONS) then speaks in several voices
-SHARES = {"hibari": 58, "kokoro": 8, "joe": 6, "human": 16, "flite": 9, "espeak": 3}
+SHARES = {"hibari": 64, "kokoro": 2, "joe": 6, "human": 16, "flite": 9, "espeak": 3}
 VERSIONS = {"kokoro": 4, "joe": 2}
-AS_IT_COMES = 0.15  # share of hibari's that is in its own voice
+AS_IT_COMES = 0.4  # share of hibari's that is in its own voice
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def pack(out: Path, to: Path, config: TrainConfig, first: Path | None, part_byte
             TokenStore(out / TOKENS).require_model(lm.model.config)
             assert lm.tokenizer is None or isinstance(lm.tokenizer, TextTokenizer)
             save_model(lm.model, None, folder / FIRST, tokenizer=lm.tokenizer, packed=True)
-        elif (tokenizer := new_tokenizer([TokenStore(out / TOKENS)], config)) is not None:
+        elif (tokenizer := new_tokenizer([TokenStore(out / TOKENS)], config.model.text, config.batch)) is not None:
             tokenizer.save(folder)
         parts = send(folder, to, part_bytes)
     (to / SETTINGS).write_text(json.dumps(asdict(config), indent=2) + "\n")
