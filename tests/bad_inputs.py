@@ -31,6 +31,7 @@ transcribe | AUDIO is missing
 say | TEXT is missing
 convert csm model | DST is missing
 codec decompress good.clm | OUT is missing
+codec transfer default store | NEW and --codec and --out are missing
 
 generate missing.wav | missing.wav: no such file
 generate empty.wav | the file is empty
@@ -278,6 +279,11 @@ finetune audio --out new --replay self --replay-share 1 | --replay-share
 finetune audio --out new --compare audio | --compare 'audio' is not NAME=DATA
 finetune audio --out new --compare others=missing | missing: no such file or folder
 finetune audio --out new --compare a=audio a=audio | a name was given twice
+
+codec transfer missing store store --codec spectral --out new | no such model folder
+codec transfer default store audio --codec spectral --out new | audio: is no token store
+codec transfer default store store --codec nocodec --out new | codec 'nocodec' is unknown
+codec transfer default store store --codec spectral --out audio | exists already
 
 patterns missing --out new | no such file or folder
 patterns store --out new --minutes 0 | --minutes

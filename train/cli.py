@@ -39,6 +39,7 @@ from ..inference.screen import log_lines, say_error, say_loading, terminable
 from ..inference.server.cli import serve
 from ..inference.threads import wait_asleep
 from ..inference.verify.cli import verify
+from ..model.files import check_absent
 from .aligner_config import AlignerConfig
 from .codec_config import CodecTrainConfig
 from .config import TrainConfig
@@ -219,6 +220,29 @@ def codec_train(
     say(f"{folder}: the codec; use it with --codec")
 
 
+def codec_transfer(
+    model: Positional[Annotated[str, arg(metavar="MODEL", help="a model folder or run, or default")]],
+    old: Positional[Annotated[Path, arg(metavar="OLD", help="a token store by the model's codec")]],
+    new: Positional[Annotated[Path, arg(metavar="NEW", help="the same recordings by --codec")]],
+    codec: CodecName,
+    out: Annotated[Path, arg(help="the new model folder")],
+) -> None:
+    """Let MODEL read another codec's codes, by recordings that both have encoded; then fine-tune it."""
+    check_model(model)
+    check_codec(codec)
+    for store in (old, new):
+        if not (store / STORE).is_file():
+            raise ValueError(f"{store}: is no token store; make one with codeclm prepare")
+    check_absent(out)
+    say_loading(f"the model '{model}'")
+    from ..data.token_store import TokenStore
+    from ..inference.loading import load
+    from .codec_transfer import transfer_codec
+
+    transfer_codec(load(model, device="cpu"), TokenStore(old), TokenStore(new), open_codec(codec, "cpu"), out)
+    print(f"{out}: reads {codec}; go on with: codeclm finetune {new} --from {out}")
+
+
 @contextmanager
 def failing_check() -> Iterator[None]:
     """A check that fails ends the command in its line and exit status 1."""
@@ -259,6 +283,7 @@ VERBS: dict[str, Callable[..., Any]] = {
 }
 CODEC_VERBS: dict[str, Callable[..., Any]] = {
     "train": codec_train,
+    "transfer": codec_transfer,
     "roundtrip": codec_roundtrip,
     "report": codec_report,
     "contract": codec_contract,
