@@ -14,10 +14,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoConfig, AutoModel
 
-from codeclm.data.audio import AudioError
 from codeclm.data.audio_out import save_audio
-from codeclm.inference.sound.measures import pitch_track
-from codeclm.model.codec_shapes import SpectralConfig
 from codeclm.model.codecs import SpectralCodec, load_codec
 from codeclm.train import codec_trainer
 from codeclm.train.balancer import Balancer
@@ -26,53 +23,16 @@ from codeclm.train.cli import codec_train
 from codeclm.train.codec import level_matched, train_codec
 from codeclm.train.codec_config import CodecTrainConfig
 from codeclm.train.codec_trainer import CodecTrainer, batches, identity, learning_rate, samples_per_crop
-from codeclm.train.crop_changes import move_formants
 from codeclm.train.discriminators import Discriminators
-from codeclm.train.voice_crops import VoiceCrops
+
+from .codec_voices import RATE, TINY, crops_of, low_and_high, voice
 
 pytestmark = pytest.mark.slow
-
-RATE = 8_000
-TINY = CodecTrainConfig(
-    steps=30,
-    batch_size=2,
-    crop_frames=25,
-    learning_rate=3e-3,
-    warmup_steps=3,
-    quantize_from=0.2,
-    adversarial_from=0.5,
-    adversarial_rows=2,
-    save_every=10,
-    bf16=False,
-    codec=SpectralConfig(
-        sample_rate=RATE, trunk_hop=80, window=160, pitch_window=256, filters_per_hop=2,
-        encoder_dim=16, dim=16, encoder_layers=1, bottleneck_layers=1, decoder_layers=1, pitch_dim=8, kernel=3,
-        num_codebooks=3, codebook_size=32, codebook_dim=4,
-    ),
-)  # fmt: skip
-
-
-def voice(pitch: float, duration_s: float, seed: int) -> np.ndarray:
-    """Harmonics of a wandering pitch under a syllable-like envelope, with some breath."""
-    rng = np.random.default_rng(seed)
-    time = np.arange(round(duration_s * RATE)) / RATE
-    phase = 2 * np.pi * np.cumsum(pitch * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time))) / RATE
-    tone = sum(np.sin(n * phase) / n for n in range(1, 8))
-    envelope = 0.15 + 0.85 * np.sin(2 * np.pi * 2 * time) ** 2
-    return 0.2 * envelope * tone + 0.01 * rng.standard_normal(len(time))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("voices")
-    for name, pitch in (("low", 110.0), ("high", 210.0)):
-        for index in range(2):
-            save_audio(folder / name / f"{index}.wav", voice(pitch, 3.0, index), RATE)
-    return folder
-
-
-def crops_of(data: Path, tmp_path: Path) -> VoiceCrops:
-    return VoiceCrops(data, tmp_path / "decoded", RATE, max_hours=1.0, hop=80)
+    return low_and_high(tmp_path_factory.mktemp("voices"))
 
 
 @pytest.fixture(autouse=True)
@@ -151,33 +111,6 @@ def test_a_step_is_a_pure_function_of_seed_and_step(data: Path, tmp_path: Path):
     assert not torch.equal(rows[7][0], other_seed[0])
     assert rows[0][0].shape == (2, 25 * 160) and rows[0][1].shape == (2, 50)
     assert all(audio.abs().max() <= 1 for audio, _ in rows)
-
-
-def test_the_pitch_that_is_drawn_is_that_of_the_crop(data: Path, tmp_path: Path):
-    crops = crops_of(data, tmp_path)
-    audio, pitch = crops.draw(16, 8000, np.random.default_rng(0))
-    errors = []
-    for row, drawn in zip(audio.numpy(), pitch.numpy(), strict=True):
-        found, drawn = pitch_track(row, RATE)[1:], drawn[:-1]  # every 10 ms: where the hops of 80 samples end
-        both = (found > 0) & (drawn > 0)
-        errors += list(np.abs(np.log2(found[both] / drawn[both])))
-    assert len(errors) > 500
-    assert np.quantile(errors, 0.9) < 0.03  # octaves; a wrong speed or place of the crop gives about 0.1
-
-
-def test_moved_formants_leave_the_pitch_where_it_was():
-    """Pulses at 125 Hz through one resonance at 1 kHz."""
-    pulses = torch.zeros(16_000)
-    pulses[::128] = 1.0
-    frequencies = torch.linspace(0, 8000, 8001)
-    resonance = torch.exp(-(((frequencies - 1000) / 500) ** 2)) + 0.01
-    audio = torch.fft.irfft(torch.fft.rfft(pulses) * resonance, n=16_000)
-    for factor in (0.8, 1.0, 1.25):
-        moved = move_formants(audio, factor, 16_000)
-        power = torch.fft.rfft(moved[1600:-1600]).abs().square()  # 100 periods
-        assert abs(float(power.argmax()) * 16_000 / 12_800 - 1000 * factor) < 130  # the nearest of the harmonics
-        pitch = pitch_track(moved.numpy(), 16_000)
-        assert np.median(pitch[10:-10]) == pytest.approx(125, rel=0.01)
 
 
 def test_codebooks_are_filled_from_latents_where_quantizing_starts(data: Path, tmp_path: Path):
@@ -298,7 +231,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
-from test_codec_training import TINY
+from codec_voices import TINY
 from codeclm.train import codec_trainer
 from codeclm.train.codec import train_codec
 codec_trainer.FITTING_BATCHES = 2
@@ -404,52 +337,6 @@ def test_the_learning_rate_warms_up_stays_and_decays():
     assert rates[3:16] == pytest.approx([TINY.learning_rate] * 13)
     assert rates[-1] == pytest.approx(TINY.learning_rate / 20)
     assert all(a > b for a, b in zip(rates[15:-1], rates[16:], strict=True))
-
-
-def test_an_unusable_file_or_voice_is_named_and_left_out_and_nothing_usable_is_an_error(tmp_path: Path, caplog):
-    caplog.set_level("INFO", "codeclm")
-    good, bad = tmp_path / "data" / "anna" / "good.wav", tmp_path / "data" / "anna" / "bad.wav"
-    save_audio(good, voice(150.0, 2.0, 0), RATE)
-    bad.write_bytes(b"not audio")
-    crops = VoiceCrops(tmp_path / "data", tmp_path / "first", RATE, 1.0, 80)
-    assert [len(samples) for samples in crops.voices] == [2 * RATE]
-    assert "bad.wav: cannot be read as audio" in caplog.text
-    other = tmp_path / "data" / "bert" / "bad.wav"
-    other.parent.mkdir()
-    other.write_bytes(b"not audio")
-    assert len(VoiceCrops(tmp_path / "data", tmp_path / "second", RATE, 1.0, 80).voices) == 1
-    assert "voice bert: left out" in caplog.text
-    good.unlink()
-    with pytest.raises(AudioError, match="no file of any voice can be used"):
-        VoiceCrops(tmp_path / "data", tmp_path / "third", RATE, 1.0, 80)
-
-
-def test_speakers_of_a_list_are_voices(tmp_path: Path):
-    for number, speaker in enumerate(("anna", "bert", "anna")):
-        save_audio(tmp_path / "audio" / f"{number}.wav", voice(150.0, 1.0, number), RATE)
-        with (tmp_path / "talks.jsonl").open("a") as lines:
-            lines.write(json.dumps({"audio": f"audio/{number}.wav", "speaker": speaker}) + "\n")
-    crops = VoiceCrops(tmp_path / "talks.jsonl", tmp_path / "c", RATE, 1.0, 80)
-    assert [len(samples) for samples in crops.voices] == [2 * RATE, RATE]
-
-
-def test_a_folder_without_sub_folders_is_one_voice(tmp_path: Path):
-    for number in range(3):
-        save_audio(tmp_path / "data" / f"{number}.wav", voice(150.0, 1.0, number), RATE)
-    assert [len(samples) for samples in VoiceCrops(tmp_path / "data", tmp_path / "c", RATE, 1.0, 80).voices] == [
-        3 * RATE
-    ]
-
-
-def test_more_voices_are_the_same_ones_and_others(tmp_path: Path):
-    for number in range(6):
-        save_audio(tmp_path / "data" / f"{number}" / "a.wav", voice(100.0 + 20 * number, 1.0, number), RATE)
-    heard = [
-        {samples.tobytes() for samples in VoiceCrops(tmp_path / "data", tmp_path / "c", RATE, 1.0, 80, most).voices}
-        for most in (1, 2, 4, 0)
-    ]
-    assert [len(voices) for voices in heard] == [1, 2, 4, 6]
-    assert heard[0] < heard[1] < heard[2] < heard[3]
 
 
 def test_a_run_of_an_older_codeclm_that_had_fewer_settings_goes_on(data: Path, tmp_path: Path, monkeypatch):

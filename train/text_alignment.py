@@ -86,6 +86,16 @@ class TextAlignment:
             for i, found in zip(batch, spectra(self.codec, codes).half(), strict=True):
                 yield i, found[: int(self.store.num_frames[i])]
 
+    def heard_in_parts(self, utterances: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+        """The same, with the frames of a batch at a time."""
+        part: dict[int, Tensor] = {}
+        for i, found in self.heard(utterances):
+            part[i] = found
+            if sum(map(len, part.values())) >= self.config.frames_per_batch:
+                yield part
+                part = {}
+        yield part
+
     def teach(self, known: dict[int, Tensor]) -> None:
         """known: the spectra of the utterances to learn from."""
         config, utterances = self.config, list(known)
@@ -169,11 +179,11 @@ def align(tokens: Path, codec: Codec, config: AlignerConfig = AlignerConfig()) -
     times = [NONE] * len(store)
     others = [i for i in alignment.texts if i not in known]
     bar = progress_bar(total=len(alignment.texts), desc="align", unit="utterance")
-    for batch, spectra_of in chain([(chosen, known)], (([i], {i: heard}) for i, heard in alignment.heard(others))):
-        for part in alignment.by_length(batch, config.frames_per_batch):
-            for i, frames in zip(part, alignment.times(part, spectra_of), strict=True):
+    for spectra_of in chain([known], alignment.heard_in_parts(others)):
+        for batch in alignment.by_length(list(spectra_of), config.frames_per_batch):
+            for i, frames in zip(batch, alignment.times(batch, spectra_of), strict=True):
                 times[i] = frames
-            bar.update(len(part))
+            bar.update(len(batch))
     bar.close()
     if missing := len(store) - len(alignment.texts):
         log.info(f"{missing} of {len(store)} utterances have no text, or one that cannot be said in their time")
