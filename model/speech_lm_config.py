@@ -126,6 +126,10 @@ class SpeechLMConfig(PretrainedConfig):
         values = self.to_dict()
         return json.loads(json.dumps({name: values[name] for name in SETTINGS}))
 
+    def changed(self, **settings: Any) -> "SpeechLMConfig":
+        """The same with other settings, given as to the class."""
+        return SpeechLMConfig.from_dict(self.to_dict() | settings)
+
     def to_dict(self) -> dict[str, Any]:
         """transformers' own, with the parts as dicts."""
         return super().to_dict() | {name: asdict(getattr(self, name)) for name in PARTS}

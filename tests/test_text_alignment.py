@@ -69,9 +69,7 @@ def test_an_aligner_finds_when_letters_are_said(make_store, tmp_path):
         codes.append(sounds[np.repeat(chosen, lengths)])
         wanted.append(np.cumsum([0, *lengths]))
     make_store(tmp_path, codes, codec, [f"{i:03}" for i in range(240)], texts)
-    hours = (
-        8000 / codec.frame_rate / 3600
-    )  # of some 10,000 frames: the rest is aligned without having been learned from
+    hours = 8000 / codec.frame_rate / 3600  # some 2,000 frames more are aligned without having been learned from
     align(tmp_path, codec, AlignerConfig(hours, 17, dim=48, num_layers=2, frames_per_batch=600, learning_rate=5e-3))
     store = TokenStore(tmp_path)
     times = TextTimes(store)

@@ -8,7 +8,7 @@ N frames that both have encoded, K codebooks, V codebook size, D width.
 """
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,9 @@ from ..inference.loading import save_model
 from ..model.codec_reference import CodecReference
 from ..model.codecs import Codec
 from ..model.lm import SpeechLM
-from ..model.speech_lm_config import SpeechLMConfig
 
-PATTERNS = ("depth", "delay", "parallel")  # of which a step embeds all codebooks of a frame as their sum
-FRAMES = 200_000  # of which tables are translated, at most
+PATTERNS = ("depth", "delay", "parallel")  # a step embeds all codebooks of a frame as their sum
+FRAMES = 200_000  # that tables are translated by, at most
 ROUNDS = 20  # over the codebooks, each fitted to what the others leave
 SHRINK = 2.0  # frames of the mean over all codes that each code is given beside its own
 log = logging.getLogger(__name__)
@@ -76,9 +75,7 @@ def pairs(old: TokenStore, new: TokenStore) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def transferred(model: SpeechLM, codec: Codec, old: Tensor, new: Tensor) -> SpeechLM:
     """The model for the codes of `codec`. old, new: codes [K, N] of the same frames."""
-    reference = asdict(CodecReference.of(codec))
-    settings = model.config.to_dict() | {"codec": reference, "codebook_size": codec.codebook_size}
-    found = SpeechLM(SpeechLMConfig.from_dict(settings))
+    found = SpeechLM(model.config.changed(codec=CodecReference.of(codec), codebook_size=codec.codebook_size))
     codes = _Codes(old, new, model.codebook_size, codec.codebook_size)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name, tensor in weights.items():
@@ -107,11 +104,12 @@ class _Codes:
         rows = self.old_size + 1
         count = len(table) // rows
         blocks = table[: count * rows].view(count, rows, -1)
-        means = torch.stack([block[codes].mean(dim=0) for block, codes in zip(blocks, self.old, strict=False)])
-        wanted = -means.sum(dim=0).expand(self.old.shape[1], -1)
+        means, wanted = [], table.new_zeros(self.old.shape[1], table.shape[1])
         for block, codes in zip(blocks, self.old, strict=False):
-            wanted = wanted + block[codes]
-        fitted = self._fitted(wanted, count) + means[:, None]
+            given = block[codes]
+            means.append(given.mean(dim=0))
+            wanted += given - means[-1]
+        fitted = self._fitted(wanted, count) + torch.stack(means)[:, None]
         # BOS of each codebook, and "absent" at the end
         joined = torch.cat([fitted, blocks[:, self.old_size :]], dim=1).flatten(0, 1)
         return torch.cat([joined, table[count * rows :]])

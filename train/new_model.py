@@ -1,7 +1,7 @@
 """A model that has learned nothing yet, for the codes of a token store."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,7 @@ def with_text(model: SpeechLM, tokenizer: TextTokenizer, layout: TextLayout, see
     if layout == "aligned":
         raise ValueError("text.layout 'aligned' needs a model that was trained with it; 'timed' can be learned later")
     torch.manual_seed(seed)
-    config = SpeechLMConfig.from_dict(model.config.to_dict() | {"text": asdict(text_config(tokenizer, layout))})
-    found = SpeechLM(config)
+    found = SpeechLM(model.config.changed(text=text_config(tokenizer, layout)))
     missing, unexpected = found.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected and all(name.startswith("text_") for name in missing), (missing, unexpected)
     of_codes = model.frame_embedding.weight.square().mean() * model.num_codebooks
