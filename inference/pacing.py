@@ -55,6 +55,11 @@ class Pacing:
         """[B] bool, rows that have not said all."""
         return self.num_said < self.num_tokens
 
+    @property
+    def is_saying(self) -> Tensor:
+        """[B] bool, rows whose codes may not end in this step: the last token has a frame of its own, too."""
+        return self.is_left | (self.num_tokens > 0) & (self.waited == 0)
+
     def allowed(self, logits: Tensor) -> Tensor:
         """logits [B, C] of the text, but where a row is paced of the token that it is at and the next one alone."""
         own, following = (self.tokens.gather(1, self.num_said[:, None] + more) for more in (0, 1))  # [B, 1]

@@ -120,7 +120,7 @@ class Step:
         has_end = k == 0 and self.model.config.end == "eos"
         endless, pacing = self.sampling.endless, self.state.pacing
         if pacing is not None and has_end:
-            endless = pacing.is_left[:, None] if endless is None else endless | pacing.is_left[:, None]
+            endless = pacing.is_saying[:, None] if endless is None else endless | pacing.is_saying[:, None]
         if has_end and self.can_end and (num_codes < size or endless is not None):
             choices = logits.clone()
             choices[:, num_codes:size] = float("-inf")

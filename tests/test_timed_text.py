@@ -23,9 +23,9 @@ from codeclm.train.new_model import new_model, new_tokenizer
 
 from .spelling import LETTERS, SPEAKERS, TEXTS, WORDS, drawn_texts, names_of, settings, spell
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # with the training, on a slow machine
 
-CONFIG = settings("timed", 400, 1600, 60, FormShares(0.2, 0.3, 0.4))
+CONFIG = settings("timed", 600, 1600, 60, FormShares(0.2, 0.3, 0.4))
 
 
 @pytest.fixture(scope="module", autouse=True)
