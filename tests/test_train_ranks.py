@@ -81,7 +81,7 @@ def assert_one_equals_two(folder: Path, steps: int) -> None:
     one, two = state_of(folder / "one", steps), state_of(folder / "two", steps)
     assert one.keys() == two.keys()
     for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
     one_loss, two_loss = (metrics(folder / name, "loss") for name in ("one", "two"))
     assert one_loss == pytest.approx(two_loss, abs=2e-6) and len(one_loss) == 2
     one_bits, two_bits = (metrics(folder / name, "heldout_bits_per_second") for name in ("one", "two"))
@@ -89,22 +89,22 @@ def assert_one_equals_two(folder: Path, steps: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision, sharding", [("float32", "ddp"), ("float64", "ddp"), ("float32", "fsdp")])
-def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path, precision, sharding):
-    """Frames and dropout are drawn, and the two take their rows in microbatches.
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path, sharding):
+    """In float64: Adam makes of a rounded zero of float32 a step of any size.
+
+    Frames and dropout are drawn, and the two take their rows in microbatches.
 
     One batch of an epoch has a single row, which leaves a rank without any.
     Each makes its rows only, and scores its half of the held-out speech.
     """
-    model = new_model(store, DRAWN)
-    if precision == "float64":
-        model = torch.nn.Module.double(model)
+    model = torch.nn.Module.double(new_model(store, DRAWN))
     trainer = Trainer(model, codec, store, tmp_path, DRAWN)
     rows = {len(trainer.batches.rows(step)) for step in range(20)}
     assert rows == {1, 2}
     assert len(trainer.corpora[0].heldout) == 8
     train(model, codec, store, tmp_path / "one", DRAWN)
-    before = (DOUBLE if precision == "float64" else "") + CHECK_RANKS + SHARES_ONLY
+    before = DOUBLE + CHECK_RANKS + SHARES_ONLY
     parted = replace(DRAWN, sharding=sharding, batch=replace(DRAWN.batch, frames_per_microbatch=40))
     status, output = torchrun(program(store, codec, tmp_path / "two", parted, before), timeout=240)
     assert status == 0, output[-3000:]
@@ -113,7 +113,7 @@ def test_two_ranks_give_the_weights_of_one(store, codec, tmp_path, precision, sh
     assert len(parts) == (2 if sharding == "fsdp" else 0)
     one, two = (load_file(tmp_path / name / "model/model.safetensors") for name in ("one", "two"))
     for key in one:  # the best weights, whole
-        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-9)
 
 
 def one_codebook(make_store, codec, folder: Path) -> TokenStore:
