@@ -32,7 +32,7 @@ from .layout import Steps, arrange, given_first, num_scored, scored_part, to_fra
 from .linear import GroupedLinear
 from .losses import Weights, cross_entropy
 from .pieces import Scored, is_long, score_in_pieces
-from .random_bits import HEARD, TOLD, chosen, fold
+from .random_bits import FRAMES, HEARD, TOLD, chosen, fold
 from .speech_lm_config import SpeechLMConfig
 from .strict_model import StrictModel
 from .transformer import Block, KVCache, Transformer
@@ -147,6 +147,7 @@ class SpeechLM(StrictModel):
         depth_fraction: float = 1.0,
         depth_chunk: int = 0,
         input_dropout: float = 0.0,
+        frame_dropout: float = 0.0,
         row_keys: Tensor | None = None,
         return_logits: bool = False,
         contexts: Tensor | None = None,
@@ -164,8 +165,9 @@ class SpeechLM(StrictModel):
         For training only: weights; depth_fraction, share of the frames, drawn anew at each call, on which the depth
         decoder is trained (its sum is scaled up, so the loss and its gradient keep their expectation); depth_chunk,
         steps whose activations are held at a time (0: by the device); input_dropout, share of the codes, drawn anew at
-        each call, that are ABSENT as input, though scored as targets (the nll is then not the model's); row_keys, [B]
-        int64, from which all of this and dropout is drawn (default: drawn by torch's own generator).
+        each call, that are ABSENT as input, though scored as targets (the nll is then not the model's); frame_dropout,
+        the same of whole frames, for the backbone alone; row_keys, [B] int64, from which all of this and dropout is
+        drawn (default: drawn by torch's own generator).
 
         contexts: [B, S, D] the backbone's output at the first S steps, from a walk that has taken them; codes that lag
         beyond these steps are then not scored (0).
@@ -181,11 +183,15 @@ class SpeechLM(StrictModel):
         everything = arrange(self.config, codes, ends, text, user, documents)
         codes, text = scored_part(codes, text, given)
         steps = everything if given is None else arrange(self.config, codes, ends, text, user, documents)
-        if row_keys is None and (depth_fraction < 1 or input_dropout > 0 or self.has_dropout):
+        if row_keys is None and (depth_fraction < 1 or max(input_dropout, frame_dropout) > 0 or self.has_dropout):
             row_keys = torch.randint(1 << 62, (len(codes),), device=codes.device)
         steps, heard = replace(steps, keys=row_keys), replace(everything, keys=row_keys)
         if input_dropout > 0:
             heard = drop_codes(heard, input_dropout, self.bos)
+        if frame_dropout > 0:
+            if self.pattern == "flatten":
+                raise ValueError("frame_dropout: the backbone of pattern flatten tells codes of a frame by those before")
+            heard = drop_frames(heard, frame_dropout, self.bos)
         options = weights, depth_fraction, depth_chunk
         parts = None
         if contexts is not None:
@@ -324,6 +330,13 @@ def drop_codes(steps: Steps, share: float, bos: int) -> Steps:
 
     inputs = steps.inputs.masked_fill(dropped(steps.inputs, HEARD) & (steps.inputs != bos), ABSENT)
     return replace(steps, inputs=inputs, targets=steps.targets.masked_fill(dropped(steps.targets, TOLD), ABSENT))
+
+
+def drop_frames(steps: Steps, share: float, bos: int) -> Steps:
+    """All codes that go in at a random `share` of the steps become ABSENT, by the rows' keys; BOS and text stay."""
+    assert steps.keys is not None
+    gone = chosen(fold(steps.keys, FRAMES), steps.inputs.shape[2], 1, share).transpose(1, 2)
+    return replace(steps, inputs=steps.inputs.masked_fill(gone & (steps.inputs != bos), ABSENT))
 
 
 AutoConfig.register("codeclm", SpeechLMConfig)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 LANES = 4  # 16-bit numbers in 64 bits
-HEARD, TOLD, DEPTH_STEPS, DEPTH_DROPOUT = range(-4, 0)  # purposes of a key; the blocks' are 0 and on
+FRAMES, HEARD, TOLD, DEPTH_STEPS, DEPTH_DROPOUT = range(-5, 0)  # purposes of a key; the blocks' are 0 and on
 
 
 def signed(value: int) -> int:

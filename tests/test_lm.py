@@ -187,6 +187,31 @@ def test_input_dropout_changes_what_the_model_sees_but_not_what_it_is_scored_on(
     assert torch.allclose(model(other, input_dropout=1.0).nll[:, 1, 3], blind[:, 1, 3])
 
 
+@pytest.mark.parametrize("pattern, delays", [("depth", [0, 0, 0]), ("delay", [0, 1, 2]), ("parallel", [0, 0, 0])])
+def test_frame_dropout_leaves_the_backbone_nothing_but_text_and_the_depth_decoder_its_frame(
+    make_model, pattern, delays
+):
+    model = make_model(delays, pattern=pattern, text=TextConfig(5, predicted=False))
+    codes, text = random_codes(2, 3, 6), random_codes(2, 6, size=5)
+    blind = model(codes, text=text, frame_dropout=1.0).nll
+    earlier, words = codes.clone(), text.clone()
+    earlier[:, :, 2], words[:, 2] = (codes[:, :, 2] + 1) % SIZE, (text[:, 2] + 1) % 5
+    of_earlier = model(earlier, text=text, frame_dropout=1.0).nll
+    assert torch.equal(of_earlier[:, :, 3:], blind[:, :, 3:])
+    assert not torch.allclose(model(codes, text=words, frame_dropout=1.0).nll[:, :, 3:], blind[:, :, 3:])
+    first = codes.clone()
+    first[:, 0, 3] = (codes[:, 0, 3] + 1) % SIZE  # codebook 1 of its frame is told of it by the depth decoder alone
+    same = torch.equal(model(first, text=text, frame_dropout=1.0).nll[:, 1, 3], blind[:, 1, 3])
+    assert same == (pattern != "depth")
+    half, plain = (model(codes, text=text, **given).nll for given in ({"frame_dropout": 0.5}, {}))
+    assert not torch.allclose(half, plain) and not torch.allclose(half, blind)
+
+
+def test_frame_dropout_is_refused_where_frames_are_not_heard_whole(make_model):
+    with pytest.raises(ValueError, match="frame_dropout: the backbone of pattern flatten"):
+        make_model(pattern="flatten")(random_codes(2, 3, 6), frame_dropout=0.5)
+
+
 @pytest.mark.parametrize("documents, most", [(None, 1), (torch.tensor([[0, 0, 0, 1, 1, 1], [0] * 6, [0] * 6]), 4)])
 def test_a_step_of_training_seldom_waits_for_the_device(make_model, documents, most):
     """For the number of steps that the depth decoder scores; in packed rows for their length, and the number of pieces,

@@ -150,6 +150,7 @@ def test_a_run_ends_with_what_it_did_to_the_heldout_speech(store, codec, tmp_pat
         ("loss", "z_loss was 0.0, is 0.001", {"loss": LossConfig(z_loss=1e-3)}),
         ("dropout", "was 0.0, is 0.1", {"dropout": 0.1}),
         ("input_dropout", "was 0.0, is 0.1", {"input_dropout": 0.1}),
+        ("frame_dropout", "was 0.0, is 0.1", {"frame_dropout": 0.1}),
         ("depth_fraction", "was 0.5, is 1.0", {"depth_fraction": 1.0}),
         ("batch", "frames_per_batch was 128, is 64", {"batch": replace(SHORT.batch, frames_per_batch=64)}),
     ],

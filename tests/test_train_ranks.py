@@ -69,6 +69,7 @@ DRAWN = replace(
     depth_fraction=0.5,
     dropout=0.1,
     input_dropout=0.1,
+    frame_dropout=0.1,
     steps=20,
     evaluate_every=10,
     save_every=20,

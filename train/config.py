@@ -152,6 +152,8 @@ class LearningConfig:
     depth_fraction: float = 1.0  # share of the frames that train the depth decoder (unbiased; less is faster)
     depth_chunk: int = 0  # frames of depth activations in memory at a time; 0: 128 on a CPU, on a GPU what it holds
     input_dropout: float = 0.0  # share of the input codes hidden from the model, against overfitting
+    # share of the frames that the backbone does not hear, so that it minds the text beside them
+    frame_dropout: float = 0.0
     dropout: float = 0.0  # dropout on the output of each attention and feed-forward part
     bf16: bool = True  # bfloat16 matrix products where the hardware is fast at them
     # compute the backbone's blocks again in the backward pass instead of keeping their activations: less memory, slower
@@ -170,8 +172,9 @@ class LearningConfig:
             raise ValueError(f"depth_chunk is {self.depth_chunk}; it must be at least 1, or 0: by the device")
         if not 0 < self.depth_fraction <= 1:
             raise ValueError(f"depth_fraction is {self.depth_fraction}; it must be more than 0 and at most 1")
-        if not 0 <= self.input_dropout < 1 or not 0 <= self.dropout < 1:
-            given = f"input_dropout {self.input_dropout}, dropout {self.dropout}"
+        shares = {name: getattr(self, name) for name in ("input_dropout", "frame_dropout", "dropout")}
+        if not all(0 <= share < 1 for share in shares.values()):
+            given = ", ".join(f"{name} {share}" for name, share in shares.items())
             raise ValueError(f"{given}: each must be at least 0 and less than 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1")

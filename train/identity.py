@@ -18,6 +18,8 @@ from .tuning import Tuning
 if TYPE_CHECKING:
     from .trainer import Trainer
 
+DRAWN = ("seed", "depth_fraction", "dropout", "input_dropout", "frame_dropout")
+
 
 def identity(trainer: "Trainer") -> dict[str, Any]:
     config = trainer.config
@@ -33,7 +35,7 @@ def identity(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": asdict(config.optimizer) | ({"rate_width": 0} if same_rate else {}),
         "ema_decay": config.ema_decay,
         "loss": asdict(config.loss),
-        **{name: getattr(config, name) for name in ("seed", "depth_fraction", "dropout", "input_dropout")},
+        **{name: getattr(config, name) for name in DRAWN},
         "rows": "packed" if trainer.batches.packed else "padded",
         "start": trainer.start,
     }
@@ -66,6 +68,6 @@ def defaults(seed: int) -> dict[str, Any]:
     optimizer = OptimizerConfig(schedule="cosine", rate_width=0)
     parts = {"batch": batch, "optimizer": optimizer, "loss": LossConfig()}
     values: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
-    values |= {"model": own_settings(SpeechLMConfig()), "ema_decay": 0.0}
+    values |= {"model": own_settings(SpeechLMConfig()), "ema_decay": 0.0, "frame_dropout": 0.0}
     values["batch"]["heldout_by"] = "utterance"  # and by another hash: such a run cannot go on
     return json.loads(json.dumps(values))

@@ -177,6 +177,7 @@ class Trainer:
                 depth_fraction=config.depth_fraction,
                 depth_chunk=config.depth_chunk,
                 input_dropout=config.input_dropout,
+                frame_dropout=config.frame_dropout,
                 row_keys=part.keys.to(self.accelerator.device),
             )
         return output.loss
