@@ -32,8 +32,8 @@ lint: ## ruff: rules and format
 types: ## pyright
 	$(BIN)/pyright
 
-tests: ## pytest, a process on each core (up to 8)
-	$(PYTEST)
+tests: ## pytest, a process on each core (up to 8); the slowest are named at the end
+	$(PYTEST) --durations=40 --durations-min=5
 
 rounding: ## the quick tests as if another machine had rounded (tests/rounding.py): they may ask for no bits it does not owe
 	CODECLM_ROUNDING=1 $(PYTEST) -m "not slow" -k "not compile"

@@ -190,7 +190,7 @@ class SpeechLM(StrictModel):
             heard = drop_codes(heard, input_dropout, self.bos)
         if frame_dropout > 0:
             if self.pattern == "flatten":
-                raise ValueError("frame_dropout: the backbone of pattern flatten tells codes of a frame by those before")
+                raise ValueError("frame_dropout: the backbone of pattern flatten hears the codes of a frame one by one")
             heard = drop_frames(heard, frame_dropout, self.bos)
         options = weights, depth_fraction, depth_chunk
         parts = None

@@ -4,11 +4,16 @@ The "speech" is spelling, as in test_mixed_text.py, but a letter lasts two to fo
 which frame is which letter's. The second codebook is the speaker's number.
 """
 
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from codeclm.data.config import FormShares
+from codeclm.data.split import split_heldout
 from codeclm.data.text_times import write_times
 from codeclm.data.token_store import TokenStore
 from codeclm.inference import SamplingConfig
@@ -18,14 +23,16 @@ from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.inference.prefix import Prefix, make_prefix
 from codeclm.inference.scheduler import Scheduler
+from codeclm.train.checkpoint import latest_checkpoint, load_state
 from codeclm.train.loop import train
 from codeclm.train.new_model import new_model, new_tokenizer
 
 from .spelling import LETTERS, SPEAKERS, TEXTS, WORDS, drawn_texts, names_of, settings, spell
+from .training import metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # with the training, on a slow machine
 
-CONFIG = settings("timed", 600, 1600, 60, FormShares(0.2, 0.3, 0.4))
+CONFIG = replace(settings("timed", 600, 1600, 60, FormShares(0.2, 0.3, 0.4)), evaluate_every=300)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,11 +67,17 @@ def store(make_store, codec, tmp_path_factory) -> TokenStore:
 
 
 @pytest.fixture(scope="module")
-def lm(store, codec, tmp_path_factory) -> SpeechGenerator:
+def run(store, codec, tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     tokenizer = new_tokenizer([store], CONFIG.model.text, CONFIG.batch)
     out = tmp_path_factory.mktemp("run")
-    return load(train(new_model(store, CONFIG, tokenizer), codec, store, out, CONFIG, tokenizer))
+    train(new_model(store, CONFIG, tokenizer), codec, store, out, CONFIG, tokenizer)
+    return out
+
+
+@pytest.fixture(scope="module")
+def lm(run) -> SpeechGenerator:
+    return load(run)
 
 
 def voice(lm: SpeechGenerator, speaker: int) -> Prefix:
@@ -123,6 +136,21 @@ def test_audio_is_scored_as_audio_alone_or_with_its_text(lm, store):
     with_text = score_store(lm.model, store, EvaluateConfig(limit=50, given_text=True), tokenizer=lm.tokenizer)
     assert alone.nll.shape == with_text.nll.shape and not alone.num_tokens.sum()
     assert with_text.nll[0].sum() < 0.7 * alone.nll[0].sum()  # a text tells most of the letters
+
+
+def test_a_run_keeps_what_is_best_at_speech_alone_and_with_its_text_together(run, lm, store):
+    alone, given = (metrics(run, f"heldout_bits_per_second{way}") for way in ("", "_given_text"))
+    said = CONFIG.batch.text.say + CONFIG.batch.text.say_voice
+    judged = {step: (1 - said) * alone[step] + said * given[step] for step in alone if step}
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint is not None and len(judged) > 1
+    state = load_state(checkpoint)
+    best = state["best_step"]
+    assert best == min(judged, key=lambda step: judged[step]) and state["best"] == pytest.approx(judged[best])
+    _, heldout = split_heldout(store, *CONFIG.batch.split)
+    scores = score_store(lm.model, store, EvaluateConfig(given_text=True), heldout, False, lm.tokenizer)
+    bits = store.codec.frame_rate * scores.nll.sum() / scores.num_frames.sum() / math.log(2)
+    assert given[best] == pytest.approx(bits, rel=1e-5) and given[best] < 0.8 * alone[best]
 
 
 def test_a_store_without_times_is_not_scored_with_its_texts(lm, make_store, codec, tmp_path):

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 def outcome(trainer: Trainer) -> str:
     """What the run did to the held-out speech."""
     before, best, step = trainer.before, trainer.best, trainer.best_step
-    found = f"held-out speech: {before:.1f} bits/s before, {best:.1f} at step {step}"
+    said = f", {trainer.said_share:.0%} of it with its text" if trainer.said_share else ""
+    found = f"held-out speech{said}: {before:.1f} bits/s before, {best:.1f} at step {step}"
     if trainer.has_stopped and trainer.step < trainer.config.steps:
         found = f"stopped at step {trainer.step}, {trainer.since_best} evaluations after the best (--patience); {found}"
     if best < before:
@@ -109,6 +110,9 @@ class Log:
         if trainer.step:
             unusual = outside(trainer.codebook_bits, self.unigram)
             words = f" ({unusual})" if unusual else ""
+        if trainer.given_text_bits is not None:
+            values["heldout_bits_per_second_given_text"] = trainer.given_text_bits
+            words = f", {trainer.given_text_bits:.1f} with its text{words}"
         if len(trainer.corpora) > 1:
             words = "".join(f", {name} {own:.1f}" for name, own in trainer.heldout_bits.items()) + words
         self._write("heldout", values)

@@ -40,6 +40,7 @@ summary:focus-visible, .scroll:focus-visible { outline: 3px solid var(--mark); o
 code { overflow-wrap: anywhere; }
 """
 TRAINED, HELD_OUT = "light-dark(#8b93a1, #7d8694)", "hsl(215 70% 52%)"
+GIVEN_TEXT = "hsl(28 80% 48%)"
 HEARD = {  # key of a canary line -> heading, and how it is written
     "canary_passed": ("pass all checks", ".0f"),
     "canary_prompts": ("of", ".0f"),
@@ -115,6 +116,7 @@ def _curves(curve: Curve) -> str:
             ],
         )
     ]
+    spoken = [line for line in curve.lines if "heldout_bits_per_second_given_text" in line]
     names = {name for line in curve.lines for name in line if name.startswith("heldout_bits_per_second of ")}
     lines = [Line("held-out", curve.heldout_steps, curve.heldout, HELD_OUT, has_dots=True)]
     for index, name in enumerate(sorted(names)):
@@ -122,6 +124,9 @@ def _curves(curve: Curve) -> str:
         values = [number(line[name]) for line in looks]
         colour = codebook_colour(index + 1, len(names) + 1)
         lines.append(Line(name.partition(" of ")[2], [line["step"] for line in looks], values, colour, has_dots=True))
+    if spoken:
+        values = [number(line["heldout_bits_per_second_given_text"]) for line in spoken]
+        lines.append(Line("given its text", [line["step"] for line in spoken], values, GIVEN_TEXT, has_dots=True))
     drawn.append(chart("Held-out speech, bits/s", lines, unit="bits/s"))
     for name, title in (
         ("learning_rate", "Learning rate"),

@@ -7,16 +7,18 @@ B batch, K codebooks, T frames.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.ahead import Ahead
 from ..data.rows import Rows, can_be_packed
+from ..data.text_times import times_file
 from ..data.text_tokenizer import TextTokenizer
 from ..inference.config import EvaluateConfig
 from ..inference.evaluate.score import score_store
@@ -25,6 +27,7 @@ from ..model.codecs import Codec
 from ..model.device import has_fast_bf16
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
+from ..model.shapes import TAGGED
 from .background import Background
 from .bad_batch import blamed
 from .borrowed import borrowed
@@ -40,7 +43,7 @@ from .checkpoint import (
     unpack_optimizer,
 )
 from .config import RunConfig
-from .corpora import Stores, batches_of, corpora
+from .corpora import Corpus, Stores, batches_of, corpora
 from .ema import Ema
 from .extension import resume_from
 from .identity import check_same_run, identity
@@ -88,6 +91,7 @@ class Trainer:
         self.skipped = 0  # batches that were left out
         self.codebook_bits: list[float] = []  # bits of a held-out code, for each codebook
         self.heldout_bits: dict[str, float] = {}  # for each corpus, at the last evaluation
+        self.given_text_bits: float | None = None  # bits/s of all of it as speech with its text, where that is learned
         self.start = tensors_sha256(model.state_dict()) if start is None else start
         how = *self._text(), can_be_packed(model.config), tuning.replay, tuning.replay_share
         self.batches = batches_of(self.corpora, config.batch, config.seed, *how)
@@ -206,29 +210,48 @@ class Trainer:
     def evaluate(self) -> float:
         """bits/s of the held-out utterances, where there are several corpora their mean by share.
 
-        Before the first step that is `before`; later the best weights are kept. The weights are the average of those
-        that learned, if there is one. Every rank scores a part of the utterances.
+        Before the first step that is `before`; later the best weights are kept. What is compared is the mean of speech
+        alone and of speech with its text, by the `said_share`. The weights are the average of those that learned, if
+        there is one. Every rank scores a part of the utterances.
         """
-        config = EvaluateConfig(bf16=self.bf16)
-        rate, self.codebook_bits = self.store.codec.frame_rate, [0.0] * self.store.codec.num_codebooks
+        rate = self.store.codec.frame_rate
         with self.averaged(), self.uncompiled(), self.whole() as model:
-            for corpus in self.corpora:
-                mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
-                scores = score_store(model, corpus.store, config, mine, False, self.tokenizer)
-                *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
-                for k, value in enumerate(nats):
-                    self.codebook_bits[k] += corpus.share * value / num_frames / math.log(2)
-                self.heldout_bits[corpus.name] = rate * sum(nats) / num_frames / math.log(2)
-            bits = sum(corpus.share * self.heldout_bits[corpus.name] for corpus in self.corpora)
+            each = [self._heldout_bits(model, corpus) for corpus in self.corpora]
+            self.heldout_bits = {c.name: rate * sum(own) for c, own in zip(self.corpora, each, strict=True)}
+            self.codebook_bits = self._mean(each)
+            bits = judged = rate * sum(self.codebook_bits)
+            if self.said_share:
+                given = self._mean([self._heldout_bits(model, corpus, given_text=True) for corpus in self.corpora])
+                self.given_text_bits = rate * sum(given)
+                judged += self.said_share * (self.given_text_bits - bits)
             if self.step == 0:  # a run's model is what it learned
-                self.before = bits
-            elif bits < self.best:
-                self.best, self.best_step, self.since_best = bits, self.step, 0
+                self.before = judged
+            elif judged < self.best:
+                self.best, self.best_step, self.since_best = judged, self.step, 0
                 if self.is_main:
                     (self.tuning.save or self.save_whole)(self.out / "model")
             else:
                 self.since_best += 1
         return bits
+
+    def _heldout_bits(self, model: SpeechLM, corpus: Corpus, given_text: bool = False) -> list[float]:
+        """Bits of a held-out code in each codebook."""
+        given_text = given_text and (self.raw_model.config.text.layout != "timed" or times_file(corpus.store).is_file())
+        mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
+        config = EvaluateConfig(bf16=self.bf16, given_text=given_text)
+        scores = score_store(model, corpus.store, config, mine, False, self.tokenizer)
+        *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
+        return [value / num_frames / math.log(2) for value in nats]
+
+    def _mean(self, each: Sequence[Sequence[float]]) -> list[float]:
+        """Of the corpora, by share."""
+        return (np.array([corpus.share for corpus in self.corpora]) @ np.array(each)).tolist()
+
+    @property
+    def said_share(self) -> float:
+        """Share of the utterances that are learned as speech with their text, where the layout draws that."""
+        shares, (tokenizer, layout) = self.config.batch.text, self._text()
+        return shares.say + shares.say_voice if tokenizer is not None and layout in TAGGED else 0.0
 
     def uncompiled(self) -> AbstractContextManager:
         """Scores with a window go through a cache, for whose layers blocks would be compiled one by one."""
