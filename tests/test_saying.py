@@ -6,6 +6,7 @@ import torch
 
 from codeclm.data.audio_out import save_audio
 from codeclm.data.text_tokenizer import TextTokenizer
+from codeclm.inference import SamplingConfig
 from codeclm.inference.evaluate.saying import IN_VOICE, RECORDING, SAID, WRITTEN, saying_table
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.model.shapes import TextConfig
@@ -61,6 +62,18 @@ def test_each_way_is_heard_beside_the_recording(lm, recordings, tmp_path):
     assert own.startswith("1.00") and other.startswith("0.00") and nearer.startswith("100%")
     assert found[SAID][1:] == found[WRITTEN][1:] == ["-", "-", "-"]  # in nobody's voice
     assert found[IN_VOICE][1] != "-"
+
+
+def test_a_table_names_the_settings_that_were_chosen_and_says_by_them(lm, recordings, monkeypatch):
+    drawn, say = [], lm.say
+
+    def heard(text, voice=None, seed=0, sampling=SamplingConfig()):
+        drawn.append((sampling.guidance, sampling.temperature))
+        return say(text, voice, seed, sampling)
+
+    monkeypatch.setattr(lm, "say", heard)
+    table = saying_table(lm, Ears(), recordings, 1, 0, sampling=SamplingConfig(0.6, guidance=2.0))
+    assert "seed 0, temperature 0.6, guidance 2.0; heard" in table and drawn == [(2.0, 0.6)] * 2
 
 
 def test_recordings_of_nobody_lend_no_voice(lm, recordings, tmp_path):

@@ -11,7 +11,7 @@ the other speakers'. S samples.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -24,9 +24,9 @@ from ...data.audio_out import save_audio
 from ...data.progress import progress_bar
 from ...data.sources import Source
 from ...model.shapes import SAYS, TAGGED, WRITES
-from ..config import EvaluateConfig
+from ..config import EvaluateConfig, SamplingConfig
 from ..generator import SpeechGenerator
-from ..options import Data, Device, Model, Seed, open_model
+from ..options import Data, Device, Model, Options, Seed, open_model
 from ..screen import log_lines, say_error
 from ..sound.compare import Words, text_error_rate
 from ..sound.transcribe import Transcriber, spoken_words
@@ -65,6 +65,7 @@ def main(
     out: Annotated[Path | None, arg(metavar="FOLDER", help="keep what was said as NUMBER-said.wav")] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
 ) -> None:
     """Print word errors of what MODEL says and writes, and whether it keeps voices."""
     try:
@@ -75,7 +76,7 @@ def main(
                 from .quality.speaker import VoiceEncoder
 
                 embed = VoiceEncoder().embed
-            print(saying_table(lm, transcriber, data, limit, seed, embed, out))
+            print(saying_table(lm, transcriber, data, limit, seed, embed, out, sampling))
     except (ValueError, OSError, ImportError) as error:
         say_error(error)
         sys.exit(2)
@@ -89,6 +90,7 @@ def saying_table(
     seed: int,
     embed: Embed | None = None,
     out: Path | None = None,
+    sampling: SamplingConfig = SamplingConfig(),
 ) -> str:
     """Markdown: a row for each way. Raises ValueError for a model without a text, AudioError without recordings."""
     layout = lm.model.config.text.layout if lm.tokenizer is not None else "none"
@@ -99,13 +101,14 @@ def saying_table(
     voices = lent_voices(recordings, sources, rate) if layout in TAGGED else {}
     heard: dict[str, Heard] = {}
     for number, recording in enumerate(progress_bar(recordings, desc="say", unit="text")):
-        for way, audio, written in ways(lm, recording, layout, voices.get(recording.source.name), seed):
+        voice = voices.get(recording.source.name)
+        for way, audio, written in ways(lm, recording, layout, voice, seed, sampling):
             row = heard.setdefault(way, Heard())
             if written is None:
                 written = transcriber.transcribe(audio, rate) if len(audio) else ""
-                voice = embed(audio, rate) if embed is not None and len(audio) else None
-                if voice is not None and recording.source.voice:
-                    row.voices.append((recording.source.voice, voice))
+                sounds = embed(audio, rate) if embed is not None and len(audio) else None
+                if sounds is not None and recording.source.voice:
+                    row.voices.append((recording.source.voice, sounds))
             row.words.append(Words(written, text=recording.text, language=language))
             if out is not None and way in (SAID, IN_VOICE) and len(audio):
                 save_audio(out / f"{number + 1:03d}-{'said' if way == SAID else 'in-voice'}.wav", audio, rate)
@@ -115,7 +118,9 @@ def saying_table(
         if embed is not None and voice is not None and (found := embed(voice, rate)) is not None:
             references.setdefault(recording.source.voice, found)
     count = sum(len(spoken_words(recording.text, language)) for recording in recordings)
-    told = f"{len(recordings)} recordings of {data}, {count} words, seed {seed}; heard by whisper-base"
+    usual = asdict(SamplingConfig())
+    chosen = "".join(f", {name} {value}" for name, value in asdict(sampling).items() if value != usual[name])
+    told = f"{len(recordings)} recordings of {data}, {count} words, seed {seed}{chosen}; heard by whisper-base"
     return "\n".join(
         [told, "", *markdown_table([HEADING, *(cells(way, row, references) for way, row in heard.items())])]
     )
@@ -146,15 +151,20 @@ def cells(way: str, row: Heard, references: dict[str, np.ndarray]) -> list[str]:
 
 
 def ways(
-    lm: SpeechGenerator, recording: Transcribed, layout: str, voice: np.ndarray | None, seed: int
+    lm: SpeechGenerator,
+    recording: Transcribed,
+    layout: str,
+    voice: np.ndarray | None,
+    seed: int,
+    sampling: SamplingConfig,
 ) -> Iterator[tuple[str, np.ndarray, str | None]]:
     """Name, audio [S] and, where whisper is not asked, the words."""
     yield RECORDING, recording.audio, None
     yield ROUND_TRIP, round_trip(lm, recording.audio), None
     if layout in SAYS:
-        yield SAID, lm.say(recording.text, seed=seed).audio, None
+        yield SAID, lm.say(recording.text, seed=seed, sampling=sampling).audio, None
     if layout in TAGGED and voice is not None:
-        yield IN_VOICE, lm.say(recording.text, (voice, lm.codec.sample_rate), seed).audio, None
+        yield IN_VOICE, lm.say(recording.text, (voice, lm.codec.sample_rate), seed, sampling).audio, None
     if layout in WRITES:
         yield WRITTEN, recording.audio[:0], lm.transcribe((recording.audio, lm.codec.sample_rate))
 
