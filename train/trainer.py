@@ -221,8 +221,11 @@ class Trainer:
             self.codebook_bits = self._mean(each)
             bits = judged = rate * sum(self.codebook_bits)
             if self.said_share:
-                given = self._mean([self._heldout_bits(model, corpus, given_text=True) for corpus in self.corpora])
-                self.given_text_bits = rate * sum(given)
+                given = [
+                    self._heldout_bits(model, corpus, given_text=True) if self._has_texts(corpus) else own
+                    for corpus, own in zip(self.corpora, each, strict=True)
+                ]
+                self.given_text_bits = rate * sum(self._mean(given))
                 judged += self.said_share * (self.given_text_bits - bits)
             if self.step == 0:  # a run's model is what it learned
                 self.before = judged
@@ -236,12 +239,15 @@ class Trainer:
 
     def _heldout_bits(self, model: SpeechLM, corpus: Corpus, given_text: bool = False) -> list[float]:
         """Bits of a held-out code in each codebook."""
-        given_text = given_text and (self.raw_model.config.text.layout != "timed" or times_file(corpus.store).is_file())
         mine = corpus.scored[self.accelerator.process_index :: self.accelerator.num_processes]
         config = EvaluateConfig(bf16=self.bf16, given_text=given_text)
         scores = score_store(model, corpus.store, config, mine, False, self.tokenizer)
         *nats, num_frames = total(self.accelerator, *scores.nll.sum(axis=0), scores.num_frames.sum())
         return [value / num_frames / math.log(2) for value in nats]
+
+    def _has_texts(self, corpus: Corpus) -> bool:
+        """Whether its texts are used: "timed" needs to know when they are said."""
+        return self.raw_model.config.text.layout != "timed" or times_file(corpus.store).is_file()
 
     def _mean(self, each: Sequence[Sequence[float]]) -> list[float]:
         """Of the corpora, by share."""
