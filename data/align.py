@@ -11,9 +11,9 @@ K codebooks, L columns, T frames.
     with a voice   v  v  v  .  .  .    c  c
     spread         PAD  EPAD  t  t  PAD  ...    aligned text (Moshi's inner monologue), where words' times are unknown
                    c    c     c  c  c    ...
-    said_in_time   PAD  t  t  t  u  u    ...    the text of "timed" models (text_times.py), each token from just before
+    said_beside    PAD  t  t  t  u  u    ...    the text of "timed" models (text_times.py), each token from just before
                    c    c  c  c  c  c    ...    its sound on until the next one; the whole text comes before, as above
-    heard_in_time  WRITE  PAD  t  t  u  EOS     each token some time after its sound, what is left after the audio
+    heard_beside   WRITE  PAD  t  t  u  EOS     each token some time after its sound, what is left after the audio
                    .      c    c  c  .  .
 """
 
@@ -52,23 +52,35 @@ def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
 
 
 def said_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, frame_rate: float) -> np.ndarray:
-    """Tokens and the frames at which their sounds begin -> text [T] beside their audio; see `held`."""
-    return held(tokens, frames - round(LEAD_S * frame_rate), num_frames)
+    """Tokens and the frames at which their sounds begin -> the text of `said_beside`: SAY, all tokens, EOS, and then
+    the text [T] beside their audio; see `held`."""
+    beside = held(tokens, frames - round(LEAD_S * frame_rate), num_frames)
+    return np.concatenate([_sentence([SAY, *tokens]), beside])
 
 
-def heard_in_time(tokens: Sequence[int], frames: np.ndarray, codes: np.ndarray, frame_rate: float) -> Grid:
-    """WRITE, then codes [K, T] with each of the tokens beside them once its sound is over, and after them the rest.
+def said_beside(text: np.ndarray, codes: np.ndarray, voice: np.ndarray | None = None) -> Grid:
+    """A text whose last columns are those of codes [K, T]. voice: [K, V] codes of another utterance."""
+    voice = codes[:, :0] if voice is None else voice
+    start = voice.shape[1] + len(text) - codes.shape[1]
+    return _beside(text, voice.shape[1], 0), np.concatenate([_beside(voice, 0, start - voice.shape[1]), codes], axis=1)
+
+
+def heard_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, frame_rate: float) -> np.ndarray:
+    """Tokens and the frames at which their sounds begin -> the text of `heard_beside`: WRITE, then T columns with each
+    of the tokens once its sound is over, and after them the rest.
 
     There are 1 + T + TAIL columns, whatever the text. Raises as `held`.
     """
-    codes, lag = _checked_codes(codes), round(LAG_S * frame_rate)
-    num_frames = codes.shape[1]
-    after = np.append(frames[1:], num_frames) + lag  # a token is over where the next begins
+    after = np.append(frames[1:], num_frames) + round(LAG_S * frame_rate)  # a token is over where the next begins
     room = num_frames + TAIL - 1
     text = held(tokens, np.minimum(after, num_frames), room)
     last = max(num_frames, int(np.flatnonzero(np.diff(text)).max(initial=-1)) + 2)  # the column after the last token
-    text = np.concatenate([[WRITE], text[:last], [EOS], np.full(room - last, ABSENT)])
-    return text, _beside(codes, 1, TAIL)
+    return np.concatenate([[WRITE], text[:last], [EOS], np.full(room - last, ABSENT)])
+
+
+def heard_beside(text: np.ndarray, codes: np.ndarray) -> Grid:
+    """A text that `heard_in_time` gave, and codes [K, T]."""
+    return np.asarray(text, np.int64), _beside(codes, 1, TAIL)
 
 
 def held(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> np.ndarray:
@@ -82,12 +94,12 @@ def held(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> np.ndar
     if len(begun) > num_columns:
         raise ValueError(f"{len(begun)} text tokens do not fit beside {num_columns} frames of audio")
     wanted = iter(frames.tolist())
-    text, column = np.full(num_columns, PAD), -1
-    for number, token in enumerate(begun):
+    column, starts = -1, []
+    for left, token in zip(range(len(begun), 0, -1), begun, strict=True):
         start = column + 1 if token == PAD else max(next(wanted), column + 1)
-        column = min(start, num_columns - (len(begun) - number))
-        text[column:] = token
-    return text
+        column = min(start, num_columns - left)
+        starts.append(column)
+    return np.repeat([PAD, *begun], np.diff([0, *starts, num_columns]))
 
 
 def set_apart(tokens: Sequence[int]) -> list[int]:
@@ -162,5 +174,7 @@ def _checked_codes(codes: np.ndarray) -> np.ndarray:
 
 def _beside(array: np.ndarray, before: int, after: int) -> np.ndarray:
     """[..., L] with absent columns before and after."""
-    widths = [(0, 0)] * (array.ndim - 1) + [(before, after)]
-    return np.pad(array, widths, constant_values=ABSENT)
+    length = array.shape[-1]
+    wide = np.full((*array.shape[:-1], before + length + after), ABSENT)  # np.pad takes ten times as long
+    wide[..., before : before + length] = array
+    return wide

@@ -16,7 +16,9 @@ from .align import (
     audio_first,
     audio_only,
     given_columns,
+    heard_beside,
     heard_in_time,
+    said_beside,
     said_in_time,
     set_apart,
     spread,
@@ -29,6 +31,7 @@ from .text_times import times_of
 from .text_tokenizer import SAY, WRITE, TextTokenizer, clean_text
 from .token_store import TokenStore
 
+KEPT_COLUMNS = 1 << 24  # of texts that stand beside their audio, which are put together once: 200 hours, in 64 MB
 # where nothing is drawn, the codes of an utterance are scored as those of audio alone, in "mixed" then its text
 FORMS = {
     "first": Form.FIRST,
@@ -81,6 +84,8 @@ class StoreGrids:
             num_beside[i] = len(tokens if self.times is None else set_apart(tokens))
         self._num_tokens, self._num_beside = num_tokens, num_beside  # [N], and as many frames have to hold
         self._lent: Voices | None = None  # once it is asked for
+        self._kept: dict[tuple[int, Form], np.ndarray] = {}  # what `_timed` has put together, for all epochs
+        self._num_kept = 0  # columns
         self.voices = np.zeros((len(store), 3), np.int64)  # the segment [N, 3] that is heard before the text
         self._take(np.full(len(store), FORMS[layout]))
 
@@ -139,9 +144,16 @@ class StoreGrids:
 
     def grid(self, utterance: int, start: int, stop: int) -> Grid:
         """One segment -> (text [L], codes [K, L])."""
-        codes, form = self.store.codes(utterance, start, stop).T, self.forms[utterance]
+        codes, form = self.store.codes(utterance, start, stop).T, Form(self.forms[utterance])
         if form == Form.ALONE or (form != Form.ALIGNED and start > 0):
             return audio_only(codes)
+        lender, first, after = self.voices[utterance].tolist()
+        voice = self.store.codes(lender, first, after).T if first < after else None
+        if self.times is not None:
+            text = self._timed(utterance, form)
+            if form == Form.LAST:
+                return heard_beside(text, codes)
+            return said_beside(text[: len(text) - int(self.store.num_frames[utterance]) + stop], codes, voice)
         words = self._words(utterance)
         if form == Form.ALIGNED:
             num_characters = [len(word) for word in clean_text(self.store.text(utterance) or "").split()]
@@ -149,17 +161,8 @@ class StoreGrids:
             return text[start:stop], codes[:, start:stop]
         tokens = [token for word in words for token in word]
         if form == Form.LAST:
-            if self.times is not None:
-                return heard_in_time(*self._timed(utterance), codes, self.store.codec.frame_rate)
             return audio_first(codes, [WRITE] * self.is_tagged + tokens)
-        lender, first, after = self.voices[utterance].tolist()
-        voice = self.store.codes(lender, first, after).T if first < after else None
-        text, codes = text_first([SAY] * self.is_tagged + tokens, codes, voice)
-        if self.times is not None:
-            num_frames = int(self.store.num_frames[utterance])
-            said = said_in_time(*self._timed(utterance), num_frames, self.store.codec.frame_rate)
-            text[len(text) - (stop - start) :] = said[start:stop]
-        return text, codes
+        return text_first([SAY] * self.is_tagged + tokens, codes, voice)
 
     def given(self, text: np.ndarray) -> np.ndarray | None:
         """[L] bool, the columns of a text that are heard and not scored; None: none."""
@@ -197,10 +200,18 @@ class StoreGrids:
         text, codes = self.grid(utterance, 0, int(self.store.num_frames[utterance]))
         return text[start:stop], codes[:, start:stop]
 
-    def _timed(self, utterance: int) -> tuple[list[int], np.ndarray]:
-        """Its tokens, and the frame at which each begins to be heard."""
+    def _timed(self, utterance: int, form: Form) -> np.ndarray:
+        """The text of a whole utterance, each token in the columns in which it is said, or has been heard."""
+        if (found := self._kept.get((utterance, form))) is not None:
+            return found
         assert self.times is not None and self.tokenizer is not None
-        return self.times.of_tokens(utterance, self.tokenizer, self.store.text(utterance) or "")
+        tokens, frames = self.times.of_tokens(utterance, self.tokenizer, self.store.text(utterance) or "")
+        how = heard_in_time if form == Form.LAST else said_in_time
+        text = how(tokens, frames, int(self.store.num_frames[utterance]), self.store.codec.frame_rate)
+        if self._num_kept + len(text) <= KEPT_COLUMNS:
+            self._kept[utterance, form] = text.astype(np.int32)
+            self._num_kept += len(text)
+        return text
 
     def _words(self, utterance: int) -> list[list[int]]:
         """The tokens of each word of its transcript."""

@@ -90,11 +90,15 @@ class TextTimes:
         frames = self.frames[self.starts[i] : self.starts[i + 1]]
         if len(frames) < (places.max() if len(places) else 0):
             raise ValueError(f"utterance {i} has times for {len(frames)} characters, and a text of {places.max()}")
-        # from the last token on: one that is not heard begins with the next one that is
-        found, later = np.zeros(len(tokens), np.int64), int(frames.max())
-        for number in range(len(tokens) - 1, -1, -1):
-            own = frames[places[number, 0] : places[number, 1]]
-            heard = own[own != UNHEARD]
-            later = int(heard[0]) if len(heard) else later
-            found[number] = later
+        # of the characters of a token the first that is heard; without one it begins with the next token that is
+        place = next_true(frames != UNHEARD)[places[:, 0]]
+        is_heard = place < places[:, 1]
+        known = np.where(is_heard, np.append(frames, 0)[place], 0)
+        found = np.append(known, frames.max())[next_true(is_heard)[:-1]]
         return tokens, found
+
+
+def next_true(flags: np.ndarray) -> np.ndarray:
+    """[N] bool -> [N + 1] the first place at or after each that is true; N where there is none."""
+    places = np.append(np.where(flags, np.arange(len(flags)), len(flags)), len(flags))
+    return np.minimum.accumulate(places[::-1])[::-1]

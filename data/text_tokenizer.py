@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -128,7 +129,8 @@ class TextTokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"the text holds {text[error.start]!r}, which is no character") from None
-        return self._pieces.encode(clean_text(text).split())
+        # one at a time: of a list, sentencepiece makes threads, and waits for them
+        return [self._pieces.encode(word) for word in clean_text(text).split()]
 
     def encode_places(self, text: str) -> tuple[list[int], np.ndarray]:
         """Tokens of the text, and the places of each in `clean_text(text)`: [L, 2], its first character and the one
@@ -136,7 +138,7 @@ class TextTokenizer:
         tokens, places, start = [], [], 0
         for word, pieces in zip(clean_text(text).split(), self.encode_words(text), strict=True):
             character_of = [place for place, c in enumerate(word) for _ in c.encode()] + [len(word)]  # for each byte
-            sizes = [self._num_bytes(token) for token in pieces]
+            sizes = [self._num_bytes[token] for token in pieces]
             for token, after, size in zip(pieces, accumulate(sizes), sizes, strict=True):
                 tokens.append(token)
                 last = character_of[after - 1] + 1 if size else character_of[after]
@@ -144,10 +146,14 @@ class TextTokenizer:
             start += len(word) + 1
         return tokens, np.array(places, np.int64).reshape(-1, 2)
 
-    def _num_bytes(self, token: int) -> int:
-        """What a token writes of a word, without the space before it."""
-        piece = self._pieces.id_to_piece(token)
-        return 1 if self._pieces.is_byte(token) else len(piece.removeprefix(WORD_START).encode())
+    @cached_property
+    def _num_bytes(self) -> list[int]:
+        """What each token writes of a word, without the space before it."""
+        pieces = [self._pieces.id_to_piece(token) for token in range(self.vocab_size)]
+        return [
+            1 if self._pieces.is_byte(token) else len(piece.removeprefix(WORD_START).encode())
+            for token, piece in enumerate(pieces)
+        ]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Tokens -> text; special tokens and -1 (absent) are left out. Raises ValueError for unknown tokens."""

@@ -32,7 +32,7 @@ from ..model.codecs import Codec
 from ..model.files import file_sha256, readable
 from .known_files import KnownFiles
 from .store_index import AGAIN, CODE, IndexInfo, ShardInfo, StoreHeader, read_shards, require_codec
-from .utterance_table import Strings, from_bytes, numbers, table_of
+from .utterance_table import Strings, flags, from_bytes, numbers, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,6 +57,7 @@ class TokenStore:
         self.recordings = numbers(self.table["recording"])  # [N] uint64: equal for pieces and copies of one recording
         self._shard_of = numbers(self.table["shard"])  # [N]
         self._offset = numbers(self.table["offset"])  # [N] frames into the shard
+        self._goes_on = flags(self.table["goes_on"])  # [N]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -112,7 +113,7 @@ class TokenStore:
         recording went on. Raises IndexError outside the store.
         """
         self._check_index(i)
-        return not self.table["goes_on"][int(i)].as_py()
+        return not self._goes_on[i]
 
     def dataset(self) -> "Dataset":
         """The index as a Hugging Face dataset, with a row for each utterance (extra `data`)."""

@@ -105,6 +105,12 @@ def numbers(column: "pa.Array") -> np.ndarray:
     return values[column.offset : column.offset + len(column)]
 
 
+def flags(column: "pa.Array") -> np.ndarray:
+    """A column of booleans without nulls -> [N] bool."""
+    bits = np.unpackbits(np.frombuffer(column.buffers()[1] or b"", np.uint8), bitorder="little")
+    return bits[column.offset : column.offset + len(column)].astype(bool)
+
+
 class Strings(Sequence[str]):
     """A column of strings, each of which is made when it is asked for."""
 

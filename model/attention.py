@@ -9,12 +9,18 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .flex import flex_mask
 
 WRITTEN_OUT = 1024  # positions at most of which all scores may be in memory
+# what is faster on a GPU for few positions, and for many; not cuDNN, which torch would take: it makes a plan for every
+# new shape, and batches of speech have new ones all the time
+FEW, MANY = SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION
+FEW_POSITIONS = 64
 
 
 class Attend(Protocol):
@@ -95,6 +101,8 @@ def prepare(implementation: str, seen: Visibility, x: Tensor, head_size: int) ->
         return EachDocument(seen, x, head_size)  # pyright: ignore[reportReturnType]
     if implementation == "sdpa" and is_faster_written_out(seen, x):
         implementation = "eager"
+    if implementation == "sdpa" and x.device.type == "cuda" and not torch.compiler.is_compiling():
+        return partial(gpu_attention, mask=prepare_mask(implementation, seen, x), scaling=head_size**-0.5)
     return partial(
         ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention),
         attention_mask=prepare_mask(implementation, seen, x),
@@ -131,6 +139,20 @@ class EachDocument:
             q, k, v = (x.transpose(0, 1)[None] for x in document)  # [1, H, L, E]
             mixed.append(self.attend[length](module, q, k, v)[0])
         return torch.cat(mixed, dim=1).view(len(query), query.shape[2], *mixed[0].shape[2:]), None
+
+
+def gpu_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> tuple[Tensor, None]:
+    """torch's kernels, whose choice does not depend on whether a shape was seen before."""
+    groups, num_positions = query.shape[1] // key.shape[1], key.shape[2]
+    if groups > 1:  # the kernel for few positions, and every one with a mask, wants a key for each query
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    first, second = (FEW, MANY) if num_positions <= FEW_POSITIONS else (MANY, FEW)
+    with sdpa_kernel([first, second, SDPBackend.MATH], set_priority=True):
+        is_causal = mask is None and query.shape[2] > 1
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal, scale=scaling)
+    return mixed.transpose(1, 2), None
 
 
 def eager_attention(

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from .chunked_backward import chunked_sum
 from .delay_pattern import ABSENT
+from .device import few_sizes
 from .layout import Steps
 from .linear import make_linear
 from .losses import cross_entropy
@@ -186,6 +187,8 @@ class ShortAttention:
 
 # --- its part of the loss ---
 
+ROWS_OF_A_SIZE = 512  # see `few_sizes`
+
 
 @dataclass(frozen=True)
 class DepthRows:
@@ -205,9 +208,12 @@ class DepthRows:
         keys = None if steps.keys is None else random_bits(fold(steps.keys, DEPTH_DROPOUT), steps.targets.shape[2])
         return cls(targets, decoder.codes_in(codes), text, None if keys is None else keys.flatten())
 
-    def take(self, rows: Tensor) -> "DepthRows":
+    def take(self, rows: Tensor, count: int) -> "DepthRows":
+        """count: of these rows, the first ones; the targets of the others are ABSENT."""
         text, keys = (None if x is None else x[rows] for x in (self.text, self.keys))
-        return DepthRows(self.targets[rows], self.codes_in[rows], text, keys)
+        targets = self.targets[rows]
+        targets[max(0, count) :] = ABSENT
+        return DepthRows(targets, self.codes_in[rows], text, keys)
 
 
 def depth_loss(
@@ -234,8 +240,13 @@ def depth_loss(
     if not shape[2] or not len(chosen):  # a single codebook leaves the depth decoder nothing to do
         return contexts.new_zeros(()), contexts.new_zeros(shape).transpose(1, 2)
 
+    count = len(chosen)
+    repeated = few_sizes(count, ROWS_OF_A_SIZE, chosen.device) - count
+    chosen = torch.cat([chosen, chosen[:1].expand(repeated)])
+
     def terms(context: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        nll, penalty = depth_nats(decoder, frame_embedding, context, rows.take(chosen[part]), z_loss)
+        mine = rows.take(chosen[part], count - part.start)
+        nll, penalty = depth_nats(decoder, frame_embedding, context, mine, z_loss)
         costs = nll * codebook_weights[decoder.first :] + penalty
         return (costs.sum() if scale is None else (costs.sum(dim=1) * scale[chosen[part]]).sum()), nll
 
@@ -246,7 +257,7 @@ def depth_loss(
     total, nll = chunked_sum(terms, contexts.flatten(0, 1)[chosen], parameters, size)
     if fraction < 1:
         return total, None
-    everything = nll.new_zeros(rows.targets.shape).index_copy(0, chosen, nll)
+    everything = nll.new_zeros(rows.targets.shape).index_copy(0, chosen[:count], nll[:count])
     return total, everything.view(shape).transpose(1, 2)
 
 

@@ -35,6 +35,11 @@ def put(values: Sequence[int] | Sequence[float], device: torch.device, dtype: to
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=device.type == "cuda")
 
 
+def few_sizes(size: int, step: int, device: torch.device) -> int:
+    """On a GPU the next multiple of `step`: its libraries choose kernels anew for each size that they have not seen."""
+    return -(-size // step) * step if device.type == "cuda" else size
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bfloat16 products are fast: on any CUDA GPU, or a CPU with AMX or AVX512-BF16 (else 100x slower)."""
     if device.type != "cpu":

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .delay_pattern import ABSENT
-from .device import put
+from .device import few_sizes, put
 from .speech_lm_config import SpeechLMConfig
+
+STEPS_OF_A_SIZE = 64  # see `few_sizes`: of packed rows, which have a few steps more or less in every batch
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def arrange(
             raise ValueError("a model without BOS cannot tell packed documents apart; give one document for each row")
         numbers = F.pad((documents[:, 1:] != documents[:, :-1]).long(), (1, 0)).cumsum(dim=1)  # [B, T] 0, 0, 1, ...
         place = place + extra * numbers
-        num_steps = int(place.max()) + 1 + extra
+        num_steps = few_sizes(int(place.max()) + 1 + extra, STEPS_OF_A_SIZE, codes.device)
     num_steps = max(num_steps, 2 - config.bos)  # a lone frame that is given has a step after it
 
     # where each code goes: its frame's place, later by its codebook's delay

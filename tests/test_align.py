@@ -9,6 +9,7 @@ from codeclm.data.align import (
     TAIL,
     audio_first,
     audio_only,
+    heard_beside,
     heard_in_time,
     held,
     set_apart,
@@ -128,7 +129,7 @@ def test_held_tokens_stay_until_the_next_and_are_told_apart(timed, spare):
     if len(set(tokens)) == len(tokens) and (np.diff([-1, *wanted, len(text)]) > 0).all():
         assert begins == wanted  # nothing is in the way
     codes = np.zeros((2, len(begun) + spare), np.int64)
-    text, grid = heard_in_time(tokens, np.maximum(frames, 0), codes, 25.0)
+    text, grid = heard_beside(heard_in_time(tokens, np.maximum(frames, 0), codes.shape[1], 25.0), codes)
     assert len(text) == grid.shape[1] == 1 + codes.shape[1] + TAIL
     assert text[0] == WRITE and told_apart(text[1 : text.tolist().index(EOS)].tolist()) == tokens
     assert (grid[:, 1 : 1 + codes.shape[1]] == 0).all() and (

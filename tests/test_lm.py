@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from codeclm.inference.bench.counts import Recorder
 from codeclm.inference.loading import load_speech_lm
-from codeclm.model import SpeechLM
+from codeclm.model import SpeechLM, depth, layout
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.shapes import TextConfig
 from codeclm.model.walk import Walk
@@ -222,3 +222,32 @@ def test_a_step_of_training_seldom_waits_for_the_device(make_model, documents, m
     with Recorder() as recorder:
         model(**inputs, ends=ends, documents=documents).loss.backward()
     assert 0 < recorder.totals[2] <= most
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize("chunk", [0, 5])
+def test_steps_and_rows_that_a_gpu_adds_to_have_few_sizes_count_nothing(make_model, monkeypatch, fraction, chunk):
+    model = make_model(text=TextConfig(WORDS)).double()
+    codes, documents = torch.randint(0, SIZE, (2, 3, 9)), torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [0] * 9])
+    text = torch.randint(0, WORDS, (2, 9))
+    ends = torch.tensor([[0, 0, 1, 0, 0, 0, 1, 0, 1], [0] * 9]).bool()
+    given = (documents == 1) & (torch.arange(9) < 5)
+
+    def scored() -> list[Tensor]:
+        options = {"depth_fraction": fraction, "depth_chunk": chunk, "row_keys": torch.tensor([3, 4])}
+        output = model(codes, ends=ends, text=text, documents=documents, given=given, **options)
+        nats = [x for x in (output.nll, output.eos_nll, output.text_nll) if x is not None]
+        return [output.loss, *nats, *torch.autograd.grad(output.loss, list(model.parameters()))]
+
+    plain = scored()
+    sizes = []
+
+    def rounded(size: int, step: int, device: torch.device) -> int:
+        sizes.append(size)
+        return -(-size // 11) * 11
+
+    monkeypatch.setattr(layout, "few_sizes", rounded)
+    monkeypatch.setattr(depth, "few_sizes", rounded)
+    for found, expected in zip(scored(), plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert len(sizes) == 3 and all(size % 11 for size in sizes)

@@ -28,8 +28,8 @@ class Ema:
     def update(self, step: int) -> None:
         """After step 1, 2, ..: so early that the average still holds the first weights, it forgets faster."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, average in self.tensors.items():
-            average.lerp_(self._weights[name].detach().to(average), 1 - decay)
+        weights = [self._weights[name].detach().to(average) for name, average in self.tensors.items()]
+        torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
