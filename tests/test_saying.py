@@ -57,11 +57,14 @@ def test_each_way_is_heard_beside_the_recording(lm, recordings, tmp_path):
     assert table.startswith(f"4 recordings of {recordings}, 20 words, seed 0; heard by whisper-base\n")
     found = rows(table)
     assert list(found) == [RECORDING, "codec round trip", SAID, IN_VOICE, WRITTEN]
-    assert found[RECORDING][0] == "0.0%"  # in these the peaks are loud
-    own, other, nearer = found[RECORDING][1:]
+    assert found[RECORDING][:2] == ["0.0%", "0.0%"]  # in these the peaks are loud
+    assert "20.0%" in (found[SAID][0], found["codec round trip"][0])
+    for row in found.values():
+        assert row[:2] in (["0.0%", "0.0%"], ["20.0%", "13.0%"]) or row is found[WRITTEN]  # three of 23 characters
+    own, other, nearer = found[RECORDING][2:]
     assert own.startswith("1.00") and other.startswith("0.00") and nearer.startswith("100%")
-    assert found[SAID][1:] == found[WRITTEN][1:] == ["-", "-", "-"]  # in nobody's voice
-    assert found[IN_VOICE][1] != "-"
+    assert found[SAID][2:] == found[WRITTEN][2:] == ["-", "-", "-"]  # in nobody's voice
+    assert found[IN_VOICE][2] != "-"
 
 
 def test_a_table_names_the_settings_that_were_chosen_and_says_by_them(lm, recordings, monkeypatch):

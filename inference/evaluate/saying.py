@@ -29,7 +29,7 @@ from ..generator import SpeechGenerator
 from ..options import Data, Device, Model, Options, Seed, open_model
 from ..screen import log_lines, say_error
 from ..sound.compare import Words, text_error_rate
-from ..sound.transcribe import Transcriber, spoken_words
+from ..sound.transcribe import Transcriber, character_error_rate, spoken_words
 from ..text_table import markdown_table
 from .margins import right
 from .quality.estimate import cell, estimate
@@ -126,7 +126,7 @@ def saying_table(
     )
 
 
-HEADING = ["sound", "word errors", "like the voice", "like others", "nearer to it than to others"]
+HEADING = ["sound", "word errors", "character errors", "like the voice", "like others", "nearer to it than to others"]
 
 
 def cells(way: str, row: Heard, references: dict[str, np.ndarray]) -> list[str]:
@@ -147,7 +147,8 @@ def cells(way: str, row: Heard, references: dict[str, np.ndarray]) -> list[str]:
         cell(estimate(other, config), ".2f"),
         cell(estimate(nearer, config), ".0%"),
     ]
-    return [way, f"{text_error_rate(row.words):.1%}", *shown]
+    rates = [f"{text_error_rate(row.words, *rate):.1%}" for rate in ((), (character_error_rate,))]
+    return [way, *rates, *shown]
 
 
 def ways(

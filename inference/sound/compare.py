@@ -4,7 +4,7 @@ Both signals come at one sample rate, the codec's own but at least 16 kHz: what 
 S samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 
@@ -115,11 +115,14 @@ def heard_error_rate(clips: Sequence[Words]) -> float:
     return word_error_rate(*zip(*spoken, strict=True)) if spoken else NAN
 
 
-def text_error_rate(clips: Sequence[Words]) -> float:
-    """Word error rate of reconstructions against the true texts, over the clips that have one; else NaN."""
+def text_error_rate(clips: Sequence[Words], rate: Callable[..., float] = word_error_rate) -> float:
+    """Word error rate of reconstructions against the true texts, over the clips that have one; else NaN.
+
+    rate: of what else, `character_error_rate`.
+    """
     spoken = [
         tuple(" ".join(spoken_words(text, clip.language)) for text in (clip.text, clip.heard))
         for clip in clips
         if normalised_words(clip.text)
     ]
-    return word_error_rate(*zip(*spoken, strict=True)) if spoken else NAN
+    return rate(*zip(*spoken, strict=True)) if spoken else NAN

@@ -148,6 +148,15 @@ def word_error_rate(reference: str | Sequence[str], hypothesis: str | Sequence[s
 
     Raises ValueError if the reference has no words or the counts differ, ImportError without jiwer.
     """
+    return _error_rate("wer", reference, hypothesis)
+
+
+def character_error_rate(reference: str | Sequence[str], hypothesis: str | Sequence[str]) -> float:
+    """The same of characters, spaces among them: tells sounds of a text from none, where no word is right."""
+    return _error_rate("cer", reference, hypothesis)
+
+
+def _error_rate(measure: str, reference: str | Sequence[str], hypothesis: str | Sequence[str]) -> float:
     try:
         import jiwer
     except ImportError:
@@ -160,7 +169,7 @@ def word_error_rate(reference: str | Sequence[str], hypothesis: str | Sequence[s
         raise ValueError(f"{len(references)} references cannot be compared with {len(hypotheses)} hypotheses")
     if not all(references):
         raise ValueError("the reference has no words, so there is no word error rate")
-    return float(jiwer.wer(references, hypotheses))
+    return float(getattr(jiwer, measure)(references, hypotheses))
 
 
 def _for_whisper(audio: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -84,13 +84,17 @@ class Setting:
         """[1, K, T] of the speech, by the CPU."""
         return self.codec.encode(self.speech)
 
-    def store(self, name: str, num_utterances: int, num_frames: int) -> TokenStore:
-        """A token store of codes that can be learned: each repeats the last one of its codebook, or is drawn anew."""
+    def store(self, name: str, num_utterances: int, longest: int, ragged: bool = False) -> TokenStore:
+        """A token store of codes that can be learned: each repeats the last one of its codebook, or is drawn anew.
+
+        longest: frames of each utterance, or with `ragged` of the longest.
+        """
         info = CodecReference.of(self.codec)
         folder, rng = self.scratch / name, np.random.default_rng(0)
         folder.mkdir(parents=True)
         entries = []
         for i in range(num_utterances):
+            num_frames = int(rng.integers(longest // 4, longest + 1)) if ragged else longest
             drawn = rng.integers(0, info.codebook_size, (num_frames, info.num_codebooks), dtype=np.uint16)
             kept = rng.random(drawn.shape) < 0.8
             kept[0] = False

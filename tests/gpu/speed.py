@@ -57,8 +57,8 @@ def training(setting: Setting) -> Iterator[Reading]:
         with trained(setting, shape) as trainer:
             yield from steps(setting, trainer, f"shape {shape}")
     shape = first_shape(setting)
-    with trained(setting, shape, share=3) as trainer:
-        yield from steps(setting, trainer, f"shape {shape}, three pieces a row")
+    with trained(setting, shape, ragged=True) as trainer:
+        yield from steps(setting, trainer, f"shape {shape}, pieces of all lengths, half of the depth decoder's frames")
 
 
 def training_compiled(setting: Setting) -> Iterator[Reading]:
@@ -86,14 +86,15 @@ def first_shape(setting: Setting) -> str:
 
 
 @contextmanager
-def trained(setting: Setting, shape: str, compile: bool = False, share: int = 1) -> Iterator[Trainer]:
-    """A trainer in bfloat16, on codes of the embedded codec's shape; share: pieces that fill a row."""
+def trained(setting: Setting, shape: str, compile: bool = False, ragged: bool = False) -> Iterator[Trainer]:
+    """A trainer in bfloat16, on codes of the embedded codec's shape. ragged: no step has the sizes of another one."""
     frames, long = setting.amount("batch_frames", 16_384, 256), setting.amount("long", 512, 64)
     folder = setting.scratch / f"speed-{time.monotonic_ns()}"
-    store = setting.store(f"{folder.name}-store", setting.amount("utterances", 256, 16) * share, long // share)
+    name, count = f"{folder.name}-store", setting.amount("utterances", 256, 16)
+    store = setting.store(name, 4 * count if ragged else count, long // 2 if ragged else long, ragged)
     config = TrainConfig(
         steps=100, batch=BatchConfig(frames_per_batch=frames, max_frames=long, heldout_share=0.05),
-        model=SHAPES[shape], device=setting.device.type, compile=compile,
+        model=SHAPES[shape], device=setting.device.type, compile=compile, depth_fraction=0.5 if ragged else 1.0,
     )  # fmt: skip
     with Trainer(new_model(store, config), setting.codec, store, folder, config) as trainer:
         yield trainer
