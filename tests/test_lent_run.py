@@ -24,7 +24,7 @@ from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load
 from codeclm.model.codec_reference import CodecReference
-from codeclm.train.config import TrainConfig
+from codeclm.train.config import LossConfig, TrainConfig
 from codeclm.train.recipes.embedded.language_model import ON_CPU, ON_GPU
 from codeclm.train.recipes.embedded.lent.pack import SETTINGS, join, newest_run, pack, read_settings, unpack
 from codeclm.train.recipes.embedded.lent.packed_store import num_bits, pack_codes, unpack_codes
@@ -79,7 +79,7 @@ def small() -> TrainConfig:
     shape = replace(SHAPE, text=replace(ON_GPU.model.text, vocab_size=300))
     batch = replace(ON_GPU.batch, frames_per_batch=256, max_frames=64)
     optimizer = replace(ON_GPU.optimizer, warmup_steps=5)
-    return replace(ON_GPU, compile=False, evaluate_every=50, model=shape, batch=batch, optimizer=optimizer)
+    return replace(ON_GPU, evaluate_every=50, loss=LossConfig(), model=shape, batch=batch, optimizer=optimizer)
 
 
 @given(st.integers(2, 2**16), st.integers(0, 40), st.integers(0, 9))
@@ -156,10 +156,10 @@ def test_settings_that_do_not_work_there_are_left_out_and_said(caplog):
         return Trial(1.0, 1.0, compiled if config.compile else 100.0, "works")
 
     def chosen(compiled: float) -> TrainConfig:
-        return checked(ON_GPU, partial(attempt, compiled=compiled), 0.1)[0]
+        return checked(replace(ON_GPU, compile=True), partial(attempt, compiled=compiled), 0.1)[0]
 
     caplog.set_level("INFO")
-    fits = replace(ON_GPU, compile=False, batch=replace(ON_GPU.batch, frames_per_microbatch=4096))
+    fits = replace(ON_GPU, batch=replace(ON_GPU.batch, frames_per_microbatch=4096))
     for compiled, said in ((0.0, "without (RuntimeError: no compiler)"), (-1.0, "TimeoutError"), (101.0, "not faster")):
         assert chosen(compiled) == fits
         assert said in caplog.text
