@@ -29,7 +29,8 @@ class Ema:
         """After step 1, 2, ..: so early that the average still holds the first weights, it forgets faster."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [self._weights[name].detach().to(average) for name, average in self.tensors.items()]
-        torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
+        averages = list(self.tensors.values())
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
