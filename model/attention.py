@@ -101,8 +101,8 @@ def prepare(implementation: str, seen: Visibility, x: Tensor, head_size: int) ->
         return EachDocument(seen, x, head_size)  # pyright: ignore[reportReturnType]
     if implementation == "sdpa" and is_faster_written_out(seen, x):
         implementation = "eager"
-    if implementation == "sdpa" and x.device.type == "cuda" and not torch.compiler.is_compiling():
-        return partial(gpu_attention, mask=prepare_mask(implementation, seen, x), scaling=head_size**-0.5)
+    if implementation == "sdpa" and x.device.type == "cuda":
+        return OnGPU(seen, x, head_size)  # pyright: ignore[reportReturnType]
     return partial(
         ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention),
         attention_mask=prepare_mask(implementation, seen, x),
@@ -141,18 +141,24 @@ class EachDocument:
         return torch.cat(mixed, dim=1).view(len(query), query.shape[2], *mixed[0].shape[2:]), None
 
 
-def gpu_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
-) -> tuple[Tensor, None]:
+class OnGPU:
     """torch's kernels, whose choice does not depend on whether a shape was seen before."""
-    groups, num_positions = query.shape[1] // key.shape[1], key.shape[2]
-    if groups > 1:  # the kernel for few positions, and every one with a mask, wants a key for each query
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    first, second = (FEW, MANY) if num_positions <= FEW_POSITIONS else (MANY, FEW)
-    with sdpa_kernel([first, second, SDPBackend.MATH], set_priority=True):
-        is_causal = mask is None and query.shape[2] > 1
-        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal, scale=scaling)
-    return mixed.transpose(1, 2), None
+
+    def __init__(self, seen: Visibility, x: Tensor, head_size: int):
+        self.mask, self.scaling = prepare_mask("sdpa", seen, x), head_size**-0.5
+        self.is_causal = self.mask is None and seen.num_queries > 1
+        few = seen.num_positions <= FEW_POSITIONS
+        self.kernels = [FEW, MANY, SDPBackend.MATH] if few else [MANY, FEW, SDPBackend.MATH]
+
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, /) -> tuple[Tensor, None]:
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:  # the kernel for few positions, and every one with a mask, wants a key for each query
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        with sdpa_kernel(self.kernels, set_priority=True):
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, self.mask, is_causal=self.is_causal, scale=self.scaling
+            )
+        return mixed.transpose(1, 2), None
 
 
 def eager_attention(

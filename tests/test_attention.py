@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
-from codeclm.model import SpeechLM, attention
+from codeclm.model import SpeechLM, attention, transformer
 from codeclm.model.attention import (
     AttentionChoice,
     EachDocument,
+    OnGPU,
     Visibility,
     eager_attention,
     is_faster_written_out,
@@ -61,6 +62,28 @@ def run(
         return model(x, documents=None if documents is None else documents.to(device))
     cache = KVCache(model.config, 2, 9, x)
     return torch.cat([model(part, cache) for part in x.split(chunks, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("few", [0, 64])
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_what_a_gpu_takes_in_place_of_sdpa_gives_the_same(case, few, monkeypatch):
+    expected = run("eager", **CASES[case], dtype=torch.float64)
+    monkeypatch.setattr(attention, "FEW_POSITIONS", few)
+    monkeypatch.setattr(transformer, "prepare", lambda _, seen, x, size: OnGPU(seen, x, size))
+    torch.testing.assert_close(run("sdpa", **CASES[case], dtype=torch.float64), expected)
+
+
+@pytest.mark.slow
+def test_what_a_gpu_takes_is_compiled_in_one_piece_for_any_length():
+    block = make("sdpa").blocks[0]
+    block.compile(dynamic=True, fullgraph=True, backend="eager")
+    for num_positions in (5, 7):
+        x = torch.randn(2, num_positions, 16, requires_grad=True)
+        attend = OnGPU(Visibility(num_positions, num_positions), x, 4)
+        found = block(x, None, attend, None, ())
+        found.sum().backward()
+        torch.testing.assert_close(found, block.forward(x, None, attend, None, ()))
 
 
 @pytest.mark.parametrize("case", CASES)
