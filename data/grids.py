@@ -31,7 +31,7 @@ from .text_times import times_of
 from .text_tokenizer import SAY, WRITE, TextTokenizer, clean_text
 from .token_store import TokenStore
 
-KEPT_COLUMNS = 1 << 24  # of texts that stand beside their audio, which are put together once: 200 hours, in 64 MB
+KEPT_COLUMNS = 1 << 24  # texts beside their audio that are kept as put together: 200 hours, in 64 MB
 # where nothing is drawn, the codes of an utterance are scored as those of audio alone, in "mixed" then its text
 FORMS = {
     "first": Form.FIRST,

@@ -90,7 +90,7 @@ class TextTimes:
         frames = self.frames[self.starts[i] : self.starts[i + 1]]
         if len(frames) < (places.max() if len(places) else 0):
             raise ValueError(f"utterance {i} has times for {len(frames)} characters, and a text of {places.max()}")
-        # of the characters of a token the first that is heard; without one it begins with the next token that is
+        # a token begins with its first character that is heard; without one, where the next token does
         place = next_true(frames != UNHEARD)[places[:, 0]]
         is_heard = place < places[:, 1]
         known = np.where(is_heard, np.append(frames, 0)[place], 0)

@@ -129,7 +129,7 @@ class TextTokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"the text holds {text[error.start]!r}, which is no character") from None
-        # one at a time: of a list, sentencepiece makes threads, and waits for them
+        # one at a time: for a list sentencepiece starts threads, and waits for them
         return [self._pieces.encode(word) for word in clean_text(text).split()]
 
     def encode_places(self, text: str) -> tuple[list[int], np.ndarray]:

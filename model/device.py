@@ -36,7 +36,7 @@ def put(values: Sequence[int] | Sequence[float], device: torch.device, dtype: to
 
 
 def few_sizes(size: int, step: int, device: torch.device) -> int:
-    """On a GPU the next multiple of `step`: its libraries choose kernels anew for each size that they have not seen."""
+    """On a GPU the next multiple of `step`: its libraries choose kernels anew for every new size."""
     return -(-size // step) * step if device.type == "cuda" else size
 
 

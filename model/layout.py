@@ -16,7 +16,7 @@ from .delay_pattern import ABSENT
 from .device import few_sizes, put
 from .speech_lm_config import SpeechLMConfig
 
-STEPS_OF_A_SIZE = 64  # see `few_sizes`: of packed rows, which have a few steps more or less in every batch
+STEPS_OF_A_SIZE = 64  # see `few_sizes`: packed rows have a few steps more or less in every batch
 
 
 @dataclass(frozen=True)
