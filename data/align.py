@@ -24,8 +24,6 @@ import numpy as np
 from ..model.delay_pattern import ABSENT
 from .text_tokenizer import EOS, EPAD, PAD, SAY, WRITE
 
-# seconds between a token and its sound: it is known a little before it is to be said, and told once it was heard
-LEAD_S, LAG_S = 0.16, 0.4
 TAIL = 12  # columns after the audio that is written down, for the tokens that are still to be told, and EOS
 
 Grid = tuple[np.ndarray, np.ndarray]  # text [L], codes [K, L]
@@ -51,10 +49,10 @@ def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
     return _beside(text, codes.shape[1], 0), _beside(codes, 0, len(text))
 
 
-def said_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, frame_rate: float) -> np.ndarray:
+def said_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, lead: int) -> np.ndarray:
     """Tokens and the frames at which their sounds begin -> the text of `said_beside`: SAY, all tokens, EOS, and then
-    the text [T] beside their audio; see `held`."""
-    beside = held(tokens, frames - round(LEAD_S * frame_rate), num_frames)
+    the text [T] beside their audio, `lead` frames early; see `held`."""
+    beside = held(tokens, frames - lead, num_frames)
     return np.concatenate([_sentence([SAY, *tokens]), beside])
 
 
@@ -65,13 +63,13 @@ def said_beside(text: np.ndarray, codes: np.ndarray, voice: np.ndarray | None = 
     return _beside(text, voice.shape[1], 0), np.concatenate([_beside(voice, 0, start - voice.shape[1]), codes], axis=1)
 
 
-def heard_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, frame_rate: float) -> np.ndarray:
+def heard_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, lag: int) -> np.ndarray:
     """Tokens and the frames at which their sounds begin -> the text of `heard_beside`: WRITE, then T columns with each
-    of the tokens once its sound is over, and after them the rest.
+    of the tokens `lag` frames after its sound is over, and after them the rest.
 
     There are 1 + T + TAIL columns, whatever the text. Raises as `held`.
     """
-    after = np.append(frames[1:], num_frames) + round(LAG_S * frame_rate)  # a token is over where the next begins
+    after = np.append(frames[1:], num_frames) + lag  # a token is over where the next begins
     room = num_frames + TAIL - 1
     text = held(tokens, np.minimum(after, num_frames), room)
     last = max(num_frames, int(np.flatnonzero(np.diff(text)).max(initial=-1)) + 2)  # the column after the last token

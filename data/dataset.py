@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
-from ..model.shapes import TAGGED, TextLayout
+from ..model.shapes import TextConfig
 from .config import FormShares
 from .grids import StoreGrids
 from .rows import Rows, by_row, place, stack, starts
@@ -115,7 +115,7 @@ class TokenBatches(Batches):
         seed: int,
         indices: Sequence[int] | np.ndarray | None = None,
         tokenizer: TextTokenizer | None = None,
-        layout: TextLayout = "first",
+        text: TextConfig = TextConfig(),
         packed: bool = True,
         codebook_dropout: float = 0.0,
         shares: FormShares = FormShares(),
@@ -136,11 +136,11 @@ class TokenBatches(Batches):
         self.shares = shares
         self.packed, self.codebook_dropout, self.num_codebooks = packed, codebook_dropout, store.codec.num_codebooks
         self.indices = _chosen(store, indices)
-        self.grids = StoreGrids(store, tokenizer, layout, max_frames, self.indices)
+        self.grids = StoreGrids(store, tokenizer, text, max_frames, self.indices)
         self.num_frames = int(store.num_frames[self.indices].sum())
         # columns of a packed row: the remainder of the division is shared among the rows
         self.row_columns = frames_per_batch // (frames_per_batch // max_frames)
-        if layout not in TAGGED:  # else an epoch may have more columns than another
+        if not text.is_tagged:  # else an epoch may have more columns than another
             total = self.num_frames + int(self.grids.num_columns[self.indices].sum())
             self.row_columns = min(self.row_columns, total)
         self._ends: list[int] = []  # the step after the last one of each epoch planned so far

@@ -9,7 +9,7 @@ from copy import copy
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
-from ..model.shapes import TAGGED, TEXT_LAYOUTS, TextLayout
+from ..model.shapes import TextConfig
 from .align import (
     TAIL,
     Grid,
@@ -58,19 +58,17 @@ class StoreGrids:
         self,
         store: TokenStore,
         tokenizer: TextTokenizer | None = None,
-        layout: TextLayout = "first",
+        text: TextConfig = TextConfig(),
         max_columns: int | None = None,
         indices: Iterable[int] | None = None,
     ):
-        """tokenizer: for the transcripts (default: no text). max_columns: of a row (default: any number). indices: of
-        the utterances that are asked for (default: all); the transcripts of no others are read.
-
-        Raises ValueError for an unknown layout.
+        """tokenizer: for the transcripts (default: no text). text: the model's, whose layout it is. max_columns: of a
+        row (default: any number). indices: of the utterances that are asked for (default: all); the transcripts of no
+        others are read.
         """
-        if layout not in TEXT_LAYOUTS:
-            raise ValueError(f"text layout '{layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
-        self.store, self.tokenizer, self.layout = store, tokenizer, layout
-        self.is_tagged = layout in TAGGED
+        layout = text.layout
+        self.store, self.tokenizer, self.text = store, tokenizer, text
+        self.is_tagged = text.is_tagged
         self.times = times_of(store) if layout == "timed" and tokenizer is not None else None
         self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
         self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
@@ -206,8 +204,9 @@ class StoreGrids:
             return found
         assert self.times is not None and self.tokenizer is not None
         tokens, frames = self.times.of_tokens(utterance, self.tokenizer, self.store.text(utterance) or "")
-        how = heard_in_time if form == Form.LAST else said_in_time
-        text = how(tokens, frames, int(self.store.num_frames[utterance]), self.store.codec.frame_rate)
+        how, seconds = (heard_in_time, self.text.lag_s) if form == Form.LAST else (said_in_time, self.text.lead_s)
+        distance = round(seconds * self.store.codec.frame_rate)
+        text = how(tokens, frames, int(self.store.num_frames[utterance]), distance)
         if self._num_kept + len(text) <= KEPT_COLUMNS:
             self._kept[utterance, form] = text.astype(np.int32)
             self._num_kept += len(text)

@@ -21,6 +21,7 @@ TAGGED = ("mixed", "timed")  # layouts in which a tag says what a text is there 
 SAYS, SPEAKS, WRITES = (*TAGGED, "first"), (*TAGGED, "first", "aligned"), (*TAGGED, "last")
 # more than any network has: a larger number is a slip of the pen, and would fill the memory
 MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
+MAX_LEAD_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,18 @@ class TextConfig:
     tied: bool = False  # the head is the embedding table
     layout: TextLayout = "first"  # the layout that the model was trained on
     tokenizer: str = ""  # sha256 of tokenizer.model
+    # seconds between a token and its sound ("timed"): it is known before it is to be said, and told once it was heard
+    lead_s: float = 0.16
+    lag_s: float = 0.4
 
     def __post_init__(self) -> None:
         if not 0 <= self.vocab_size <= MAX_VOCABULARY:
             raise ValueError(f"text.vocab_size {self.vocab_size} must be 0 (no text) to {MAX_VOCABULARY}")
         if self.layout not in TEXT_LAYOUTS:
             raise ValueError(f"text.layout '{self.layout}' is unknown; choose one of {', '.join(TEXT_LAYOUTS)}")
+        for name in ("lead_s", "lag_s"):
+            if not 0 <= getattr(self, name) <= MAX_LEAD_S:
+                raise ValueError(f"text.{name} is {getattr(self, name)}; it must be 0 to {MAX_LEAD_S:g} seconds")
 
     @property
     def is_tagged(self) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from hypothesis import settings
 
 from codeclm.data.audio_out import save_audio
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
@@ -30,6 +31,9 @@ from .training import SIZE, SOURCE, draw
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
+
+settings.register_profile("codeclm", deadline=None)  # how long an example takes is not what any test is about
+settings.load_profile("codeclm")
 
 BACKBONE = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 DEPTH = DepthConfig(dim=8, num_layers=1, num_heads=2, num_kv_heads=2, ff_dim=16)

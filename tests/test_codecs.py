@@ -26,7 +26,7 @@ CONFIGS = {
     "long lookahead": replace(TINY, stride=1, lookahead=3),
     "dispersed and bent": replace(TINY, dispersion=TINY.synthesis_hop, knee=50),
 }
-few_examples = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few_examples = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def random_audio(num_samples: int, batch: int = 1, seed: int = 0) -> Tensor:

@@ -19,6 +19,7 @@ from codeclm.data.store_writer import Utterance, commit_store, write_shard
 from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codec_reference import CodecReference
+from codeclm.model.shapes import TextConfig
 
 INFO = CodecReference("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)
 LENGTHS = [3, 90, 17, 1, 40, 250, 8, 8, 33, 61, 5, 120]
@@ -75,7 +76,7 @@ PACKED = pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded
 
 
 @PACKED
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30),
     max_frames=st.integers(1, 50),
@@ -210,7 +211,7 @@ def tokenizer() -> TextTokenizer:
 
 
 @PACKED
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     utterances=st.lists(
         st.tuples(st.integers(1, 60), st.none() | st.text("the dog", min_size=1, max_size=40)), min_size=1, max_size=15
@@ -227,7 +228,8 @@ def test_pieces_have_their_text_where_it_is_right(
     lengths, texts = [length for length, _ in utterances], [text for _, text in utterances]
     store = make_store(tmp_path_factory.mktemp("h"), lengths, texts=texts)
     first_frame = np.cumsum(lengths) - lengths
-    batches = TokenBatches(store, max_frames + extra, max_frames, seed, None, tokenizer, layout, packed)
+    text = TextConfig(layout=layout)
+    batches = TokenBatches(store, max_frames + extra, max_frames, seed, None, tokenizer, text, packed)
     seen, aligned_text = [], {}
     for piece in (piece for rows in epoch_of(batches, epoch) for piece in pieces_of(rows)):
         row, row_codes = piece.text[0], piece.codes[0]
@@ -262,7 +264,7 @@ def test_pieces_have_their_text_where_it_is_right(
 def test_text_too_is_a_pure_function_of_seed_and_step(tmp_path, tokenizer, layout, packed):
     texts = [None if i % 4 == 3 else "the lazy dog " * (1 + i % 3) for i in range(len(LENGTHS))]
     store = make_store(tmp_path, LENGTHS, texts=texts)
-    one, other = (TokenBatches(store, 200, 50, 3, None, tokenizer, layout, packed) for _ in range(2))
+    one, other = (TokenBatches(store, 200, 50, 3, None, tokenizer, TextConfig(layout=layout), packed) for _ in range(2))
     backward = [other.rows(step) for step in reversed(range(8))][::-1]
     forward = [one.rows(step) for step in range(8)]
     assert all(map(are_equal, forward, backward)) and sum(bool((rows.text >= 0).any()) for rows in forward) >= 3
@@ -277,7 +279,7 @@ def test_without_a_tokenizer_there_is_no_text(store):
 def test_the_columns_of_an_utterance_have_its_whole_text_beside_its_audio(tmp_path, tokenizer, layout):
     texts = ["the dog", None, "the quick brown fox", "over", "the lazy dog"]
     store = make_store(tmp_path, [30, 9, 17, 3, 80], texts=texts)
-    grids = StoreGrids(store, tokenizer, layout)
+    grids = StoreGrids(store, tokenizer, TextConfig(layout=layout))
     for i, wanted in enumerate(texts):
         text, codes = grids.columns(i, 0, grids.length(i))
         assert len(text) == codes.shape[1] == grids.length(i)
@@ -305,29 +307,30 @@ class Counting(TextTokenizer):
 def test_only_the_texts_of_utterances_that_are_asked_for_are_tokenized(tmp_path, tokenizer, layout):
     texts = ["the dog", "the quick brown fox", "over", "the lazy dog"]
     store, counting = make_store(tmp_path, [30, 17, 9, 80], texts=texts), Counting(tokenizer.model)
-    grids, whole = StoreGrids(store, counting, layout, indices=[1, 3, 1]), StoreGrids(store, tokenizer, layout)
+    text = TextConfig(layout=layout)
+    grids, whole = StoreGrids(store, counting, text, indices=[1, 3, 1]), StoreGrids(store, tokenizer, text)
     assert vars(counting)["texts"] == [texts[1], texts[3]]
     for i in (1, 3):
         assert grids.has_text[i] and grids.length(i) == whole.length(i)
         for one, other in zip(grids.columns(i, 0, 12), whole.columns(i, 0, 12), strict=True):
             np.testing.assert_array_equal(one, other)
     counting = Counting(tokenizer.model)
-    TokenBatches(store, 200, 100, 0, [0, 2], counting, layout)
+    TokenBatches(store, 200, 100, 0, [0, 2], counting, text)
     assert vars(counting)["texts"] == [texts[0], texts[2]]
 
 
 def test_a_text_is_kept_up_to_the_last_column_that_there_is(tmp_path, tokenizer):
     num_tokens = len(tokenizer.encode("the lazy dog"))
     store = make_store(tmp_path, [num_tokens, num_tokens - 1], texts=["the lazy dog"] * 2)
-    assert StoreGrids(store, tokenizer, "aligned").has_text.tolist() == [True, False]
+    assert StoreGrids(store, tokenizer, TextConfig(layout="aligned")).has_text.tolist() == [True, False]
     for layout, least in (("first", num_tokens + 2), ("last", 2 * num_tokens + 1)):  # with EOS and audio
-        assert StoreGrids(store, tokenizer, layout, least).has_text[0]
-        assert not StoreGrids(store, tokenizer, layout, least - 1).has_text[0]
+        assert StoreGrids(store, tokenizer, TextConfig(layout=layout), least).has_text[0]
+        assert not StoreGrids(store, tokenizer, TextConfig(layout=layout), least - 1).has_text[0]
 
 
 def test_an_unknown_layout_is_refused(store):
     with pytest.raises(ValueError, match="layout 'middle' is unknown; choose one of first, last, aligned"):
-        StoreGrids(store, layout="middle")  # pyright: ignore
+        TextConfig(layout="middle")  # pyright: ignore
 
 
 # --- fewer codebooks ---

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from codeclm.model.delay_pattern import ABSENT, delay, undelay
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     delays=st.lists(st.integers(0, 5), min_size=1, max_size=4),
     batch=st.integers(1, 3),

@@ -100,7 +100,7 @@ def test_a_sentence_is_for_training_or_held_out_and_nowhere_twice():
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 7), min_size=1))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_kinds_are_dealt_in_their_proportions_and_numbered_without_gaps(shares: dict[str, int]):
     total, dealt = sum(shares.values()), deal(shares)
     found = [dealt(number) for number in range(3 * total)]

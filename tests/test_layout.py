@@ -70,7 +70,7 @@ OPTIONS = st.fixed_dictionaries(
 LAGS = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(lambda rest: [min(rest), *rest])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(delays=LAGS, batch=st.integers(1, 3), num_frames=st.integers(1, 6), options=OPTIONS)
 def test_every_code_is_expected_once_and_given_one_step_later(delays, batch, num_frames, options):
     codes, ends = draw(batch, len(delays), num_frames), torch.rand(batch) < 0.5
@@ -92,7 +92,7 @@ def test_every_code_is_expected_once_and_given_one_step_later(delays, batch, num
     assert torch.equal(to_frames(steps.targets, steps.place, delays), codes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     delays=LAGS,
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4),

@@ -83,7 +83,7 @@ def small() -> TrainConfig:
 
 
 @given(st.integers(2, 2**16), st.integers(0, 40), st.integers(0, 9))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_codes_of_any_codebook_come_back_and_take_no_more_bits_than_they_need(size: int, count: int, seed: int):
     codes = np.random.default_rng(seed).integers(0, size, count).astype("<u2")
     packed = pack_codes(codes, size)

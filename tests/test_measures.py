@@ -23,7 +23,7 @@ def noise(duration_s: float = 2.0, level: float = 0.1) -> np.ndarray:
     return level * np.random.default_rng(0).normal(size=round(duration_s * RATE))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(65, 480), st.sampled_from([8_000, 11_050, 16_000, 22_050, 24_000, 44_100]))
 def test_pitch_of_a_harmonic_tone_is_found_within_one_percent_at_any_rate(pitch_hz: float, rate: int):
     track = pitch_track(voice(pitch_hz, 0.4, rate), rate)[3:-3]
@@ -114,7 +114,7 @@ def test_log_mel_distance_is_0_for_itself_and_the_logarithm_of_a_gain():
     assert measures.log_mel_distance(signal, signal / 10, RATE) == pytest.approx(1, abs=0.02)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0.01, 100))
 def test_si_sdr_does_not_depend_on_the_scale_of_the_output(scale: float):
     clean, error = voice(120), noise(1.0, 0.05)

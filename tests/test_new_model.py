@@ -32,13 +32,14 @@ def test_a_new_text_stream_changes_nothing_of_audio_alone(make_store, make_codec
     codes = torch.randint(64, (40, 3), generator=torch.Generator().manual_seed(0))
     model = new_model(make_store(tmp_path, [codes.numpy()], codec, ["x"]), TrainConfig()).eval()
     tokenizer = TextTokenizer.train(["words of a text"], 0)
-    tagged = with_text(model, tokenizer, "timed").eval()
+    tagged = with_text(model, tokenizer, TextOptions("timed", lead_s=0.5)).eval()
     with torch.no_grad():
         torch.testing.assert_close(tagged(codes.T[None]).nll, model(codes.T[None]).nll, rtol=0, atol=0)
         frames, spoken = tagged.embed_frames(codes.T[None]), tagged.text_embedding.weight[:-1]
         assert 0.8 < spoken.std() / frames.std() < 1.25
+    assert (tagged.config.text.lead_s, tagged.config.text.lag_s) == (0.5, TextOptions().lag_s)
     assert tagged.config.text.tokenizer == tokenizer.fingerprint and tagged.config.backbone == model.config.backbone
     with pytest.raises(ValueError, match="has a text stream"):
-        with_text(tagged, tokenizer, "first")
+        with_text(tagged, tokenizer, TextOptions("first"))
     with pytest.raises(ValueError, match="'timed' can be learned later"):
-        with_text(model, tokenizer, "aligned")
+        with_text(model, tokenizer, TextOptions("aligned"))

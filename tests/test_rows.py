@@ -117,7 +117,7 @@ def test_so_it_has_with_text(make_model, make_codec, make_store, tmp_path, token
     texts = [text for text, _ in zip_longest(["the dog", "", "fox", "over the", "the lazy dog"], LENGTHS, fillvalue="")]
     store = make_store(tmp_path, [rng.integers(0, SIZE, (length, 3)) for length in LENGTHS], codec, texts=texts)
     model = make_model(codec=codec, text=TextConfig(tokenizer.vocab_size, layout=layout), pattern=pattern)
-    assert_equal_either_way(model, store, tokenizer=tokenizer, layout=layout)
+    assert_equal_either_way(model, store, tokenizer=tokenizer, text=model.config.text)
 
 
 @pytest.mark.parametrize("frames_per_batch", [1, 20, 100, 1000])

@@ -45,7 +45,7 @@ def summed_nll(codes: np.ndarray, probability: np.ndarray, pattern: str, delays:
     return nll
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.sampled_from([(1, 3, 4), (2, 2, 1), (2, 2, 4), (2, 3, 3), (3, 2, 3)]),
     pattern=st.sampled_from(["depth", "delay", "parallel", "flatten"]),

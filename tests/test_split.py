@@ -66,7 +66,7 @@ def test_by_folder_the_sides_are_those_of_the_folders_and_what_is_in_others_is_o
         split_heldout(make_store(["train/a", "train/b"]), 0.1, 0, "folder")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(1, 1000), min_size=2, max_size=40),
     share=st.sampled_from([1e-9, 0.02, 0.3, 0.5, 1 - 1e-9]),

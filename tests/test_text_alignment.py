@@ -23,7 +23,7 @@ def collapsed(path: tuple[int, ...]) -> list[int]:
     return [c for c in kept if c != BLANK]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 2), min_size=1, max_size=3), st.integers(0, 2), st.integers(0, 10**6))
 def test_the_path_costs_least_of_all_that_read_as_the_text(text, spare, seed):
     repeats = sum(a == b for a, b in zip(text[1:], text[:-1], strict=True))

@@ -22,7 +22,7 @@ def tokenizer() -> TextTokenizer:
     return TextTokenizer.train(TEXTS, vocab_size=340)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.text("thewins </s><0x41>\u2581\n", max_size=30))
 def test_any_text_comes_back_with_its_white_space_normalised(tokenizer, text):
     tokens = tokenizer.encode(text)

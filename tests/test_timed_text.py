@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from codeclm.data.config import FormShares
+from codeclm.data.grids import StoreGrids
 from codeclm.data.split import split_heldout
-from codeclm.data.text_times import write_times
+from codeclm.data.text_times import TextTimes, write_times
+from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.data.token_store import TokenStore
 from codeclm.inference import SamplingConfig
 from codeclm.inference.config import EvaluateConfig
@@ -23,6 +25,7 @@ from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.inference.prefix import Prefix, make_prefix
 from codeclm.inference.scheduler import Scheduler
+from codeclm.model.shapes import TextConfig
 from codeclm.train.checkpoint import latest_checkpoint, load_state
 from codeclm.train.loop import train
 from codeclm.train.new_model import new_model, new_tokenizer
@@ -33,15 +36,6 @@ from .training import metrics
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # with the training, on a slow machine
 
 CONFIG = replace(settings("timed", 600, 1600, 60, FormShares(0.2, 0.3, 0.4)), evaluate_every=300)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def times_of_this_codec():
-    """At 100 frames a second the usual ones would be longer than a text."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("codeclm.data.align.LEAD_S", 0.02)
-        patch.setattr("codeclm.data.align.LAG_S", 0.02)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +58,26 @@ def store(make_store, codec, tmp_path_factory) -> TokenStore:
         times.append(frames)
     write_times(store, times)
     return store
+
+
+@pytest.mark.parametrize("lead, lag", [(0, 0), (3, 1), (1, 4)])
+def test_a_token_leads_and_lags_its_sound_by_what_the_model_says(store, lead, lag):
+    tokenizer = TextTokenizer.train(drawn_texts(50, np.random.default_rng(1)), 0)
+    text = TextConfig(tokenizer.vocab_size, layout="timed", lead_s=lead / 100, lag_s=lag / 100)
+    grids = StoreGrids(store, tokenizer, text)
+    said, heard = (grids.of_epoch(shares, 0, 0) for shares in (FormShares(1, 0, 0), FormShares(0, 0, 1)))
+    for i in range(20):
+        length = int(store.num_frames[i])
+        tokens, frames = TextTimes(store).of_tokens(i, tokenizer, store.text(i) or "")
+        over = [*frames[1:], length]  # a letter's space has its own token, and the time of the letter after it
+        for columns, wanted in (
+            (said.columns(i, 0, 1000)[0][-length:], frames - lead),
+            (heard.columns(i, 0, 1000)[0][1:], np.minimum(over, length - lag) + lag),
+        ):
+            column = -1
+            for token, place in zip(tokens, wanted, strict=True):
+                column = max(place, column + 1)
+                assert columns[column] == token and (column == 0 or columns[column - 1] != token)
 
 
 @pytest.fixture(scope="module")

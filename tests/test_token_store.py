@@ -351,7 +351,7 @@ def fuzzed(request, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", [HEADER, "shard-00002.json"])
 @pytest.mark.parametrize("checksum", [True, False])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_no_mutation_of_a_json_file_changes_a_fact_in_silence(fuzzed, name, checksum, data):
     whole = {path: path.read_bytes() for path in fuzzed.glob("*.json")}

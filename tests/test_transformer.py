@@ -31,7 +31,7 @@ def randomised(model: Transformer) -> Transformer:
     return model
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(chunks=st.lists(st.integers(1, 5), min_size=1, max_size=6), kv_heads=st.sampled_from([1, 2, 4]))
 @torch.no_grad()
 def test_cached_steps_in_any_chunking_equal_the_full_pass(chunks, kv_heads):

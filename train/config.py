@@ -102,6 +102,8 @@ class TextOptions:
     layout: Literal["none", TextLayout] = "none"  # text before the audio, after it, or beside it; mixed: the first two
     # size of the sentencepiece tokenizer, which is trained on the training transcripts; 0: characters
     vocab_size: int = 2000
+    lead_s: float = 0.32  # a token comes N seconds before its sound, where it is beside it ("timed") and is to be said
+    lag_s: float = 0.4  # the same, N seconds after its sound, where it is written down
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ..data.mixture import MixedBatches
 from ..data.split import balance_voices, first_by_hash, split_heldout
 from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
-from ..model.shapes import TextLayout
+from ..model.shapes import TextConfig
 from .config import BatchConfig
 
 Stores = TokenStore | Sequence[TokenStore]
@@ -58,14 +58,14 @@ def batches_of(
     batch: BatchConfig,
     seed: int,
     tokenizer: TextTokenizer | None,
-    layout: TextLayout,
+    text: TextConfig,
     packed: bool,
     replay: TokenStore | None = None,
     replay_share: float = 0.0,
 ) -> Batches:
     """Batches of the corpora, and of `replay` with that share of the rows."""
     sizes = batch.frames_per_batch, min(batch.max_frames, batch.frames_per_batch)
-    how = tokenizer, layout, packed, batch.codebook_dropout, batch.text
+    how = tokenizer, text, packed, batch.codebook_dropout, batch.text
     parts = [TokenBatches(corpus.store, *sizes, seed, corpus.training, *how) for corpus in found]
     shares = [corpus.share for corpus in found]
     if replay is not None:

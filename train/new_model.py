@@ -13,7 +13,7 @@ from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.convert.text_lm import from_text_lm
 from ..model.lm import SpeechLM
-from ..model.shapes import DepthConfig, TextConfig, TextLayout
+from ..model.shapes import DepthConfig, TextConfig
 from ..model.speech_lm_config import SpeechLMConfig
 from ..model.strict import strict
 from .config import BatchConfig, TextOptions, TrainConfig
@@ -60,17 +60,20 @@ def new_model(
         return from_text_lm(init_from, **settings)
     text = None
     if tokenizer is not None and layout != "none":
-        text = text_config(tokenizer, layout)
+        text = text_config(tokenizer, config.model.text)
     model = SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
     return with_unit_start(model) if config.model.unit_start else model
 
 
-def text_config(tokenizer: TextTokenizer, layout: TextLayout) -> TextConfig:
-    return TextConfig(tokenizer.vocab_size, layout=layout, tokenizer=tokenizer.fingerprint)
+def text_config(tokenizer: TextTokenizer, text: TextOptions) -> TextConfig:
+    assert text.layout != "none"
+    return TextConfig(
+        tokenizer.vocab_size, layout=text.layout, tokenizer=tokenizer.fingerprint, lead_s=text.lead_s, lag_s=text.lag_s
+    )
 
 
 @torch.no_grad()
-def with_text(model: SpeechLM, tokenizer: TextTokenizer, layout: TextLayout, seed: int = 0) -> SpeechLM:
+def with_text(model: SpeechLM, tokenizer: TextTokenizer, text: TextOptions, seed: int = 0) -> SpeechLM:
     """The model with a text stream that it has yet to learn, beside all that it knows of codes.
 
     A token is embedded as large as the codes of a step are together, so that blocks hear both. Raises ValueError if it
@@ -78,10 +81,10 @@ def with_text(model: SpeechLM, tokenizer: TextTokenizer, layout: TextLayout, see
     """
     if model.text_size:
         raise ValueError(f"the model has a text stream (layout '{model.config.text.layout}'); leave --text.layout out")
-    if layout == "aligned":
+    if text.layout == "aligned":
         raise ValueError("text.layout 'aligned' needs a model that was trained with it; 'timed' can be learned later")
     torch.manual_seed(seed)
-    found = SpeechLM(model.config.changed(text=text_config(tokenizer, layout)))
+    found = SpeechLM(model.config.changed(text=text_config(tokenizer, text)))
     missing, unexpected = found.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected and all(name.startswith("text_") for name in missing), (missing, unexpected)
     of_codes = model.frame_embedding.weight.square().mean() * model.num_codebooks

@@ -98,7 +98,7 @@ def finetune(
         if config.text.layout != "none":
             tokenizer = new_tokenizer([store], config.text, config.batch)
             assert tokenizer is not None
-            model = with_text(model, tokenizer, config.text.layout, config.seed)
+            model = with_text(model, tokenizer, config.text, config.seed)
         best = run(model, base.codec, store, out, config, tokenizer, start, tuning)
         if config.check:
             return best

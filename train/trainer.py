@@ -27,7 +27,6 @@ from ..model.codecs import Codec
 from ..model.device import has_fast_bf16
 from ..model.lm import SpeechLM
 from ..model.losses import Weights
-from ..model.shapes import TAGGED
 from .background import Background
 from .bad_batch import blamed
 from .borrowed import borrowed
@@ -93,7 +92,7 @@ class Trainer:
         self.heldout_bits: dict[str, float] = {}  # for each corpus, at the last evaluation
         self.given_text_bits: float | None = None  # bits/s of all of it as speech with its text, where that is learned
         self.start = tensors_sha256(model.state_dict()) if start is None else start
-        how = *self._text(), can_be_packed(model.config), tuning.replay, tuning.replay_share
+        how = self.tokenizer, model.config.text, can_be_packed(model.config), tuning.replay, tuning.replay_share
         self.batches = batches_of(self.corpora, config.batch, config.seed, *how)
         self.accelerator = start_processes(config.device)
         self.bf16 = config.bf16 and has_fast_bf16(self.accelerator.device)
@@ -204,9 +203,6 @@ class Trainer:
     def text_of(self, rows: Rows) -> Tensor | None:
         return rows.text if self.raw_model.text_size else None
 
-    def _text(self) -> tuple[TextTokenizer | None, Any]:
-        return self.tokenizer, self.raw_model.config.text.layout
-
     def evaluate(self) -> float:
         """bits/s of the held-out utterances, where there are several corpora their mean by share.
 
@@ -256,8 +252,8 @@ class Trainer:
     @property
     def said_share(self) -> float:
         """Share of the utterances that are learned as speech with their text, where the layout draws that."""
-        shares, (tokenizer, layout) = self.config.batch.text, self._text()
-        return shares.say + shares.say_voice if tokenizer is not None and layout in TAGGED else 0.0
+        shares, is_drawn = self.config.batch.text, self.tokenizer is not None and self.raw_model.config.text.is_tagged
+        return shares.say + shares.say_voice if is_drawn else 0.0
 
     def uncompiled(self) -> AbstractContextManager:
         """Scores with a window go through a cache, for whose layers blocks would be compiled one by one."""

@@ -100,12 +100,12 @@ def grids_of(
     if config.given_text and layout not in TAGGED:
         raise ValueError(f"given_text: is for models with the text layout 'mixed' or 'timed'; this one has '{layout}'")
     if layout not in TAGGED:
-        return StoreGrids(store, tokenizer, model.config.text.layout, indices=chosen)
+        return StoreGrids(store, tokenizer, model.config.text, indices=chosen)
     if layout == "timed" and not config.given_text:
         return StoreGrids(store, indices=chosen)  # audio alone, of a store that need not know when its texts are said
     if layout == "timed":
         TextTimes(store)  # without times the texts would be left out
-    grids = StoreGrids(store, tokenizer, layout, context_frames(model, config), chosen)
+    grids = StoreGrids(store, tokenizer, model.config.text, context_frames(model, config), chosen)
     return grids.all_first() if config.given_text else grids
 
 
