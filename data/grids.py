@@ -68,7 +68,6 @@ class StoreGrids:
         """
         layout = text.layout
         self.store, self.tokenizer, self.text = store, tokenizer, text
-        self.is_tagged = text.is_tagged
         self.times = times_of(store) if layout == "timed" and tokenizer is not None else None
         self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
         self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
@@ -89,7 +88,7 @@ class StoreGrids:
 
     def _take(self, forms: np.ndarray) -> None:
         """These forms [N], but audio alone where the text does not fit."""
-        text = self._num_tokens + 1 + self.is_tagged  # columns, with EOS
+        text = self._num_tokens + 1 + self.text.is_tagged  # columns, with EOS
         if self.times is not None:
             text = np.where(forms == Form.LAST, 1 + TAIL, text)
         least = np.where(forms == Form.LAST, self.store.num_frames, 1)  # frames that the text's row must hold too
@@ -115,7 +114,7 @@ class StoreGrids:
 
     def of_epoch(self, shares: FormShares, seed: int, epoch: int) -> "StoreGrids":
         """For tagged layouts: with the forms that are drawn for an epoch. For other layouts: these."""
-        if not self.is_tagged:
+        if not self.text.is_tagged:
             return self
         if self._lent is None:
             self._lent = Voices(self.store, self.indices)
@@ -159,12 +158,12 @@ class StoreGrids:
             return text[start:stop], codes[:, start:stop]
         tokens = [token for word in words for token in word]
         if form == Form.LAST:
-            return audio_first(codes, [WRITE] * self.is_tagged + tokens)
-        return text_first([SAY] * self.is_tagged + tokens, codes, voice)
+            return audio_first(codes, [WRITE] * self.text.is_tagged + tokens)
+        return text_first([SAY] * self.text.is_tagged + tokens, codes, voice)
 
     def given(self, text: np.ndarray) -> np.ndarray | None:
         """[L] bool, the columns of a text that are heard and not scored; None: none."""
-        return given_columns(text) if self.is_tagged else None
+        return given_columns(text) if self.text.is_tagged else None
 
     def piece(self, utterance: int, start: int, stop: int) -> Piece:
         """One segment, with the end of its recording if it reaches that."""
