@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..model.delay_pattern import ABSENT
-from .text_tokenizer import EOS, EPAD, PAD, SAY, WRITE
+from ..model.text_tokens import EOS, EPAD, PAD, SAY, WRITE
 
 TAIL = 12  # columns after the audio that is written down, for the tokens that are still to be told, and EOS
 

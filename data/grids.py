@@ -10,6 +10,7 @@ import numpy as np
 
 from ..model.delay_pattern import ABSENT
 from ..model.shapes import TextConfig
+from ..model.text_tokens import SAY, WRITE
 from .align import (
     TAIL,
     Grid,
@@ -28,7 +29,7 @@ from .config import FormShares
 from .forms import Form, Voices, drawn_forms
 from .rows import Piece
 from .text_times import times_of
-from .text_tokenizer import SAY, WRITE, TextTokenizer, clean_text
+from .text_tokenizer import TextTokenizer, clean_text
 from .token_store import TokenStore
 
 KEPT_COLUMNS = 1 << 24  # texts beside their audio that are kept as put together: 200 hours, in 64 MB

@@ -1,7 +1,7 @@
 """Text <-> text tokens: a thin class over sentencepiece, kept in one file (tokenizer.model).
 
 BPE within words, bytes for characters it does not know: any text can be written, and comes back with its white space
-normalised. The special ids are Moshi's. Where tokens lie beside the codes of the audio is align.py.
+normalised. Where tokens lie beside the codes of the audio is align.py.
 """
 
 import hashlib
@@ -15,11 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ..model.files import write_whole
+from ..model.text_tokens import BOS, EOS, EPAD, PAD
 
-EPAD = 0  # end of padding, in the frame before a word; sentencepiece's "unknown", which bytes make unneeded
-BOS, EOS, PAD = 1, 2, 3
-# tags of the layouts "mixed" and "timed", which need these ids for nothing else: audio is to follow, or came before
-SAY, WRITE = BOS, EPAD
 MIN_VOCAB_SIZE = 4 + 256 + 1  # special tokens, bytes and the start of a word
 TOKENIZER_FILE = "tokenizer.model"
 WORD_START = "\u2581"  # how sentencepiece writes the space before a word

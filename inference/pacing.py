@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.align import set_apart
-from ..data.text_tokenizer import PAD
+from ..model.text_tokens import PAD
 
 
 @dataclass

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.align import TAIL, spread, text_first
-from ..data.text_tokenizer import EOS, SAY, WRITE, clean_text
+from ..data.text_tokenizer import clean_text
 from ..model.delay_pattern import ABSENT
 from ..model.shapes import SAYS, SPEAKS, TAGGED, WRITES
+from ..model.text_tokens import EOS, SAY, WRITE
 from .argument_checks import check_kept
 from .config import SamplingConfig
 from .grid import Request

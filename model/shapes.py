@@ -22,6 +22,7 @@ SAYS, SPEAKS, WRITES = (*TAGGED, "first"), (*TAGGED, "first", "aligned"), (*TAGG
 # more than any network has: a larger number is a slip of the pen, and would fill the memory
 MAX_WIDTH, MAX_LAYERS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 MAX_LEAD_S = 10.0
+MAX_LOOKAHEAD = 64  # tokens
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ class TextConfig:
     # seconds between a token and its sound ("timed"): it is known before it is to be said, and told once it was heard
     lead_s: float = 0.16
     lag_s: float = 0.4
+    # how many of the tokens that come next in a text that is being said are told beside the one it is at ("timed")
+    lookahead: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.vocab_size <= MAX_VOCABULARY:
@@ -145,6 +148,10 @@ class TextConfig:
         for name in ("lead_s", "lag_s"):
             if not 0 <= getattr(self, name) <= MAX_LEAD_S:
                 raise ValueError(f"text.{name} is {getattr(self, name)}; it must be 0 to {MAX_LEAD_S:g} seconds")
+        if not 0 <= self.lookahead <= MAX_LOOKAHEAD or (self.lookahead and self.layout != "timed"):
+            raise ValueError(
+                f"text.lookahead is {self.lookahead}; it must be 0 to {MAX_LOOKAHEAD}, 0 if the layout is not 'timed'"
+            )
 
     @property
     def is_tagged(self) -> bool:

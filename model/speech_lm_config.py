@@ -93,6 +93,8 @@ class SpeechLMConfig(PretrainedConfig):
             raise ValueError(f"delays {delays}: no codebook may lag less than codebook 0")
         if self.pattern in ("parallel", "flatten") and any(delays):
             raise ValueError(f"delays {delays}: the pattern '{self.pattern}' has none; give pattern 'delay' or 'depth'")
+        if self.pattern == "flatten" and self.text.lookahead:
+            raise ValueError(f"the pattern 'flatten' has no text.lookahead ({self.text.lookahead}); give 'depth'")
         if self.pattern == "flatten" and (self.user_codebooks or not self.bos or self.gaps == "bos"):
             raise ValueError(
                 "the pattern 'flatten' has no user_codebooks, no start without BOS and no gaps 'bos'; give 'depth'"

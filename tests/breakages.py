@@ -24,6 +24,7 @@ from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked_backward import _ChunkedSum
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.depth import DepthDecoder
+from codeclm.model.lookahead import Lookahead
 from codeclm.model.losses import Weights
 from codeclm.model.shapes import TextConfig
 from codeclm.model.transformer import KVCache
@@ -180,8 +181,8 @@ def read_other_rows(patch: pytest.MonkeyPatch) -> None:
 def scale_single_steps(patch: pytest.MonkeyPatch) -> None:
     real = SpeechLM.embed_frames
 
-    def embed(self: SpeechLM, codes: Tensor, text: Tensor | None = None) -> Tensor:
-        return real(self, codes, text) * (4.0 if codes.shape[2] == 1 else 1.0)
+    def embed(self: SpeechLM, codes: Tensor, *text: Tensor | None) -> Tensor:
+        return real(self, codes, *text) * (4.0 if codes.shape[2] == 1 else 1.0)
 
     patch.setattr(SpeechLM, "embed_frames", embed)
 
@@ -251,6 +252,24 @@ def end_in_the_full_window(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(score, "windows", windows)
 
 
+def stay_at_the_token_when_stepping(patch: pytest.MonkeyPatch) -> None:
+    """A step is told what came next in the step before."""
+    real, told = Lookahead.take, WeakKeyDictionary[Lookahead, Tensor]()
+
+    def late(self: Lookahead, text: Tensor) -> Tensor:
+        found = told.get(self)
+        told[self] = real(self, text)
+        return torch.full_like(told[self], ABSENT) if found is None else found
+
+    patch.setattr(Lookahead, "take", late)
+
+
+def tell_the_token_after(patch: pytest.MonkeyPatch) -> None:
+    """The whole text is told one token further ahead than it is step by step."""
+    real = steps.next_tokens
+    patch.setattr(steps, "next_tokens", lambda text, count, start: real(text, count + 1, start)[:, 1:])
+
+
 def draw_beyond_the_edge(patch: pytest.MonkeyPatch) -> None:
     """Codebook 0 goes on beyond the last frame, so that lagging codebooks see what scoring does not."""
     real = engine.Step.known
@@ -265,6 +284,7 @@ def draw_beyond_the_edge(patch: pytest.MonkeyPatch) -> None:
 PLAIN: dict[str, Any] = {}
 DELAYED: dict[str, Any] = {"delays": (0, 1, 2)}
 WITH_TEXT: dict[str, Any] = {"text": TextConfig(5, tied=True)}
+TOLD_AHEAD: dict[str, Any] = {"text": TextConfig(5, layout="timed", lookahead=2)}
 FLAT: dict[str, Any] = {"pattern": "flatten"}
 COMPUTED = {"steps", "chunks", "windows"}  # one step at a time
 
@@ -341,6 +361,12 @@ BROKEN: dict[str, tuple[Break, dict[str, Any], set[str], set[str]]] = {
         forget_the_first_frame, {"bos": False}, {"every code", "distribution"}, {"causality", "padding", "packing"},
     ),
     "EOS scored where it is not drawn": (end_in_the_full_window, PLAIN, {"windows"}, {"steps", "distribution"}),
+    "told too late when stepping": (
+        stay_at_the_token_when_stepping, TOLD_AHEAD, {"steps", "windows"}, {"causality", "every code", "padding"},
+    ),
+    "told a token too far ahead": (
+        tell_the_token_after, TOLD_AHEAD, {"steps", "windows"}, {"causality", "every code", "padding", "packing"},
+    ),
     "drawn beyond the edge": (
         draw_beyond_the_edge, DELAYED | {"end": "never"}, {"windows"}, {"steps", "distribution"},
     ),

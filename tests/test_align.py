@@ -17,7 +17,7 @@ from codeclm.data.align import (
     text_first,
     told_apart,
 )
-from codeclm.data.text_tokenizer import EOS, EPAD, PAD, WRITE
+from codeclm.model.text_tokens import EOS, EPAD, PAD, WRITE
 
 P, E = PAD, EPAD
 CODES = np.arange(20, dtype=np.uint16).reshape(2, 10)

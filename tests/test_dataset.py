@@ -16,10 +16,11 @@ from codeclm.data.dataset import TokenBatches
 from codeclm.data.grids import StoreGrids
 from codeclm.data.rows import Rows
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
-from codeclm.data.text_tokenizer import EOS, EPAD, PAD, TextTokenizer
+from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codec_reference import CodecReference
 from codeclm.model.shapes import TextConfig
+from codeclm.model.text_tokens import EOS, EPAD, PAD
 
 INFO = CodecReference("tiny", "f" * 64, 16_000, 640, num_codebooks=2, codebook_size=65_536)
 LENGTHS = [3, 90, 17, 1, 40, 250, 8, 8, 33, 61, 5, 120]

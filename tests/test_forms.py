@@ -18,12 +18,13 @@ from codeclm.data.grids import StoreGrids
 from codeclm.data.mixture import MixedBatches
 from codeclm.data.rows import Piece
 from codeclm.data.store_writer import Utterance, commit_store, write_shard
-from codeclm.data.text_tokenizer import EOS, SAY, WRITE, TextTokenizer
+from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
 from codeclm.model.codec_reference import CodecReference
 from codeclm.model.shapes import TextConfig
+from codeclm.model.text_tokens import EOS, SAY, WRITE
 
 INFO = CodecReference("tiny", "f" * 64, 16_000, 8_000, num_codebooks=2, codebook_size=65_536)  # 2 frames a second
 SHARES = FormShares(0.3, 0.3, 0.2, voice_s=4.0)

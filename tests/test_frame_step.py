@@ -13,6 +13,7 @@ from codeclm.inference.fused_weights import fused_weights
 from codeclm.inference.grid import Request
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
+from codeclm.model.text_tokens import EOS, PAD, SAY
 
 from .options import OPTIONS, WORDS, backbone, depth
 
@@ -26,6 +27,8 @@ CASES: dict[str, dict[str, Any]] = OPTIONS | {
     "groups after a prefix": dict(delays=(0,) * 5, depth=depth(group_size=3, conditioning="prefix", embeddings="wide")),
     "no rope": dict(backbone=backbone(rope=False)),
     "sliding text": dict(text=TextConfig(WORDS), backbone=backbone(sliding_window=5), context_frames=8),
+    "told ahead": dict(text=TextConfig(WORDS, layout="timed", lookahead=3), backbone=backbone(sliding_window=5)),
+    "told ahead, windows": dict(text=TextConfig(WORDS, layout="timed", lookahead=3), context_frames=8),
 }
 
 SAMPLING = SamplingConfig(temperature=(1.1, 0.9), top_k=5)
@@ -51,6 +54,13 @@ def requests(model: SpeechLM) -> dict[str, Request]:
         found["text before a silent prompt"] = Request(6, torch.full_like(codes, -1), text)
         if model.predicts_text:
             found["own text"] = Request(6, codes, text, draw_text=True)
+        if model.config.text.lookahead:
+            text = torch.tensor([SAY, 5, 5, 7, 6, EOS])
+            nothing = torch.full((model.num_codebooks, len(text)), -1)
+            found["a text that is said"] = Request(
+                20, nothing, text, draw_text=True, paced=tuple(text[1:-1].tolist()), longest_pause=3
+            )
+            found["a text that is said in time"] = Request(5, nothing, text, new_text=torch.tensor([PAD, 5, PAD, 5, 7]))
     return found
 
 

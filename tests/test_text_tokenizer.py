@@ -8,7 +8,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.text_tokenizer import BOS, EOS, EPAD, PAD, TOKENIZER_FILE, TextTokenizer, clean_text
+from codeclm.data.text_tokenizer import TOKENIZER_FILE, TextTokenizer, clean_text
+from codeclm.model.text_tokens import BOS, EOS, EPAD, PAD
 
 TEXTS = [
     "There are no winners in life, only survivors.",

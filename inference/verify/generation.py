@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ...data.store_writer import Utterance, commit_store, write_shard
-from ...data.text_tokenizer import PAD
 from ...data.token_store import TokenStore
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
 from ...model.shapes import TAGGED
+from ...model.text_tokens import EOS, PAD, SAY
 from ..config import EvaluateConfig, SamplingConfig
 from ..engine import generate
 from ..evaluate.score import Scores, score_store
@@ -75,7 +75,11 @@ def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
     elif layout == "first":
         codes, new_text = torch.full_like(codes, ABSENT), None
     elif layout in TAGGED and text is not None:
-        codes[:, given // 2 :], text[: given // 2], new_text = ABSENT, ABSENT, None
+        is_told = model.config.text.lookahead > 0
+        begin = given // 4 if is_told else given // 2
+        codes[:, begin:], text[:begin], new_text = ABSENT, ABSENT, None
+        if is_told:
+            text[begin], text[begin + 1 : -1], text[-1] = SAY, PAD + 1, EOS
     elif model.predicts_text:
         new_text = None
     draws_text = layout == "last" or (layout in ("aligned", "timed") and model.predicts_text)

@@ -36,13 +36,20 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "rope": (True, False),  # the depth decoder's
     "final_norm": (True, False),
 }
+TEXTS = {
+    "none": TextConfig(),
+    "predicted": TextConfig(5),
+    "tied": TextConfig(5, tied=True),
+    "given": TextConfig(5, predicted=False),
+    "told ahead": TextConfig(5, layout="timed", lookahead=2),
+}
 PLAIN = {option: values[0] for option, values in OPTIONS.items()}
 DEPTH_OPTIONS = (
     *("weight_sets", "group_size", "conditioning", "first_codebook", "embeddings", "sees_text"),
     *("rope", "final_norm"),
 )
-# models with fewer codebooks, with several groups of them, the last one whole or not, and one that the frame step takes
-# with a sliding window
+# models with fewer codebooks, with several groups of them, the last one whole or not, one that the frame step takes
+# with a sliding window, and some that are told the next tokens of a text
 OTHERS: tuple[Choice, ...] = (
     {"delays": (0,)},
     {"delays": (1,), "pattern": "delay"},
@@ -53,6 +60,9 @@ OTHERS: tuple[Choice, ...] = (
     {"delays": (0, 1, 1, 2, 2), "group_size": 2, "weight_sets": "own", "first_codebook": "depth", "gaps": "bos"},
     {"delays": (0, 0, 0, 0, 0), "group_size": 3, "conditioning": "prefix", "embeddings": "shared"},
     {"delays": (0, 1, 1), "sliding_window": 3},
+    {"text": "told ahead"},
+    {"text": "told ahead", "pattern": "delay", "delays": (0, 1, 2), "sliding_window": 3},
+    {"text": "told ahead", "bos": False},
 )
 
 
@@ -103,7 +113,7 @@ def config_of(choice: Choice) -> SpeechLMConfig:
         list(choice["delays"]),
         CodecReference("none", "0" * 64, 8000, 80),
         choice["pattern"],
-        TextConfig(0 if kind == "none" else 5, predicted=kind != "given", tied=kind == "tied"),
+        TEXTS[kind],
         choice["user_codebooks"],
         choice["bos"],
         choice["end"],

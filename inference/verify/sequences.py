@@ -16,6 +16,7 @@ from ...model.delay_pattern import ABSENT, delay, undelay
 from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
 from ...model.shapes import TAGGED, TEXT_LAYOUTS
+from ...model.text_tokens import EOS, PAD, SAY
 from ...model.walk import Walk
 from ..frame_step import FrameStep
 
@@ -119,6 +120,8 @@ def make_rows(model: SpeechLM, layout: str = "audio") -> Rows:
             kept = text[row, has_text].clone()
             text[row] = ABSENT
             text[row, has_text] = kept
+    if layout in ("aligned", "timed") and text is not None and model.config.text.lookahead:
+        text[0, 1:4] = torch.tensor([SAY, PAD + 1, EOS])  # so that something comes next in the longest row
         if user is not None:
             user[row, :, length:] = ABSENT
     ends = torch.tensor([True, False, True, True])
