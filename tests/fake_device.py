@@ -18,7 +18,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-TENSOR = torch.tensor
+TENSOR, LSTM = torch.tensor, torch._VF.lstm
 aten = torch.ops.aten
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 COPYING = {aten._to_copy.default, aten.copy_.default}
@@ -67,13 +67,25 @@ class _Mode(TorchDispatchMode):
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    with patch("torch.tensor", _tensor), _Mode():
+    with patch("torch.tensor", _tensor), patch("torch._VF.lstm", _lstm), _Mode():
         yield
 
 
 def _tensor(data: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
     """torch.tensor, which fills its memory without asking the mode."""
     return TENSOR(data, **options).to(device or CPU)
+
+
+def _lstm(x: torch.Tensor, state: Any, weights: Any, *rest: Any) -> tuple[torch.Tensor, ...]:
+    """An LSTM in one operation, as cuDNN has it: thousands of small ones, each run by Python, take a minute."""
+    given = [x, *state, *weights]
+    learns = torch.is_grad_enabled() and any(value.requires_grad for value in given)
+    if learns or not all(isinstance(value, Elsewhere) for value in given):
+        return LSTM(x, state, weights, *rest)
+    inner: list[Any] = [value.inner for value in given if isinstance(value, Elsewhere)]
+    found = LSTM(inner[0], tuple(inner[1 : 1 + len(state)]), inner[1 + len(state) :], *rest)
+    with torch.inference_mode(False):
+        return tuple(Elsewhere(value) for value in found)
 
 
 def _lstm_cell(*args: Any) -> tuple[torch.Tensor, ...]:

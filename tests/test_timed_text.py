@@ -35,7 +35,7 @@ from .training import metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # with the training, on a slow machine
 
-CONFIG = replace(settings("timed", 420, 1600, 60, FormShares(0.2, 0.3, 0.4)), evaluate_every=210)
+CONFIG = replace(settings("timed", 600, 1600, 60, FormShares(0.2, 0.3, 0.4)), evaluate_every=300)
 
 
 @pytest.fixture(scope="module")
