@@ -102,11 +102,11 @@ class TextOptions:
     layout: Literal["none", TextLayout] = "none"  # text before the audio, after it, or beside it; mixed: the first two
     # size of the sentencepiece tokenizer, which is trained on the training transcripts; 0: characters
     vocab_size: int = 2000
-    lead_s: float = 0.32  # a token comes N seconds before its sound, where it is beside it ("timed") and is to be said
+    lead_s: float = 0.08  # a token comes N seconds before its sound, where it is beside it ("timed") and is to be said
     lag_s: float = 0.4  # the same, N seconds after its sound, where it is written down
     # tokens of a text to be said that are told ahead of the one that it is at ("timed", but not in pattern "flatten"),
     # so that a model need not find its place in the text; 0: none
-    lookahead: int = 6
+    lookahead: int = 10
 
 
 @dataclass(frozen=True)
