@@ -120,10 +120,10 @@ def make_rows(model: SpeechLM, layout: str = "audio") -> Rows:
             kept = text[row, has_text].clone()
             text[row] = ABSENT
             text[row, has_text] = kept
-    if layout in ("aligned", "timed") and text is not None and model.config.text.lookahead:
-        text[0, 1:4] = torch.tensor([SAY, PAD + 1, EOS])  # so that something comes next in the longest row
         if user is not None:
             user[row, :, length:] = ABSENT
+    if layout in ("aligned", "timed") and text is not None and model.config.text.lookahead:
+        text[0, 1:4] = torch.tensor([SAY, PAD + 1, EOS])  # so that something comes next in the longest row
     ends = torch.tensor([True, False, True, True])
     device = model.device
     return Rows(
