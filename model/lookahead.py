@@ -39,12 +39,11 @@ class Lookahead:
         self.num_begun = nothing  # [B] of these
         self.place = nothing  # [B] OUTSIDE, GIVEN or SAID
         self.before = torch.full_like(nothing, ABSENT)  # [B] the column before
-        self.most_tokens = 0  # of any row, as far as is known without asking the device
-        self.is_begun = False
+        self.most_tokens = 0  # of any row, as far as is known without asking the device; 0: no column was taken
 
     def extend(self, text: Tensor) -> Tensor:
         """The next columns of all rows, text [B, S] -> [B, A, S]."""
-        if not self.is_begun:
+        if not self.most_tokens:
             return self.first(text)
         return torch.stack([self.take(column) for column in text.unbind(1)], dim=2)
 
@@ -73,15 +72,14 @@ class Lookahead:
         is_there = (place == SAID)[:, None] & (index < eos[:, None])
         self.tokens = text.gather(1, (say[:, -1:] + 1 + columns).clamp(max=text.shape[1] - 1))
         self.num_tokens, self.num_begun = num_tokens[:, -1], begun[:, -1]
-        self.place, self.before = place[:, -1], text[:, -1]
-        self.most_tokens, self.is_begun = text.shape[1], True
+        self.place, self.before, self.most_tokens = place[:, -1], text[:, -1], text.shape[1]
         return torch.where(is_there, found, ABSENT)
 
     def take(self, text: Tensor) -> Tensor:
         """The next column of all rows, text [B] -> [B, A]."""
         if self.most_tokens == self.tokens.shape[1]:
             self.tokens = F.pad(self.tokens, (0, max(64, self.most_tokens)), value=ABSENT)
-        self.most_tokens, self.is_begun = self.most_tokens + 1, True
+        self.most_tokens += 1
         begins, is_eos = text == SAY, text == EOS
         stops = (text == WRITE) | (text == self.start)
         adds = (self.place == GIVEN) & ~(begins | is_eos | stops)
@@ -109,4 +107,4 @@ class Lookahead:
             values = getattr(self, name).clone()
             values[rows] = getattr(other, name)[index]
             setattr(self, name, values)
-        self.most_tokens, self.is_begun = max(self.most_tokens, other.most_tokens), True
+        self.most_tokens = max(self.most_tokens, other.most_tokens)
