@@ -11,8 +11,8 @@ K codebooks, L columns, T frames.
     with a voice   v  v  v  .  .  .    c  c
     spread         PAD  EPAD  t  t  PAD  ...    aligned text (Moshi's inner monologue), where words' times are unknown
                    c    c     c  c  c    ...
-    said_beside    PAD  t  t  t  u  u    ...    the text of "timed" models (text_times.py), each token from just before
-                   c    c  c  c  c  c    ...    its sound on until the next one; the whole text comes before, as above
+    said_beside    SAY  t  u  u  w  w  w  x     the text of "timed" models (text_times.py) runs some tokens ahead, here
+                   .    .  .  c  c  c  c  c     2: t is said from where w is told on, u from x on
     heard_beside   WRITE  PAD  t  t  u  EOS     each token some time after its sound, what is left after the audio
                    .      c    c  c  .  .
 """
@@ -49,11 +49,23 @@ def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
     return _beside(text, codes.shape[1], 0), _beside(codes, 0, len(text))
 
 
-def said_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, lead: int) -> np.ndarray:
-    """Tokens and the frames at which their sounds begin -> the text of `said_beside`: SAY, all tokens, EOS, and then
-    the text [T] beside their audio, `lead` frames early; see `held`."""
-    beside = held(tokens, frames - lead, num_frames)
-    return np.concatenate([_sentence([SAY, *tokens]), beside])
+def said_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, lead: int, ahead: int) -> np.ndarray:
+    """Tokens and the frames at which their sounds begin -> the text of `said_beside`: SAY, the first tokens, and then
+    the text [T] beside their audio. `lead` frames before a sound the token is told that is `ahead` of it; see `held`.
+    """
+    before, beside = told_ahead(tokens, ahead)
+    columns = begun_at(tokens, frames - lead, num_frames)
+    return np.concatenate([before, np.repeat(beside, np.diff([0, *columns, num_frames]))])
+
+
+def told_ahead(tokens: Sequence[int], ahead: int) -> tuple[list[int], list[int]]:
+    """What is told of a text that is said: SAY and the first tokens before its audio, and the tokens beside it.
+
+    The first of these is the last one before, or PAD, until the text begins; each other one is told where the token
+    that is `ahead` before it begins. After the last come EOS and PAD in turn: what is told next is always another one.
+    """
+    told = [SAY, *set_apart(tokens), *([EOS, PAD] * ahead)[:ahead]]
+    return told[: 1 + ahead], told[ahead:] if ahead else [PAD, *told[1:]]
 
 
 def said_beside(text: np.ndarray, codes: np.ndarray, voice: np.ndarray | None = None) -> Grid:
@@ -88,6 +100,12 @@ def held(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> np.ndar
     begins earlier, and so do tokens before it where they are in its way. Raises ValueError for more tokens than there
     are columns.
     """
+    begun = [PAD, *set_apart(tokens)]
+    return np.repeat(begun, np.diff([0, *begun_at(tokens, frames, num_columns), num_columns]))
+
+
+def begun_at(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> list[int]:
+    """The columns in which tokens begin, as they are `set_apart`; see `held`."""
     begun = set_apart(tokens)
     if len(begun) > num_columns:
         raise ValueError(f"{len(begun)} text tokens do not fit beside {num_columns} frames of audio")
@@ -97,7 +115,7 @@ def held(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> np.ndar
         start = column + 1 if token == PAD else max(next(wanted), column + 1)
         column = min(start, num_columns - left)
         starts.append(column)
-    return np.repeat([PAD, *begun], np.diff([0, *starts, num_columns]))
+    return starts
 
 
 def set_apart(tokens: Sequence[int]) -> list[int]:
@@ -105,9 +123,11 @@ def set_apart(tokens: Sequence[int]) -> list[int]:
     return [token for place, own in enumerate(tokens) for token in ([PAD] * (own in tokens[place - 1 : place]) + [own])]
 
 
-def told_apart(text: Sequence[int]) -> list[int]:
-    """A text [L] in which tokens are held -> the tokens."""
-    return [own for place, own in enumerate(text) if own > PAD and own not in text[place - 1 : place]]
+def told_apart(text: Sequence[int], ahead: int = 0) -> list[int]:
+    """A text [L] in which tokens are held -> the tokens. If it is said, as many as are told `ahead` are not yet."""
+    begun = [own for place, own in enumerate(text) if own != ABSENT and own not in text[place - 1 : place]]
+    said = begun[: len(begun) - ahead] if SAY in begun else begun
+    return [own for own in said if own > PAD]
 
 
 def given_columns(text: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@
              v  v  v  SAY  t  t  EOS  c  c  c       in the voice v of another utterance of the speaker
 
 Without the tag nothing would say, after audio, whether the text is that of the audio or of more to come. These are the
-columns of "mixed"; in "timed" the text is beside the audio as well (align.py).
+columns of "mixed"; in "timed" the text is beside the audio, its first tokens before it (align.py).
 How a form becomes columns is grids.py's. N utterances.
 """
 

@@ -91,7 +91,7 @@ class StoreGrids:
         """These forms [N], but audio alone where the text does not fit."""
         text = self._num_tokens + 1 + self.text.is_tagged  # columns, with EOS
         if self.times is not None:
-            text = np.where(forms == Form.LAST, 1 + TAIL, text)
+            text = np.where(forms == Form.LAST, 1 + TAIL, 1 + self.text.lookahead)
         least = np.where(forms == Form.LAST, self.store.num_frames, 1)  # frames that the text's row must hold too
         aligned = forms == Form.ALIGNED
         fits = text + least <= self.max_columns
@@ -204,9 +204,11 @@ class StoreGrids:
             return found
         assert self.times is not None and self.tokenizer is not None
         tokens, frames = self.times.of_tokens(utterance, self.tokenizer, self.store.text(utterance) or "")
-        how, seconds = (heard_in_time, self.text.lag_s) if form == Form.LAST else (said_in_time, self.text.lead_s)
-        distance = round(seconds * self.store.codec.frame_rate)
-        text = how(tokens, frames, int(self.store.num_frames[utterance]), distance)
+        num_frames, rate = int(self.store.num_frames[utterance]), self.store.codec.frame_rate
+        if form == Form.LAST:
+            text = heard_in_time(tokens, frames, num_frames, round(self.text.lag_s * rate))
+        else:
+            text = said_in_time(tokens, frames, num_frames, round(self.text.lead_s * rate), self.text.lookahead)
         if self._num_kept + len(text) <= KEPT_COLUMNS:
             self._kept[utterance, form] = text.astype(np.int32)
             self._num_kept += len(text)

@@ -146,7 +146,7 @@ class GraphedFrame:
     def takes(self, state: "State", window: Window, column: int) -> bool:
         """Whether every code of the step at `column` is drawn, and no text; nor is any told ahead."""
         request, first = state.request, max(window.first, state.num_prompt_frames)
-        is_told = request.new_text is not None and (self.model.predicts_text or self.model.config.text.lookahead > 0)
+        is_told = request.new_text is not None and (self.model.predicts_text or self.model.config.num_recent_tokens > 0)
         scores_text = request.draw_text or is_told
         frames = [column - lag for lag in self.model.config.delays]
         return request.draw_codes and not scores_text and first <= min(frames) and max(frames) < window.stop

@@ -21,7 +21,7 @@ from ..model.delay_pattern import ABSENT
 from ..model.depth import DepthDecoder
 from ..model.flatten import TEXT
 from ..model.lm import SpeechLM
-from ..model.walk import Choose, FrameFeed, new_lookahead
+from ..model.walk import Choose, FrameFeed, new_recent
 from .fused_weights import Fused, FusedDepth, fused_weights
 from .stack import EVERY_ROW, ShortStack, Stack
 
@@ -113,7 +113,7 @@ class FrameStep:
         self.values: dict[int, Tensor] = {}  # tokens [B] of the step that is being taken, as the model hears them
         self.looks_ahead = looks_ahead
         self.offsets = torch.arange(model.num_codebooks, device=model.device) * (model.codebook_size + 1)
-        self.next_offsets = torch.arange(model.config.text.lookahead, device=model.device) * model.text_size
+        self.recent_offsets = torch.arange(model.config.num_recent_tokens, device=model.device) * model.text_size
         self.restart()
 
     def restart(self) -> None:
@@ -125,7 +125,7 @@ class FrameStep:
         # the step before, as the model hears it: BOS of every stream
         self.codes = torch.full((self.batch, self.model.num_codebooks), self.model.bos, device=self.model.device)
         self.text = torch.full((self.batch,), self.model.text_size, device=self.model.device)
-        self.lookahead = new_lookahead(self.model, self.batch)
+        self.recent = new_recent(self.model, self.batch)
         self.some_absent = False  # whether codes in it may be ABSENT
 
     def prefill(
@@ -173,8 +173,8 @@ class FrameStep:
         mine.slot.copy_(theirs.slot)
         mine.position, mine.num_used, self.position = theirs.position, theirs.num_used, before.position
         self.set_before(rows, before.codes[index], before.text[index])
-        if self.lookahead is not None and before.lookahead is not None:
-            self.lookahead.put(rows, before.lookahead, index)
+        if self.recent is not None and before.recent is not None:
+            self.recent.put(rows, before.recent, index)
         self.starts[rows] = [before.starts[row] for row in kept]
 
     def fill(
@@ -196,8 +196,8 @@ class FrameStep:
             self.backbone.x[rows] = feed.last
             self.backbone.finish()
         self.set_before(rows, feed.codes, feed.text)
-        if self.lookahead is not None and feed.lookahead is not None:
-            self.lookahead.put(rows, feed.lookahead)
+        if self.recent is not None and feed.recent is not None:
+            self.recent.put(rows, feed.recent)
         self.position = self.position or codes.shape[2]
         return None if contexts is None or prefix is not None else self.model.backbone.norm(contexts)
 
@@ -232,9 +232,9 @@ class FrameStep:
         torch.sum(rows, dim=1, out=self.backbone.x)
         if self.weights.text_table is not None:
             self.backbone.x.add_(look_up(self.weights.text_table, self.text))
-        if self.lookahead is not None and self.weights.next_table is not None:
-            following = self.lookahead.take(self.text)  # [B, A]
-            self.backbone.x.add_(look_up(self.weights.next_table, following, offsets=self.next_offsets).sum(dim=1))
+        if self.recent is not None and self.weights.recent_table is not None:
+            recent = self.recent.take(self.text)  # [B, A]
+            self.backbone.x.add_(look_up(self.weights.recent_table, recent, offsets=self.recent_offsets).sum(dim=1))
         self.backbone.step()
 
     def heard(self, slot: int, tokens: Tensor) -> Tensor:

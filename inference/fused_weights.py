@@ -45,7 +45,7 @@ class Fused(NamedTuple):
     stack: FusedStack
     tables: Tensor  # [K * (V + 1) + 1, D], the last row unused
     text_table: Tensor | None
-    next_table: Tensor | None  # of the tokens that come next in a text (model/lookahead.py)
+    recent_table: Tensor | None  # of the text tokens that were told before the newest one
     heads: dict[int, Product]  # [D, classes] by slot, of those that the backbone predicts
     depth: FusedDepth | None
 
@@ -83,9 +83,9 @@ def fuse(model: SpeechLM, kind: type[Product]) -> Fused:
     if model.pattern != "depth":
         heads |= {k: OwnWeight(head) for k, head in enumerate(model.heads, 1)}
     text_table = model.text_embedding.weight.detach() if model.text_size else None
-    next_table = model.text_next_embedding.weight.detach() if model.config.text.lookahead else None
+    recent_table = model.text_recent_embedding.weight.detach() if model.config.num_recent_tokens else None
     depth = fused_depth(model, kind) if model.pattern == "depth" else None
-    return Fused(stack, model.frame_embedding.weight.detach(), text_table, next_table, heads, depth)
+    return Fused(stack, model.frame_embedding.weight.detach(), text_table, recent_table, heads, depth)
 
 
 def fused_depth(model: SpeechLM, kind: type[Product]) -> FusedDepth:

@@ -326,8 +326,6 @@ class SpeechGenerator:
         end = min(int(state.end[row]), num_frames)
         own = slice(state.request.num_voice, end)
         codes, nll = (values[row, : state.num_codebooks, own] for values in (state.codes, state.nll))
-        # a text that is paced is told by the columns in which it is said
-        written = slice(state.num_prompt_frames if state.request.paced else own.start, end)
-        text = None if state.text is None else state.text[row, written]
+        text = None if state.text is None else state.text[row, own]
         reason = "eos" if end < num_frames else "length"
         return rendered(self, codes, nll, text, state.num_prompt_frames - own.start, seed, reason)

@@ -1,7 +1,7 @@
-"""A text that is said token by token: the model draws when the next one begins, never which it is.
+"""A text that is said token by token: the model draws when the next one is told, never which it is.
 
-In the layout "timed" each token stands beside its sound until the next one (data/align.py). Where the text is given, a
-step may keep the token or begin the next, which has the probability of all others together: so none is skipped or said
+In the layout "timed" a token stands beside the codes until the next one (data/align.py). Where the text is given, a
+step may keep the token or tell the next, which has the probability of all others together: so none is skipped or told
 twice, and codes may not end before all are said.
 B rows, L tokens, C classes.
 """
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.align import set_apart
+from ..model.delay_pattern import ABSENT
 from ..model.text_tokens import PAD
 
 
@@ -21,8 +21,8 @@ from ..model.text_tokens import PAD
 class Pacing:
     """Texts of the rows of a batch, and how far each is."""
 
-    tokens: Tensor  # [B, L + 2] PAD, the tokens as `set_apart` gives them, and PAD up to the end
-    num_tokens: Tensor  # [B] without the first PAD; 0 for rows whose text is not paced
+    tokens: Tensor  # [B, L + 1] neighbours differ; PAD up to the end
+    num_tokens: Tensor  # [B] after the first one, which has been told; 0 for rows whose text is not paced
     longest_pause: Tensor  # [B] steps after which the next token begins in any case
     num_said: Tensor  # [B]
     waited: Tensor  # [B] steps since the last one
@@ -34,14 +34,13 @@ class Pacing:
         return cls(torch.full((batch, 2), PAD, device=device), nothing, nothing, nothing, nothing)
 
     def set_rows(self, rows: Sequence[int], text: Sequence[int], longest_pause: int) -> None:
-        """Let rows begin this text; none: they are not paced."""
-        tokens = set_apart(text)
-        width = max(len(tokens) + 2, self.tokens.shape[1])
+        """Let rows begin this text, whose first token has been told; none: they are not paced."""
+        width = max(len(text) + 1, self.tokens.shape[1])
         self.tokens = F.pad(self.tokens, (0, width - self.tokens.shape[1]), value=PAD)
         chosen = torch.tensor(list(rows), device=self.tokens.device)
-        padded = torch.tensor([PAD, *tokens, *[PAD] * (width - len(tokens) - 1)], device=self.tokens.device)
+        padded = torch.tensor([*text, *[PAD] * (width - len(text))], device=self.tokens.device)
         self.tokens = self.tokens.index_put((chosen,), padded)
-        new = {"num_tokens": len(tokens), "longest_pause": longest_pause, "num_said": 0, "waited": 0}
+        new = {"num_tokens": max(0, len(text) - 1), "longest_pause": longest_pause, "num_said": 0, "waited": 0}
         for name, value in new.items():
             setattr(self, name, getattr(self, name).index_fill(0, chosen, value))
 
@@ -73,6 +72,6 @@ class Pacing:
     def take(self, drawn: Tensor) -> None:
         """Go on by what was drawn [B], ABSENT in rows that have ended."""
         own = self.tokens.gather(1, self.num_said[:, None])[:, 0]
-        begins = self.is_left & (drawn != own) & (drawn >= PAD)
+        begins = self.is_left & (drawn != own) & (drawn != ABSENT)
         self.num_said = self.num_said + begins
         self.waited = torch.where(begins, 0, self.waited + 1)

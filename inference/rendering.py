@@ -26,7 +26,7 @@ def rendered(
 ) -> Generation:
     """codes, nll: [K, T]. text: [T]. num_given: columns that were given, the first ones."""
     if text is not None and lm.model.config.text.layout == "timed":
-        text = torch.tensor(told_apart(text.tolist()))
+        text = torch.tensor(told_apart(text.tolist(), lm.model.config.text.lookahead))
     audible = (codes[0] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
     codes, nll = codes[:, audible], nll[:, audible]
     cut = int((audible < num_given).sum())

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.align import TAIL, spread, text_first
+from ..data.align import TAIL, said_beside, spread, text_first, told_ahead
 from ..data.text_tokenizer import clean_text
 from ..model.delay_pattern import ABSENT
 from ..model.shapes import SAYS, SPEAKS, TAGGED, WRITES
@@ -150,12 +150,15 @@ def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text:
     if layout not in TAGGED:
         row, grid = text_first(tokens, given)
         return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row))
-    row, grid = text_first([SAY, *tokens], nothing, given)
-    request = Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row), num_voice=given.shape[1])
     if layout == "mixed":
-        return request
-    pause = round(LONGEST_PAUSE_S * lm.codec.frame_rate)
-    return replace(request, draw_text=True, paced=tuple(tokens), longest_pause=pause)
+        row, grid = text_first([SAY, *tokens], nothing, given)
+        return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row), num_voice=given.shape[1])
+    before, beside = told_ahead(tokens, lm.model.config.text.lookahead)
+    row, grid = said_beside(np.array(before), nothing, given)
+    return Request(
+        num_frames, torch.from_numpy(grid), torch.from_numpy(row), num_voice=given.shape[1], draw_text=True,
+        paced=tuple(beside), longest_pause=round(LONGEST_PAUSE_S * lm.codec.frame_rate),
+    )  # fmt: skip
 
 
 def completed(lm: "SpeechGenerator", request: Request) -> tuple[Request, int]:

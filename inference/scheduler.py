@@ -57,9 +57,7 @@ class Ticket:
         given = slice(self.request.num_voice, state.num_prompt_frames)
         self.given, nll = (grid[0, : state.num_codebooks, given].cpu() for grid in (state.codes, state.nll))  # [K, T]
         self.given_nll = nll if self.request.prefix is not None else torch.full_like(nll, torch.nan)
-        # a text that is paced is told by the columns in which it is said
-        has_text = state.text is not None and not self.request.paced
-        self.given_text = state.text[0, given].tolist() if state.text is not None and has_text else []
+        self.given_text = [] if state.text is None else state.text[0, given].tolist()
         self.num_left = self.request.num_frames - extra  # frames that may still come
         self.num_drawn = self.num_again = 0  # frames that came, and those that come again: it had to begin anew
         self.ready: deque[Drawn] = deque()  # frames that nobody took yet

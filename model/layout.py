@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .delay_pattern import ABSENT
 from .device import few_sizes, put
-from .lookahead import next_tokens
+from .recent_tokens import recent_tokens
 from .speech_lm_config import SpeechLMConfig
 
 STEPS_OF_A_SIZE = 64  # see `few_sizes`: packed rows have a few steps more or less in every batch
@@ -27,7 +27,7 @@ class Steps:
     inputs: Tensor  # [B, K + U, S] the codes of the step before, BOS at a start
     targets: Tensor  # [B, K, S] the codes of the step, EOS among codebook 0's
     text_inputs: Tensor | None  # [B, S]
-    next_inputs: Tensor | None  # [B, A, S] the tokens that come next in a text that is being said (lookahead.py)
+    recent_inputs: Tensor | None  # [B, A, S] the text tokens that were told before the newest one (recent_tokens.py)
     text_targets: Tensor | None  # [B, S]
     documents: Tensor | None  # [B, S] for packed rows
     place: Tensor  # [B, T] the step of each frame when nothing lags; below 0: given, not predicted
@@ -36,10 +36,10 @@ class Steps:
     def part(self, first: int, stop: int | None = None) -> "Steps":
         """Some of the steps; `place` stays that of all."""
         steps = slice(first, stop)
-        of_steps = self.text_inputs, self.next_inputs, self.text_targets, self.documents
-        text, following, text_targets, documents = (None if x is None else x[..., steps] for x in of_steps)
+        of_steps = self.text_inputs, self.recent_inputs, self.text_targets, self.documents
+        text, recent, text_targets, documents = (None if x is None else x[..., steps] for x in of_steps)
         inputs, targets = self.inputs[:, :, steps], self.targets[:, :, steps]
-        return Steps(inputs, targets, text, following, text_targets, documents, self.place, self.keys)
+        return Steps(inputs, targets, text, recent, text_targets, documents, self.place, self.keys)
 
 
 def arrange(
@@ -101,13 +101,13 @@ def arrange(
     if config.gaps == "bos":
         inputs = inputs.masked_fill(inputs == ABSENT, config.codebook_size)
     inputs = inputs.masked_fill(starts[:, None], config.codebook_size)
-    text_inputs = next_inputs = None
+    text_inputs = recent_inputs = None
     if text_steps is not None:
         start = config.text.vocab_size
         text_inputs = F.pad(text_steps[:, :-1], (1, 0), value=ABSENT).masked_fill(starts, start)
-        if config.text.lookahead:
-            next_inputs = next_tokens(text_inputs, config.text.lookahead, start)
-    result = Steps(inputs, targets, text_inputs, next_inputs, text_steps, document_steps, place)
+        if config.num_recent_tokens:
+            recent_inputs = recent_tokens(text_inputs, config.num_recent_tokens, start)
+    result = Steps(inputs, targets, text_inputs, recent_inputs, text_steps, document_steps, place)
     return result if config.bos else without_first(result)
 
 
@@ -150,7 +150,7 @@ def without_first(steps: Steps) -> Steps:
         steps.inputs[:, :, 1:],
         steps.targets[:, :, 1:],
         None if steps.text_inputs is None else steps.text_inputs[:, 1:],
-        None if steps.next_inputs is None else steps.next_inputs[:, :, 1:],
+        None if steps.recent_inputs is None else steps.recent_inputs[:, :, 1:],
         None if steps.text_targets is None else steps.text_targets[:, 1:],
         steps.documents,
         steps.place - 1,

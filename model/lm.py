@@ -62,7 +62,7 @@ class SpeechLM(StrictModel):
     base_model_prefix = "speech_lm"
     # the parts that some patterns and options have and others do not
     text_embedding: nn.Embedding
-    text_next_embedding: nn.Embedding
+    text_recent_embedding: nn.Embedding
     text_head: nn.Linear
     head_0: nn.Linear
     heads: nn.Parameter
@@ -85,8 +85,8 @@ class SpeechLM(StrictModel):
         self.backbone = Transformer(config.backbone, config)
         if text.vocab_size:
             self.text_embedding = nn.Embedding(text.vocab_size + 1, width)  # the last row is BOS
-            if text.lookahead:  # token i of those that come next has rows i * vocab_size and on
-                self.text_next_embedding = nn.Embedding(text.lookahead * text.vocab_size, width)
+            if config.num_recent_tokens:  # the i-th of them, from the oldest on, has rows i * vocab_size and on
+                self.text_recent_embedding = nn.Embedding(config.num_recent_tokens * text.vocab_size, width)
             if text.predicted and not text.tied:
                 self.text_head = nn.Linear(width, text.vocab_size, bias=False)
         if config.pattern == "depth":
@@ -118,10 +118,10 @@ class SpeechLM(StrictModel):
         assert isinstance(value, nn.Embedding) and value.weight.shape == self.frame_embedding.weight.shape
         self.frame_embedding = value
 
-    def embed_frames(self, steps: Tensor, text: Tensor | None = None, following: Tensor | None = None) -> Tensor:
+    def embed_frames(self, steps: Tensor, text: Tensor | None = None, recent: Tensor | None = None) -> Tensor:
         """Steps [B, K + U, S] and text [B, S], BOS and ABSENT allowed -> [B, S, D], the sum over codebooks and text.
 
-        following: [B, A, S] the tokens that come next in a text that is being said, for a model with a lookahead.
+        recent: [B, A, S] the tokens that were told before these, for a model with a lookahead (recent_tokens.py).
         """
         batch, num_streams, num_steps = steps.shape
         absent = self.frame_embedding.num_embeddings - 1
@@ -130,11 +130,11 @@ class SpeechLM(StrictModel):
         total = F.embedding_bag(index, self.frame_embedding.weight, mode="sum", padding_idx=absent)
         total = total.view(batch, num_steps, -1)
         total = total if text is None else total + self.embed_text(text)
-        if following is None:
+        if recent is None:
             return total
-        offsets = torch.arange(following.shape[1], device=steps.device)[:, None] * self.text_size
-        index = torch.where(following == ABSENT, ABSENT, following + offsets)
-        return total + embed(index, self.text_next_embedding).sum(dim=1)
+        offsets = torch.arange(recent.shape[1], device=steps.device)[:, None] * self.text_size
+        index = torch.where(recent == ABSENT, ABSENT, recent + offsets)
+        return total + embed(index, self.text_recent_embedding).sum(dim=1)
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Text tokens [...], BOS and ABSENT allowed -> [..., D]."""
@@ -246,7 +246,7 @@ class SpeechLM(StrictModel):
             x = slot_contexts(self.backbone, self.slot_embedding, steps, cache, seen)
             return Contexts.of_slots(x, bool(self.text_size))
         steps = steps.part(seen)
-        x = self.embed_frames(steps.inputs, steps.text_inputs, steps.next_inputs)
+        x = self.embed_frames(steps.inputs, steps.text_inputs, steps.recent_inputs)
         x = self.backbone(x, cache, steps.documents, steps.keys)
         return Contexts(x, x, x[:, :, None])
 

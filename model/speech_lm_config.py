@@ -93,8 +93,6 @@ class SpeechLMConfig(PretrainedConfig):
             raise ValueError(f"delays {delays}: no codebook may lag less than codebook 0")
         if self.pattern in ("parallel", "flatten") and any(delays):
             raise ValueError(f"delays {delays}: the pattern '{self.pattern}' has none; give pattern 'delay' or 'depth'")
-        if self.pattern == "flatten" and self.text.lookahead:
-            raise ValueError(f"the pattern 'flatten' has no text.lookahead ({self.text.lookahead}); give 'depth'")
         if self.pattern == "flatten" and (self.user_codebooks or not self.bos or self.gaps == "bos"):
             raise ValueError(
                 "the pattern 'flatten' has no user_codebooks, no start without BOS and no gaps 'bos'; give 'depth'"
@@ -112,6 +110,11 @@ class SpeechLMConfig(PretrainedConfig):
                 raise ValueError(f"depth.weight_sets has {len(sets)} entries for {positions} positions")
             if self.depth.sees_text and not self.text.vocab_size:
                 raise ValueError("depth.sees_text: this model has no text stream; give text.vocab_size")
+
+    @property
+    def num_recent_tokens(self) -> int:
+        """Text tokens before the newest one that a step is told. In "flatten" a token has a step of its own."""
+        return 0 if self.pattern == "flatten" else self.text.lookahead
 
     def canonical(self) -> str:
         """The settings that decide numbers, as JSON: two models of the same settings have the same.

@@ -20,7 +20,7 @@ from torch import Tensor
 from .delay_pattern import ABSENT
 from .flatten import TEXT, SlotFeed
 from .lm import SpeechLM
-from .lookahead import Lookahead
+from .recent_tokens import RecentTokens
 from .transformer import KVCache
 
 # (slot, its logits: [B, C] for codebook 0, EOS last if it has one, [B, V] for the others, [B, text vocabulary] for
@@ -115,7 +115,7 @@ class FrameFeed:
         # the step before: BOS of every stream, [B, K + U] and [B]
         self.codes = torch.full((batch, model.num_codebooks + self.num_users), model.bos, device=model.device)
         self.text = torch.full((batch,), model.text_size, device=model.device)
-        self.lookahead = new_lookahead(model, batch)
+        self.recent = new_recent(model, batch)
         self.last: Tensor | None = None
 
     def prefill(self, codes: Tensor, text: Tensor | None, user: Tensor | None, ahead: bool = True) -> Tensor | None:
@@ -142,8 +142,8 @@ class FrameFeed:
 
     def run(self, codes: Tensor, text: Tensor) -> Tensor:
         """Steps [B, K + U, S] and text [B, S] through the backbone -> [B, S, D]."""
-        following = None if self.lookahead is None else self.lookahead.extend(text)
-        return self.backbone(self.model.embed_frames(codes, text if self.model.text_size else None, following))
+        recent = None if self.recent is None else self.recent.extend(text)
+        return self.backbone(self.model.embed_frames(codes, text if self.model.text_size else None, recent))
 
     def context(self, values: Mapping[int, Tensor]) -> Tensor:
         """[B, D], the same for every slot of a step; its values so far go to the depth decoder only."""
@@ -167,7 +167,7 @@ class FrameFeed:
         return codes.masked_fill(codes == ABSENT, self.model.bos) if self.model.config.gaps == "bos" else codes
 
 
-def new_lookahead(model: SpeechLM, batch: int) -> Lookahead | None:
-    """At the start of every row; None for a model that is told no tokens ahead."""
-    count = model.config.text.lookahead
-    return Lookahead(batch, count, model.text_size, model.device) if count else None
+def new_recent(model: SpeechLM, batch: int) -> RecentTokens | None:
+    """At the start of every row; None for a model that hears the newest token alone."""
+    count = model.config.num_recent_tokens
+    return RecentTokens(batch, count, model.text_size, model.device) if count else None

@@ -24,8 +24,8 @@ from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.chunked_backward import _ChunkedSum
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.depth import DepthDecoder
-from codeclm.model.lookahead import Lookahead
 from codeclm.model.losses import Weights
+from codeclm.model.recent_tokens import RecentTokens
 from codeclm.model.shapes import TextConfig
 from codeclm.model.transformer import KVCache
 from codeclm.model.walk import FrameFeed, Walk
@@ -253,21 +253,21 @@ def end_in_the_full_window(patch: pytest.MonkeyPatch) -> None:
 
 
 def stay_at_the_token_when_stepping(patch: pytest.MonkeyPatch) -> None:
-    """A step is told what came next in the step before."""
-    real, told = Lookahead.take, WeakKeyDictionary[Lookahead, Tensor]()
+    """A step is told the recent tokens of the step before."""
+    real, told = RecentTokens.take, WeakKeyDictionary[RecentTokens, Tensor]()
 
-    def late(self: Lookahead, text: Tensor) -> Tensor:
+    def late(self: RecentTokens, text: Tensor) -> Tensor:
         found = told.get(self)
         told[self] = real(self, text)
         return torch.full_like(told[self], ABSENT) if found is None else found
 
-    patch.setattr(Lookahead, "take", late)
+    patch.setattr(RecentTokens, "take", late)
 
 
-def tell_the_token_after(patch: pytest.MonkeyPatch) -> None:
-    """The whole text is told one token further ahead than it is step by step."""
-    real = steps.next_tokens
-    patch.setattr(steps, "next_tokens", lambda text, count, start: real(text, count + 1, start)[:, 1:])
+def tell_the_token_before(patch: pytest.MonkeyPatch) -> None:
+    """The whole text is told with tokens one earlier than it is step by step."""
+    real = steps.recent_tokens
+    patch.setattr(steps, "recent_tokens", lambda text, count, start: real(text, count + 1, start)[:, :-1])
 
 
 def draw_beyond_the_edge(patch: pytest.MonkeyPatch) -> None:
@@ -364,8 +364,8 @@ BROKEN: dict[str, tuple[Break, dict[str, Any], set[str], set[str]]] = {
     "told too late when stepping": (
         stay_at_the_token_when_stepping, TOLD_AHEAD, {"steps", "windows"}, {"causality", "every code", "padding"},
     ),
-    "told a token too far ahead": (
-        tell_the_token_after, TOLD_AHEAD, {"steps", "windows"}, {"causality", "every code", "padding", "packing"},
+    "told a token too far back": (
+        tell_the_token_before, TOLD_AHEAD, {"steps", "windows"}, {"causality", "every code", "padding", "packing"},
     ),
     "drawn beyond the edge": (
         draw_beyond_the_edge, DELAYED | {"end": "never"}, {"windows"}, {"steps", "distribution"},

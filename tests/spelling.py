@@ -14,6 +14,7 @@ BACKBONE = TransformerConfig(dim=64, num_layers=2, num_heads=4, num_kv_heads=4, 
 DEPTH = TransformerConfig(dim=32, num_layers=1, num_heads=4, num_kv_heads=4, ff_dim=64)
 GREEDY = SamplingConfig(0.0, 0.0)
 LEAD_S = 0.02  # at 100 frames a second; the usual seconds would be longer than a text
+AHEAD = 3  # tokens, of the 7 of a text
 TEXTS = ("a b c d", "d d a c", "c a b b")
 
 
@@ -42,5 +43,5 @@ def settings(layout: TextLayout, steps: int, frames_per_batch: int, max_frames: 
         canary=0,
         batch=BatchConfig(frames_per_batch=frames_per_batch, max_frames=max_frames, heldout_share=0.1, text=shares),
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=20, weight_decay=0.0),
-        model=ModelConfig(backbone=BACKBONE, depth=DEPTH, text=TextOptions(layout, 269, LEAD_S, LEAD_S)),
+        model=ModelConfig(backbone=BACKBONE, depth=DEPTH, text=TextOptions(layout, 269, LEAD_S, LEAD_S, AHEAD)),
     )

@@ -12,12 +12,13 @@ from codeclm.data.align import (
     heard_beside,
     heard_in_time,
     held,
+    said_in_time,
     set_apart,
     spread,
     text_first,
     told_apart,
 )
-from codeclm.model.text_tokens import EOS, EPAD, PAD, WRITE
+from codeclm.model.text_tokens import EOS, EPAD, PAD, SAY, WRITE
 
 P, E = PAD, EPAD
 CODES = np.arange(20, dtype=np.uint16).reshape(2, 10)
@@ -116,6 +117,24 @@ def test_what_is_no_grid_of_codes_is_refused():
         audio_only(CODES[0])
     with pytest.raises(ValueError, match="must not be negative; there is -1"):
         audio_first(CODES, [5, -1])
+
+
+def test_a_text_runs_ahead_of_its_sound():
+    frames = np.array([1, 4, 7])
+    assert said_in_time([8, 9, 7], frames, 9, 0, 2).tolist() == [SAY, 8, 9, 9, 7, 7, 7, EOS, EOS, EOS, PAD, PAD]
+    assert said_in_time([8, 9, 7], frames, 9, 1, 2).tolist() == [SAY, 8, 9, 7, 7, 7, EOS, EOS, EOS, PAD, PAD, PAD]
+    assert said_in_time([8, 9, 7], frames, 9, 0, 0).tolist() == [SAY, PAD, 8, 8, 8, 9, 9, 9, 7, 7]
+    assert said_in_time([8], frames[:1], 3, 0, 4).tolist() == [SAY, 8, EOS, PAD, EOS, EOS, PAD, PAD]
+
+
+@given(st.lists(st.tuples(st.integers(4, 6), st.integers(-3, 30)), max_size=8), st.integers(0, 30), st.integers(0, 9))
+def test_what_was_said_is_known_at_every_column(timed, spare, ahead):
+    tokens, frames = [token for token, _ in timed], np.sort(np.array([frame for _, frame in timed], np.int64))
+    beside = held(tokens, frames, len(set_apart(tokens)) + spare).tolist()
+    text = said_in_time(tokens, frames, len(beside), 0, ahead).tolist()
+    assert len(text) == 1 + ahead + len(beside)
+    for column in range(len(beside) + 1):
+        assert told_apart(text[: 1 + ahead + column], ahead) == told_apart(beside[:column])
 
 
 @given(st.lists(st.tuples(st.integers(4, 6), st.integers(-3, 30)), max_size=8), st.integers(0, 30))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from codeclm.data.align import told_ahead
 from codeclm.inference import SamplingConfig
 from codeclm.inference.engine import generate
 from codeclm.inference.frame_step import FrameStep, is_supported
@@ -13,7 +14,6 @@ from codeclm.inference.fused_weights import fused_weights
 from codeclm.inference.grid import Request
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
-from codeclm.model.text_tokens import EOS, PAD, SAY
 
 from .options import OPTIONS, WORDS, backbone, depth
 
@@ -54,13 +54,14 @@ def requests(model: SpeechLM) -> dict[str, Request]:
         found["text before a silent prompt"] = Request(6, torch.full_like(codes, -1), text)
         if model.predicts_text:
             found["own text"] = Request(6, codes, text, draw_text=True)
-        if model.config.text.lookahead:
-            text = torch.tensor([SAY, 5, 5, 7, 6, EOS])
-            nothing = torch.full((model.num_codebooks, len(text)), -1)
+        if ahead := model.config.text.lookahead:
+            before, beside = told_ahead([5, 5, 7, 6], ahead)
+            nothing, text = torch.full((model.num_codebooks, len(before)), -1), torch.tensor(before)
             found["a text that is said"] = Request(
-                20, nothing, text, draw_text=True, paced=tuple(text[1:-1].tolist()), longest_pause=3
+                20, nothing, text, draw_text=True, paced=tuple(beside), longest_pause=3
             )
-            found["a text that is said in time"] = Request(5, nothing, text, new_text=torch.tensor([PAD, 5, PAD, 5, 7]))
+            in_time = torch.tensor(beside).repeat_interleave(2)
+            found["a text that is said in time"] = Request(len(in_time), nothing, text, new_text=in_time)
     return found
 
 

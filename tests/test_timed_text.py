@@ -26,6 +26,7 @@ from codeclm.inference.loading import load
 from codeclm.inference.prefix import Prefix, make_prefix
 from codeclm.inference.scheduler import Scheduler
 from codeclm.model.shapes import TextConfig
+from codeclm.model.text_tokens import EOS, PAD, SAY
 from codeclm.train.checkpoint import latest_checkpoint, load_state
 from codeclm.train.loop import train
 from codeclm.train.new_model import new_model, new_tokenizer
@@ -63,19 +64,23 @@ def store(make_store, codec, tmp_path_factory) -> TokenStore:
 @pytest.mark.parametrize("lead, lag", [(0, 0), (3, 1), (1, 4)])
 def test_a_token_leads_and_lags_its_sound_by_what_the_model_says(store, lead, lag):
     tokenizer = TextTokenizer.train(drawn_texts(50, np.random.default_rng(1)), 0)
-    text = TextConfig(tokenizer.vocab_size, layout="timed", lead_s=lead / 100, lag_s=lag / 100)
+    ahead = lead + 2
+    text = TextConfig(tokenizer.vocab_size, layout="timed", lead_s=lead / 100, lag_s=lag / 100, lookahead=ahead)
     grids = StoreGrids(store, tokenizer, text)
     said, heard = (grids.of_epoch(shares, 0, 0) for shares in (FormShares(1, 0, 0), FormShares(0, 0, 1)))
     for i in range(20):
         length = int(store.num_frames[i])
         tokens, frames = TextTimes(store).of_tokens(i, tokenizer, store.text(i) or "")
         over = [*frames[1:], length]  # a letter's space has its own token, and the time of the letter after it
-        for columns, wanted in (
-            (said.columns(i, 0, 1000)[0][-length:], frames - lead),
-            (heard.columns(i, 0, 1000)[0][1:], np.minimum(over, length - lag) + lag),
+        told = [*tokens, *[EOS, PAD] * ahead]
+        text_said = said.columns(i, 0, 1000)[0]
+        assert text_said[: 1 + ahead].tolist() == [SAY, *told[:ahead]] and len(text_said) == 1 + ahead + length
+        for columns, wanted, begun in (
+            (text_said[1 + ahead :], frames - lead, told[ahead:][: len(tokens)]),
+            (heard.columns(i, 0, 1000)[0][1:], np.minimum(over, length - lag) + lag, tokens),
         ):
             column = -1
-            for token, place in zip(tokens, wanted, strict=True):
+            for token, place in zip(begun, wanted, strict=True):
                 column = max(place, column + 1)
                 assert columns[column] == token and (column == 0 or columns[column - 1] != token)
 

@@ -104,8 +104,8 @@ class TextOptions:
     vocab_size: int = 2000
     lead_s: float = 0.08  # a token comes N seconds before its sound, where it is beside it ("timed") and is to be said
     lag_s: float = 0.4  # the same, N seconds after its sound, where it is written down
-    # tokens of a text to be said that are told ahead of the one that it is at ("timed", but not in pattern "flatten"),
-    # so that a model need not find its place in the text; 0: none
+    # tokens that a text to be said runs ahead of its sound ("timed"): each step is told them all, and so need not find
+    # its place in the text
     lookahead: int = 10
 
 

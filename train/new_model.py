@@ -60,17 +60,16 @@ def new_model(
         return from_text_lm(init_from, **settings)
     text = None
     if tokenizer is not None and layout != "none":
-        text = text_config(tokenizer, config.model.text, config.model.pattern)
+        text = text_config(tokenizer, config.model.text)
     model = SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
     return with_unit_start(model) if config.model.unit_start else model
 
 
-def text_config(tokenizer: TextTokenizer, text: TextOptions, pattern: str) -> TextConfig:
+def text_config(tokenizer: TextTokenizer, text: TextOptions) -> TextConfig:
     assert text.layout != "none"
-    is_told = text.layout == "timed" and pattern != "flatten"
     return TextConfig(
         tokenizer.vocab_size, layout=text.layout, tokenizer=tokenizer.fingerprint, lead_s=text.lead_s,
-        lag_s=text.lag_s, lookahead=text.lookahead if is_told else 0,
+        lag_s=text.lag_s, lookahead=text.lookahead if text.layout == "timed" else 0,
     )  # fmt: skip
 
 
@@ -86,14 +85,13 @@ def with_text(model: SpeechLM, tokenizer: TextTokenizer, text: TextOptions, seed
     if text.layout == "aligned":
         raise ValueError("text.layout 'aligned' needs a model that was trained with it; 'timed' can be learned later")
     torch.manual_seed(seed)
-    found = SpeechLM(model.config.changed(text=text_config(tokenizer, text, model.pattern)))
+    found = SpeechLM(model.config.changed(text=text_config(tokenizer, text)))
     missing, unexpected = found.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected and all(name.startswith("text_") for name in missing), (missing, unexpected)
     of_codes = model.frame_embedding.weight.square().mean() * model.num_codebooks
     torch.nn.init.normal_(found.text_embedding.weight, std=float(of_codes.sqrt()))
     torch.nn.init.zeros_(found.text_embedding.weight[-1])  # BOS, which stands before audio alone, too
-    if found.config.text.lookahead:
-        torch.nn.init.normal_(found.text_next_embedding.weight, std=float(of_codes.sqrt()) * next_std(found))
+    embed_recent(found, float(of_codes.sqrt()))
     return found
 
 
@@ -107,14 +105,16 @@ def with_unit_start(model: SpeechLM) -> SpeechLM:
     torch.nn.init.normal_(model.frame_embedding.weight, std=model.num_codebooks**-0.5)
     if model.text_size:
         torch.nn.init.normal_(model.text_embedding.weight)
-        if model.config.text.lookahead:
-            torch.nn.init.normal_(model.text_next_embedding.weight, std=next_std(model))
+        embed_recent(model, 1.0)
     for block in model.backbone.blocks:
         torch.nn.init.zeros_(block.attention.output.weight)  # pyright: ignore
         torch.nn.init.zeros_(block.down.weight)  # pyright: ignore
     return model
 
 
-def next_std(model: SpeechLM) -> float:
-    """Of the embeddings of tokens told ahead, which are together as large as one of the text's."""
-    return model.config.text.lookahead**-0.5
+def embed_recent(model: SpeechLM, std: float) -> None:
+    """The token that is being said as large as one of the text's is, those that are told ahead of it together."""
+    if count := model.config.num_recent_tokens:
+        weight = model.text_recent_embedding.weight
+        torch.nn.init.normal_(weight, std=std * count**-0.5)
+        torch.nn.init.normal_(weight[: model.text_size], std=std)

@@ -54,7 +54,7 @@ def compare_contexts(model: SpeechLM, rows: Rows) -> Finding:
     """What the backbone gives when it is fed 1, 2 and all other positions."""
     steps = arrange(model.config, **rows.arguments())
     flat = model.pattern == "flatten"
-    told = steps.inputs, steps.text_inputs, steps.next_inputs
+    told = steps.inputs, steps.text_inputs, steps.recent_inputs
     x = model.slot_embedding.inputs(steps) if flat else model.embed_frames(*told)
     cache = KVCache(model.config.backbone, len(x), x.shape[1], x)
     pieces = [model.backbone(x[:, cut], cache) for cut in (slice(0, 1), slice(1, 3), slice(3, None))]

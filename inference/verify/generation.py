@@ -18,7 +18,6 @@ from ...data.token_store import TokenStore
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
 from ...model.shapes import TAGGED
-from ...model.text_tokens import EOS, PAD, SAY
 from ..config import EvaluateConfig, SamplingConfig
 from ..engine import generate
 from ..evaluate.score import Scores, score_store
@@ -75,15 +74,11 @@ def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
     elif layout == "first":
         codes, new_text = torch.full_like(codes, ABSENT), None
     elif layout in TAGGED and text is not None:
-        is_told = model.config.text.lookahead > 0
-        begin = given // 4 if is_told else given // 2
-        codes[:, begin:], text[:begin], new_text = ABSENT, ABSENT, None
-        if is_told:
-            text[begin], text[begin + 1 : -1], text[-1] = SAY, PAD + 1, EOS
+        codes[:, given // 2 :], text[: given // 2], new_text = ABSENT, ABSENT, None
     elif model.predicts_text:
         new_text = None
     draws_text = layout == "last" or (layout in ("aligned", "timed") and model.predicts_text)
-    paced = tuple(range(PAD + 1, min(PAD + 4, model.text_size))) if layout == "timed" and draws_text else ()
+    paced = tuple(range(min(4, model.text_size))) if layout == "timed" and draws_text else ()
     return Request(
         new, codes, text, new_text, user, draw_codes=layout != "last", draw_text=draws_text, paced=paced,
         longest_pause=2,

@@ -16,7 +16,6 @@ from ...model.delay_pattern import ABSENT, delay, undelay
 from ...model.flatten import TEXT
 from ...model.lm import SpeechLM
 from ...model.shapes import TAGGED, TEXT_LAYOUTS
-from ...model.text_tokens import EOS, PAD, SAY
 from ...model.walk import Walk
 from ..frame_step import FrameStep
 
@@ -122,8 +121,6 @@ def make_rows(model: SpeechLM, layout: str = "audio") -> Rows:
             text[row, has_text] = kept
         if user is not None:
             user[row, :, length:] = ABSENT
-    if layout in ("aligned", "timed") and text is not None and model.config.text.lookahead:
-        text[0, 1:4] = torch.tensor([SAY, PAD + 1, EOS])  # so that something comes next in the longest row
     ends = torch.tensor([True, False, True, True])
     device = model.device
     return Rows(
