@@ -117,12 +117,12 @@ class SpeechGenerator:
         """Continue one prompt once for each seed, as one batch; each row draws from random numbers of its own.
 
         prompt: a path, (samples [S], sample_rate), a `prefix` or its file, or None to start from nothing. duration_s:
-        None generates until the model ends, 20 s at most; but 8 s after a prompt without a text, as a recording mostly
-        stops where an utterance ends, and 8 s with a model that knows no end. text: what is to be said, for a model
-        with a text stream; in a model whose text comes first it begins with what the prompt says, in a tagged one it
-        is all that is said, in the voice of the prompt (`say`). A model with aligned text writes its own where none is
-        given. Raises AudioError for an unusable prompt, ValueError for a duration that is not positive, or a text that
-        the model cannot take.
+        None generates until the model ends, 20 s at most, or 0.2 s for each character of a longer text; but 8 s after a
+        prompt without a text, as a recording mostly stops where an utterance ends, and 8 s with a model that knows no
+        end. text: what is to be said, for a model with a text stream; in a model whose text comes first it begins with
+        what the prompt says, in a tagged one it is all that is said, in the voice of the prompt (`say`). A model with
+        aligned text writes its own where none is given. Raises AudioError for an unusable prompt, ValueError for a
+        duration that is not positive, or a text that the model cannot take.
         """
         sampling = self.until_end(sampling, prompt, duration_s, text)
         return self.run(self.request(prompt, duration_s, sampling, text), seeds, sampling, progress)
@@ -136,7 +136,7 @@ class SpeechGenerator:
         progress: bool = False,
         duration_s: float | None = None,
     ) -> Generation:
-        """Say `text`, until the model ends it; `duration_s` seconds at most (20).
+        """Say `text`, until the model ends it; `duration_s` seconds at most (20, or 0.2 for each character).
 
         voice: somebody to sound like, as a `prompt` of `generate_many`, for a model with a tagged text layout; it is
         no part of the result. Raises AudioError for an unusable voice, ValueError for a model that cannot.

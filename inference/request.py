@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 
 # seconds of a continuation whose duration is not given: at most, if the model ends by itself, and without an end
 LONGEST_S, CONTINUATION_S = 20.0, 8.0
+SLOWEST_S = 0.2  # for each character of a text: three times what people take
 LONGEST_PAUSE_S = 2.0  # in a text that is said token by token
+
+
+def longest_s(text: str | None) -> float:
+    """Seconds after which what ends by itself is stopped."""
+    return max(LONGEST_S, SLOWEST_S * len(text or ""))
 
 
 def until_end(sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None) -> SamplingConfig:
@@ -50,7 +56,7 @@ def continuation(
     """endless: the duration may be infinite. Raises as `SpeechGenerator.generate_many` does."""
     if duration_s is None:
         ends = sampling.stop_at_end and lm.model.config.end != "never"
-        duration_s = LONGEST_S if ends else CONTINUATION_S
+        duration_s = longest_s(text) if ends else CONTINUATION_S
     if not 0 < duration_s < 24 * 3600 and not (endless and duration_s == math.inf):
         raise ValueError(f"duration must be more than 0 s and less than a day, not {duration_s}")
     if sampling.guidance != 1 and text is None:
@@ -127,7 +133,7 @@ def saying(
         raise ValueError("the text is empty; give what is to be said")
     if voice is not None and layout not in TAGGED:
         raise ValueError(f"{lm.name}: takes no voice before a text; train a model with --model.text.layout mixed")
-    return continuation(lm, voice, duration_s or LONGEST_S, sampling, text, endless=False)
+    return continuation(lm, voice, duration_s or longest_s(text), sampling, text, endless=False)
 
 
 def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text: str | None) -> Request:

@@ -34,7 +34,10 @@ def say(
     ] = None,
     out: Annotated[Path, arg(help="the file to write: .wav, .flac, .ogg, .opus or .mp3")] = Path("said.wav"),
     model: Model = "default",
-    duration: Annotated[float, arg(metavar="S", help="stop after N seconds, if the model has not ended")] = 20.0,
+    duration: Annotated[
+        float | None,
+        arg(metavar="S", help="stop after N seconds, if the model has not ended (20, or 0.2 for each character)"),
+    ] = None,
     seed: Seed = 0,
     weights: Weights = "float32",
     device: Device = "auto",
@@ -45,7 +48,8 @@ def say(
     if not text.strip():
         raise ValueError("TEXT is empty; give what is to be said")
     check_seeds(seed)
-    check_duration(duration)
+    if duration is not None:
+        check_duration(duration)
     check_device(device)
     check_threads(threads)
     check_audio_out(out)
@@ -59,9 +63,10 @@ def say(
         check_layout("--voice", model, config, *TAGGED)
     said = open_model(model, device, threads, weights).say(text, voice, seed, sampling, True, duration)
     said.save(out)
-    print(f"{out}: {len(said.audio) / said.sample_rate:.2f} s, seed {said.seed}")
+    seconds = len(said.audio) / said.sample_rate
+    print(f"{out}: {seconds:.2f} s, seed {said.seed}")
     if said.finish_reason == "length":
-        print(f"it had not ended after {duration:g} s; --duration N gives it more time")
+        print(f"it had not ended after {seconds:g} s; --duration N gives it more time")
 
 
 def transcribe(

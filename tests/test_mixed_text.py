@@ -19,6 +19,7 @@ from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load, save_model
 from codeclm.inference.prefix import Prefix, make_prefix
+from codeclm.inference.request import saying
 from codeclm.inference.scheduler import Scheduler
 from codeclm.model.shapes import TextConfig
 from codeclm.train.config import TextOptions
@@ -63,6 +64,12 @@ def test_a_text_is_said_in_the_voice_that_is_given_and_ends(lm):
             np.testing.assert_array_equal(said.codes, spell(text, speaker).T)
             assert said.finish_reason == "eos" and said.num_prompt_frames == 0 and not len(said.prompt_audio)
             assert said.text == text and len(said.audio) == WORDS * lm.codec.hop_length
+
+
+def test_a_longer_text_may_take_longer(lm):
+    texts = "a b", "a b " * 100  # 100 frames a second
+    assert [saying(lm, text, None, None, GREEDY).num_frames for text in texts] == [2000, 8000]
+    assert saying(lm, texts[1], None, 1.5, GREEDY).num_frames == 150
 
 
 def test_without_a_voice_it_is_said_in_any_one(lm):

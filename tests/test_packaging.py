@@ -138,7 +138,7 @@ print(codeclm.__file__)
 lm = codeclm.load()
 lm.generate("prompt.wav", duration_s=0.2, seed=0).save("out.wav")
 print(lm.evaluate("my_voice/").model.bits_per_second)
-tuned = codeclm.load(codeclm.train.finetune(lm, "my_voice/", "runs/x", steps=20))
+tuned = codeclm.load(codeclm.train.finetune(lm, "my_voice/", "runs/x", steps=4))
 print(tuned.evaluate("my_voice/").model.bits_per_second)
 """
     version = installed("-m", "codeclm", "--version").stdout
