@@ -11,10 +11,10 @@ K codebooks, L columns, T frames.
     with a voice   v  v  v  .  .  .    c  c
     spread         PAD  EPAD  t  t  PAD  ...    aligned text (Moshi's inner monologue), where words' times are unknown
                    c    c     c  c  c    ...
-    said_beside    SAY  t  u  u  w  w  w  x     the text of "timed" models (text_times.py) runs some tokens ahead, here
-                   .    .  .  c  c  c  c  c     2: t is said from where w is told on, u from x on
-    heard_beside   WRITE  PAD  t  t  u  EOS     each token some time after its sound, what is left after the audio
-                   .      c    c  c  .  .
+    said_beside    SAY  t  u  PAD  w  PAD  x    the text of "timed" models (text_times.py) runs some tokens ahead, here
+                   .    .  .  c    c  c    c    2: t is said from where w is told on, u from x on
+    heard_beside   WRITE  PAD  t  PAD  u  EOS   each token some time after its sound, what is left after the audio
+                   .      c    c  c    .  .
 """
 
 from collections.abc import Sequence
@@ -51,21 +51,19 @@ def audio_first(codes: np.ndarray, tokens: Sequence[int]) -> Grid:
 
 def said_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, lead: int, ahead: int) -> np.ndarray:
     """Tokens and the frames at which their sounds begin -> the text of `said_beside`: SAY, the first tokens, and then
-    the text [T] beside their audio. `lead` frames before a sound the token is told that is `ahead` of it; see `held`.
+    the text [T] beside their audio. `lead` frames before a sound the token is told that is `ahead` of it; see `placed`.
     """
     before, beside = told_ahead(tokens, ahead)
-    columns = begun_at(tokens, frames - lead, num_frames)
-    return np.concatenate([before, np.repeat(beside, np.diff([0, *columns, num_frames]))])
+    return np.concatenate([before, placed(beside, frames - lead, num_frames)])
 
 
 def told_ahead(tokens: Sequence[int], ahead: int) -> tuple[list[int], list[int]]:
-    """What is told of a text that is said: SAY and the first tokens before its audio, and the tokens beside it.
+    """What is told of a text that is said: SAY and the first tokens before its audio, and those beside it.
 
-    The first of these is the last one before, or PAD, until the text begins; each other one is told where the token
-    that is `ahead` before it begins. After the last come EOS and PAD in turn: what is told next is always another one.
+    Each of these is told where the token begins that is `ahead` before it; after the last token comes EOS, each time.
     """
-    told = [SAY, *set_apart(tokens), *([EOS, PAD] * ahead)[:ahead]]
-    return told[: 1 + ahead], told[ahead:] if ahead else [PAD, *told[1:]]
+    told = [*tokens, *[EOS] * ahead]
+    return [SAY, *told[:ahead]], told[ahead:]
 
 
 def said_beside(text: np.ndarray, codes: np.ndarray, voice: np.ndarray | None = None) -> Grid:
@@ -79,12 +77,12 @@ def heard_in_time(tokens: Sequence[int], frames: np.ndarray, num_frames: int, la
     """Tokens and the frames at which their sounds begin -> the text of `heard_beside`: WRITE, then T columns with each
     of the tokens `lag` frames after its sound is over, and after them the rest.
 
-    There are 1 + T + TAIL columns, whatever the text. Raises as `held`.
+    There are 1 + T + TAIL columns, whatever the text. Raises as `placed`.
     """
     after = np.append(frames[1:], num_frames) + lag  # a token is over where the next begins
     room = num_frames + TAIL - 1
-    text = held(tokens, np.minimum(after, num_frames), room)
-    last = max(num_frames, int(np.flatnonzero(np.diff(text)).max(initial=-1)) + 2)  # the column after the last token
+    text = placed(tokens, np.minimum(after, num_frames), room)
+    last = max(num_frames, int(np.flatnonzero(text != PAD).max(initial=-1)) + 1)  # the column after the last token
     return np.concatenate([[WRITE], text[:last], [EOS], np.full(room - last, ABSENT)])
 
 
@@ -93,41 +91,26 @@ def heard_beside(text: np.ndarray, codes: np.ndarray) -> Grid:
     return np.asarray(text, np.int64), _beside(codes, 1, TAIL)
 
 
-def held(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> np.ndarray:
-    """Tokens and the columns where they should begin, never falling -> text [L], in which each stays until the next.
+def placed(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> np.ndarray:
+    """Tokens and the columns where they should stand, never falling -> text [L], PAD where there is none.
 
-    PAD comes before the first one. A token whose first column is taken is pushed later; one that would run over the end
-    begins earlier, and so do tokens before it where they are in its way. Raises ValueError for more tokens than there
-    are columns.
+    A token whose column is taken is pushed later; one that would run over the end stands earlier, and so do tokens
+    before it where they are in its way. Raises ValueError for more tokens than there are columns.
     """
-    begun = [PAD, *set_apart(tokens)]
-    return np.repeat(begun, np.diff([0, *begun_at(tokens, frames, num_columns), num_columns]))
-
-
-def begun_at(tokens: Sequence[int], frames: np.ndarray, num_columns: int) -> list[int]:
-    """The columns in which tokens begin, as they are `set_apart`; see `held`."""
-    begun = set_apart(tokens)
-    if len(begun) > num_columns:
-        raise ValueError(f"{len(begun)} text tokens do not fit beside {num_columns} frames of audio")
-    wanted = iter(frames.tolist())
-    column, starts = -1, []
-    for left, token in zip(range(len(begun), 0, -1), begun, strict=True):
-        start = column + 1 if token == PAD else max(next(wanted), column + 1)
-        column = min(start, num_columns - left)
-        starts.append(column)
-    return starts
-
-
-def set_apart(tokens: Sequence[int]) -> list[int]:
-    """Tokens with a PAD between two that are equal, so that they can be told apart where each is held."""
-    return [token for place, own in enumerate(tokens) for token in ([PAD] * (own in tokens[place - 1 : place]) + [own])]
+    if len(tokens) > num_columns:
+        raise ValueError(f"{len(tokens)} text tokens do not fit beside {num_columns} frames of audio")
+    order = np.arange(len(tokens))
+    columns = np.maximum.accumulate(np.maximum(frames, 0) - order) + order
+    text = np.full(num_columns, PAD)
+    text[np.minimum(columns, num_columns - len(tokens) + order)] = tokens
+    return text
 
 
 def told_apart(text: Sequence[int], ahead: int = 0) -> list[int]:
-    """A text [L] in which tokens are held -> the tokens. If it is said, as many as are told `ahead` are not yet."""
-    begun = [own for place, own in enumerate(text) if own != ABSENT and own not in text[place - 1 : place]]
-    said = begun[: len(begun) - ahead] if SAY in begun else begun
-    return [own for own in said if own > PAD]
+    """A text [L] -> its tokens. Where it is said, those that are told `ahead` of their sound are not yet."""
+    told = [token for token in text if token not in (PAD, ABSENT)]
+    said = told[: len(told) - ahead] if SAY in told else told
+    return [token for token in said if token > PAD]
 
 
 def given_columns(text: np.ndarray) -> np.ndarray:

@@ -21,7 +21,6 @@ from .align import (
     heard_in_time,
     said_beside,
     said_in_time,
-    set_apart,
     spread,
     text_first,
 )
@@ -72,15 +71,13 @@ class StoreGrids:
         self.times = times_of(store) if layout == "timed" and tokenizer is not None else None
         self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
         self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
-        num_tokens, num_beside = np.zeros((2, len(store)), np.int64)
+        num_tokens = np.zeros(len(store), np.int64)
         has_text = tokenizer is not None and (layout != "timed" or self.times is not None)
         for i in set(self.indices.tolist()) if has_text else ():
             if self.times is not None and not self.times.is_known[i]:
                 continue
-            tokens = [token for word in self._words(i) for token in word]
-            num_tokens[i] = len(tokens)
-            num_beside[i] = len(tokens if self.times is None else set_apart(tokens))
-        self._num_tokens, self._num_beside = num_tokens, num_beside  # [N], and as many frames have to hold
+            num_tokens[i] = sum(map(len, self._words(i)))
+        self._num_tokens = num_tokens  # [N]
         self._lent: Voices | None = None  # once it is asked for
         self._kept: dict[tuple[int, Form], np.ndarray] = {}  # what `_timed` has put together, for all epochs
         self._num_kept = 0  # columns
@@ -96,8 +93,8 @@ class StoreGrids:
         aligned = forms == Form.ALIGNED
         fits = text + least <= self.max_columns
         if self.times is not None:
-            fits &= self._num_beside <= self.store.num_frames
-        fits = np.where(aligned, self._num_beside <= self.store.num_frames, fits)
+            fits &= self._num_tokens <= self.store.num_frames
+        fits = np.where(aligned, self._num_tokens <= self.store.num_frames, fits)
         self.forms = np.where((self._num_tokens > 0) & fits, forms, Form.ALONE)  # [N]
         has_columns = (self.forms != Form.ALONE) & ~aligned
         self.num_columns: np.ndarray = np.where(has_columns, text, 0)  # [N] beside those of the audio

@@ -43,7 +43,7 @@ class Request:
     prefix: "Prefix | None" = None  # the given columns of every row: the frame step need not take them again
     new_codes: Tensor | None = None  # [K, num_frames] or [B, K, num_frames], of the new columns; ABSENT: to be drawn
     num_voice: int = 0  # the first given columns are another utterance: heard, and no part of the result
-    paced: tuple[int, ...] = ()  # what is told beside the codes in this order, each when the model draws so (pacing.py)
+    paced: tuple[int, ...] = ()  # text tokens that are drawn in this order, each when the model draws so (pacing.py)
     longest_pause: int = 0  # columns after which the next of them begins in any case
 
 

@@ -1,8 +1,8 @@
 """A text that is said token by token: the model draws when the next one is told, never which it is.
 
-In the layout "timed" a token stands beside the codes until the next one (data/align.py). Where the text is given, a
-step may keep the token or tell the next, which has the probability of all others together: so none is skipped or told
-twice, and codes may not end before all are said.
+In the layout "timed" a token stands beside the codes where it is told, and PAD elsewhere (data/align.py). Where the
+text is given, a step may be PAD or tell the next token, which has the probability of all others together: so none is
+skipped or told twice, and codes may not end before all are said.
 B rows, L tokens, C classes.
 """
 
@@ -21,8 +21,8 @@ from ..model.text_tokens import PAD
 class Pacing:
     """Texts of the rows of a batch, and how far each is."""
 
-    tokens: Tensor  # [B, L + 1] neighbours differ; PAD up to the end
-    num_tokens: Tensor  # [B] after the first one, which has been told; 0 for rows whose text is not paced
+    tokens: Tensor  # [B, L + 1] PAD up to the end
+    num_tokens: Tensor  # [B] 0 for rows whose text is not paced
     longest_pause: Tensor  # [B] steps after which the next token begins in any case
     num_said: Tensor  # [B]
     waited: Tensor  # [B] steps since the last one
@@ -31,16 +31,16 @@ class Pacing:
     def of(cls, batch: int, device: torch.device) -> "Pacing":
         """Without a text."""
         nothing = torch.zeros(batch, dtype=torch.int64, device=device)
-        return cls(torch.full((batch, 2), PAD, device=device), nothing, nothing, nothing, nothing)
+        return cls(torch.full((batch, 1), PAD, device=device), nothing, nothing, nothing, nothing)
 
     def set_rows(self, rows: Sequence[int], text: Sequence[int], longest_pause: int) -> None:
-        """Let rows begin this text, whose first token has been told; none: they are not paced."""
+        """Let rows begin this text; none: they are not paced."""
         width = max(len(text) + 1, self.tokens.shape[1])
         self.tokens = F.pad(self.tokens, (0, width - self.tokens.shape[1]), value=PAD)
         chosen = torch.tensor(list(rows), device=self.tokens.device)
         padded = torch.tensor([*text, *[PAD] * (width - len(text))], device=self.tokens.device)
         self.tokens = self.tokens.index_put((chosen,), padded)
-        new = {"num_tokens": max(0, len(text) - 1), "longest_pause": longest_pause, "num_said": 0, "waited": 0}
+        new = {"num_tokens": len(text), "longest_pause": longest_pause, "num_said": 0, "waited": 0}
         for name, value in new.items():
             setattr(self, name, getattr(self, name).index_fill(0, chosen, value))
 
@@ -60,18 +60,16 @@ class Pacing:
         return self.is_left | (self.num_tokens > 0) & (self.waited == 0)
 
     def allowed(self, logits: Tensor) -> Tensor:
-        """logits [B, C] of the text, but where a row is paced of the token that it is at and the next one alone."""
-        own, following = (self.tokens.gather(1, self.num_said[:, None] + more) for more in (0, 1))  # [B, 1]
-        other = logits.scatter(1, own, float("-inf")).logsumexp(dim=1, keepdim=True)
-        is_left, may_stay = self.is_left[:, None], (self.waited < self.longest_pause)[:, None]
+        """logits [B, C] of the text, but where a row is paced of PAD and the next token alone."""
+        following, pad = self.tokens.gather(1, self.num_said[:, None]), logits[:, PAD : PAD + 1]  # [B, 1]
+        other = torch.cat([logits[:, :PAD], logits[:, PAD + 1 :]], dim=1).logsumexp(dim=1, keepdim=True)
+        is_left, may_wait = self.is_left[:, None], (self.waited < self.longest_pause)[:, None]
         choices = torch.full_like(logits, float("-inf")).scatter(1, following, other)
-        stay = torch.where(may_stay | ~is_left, logits.gather(1, own), float("-inf"))
-        choices = torch.where(is_left, choices, float("-inf")).scatter(1, own, stay)
+        choices[:, PAD : PAD + 1] = torch.where(may_wait | ~is_left, pad, float("-inf"))
         return torch.where((self.num_tokens > 0)[:, None], choices, logits)
 
     def take(self, drawn: Tensor) -> None:
         """Go on by what was drawn [B], ABSENT in rows that have ended."""
-        own = self.tokens.gather(1, self.num_said[:, None])[:, 0]
-        begins = self.is_left & (drawn != own) & (drawn != ABSENT)
+        begins = self.is_left & (drawn != PAD) & (drawn != ABSENT)
         self.num_said = self.num_said + begins
         self.waited = torch.where(begins, 0, self.waited + 1)

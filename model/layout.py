@@ -27,7 +27,7 @@ class Steps:
     inputs: Tensor  # [B, K + U, S] the codes of the step before, BOS at a start
     targets: Tensor  # [B, K, S] the codes of the step, EOS among codebook 0's
     text_inputs: Tensor | None  # [B, S]
-    recent_inputs: Tensor | None  # [B, A, S] the text tokens that were told before the newest one (recent_tokens.py)
+    recent_inputs: Tensor | None  # [B, A, S] the text tokens that were told last (recent_tokens.py)
     text_targets: Tensor | None  # [B, S]
     documents: Tensor | None  # [B, S] for packed rows
     place: Tensor  # [B, T] the step of each frame when nothing lags; below 0: given, not predicted

@@ -121,7 +121,7 @@ class SpeechLM(StrictModel):
     def embed_frames(self, steps: Tensor, text: Tensor | None = None, recent: Tensor | None = None) -> Tensor:
         """Steps [B, K + U, S] and text [B, S], BOS and ABSENT allowed -> [B, S, D], the sum over codebooks and text.
 
-        recent: [B, A, S] the tokens that were told before these, for a model with a lookahead (recent_tokens.py).
+        recent: [B, A, S] the tokens that were told last, for a model with a lookahead (recent_tokens.py).
         """
         batch, num_streams, num_steps = steps.shape
         absent = self.frame_embedding.num_embeddings - 1

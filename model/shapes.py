@@ -137,7 +137,7 @@ class TextConfig:
     # seconds between a token and its sound ("timed"): it is known before it is to be said, and told once it was heard
     lead_s: float = 0.16
     lag_s: float = 0.4
-    # tokens that a text to be said runs ahead of its sound; a step is told as many beside the newest one ("timed")
+    # tokens that a text to be said runs ahead of its sound, all of which a step is told ("timed")
     lookahead: int = 0
 
     def __post_init__(self) -> None:

@@ -168,6 +168,6 @@ class FrameFeed:
 
 
 def new_recent(model: SpeechLM, batch: int) -> RecentTokens | None:
-    """At the start of every row; None for a model that hears the newest token alone."""
+    """At the start of every row; None for a model that is told no token again."""
     count = model.config.num_recent_tokens
     return RecentTokens(batch, count, model.text_size, model.device) if count else None

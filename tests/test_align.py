@@ -11,9 +11,8 @@ from codeclm.data.align import (
     audio_only,
     heard_beside,
     heard_in_time,
-    held,
+    placed,
     said_in_time,
-    set_apart,
     spread,
     text_first,
     told_apart,
@@ -121,33 +120,35 @@ def test_what_is_no_grid_of_codes_is_refused():
 
 def test_a_text_runs_ahead_of_its_sound():
     frames = np.array([1, 4, 7])
-    assert said_in_time([8, 9, 7], frames, 9, 0, 2).tolist() == [SAY, 8, 9, 9, 7, 7, 7, EOS, EOS, EOS, PAD, PAD]
-    assert said_in_time([8, 9, 7], frames, 9, 1, 2).tolist() == [SAY, 8, 9, 7, 7, 7, EOS, EOS, EOS, PAD, PAD, PAD]
-    assert said_in_time([8, 9, 7], frames, 9, 0, 0).tolist() == [SAY, PAD, 8, 8, 8, 9, 9, 9, 7, 7]
-    assert said_in_time([8], frames[:1], 3, 0, 4).tolist() == [SAY, 8, EOS, PAD, EOS, EOS, PAD, PAD]
+    assert said_in_time([8, 9, 7], frames, 9, 0, 2).tolist() == [SAY, 8, 9, P, 7, P, P, EOS, P, P, EOS, P]
+    assert said_in_time([8, 9, 7], frames, 9, 1, 2).tolist() == [SAY, 8, 9, 7, P, P, EOS, P, P, EOS, P, P]
+    assert said_in_time([8, 9, 7], frames, 9, 0, 0).tolist() == [SAY, P, 8, P, P, 9, P, P, 7, P]
+    assert said_in_time([8], frames[:1], 3, 0, 4).tolist() == [SAY, 8, EOS, EOS, EOS, P, EOS, P]
 
 
-@given(st.lists(st.tuples(st.integers(4, 6), st.integers(-3, 30)), max_size=8), st.integers(0, 30), st.integers(0, 9))
+timed_tokens = st.lists(st.tuples(st.integers(4, 6), st.integers(-3, 30)), max_size=8)
+
+
+@given(timed_tokens, st.integers(0, 30), st.integers(0, 9))
 def test_what_was_said_is_known_at_every_column(timed, spare, ahead):
     tokens, frames = [token for token, _ in timed], np.sort(np.array([frame for _, frame in timed], np.int64))
-    beside = held(tokens, frames, len(set_apart(tokens)) + spare).tolist()
+    beside = placed(tokens, frames, len(tokens) + spare).tolist()
     text = said_in_time(tokens, frames, len(beside), 0, ahead).tolist()
     assert len(text) == 1 + ahead + len(beside)
     for column in range(len(beside) + 1):
         assert told_apart(text[: 1 + ahead + column], ahead) == told_apart(beside[:column])
 
 
-@given(st.lists(st.tuples(st.integers(4, 6), st.integers(-3, 30)), max_size=8), st.integers(0, 30))
-def test_held_tokens_stay_until_the_next_and_are_told_apart(timed, spare):
+@given(timed_tokens, st.integers(0, 30))
+def test_tokens_stand_where_they_should_or_after_those_in_their_way(timed, spare):
     tokens, frames = [token for token, _ in timed], np.sort(np.array([frame for _, frame in timed], np.int64))
-    begun = set_apart(tokens)
-    text = held(tokens, frames, len(begun) + spare)
-    assert told_apart(text.tolist()) == tokens and len(text) == len(begun) + spare
-    begins = [place for place, own in enumerate(text) if own != (text[place - 1] if place else PAD)]
-    wanted = [frame for token, frame in zip(tokens, frames, strict=True)]
-    if len(set(tokens)) == len(tokens) and (np.diff([-1, *wanted, len(text)]) > 0).all():
-        assert begins == wanted  # nothing is in the way
-    codes = np.zeros((2, len(begun) + spare), np.int64)
+    text = placed(tokens, frames, len(tokens) + spare)
+    assert told_apart(text.tolist()) == tokens and len(text) == len(tokens) + spare
+    columns, before = np.flatnonzero(text != PAD).tolist(), -1
+    for number, (column, wanted) in enumerate(zip(columns, frames, strict=True)):
+        before = min(max(wanted, before + 1), len(text) - len(tokens) + number)
+        assert column == before
+    codes = np.zeros((2, len(tokens) + spare), np.int64)
     text, grid = heard_beside(heard_in_time(tokens, np.maximum(frames, 0), codes.shape[1], 10), codes)
     assert len(text) == grid.shape[1] == 1 + codes.shape[1] + TAIL
     assert text[0] == WRITE and told_apart(text[1 : text.tolist().index(EOS)].tolist()) == tokens
@@ -156,4 +157,4 @@ def test_held_tokens_stay_until_the_next_and_are_told_apart(timed, spare):
     ).all()
     assert (text[1 : 1 + codes.shape[1]] >= PAD).all()
     with pytest.raises(ValueError, match="do not fit"):
-        held([4, 5], np.array([0, 1]), 1)
+        placed([4, 5], np.array([0, 1]), 1)

@@ -14,6 +14,7 @@ from codeclm.inference.fused_weights import fused_weights
 from codeclm.inference.grid import Request
 from codeclm.model import SpeechLM
 from codeclm.model.shapes import TextConfig
+from codeclm.model.text_tokens import PAD
 
 from .options import OPTIONS, WORDS, backbone, depth
 
@@ -60,7 +61,7 @@ def requests(model: SpeechLM) -> dict[str, Request]:
             found["a text that is said"] = Request(
                 20, nothing, text, draw_text=True, paced=tuple(beside), longest_pause=3
             )
-            in_time = torch.tensor(beside).repeat_interleave(2)
+            in_time = torch.tensor([token for own in beside for token in (PAD, own)])
             found["a text that is said in time"] = Request(len(in_time), nothing, text, new_text=in_time)
     return found
 

@@ -13,24 +13,24 @@ from codeclm.model.text_tokens import EOS, PAD, SAY
 A, B, C, START, NO = 10, 11, 12, 20, ABSENT
 CASES = {
     "a text": (
-        [START, SAY, A, B, B, C, C, EOS, PAD],
-        [NO, NO, NO, SAY, SAY, A, A, B, C],
-        [NO, NO, SAY, A, A, B, B, C, EOS],
+        [START, SAY, A, B, PAD, C, PAD, EOS, PAD],
+        [NO, NO, SAY, A, A, B, B, C, C],
+        [NO, SAY, A, B, B, C, C, EOS, EOS],
     ),
-    "the same letter twice is told apart by a pause": (
-        [START, A, A, PAD, A, A],
-        [NO, NO, NO, NO, A, A],
-        [NO, NO, NO, A, PAD, PAD],
+    "the same letter twice": (
+        [START, A, PAD, A, PAD],
+        [NO, NO, NO, A, A],
+        [NO, A, A, A, A],
     ),
     "columns without text change nothing": (
         [START, NO, A, NO, A, B, NO, NO],
-        [NO] * 8,
-        [NO, NO, NO, NO, NO, A, A, A],
+        [NO, NO, NO, NO, A, A, A, A],
+        [NO, NO, A, A, A, B, B, B],
     ),
     "another utterance has a text of its own, or none": (
         [START, A, B, C, START, NO, START, C, A],
-        [NO, NO, NO, A, NO, NO, NO, NO, NO],
         [NO, NO, A, B, NO, NO, NO, NO, C],
+        [NO, A, B, C, NO, NO, NO, C, A],
     ),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from ...data.token_store import TokenStore
 from ...model.delay_pattern import ABSENT
 from ...model.lm import SpeechLM
 from ...model.shapes import TAGGED
+from ...model.text_tokens import PAD
 from ..config import EvaluateConfig, SamplingConfig
 from ..engine import generate
 from ..evaluate.score import Scores, score_store
@@ -78,7 +79,7 @@ def make_request(model: SpeechLM, layout: str, given: int, new: int) -> Request:
     elif model.predicts_text:
         new_text = None
     draws_text = layout == "last" or (layout in ("aligned", "timed") and model.predicts_text)
-    paced = tuple(range(min(4, model.text_size))) if layout == "timed" and draws_text else ()
+    paced = tuple(range(min(PAD, model.text_size))) if layout == "timed" and draws_text else ()
     return Request(
         new, codes, text, new_text, user, draw_codes=layout != "last", draw_text=draws_text, paced=paced,
         longest_pause=2,
