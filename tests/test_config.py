@@ -9,7 +9,7 @@ import torch
 from codeclm.model import SpeechLM, SpeechLMConfig
 from codeclm.model.presets import PRESETS, SHAPE_S, Preset
 from codeclm.model.shapes import BACKBONE, DEPTH, DepthConfig, TransformerConfig
-from codeclm.train.config import ModelConfig
+from codeclm.train.config import ModelConfig, TextOptions
 
 
 def num_parameters(module: torch.nn.Module) -> float:
@@ -144,3 +144,10 @@ def test_the_delay_pattern_lags_each_codebook_by_one_more_unless_told_otherwise(
     assert SpeechLMConfig(3, pattern="delay").delays == [0, 1, 2]
     assert SpeechLMConfig(3, pattern="delay", delays=[0, 1, 1]).delays == [0, 1, 1]
     assert SpeechLMConfig(3).delays == [0, 0, 0]
+
+
+@pytest.mark.parametrize("settings", [{"lead_s": -0.1}, {"lag_s": 99.0}, {"lookahead": -1}, {"vocab_size": -1}])
+def test_a_text_stream_that_no_model_has_is_refused_before_anything_is_read(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"text.{name} "):
+        TextOptions("timed", **settings)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ..data.config import FormShares, HeldoutBy
 from ..model.dial import batch_by_layers, check_layers, shape_by_layers
 from ..model.presets import PRESETS, Preset
-from ..model.shapes import BACKBONE, DEPTH, DepthConfig, Pattern, TextLayout, TransformerConfig
+from ..model.shapes import BACKBONE, DEPTH, DepthConfig, Pattern, TextConfig, TextLayout, TransformerConfig
 
 Schedule = Literal["wsd", "cosine"]  # how the learning rate goes on after its warm-up
 Track = Literal["auto", "tensorboard", "wandb", "trackio", "none"]
@@ -107,6 +107,18 @@ class TextOptions:
     # tokens that a text to be said runs ahead of its sound ("timed"): each step is told them all, and so need not find
     # its place in the text
     lookahead: int = 10
+
+    def __post_init__(self) -> None:
+        if self.layout != "none":
+            self.of_model(self.vocab_size, "")
+
+    def of_model(self, vocab_size: int, tokenizer: str) -> TextConfig:
+        """tokenizer: its fingerprint. Raises ValueError for what no model has."""
+        assert self.layout != "none"
+        ahead = self.lookahead if self.layout == "timed" else 0
+        return TextConfig(
+            vocab_size, layout=self.layout, tokenizer=tokenizer, lead_s=self.lead_s, lag_s=self.lag_s, lookahead=ahead
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..data.text_tokenizer import TextTokenizer
 from ..data.token_store import TokenStore
 from ..model.convert.text_lm import from_text_lm
 from ..model.lm import SpeechLM
-from ..model.shapes import DepthConfig, TextConfig
+from ..model.shapes import DepthConfig
 from ..model.speech_lm_config import SpeechLMConfig
 from ..model.strict import strict
 from .config import BatchConfig, TextOptions, TrainConfig
@@ -60,17 +60,9 @@ def new_model(
         return from_text_lm(init_from, **settings)
     text = None
     if tokenizer is not None and layout != "none":
-        text = text_config(tokenizer, config.model.text)
+        text = config.model.text.of_model(tokenizer.vocab_size, tokenizer.fingerprint)
     model = SpeechLM(SpeechLMConfig(backbone=backbone, text=text, **settings))
     return with_unit_start(model) if config.model.unit_start else model
-
-
-def text_config(tokenizer: TextTokenizer, text: TextOptions) -> TextConfig:
-    assert text.layout != "none"
-    return TextConfig(
-        tokenizer.vocab_size, layout=text.layout, tokenizer=tokenizer.fingerprint, lead_s=text.lead_s,
-        lag_s=text.lag_s, lookahead=text.lookahead if text.layout == "timed" else 0,
-    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -85,7 +77,7 @@ def with_text(model: SpeechLM, tokenizer: TextTokenizer, text: TextOptions, seed
     if text.layout == "aligned":
         raise ValueError("text.layout 'aligned' needs a model that was trained with it; 'timed' can be learned later")
     torch.manual_seed(seed)
-    found = SpeechLM(model.config.changed(text=text_config(tokenizer, text)))
+    found = SpeechLM(model.config.changed(text=text.of_model(tokenizer.vocab_size, tokenizer.fingerprint)))
     missing, unexpected = found.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected and all(name.startswith("text_") for name in missing), (missing, unexpected)
     of_codes = model.frame_embedding.weight.square().mean() * model.num_codebooks
