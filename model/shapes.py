@@ -148,9 +148,11 @@ class TextConfig:
         for name in ("lead_s", "lag_s"):
             if not 0 <= getattr(self, name) <= MAX_LEAD_S:
                 raise ValueError(f"text.{name} is {getattr(self, name)}; it must be 0 to {MAX_LEAD_S:g} seconds")
-        if not 0 <= self.lookahead <= MAX_LOOKAHEAD or (self.lookahead and self.layout != "timed"):
+        least, most = (1, MAX_LOOKAHEAD) if self.layout == "timed" else (0, 0)
+        if not least <= self.lookahead <= most:
             raise ValueError(
-                f"text.lookahead is {self.lookahead}; it must be 0 to {MAX_LOOKAHEAD}, 0 if the layout is not 'timed'"
+                f"text.lookahead is {self.lookahead}; it must be 1 to {MAX_LOOKAHEAD} in the layout 'timed' (a model with 0 "
+                "was told its texts in another way, by an earlier version: train it again), and 0 in all others"
             )
 
     @property

@@ -114,7 +114,7 @@ class SpeechLMConfig(PretrainedConfig):
     @property
     def num_recent_tokens(self) -> int:
         """Text tokens that a step is told beside its own: the one being said, and those ahead; none in "flatten"."""
-        return 0 if self.pattern == "flatten" or not self.text.lookahead else self.text.lookahead + 1
+        return 0 if self.pattern == "flatten" or self.text.layout != "timed" else self.text.lookahead + 1
 
     def canonical(self) -> str:
         """The settings that decide numbers, as JSON: two models of the same settings have the same.

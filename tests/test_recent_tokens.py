@@ -64,3 +64,5 @@ def test_it_is_refused_where_no_text_stands_beside_its_sound():
         TextConfig(11, layout="mixed", lookahead=2)
     with pytest.raises(ValueError, match="lookahead is -1"):
         TextConfig(11, layout="timed", lookahead=-1)
+    with pytest.raises(ValueError, match="lookahead is 0; .* by an earlier version: train it again"):
+        TextConfig(11, layout="timed")
