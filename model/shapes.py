@@ -151,8 +151,8 @@ class TextConfig:
         least, most = (1, MAX_LOOKAHEAD) if self.layout == "timed" else (0, 0)
         if not least <= self.lookahead <= most:
             raise ValueError(
-                f"text.lookahead is {self.lookahead}; it must be 1 to {MAX_LOOKAHEAD} in the layout 'timed' (a model with 0 "
-                "was told its texts in another way, by an earlier version: train it again), and 0 in all others"
+                f"text.lookahead is {self.lookahead}; it must be 1 to {MAX_LOOKAHEAD} in the layout 'timed' (a model "
+                "with 0 was told its texts in another way, by an earlier version: train it again), and 0 in all others"
             )
 
     @property
