@@ -91,10 +91,11 @@ class StoreGrids:
             text = np.where(forms == Form.LAST, 1 + TAIL, 1 + self.text.lookahead)
         least = np.where(forms == Form.LAST, self.store.num_frames, 1)  # frames that the text's row must hold too
         aligned = forms == Form.ALIGNED
+        fits_beside = self._num_tokens <= self.store.num_frames
         fits = text + least <= self.max_columns
         if self.times is not None:
-            fits &= self._num_tokens <= self.store.num_frames
-        fits = np.where(aligned, self._num_tokens <= self.store.num_frames, fits)
+            fits &= fits_beside
+        fits = np.where(aligned, fits_beside, fits)
         self.forms = np.where((self._num_tokens > 0) & fits, forms, Form.ALONE)  # [N]
         has_columns = (self.forms != Form.ALONE) & ~aligned
         self.num_columns: np.ndarray = np.where(has_columns, text, 0)  # [N] beside those of the audio

@@ -45,7 +45,7 @@ class Fused(NamedTuple):
     stack: FusedStack
     tables: Tensor  # [K * (V + 1) + 1, D], the last row unused
     text_table: Tensor | None
-    recent_table: Tensor | None  # of the text tokens that were told last
+    recent_table: Tensor | None  # the text tokens that were told last
     heads: dict[int, Product]  # [D, classes] by slot, of those that the backbone predicts
     depth: FusedDepth | None
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.delay_pattern import ABSENT
+from ..model.recent_tokens import is_told
 from ..model.text_tokens import PAD
 
 
@@ -70,6 +70,6 @@ class Pacing:
 
     def take(self, drawn: Tensor) -> None:
         """Go on by what was drawn [B], ABSENT in rows that have ended."""
-        begins = self.is_left & (drawn != PAD) & (drawn != ABSENT)
+        begins = self.is_left & is_told(drawn)
         self.num_said = self.num_said + begins
         self.waited = torch.where(begins, 0, self.waited + 1)

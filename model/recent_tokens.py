@@ -18,14 +18,19 @@ from .delay_pattern import ABSENT
 from .text_tokens import PAD
 
 
+def is_told(text: Tensor) -> Tensor:
+    """Text tokens of any shape -> bool, those that are tokens: neither PAD nor ABSENT."""
+    return (text != ABSENT) & (text != PAD)
+
+
 def recent_tokens(text: Tensor, count: int, start: int) -> Tensor:
     """text [B, S] from the start of its rows on -> [B, A, S], oldest first; ABSENT where fewer were told.
 
-    PAD and ABSENT are no tokens. count: A. start: the token that stands at the start of a row, or of a document in it:
+    count: A. start: the token that stands at the start of a row, or of a document in it:
     what came before is forgotten.
     """
     is_start = text == start
-    is_token = (text != ABSENT) & (text != PAD) & ~is_start
+    is_token = is_told(text) & ~is_start
     number = is_token.cumsum(dim=1)  # [B, S] tokens so far
     forgotten = torch.where(is_start, number, 0).cummax(dim=1).values
     in_order = F.pad(torch.full_like(text, ABSENT), (1, 0)).scatter(1, torch.where(is_token, number, 0), text)
@@ -51,8 +56,7 @@ class RecentTokens:
 
     def take(self, text: Tensor) -> Tensor:
         """The next column of all rows, text [B] -> [B, A]."""
-        is_token = (text != ABSENT) & (text != PAD)
-        tokens = torch.where(is_token[:, None], torch.cat([self.tokens[:, 1:], text[:, None]], dim=1), self.tokens)
+        tokens = torch.where(is_told(text)[:, None], torch.cat([self.tokens[:, 1:], text[:, None]], dim=1), self.tokens)
         self.tokens = torch.where((text == self.start)[:, None], ABSENT, tokens)
         return self.tokens
 

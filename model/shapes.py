@@ -11,7 +11,7 @@ from .rope_scaling import RopeScaling
 from .strict import strict
 
 # text columns before the audio, after it, or beside it; mixed: before, after or none, and a tag that says which; timed:
-# the same tags, and each token beside its sound
+# the same tags, and the text beside its sound
 TextLayout = Literal["first", "last", "aligned", "mixed", "timed"]
 Pattern = Literal["depth", "delay", "parallel", "flatten"]  # how the codebooks of a frame are predicted
 TEXT_LAYOUTS: tuple[str, ...] = get_args(TextLayout)

@@ -49,7 +49,7 @@ DEPTH_OPTIONS = (
     *("rope", "final_norm"),
 )
 # models with fewer codebooks, with several groups of them, the last one whole or not, one that the frame step takes
-# with a sliding window, and some that are told more tokens of a text than the newest one
+# with a sliding window, and some that are told the last tokens of a text again
 OTHERS: tuple[Choice, ...] = (
     {"delays": (0,)},
     {"delays": (1,), "pattern": "delay"},
