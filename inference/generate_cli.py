@@ -29,6 +29,7 @@ from .argument_checks import (
 from .config import SamplingConfig
 from .many_prompts import BATCH, Line, generate_many
 from .options import Device, Model, Options, Seed, Threads, Weights, open_model
+from .text_cli import stdin_parts
 from .threads import check_threads
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -67,7 +68,14 @@ def generate(
             "else until the model ends, at most 20; after a PROMPT alone 8",
         ),
     ] = None,
-    text: Annotated[str | None, arg(metavar="TEXT", help="text to say, for a model that was trained with text")] = None,
+    text: Annotated[
+        str | None,
+        arg(
+            metavar="TEXT",
+            help="text to say, for a model that was trained with text; - for stdin: "
+            "with --stream each word is said as it comes, by a model of the text layout timed",
+        ),
+    ] = None,
     seed: Seed = 0,
     with_prompt: Annotated[
         bool, arg(help="write the prompt, as the codec renders it, before the continuation")
@@ -128,6 +136,8 @@ def generate(
         check_layout("--text", model, config, *SPEAKS)
     if keep_codebooks is not None:
         check_kept(keep_codebooks, sampling.num_codebooks or config.get("num_codebooks"))
+    if text == "-" and stream is None:
+        text = "".join(stdin_parts())
     if is_many:
         assert prompt is not None
         defaults = Line(0, "", None, text, duration, seed, sampling)
@@ -137,7 +147,11 @@ def generate(
     if stream is not None:
         from ..data.audio_out import audio_to
 
-        chunks = lm.stream(prompt, duration, seed, sampling, text)
+        said = text
+        if text == "-":
+            parts = stdin_parts()
+            said = parts if lm.model.config.text.layout == "timed" else "".join(parts)  # others need all of a text
+        chunks = lm.stream(prompt, duration, seed, sampling, said)
         audio_to(sys.stdout.buffer, chunks, lm.codec.sample_rate, with_header=stream == "-")
         return
     if prompt is not None and keep_codebooks is not None:

@@ -3,7 +3,7 @@
 K codebooks, T frames, S samples.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -189,16 +189,21 @@ class SpeechGenerator:
         duration_s: float | None = None,
         seed: int = 0,
         sampling: SamplingConfig = SamplingConfig(),
-        text: str | None = None,
+        text: str | Iterable[str] | None = None,
     ) -> Iterator[np.ndarray]:
         """`generate` while it is made: chunks [S] float32 of the continuation, at the codec's sample rate.
 
         Joined they are the audio that `generate` gives, the same codes and equal to 1e-4. Nothing comes if the model
         ends at once. duration_s: also math.inf, for chunks as long as the caller takes them; the memory they need does
-        not grow. Raises as `generate_many` does, before the first chunk is asked for.
+        not grow. text: also parts of one, cut anywhere, that are still being written (a language model's), for a model
+        of the text layout "timed": it says each word a few after it came. Raises as `generate_many` does, before the
+        first chunk is asked for; of a text in parts that is empty, then.
         """
         from .streaming import stream
+        from .written_text import stream_written
 
+        if text is not None and not isinstance(text, str):
+            return stream_written(self, text, prompt, duration_s, seed, sampling)
         sampling = self.until_end(sampling, prompt, duration_s, text)
         request, extra = self.completed(self.request(prompt, duration_s, sampling, text, endless=True))
         given = 0 if request.codes is None else request.codes.shape[-1]

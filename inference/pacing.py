@@ -44,6 +44,17 @@ class Pacing:
         for name, value in new.items():
             setattr(self, name, getattr(self, name).index_fill(0, chosen, value))
 
+    def num_left(self, row: int) -> int:
+        """Tokens that a row is still to tell; the host waits for it."""
+        return int(self.num_tokens[row] - self.num_said[row])
+
+    def add(self, row: int, tokens: Sequence[int]) -> None:
+        """More of the text that a row tells; what it has told is forgotten."""
+        left = self.tokens[row, int(self.num_said[row]) : int(self.num_tokens[row])].tolist()
+        waited = self.waited[row]
+        self.set_rows([row], [*left, *tokens], int(self.longest_pause[row]))
+        self.waited = self.waited.index_put((torch.tensor([row], device=waited.device),), waited)
+
     def select(self, rows: Tensor) -> None:
         """Let row b be what row rows[b] was."""
         for name, values in vars(self).items():

@@ -1,6 +1,6 @@
 """A continuation as it is made: chunks of audio that join to what `generate` gives. K codebooks, S samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING
 
@@ -89,17 +89,26 @@ class AudioStream:
 
 
 def stream(
-    lm: "SpeechGenerator", request: Request, seed: int, sampling: SamplingConfig, num_frames: int
+    lm: "SpeechGenerator",
+    request: Request,
+    seed: int,
+    sampling: SamplingConfig,
+    num_frames: int,
+    tell: Callable[[State], bool] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Chunks [S] float32 of the continuation, as soon as the codec can say them. num_frames: see AudioStream."""
-    states = generate(lm.model, request, [seed], sampling, keep=False)
+    """Chunks [S] float32 of the continuation, as soon as the codec can say them. num_frames: see AudioStream.
+
+    tell: what the state learns after each frame, once its chunk was taken; False ends it.
+    """
+    states = generate(lm.model, request, [seed], sampling, keep=False, graphs=tell is None)
     audio = AudioStream(lm, num_frames, request.num_voice)
-    state: State | None = None
+    goes_on = True
     while True:
         with decoding_threads(lm.threads):
-            state = next(states, None)
+            state = next(states, None) if goes_on else None
             chunk = audio.finish() if state is None else audio.take(state)
         if len(chunk):
             yield chunk
         if state is None:
             return
+        goes_on = tell is None or tell(state)

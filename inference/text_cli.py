@@ -1,5 +1,8 @@
 """The verbs between text and speech: `say` and `transcribe`."""
 
+import sys
+from codecs import getincrementaldecoder
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +27,7 @@ from .threads import check_threads
 
 
 def say(
-    text: Positional[Annotated[str, arg(metavar="TEXT", help="text to say")]],
+    text: Positional[Annotated[str, arg(metavar="TEXT", help="text to say; - for stdin")]],
     voice: Annotated[
         Path | None,
         arg(
@@ -45,8 +48,7 @@ def say(
     sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
 ) -> None:
     """Say TEXT, in the voice of a recording where one is given, until the model ends it."""
-    if not text.strip():
-        raise ValueError("TEXT is empty; give what is to be said")
+    check_text(text)
     check_seeds(seed)
     if duration is not None:
         check_duration(duration)
@@ -61,6 +63,9 @@ def say(
     check_layout("say", model, config, *SAYS)
     if voice is not None:
         check_layout("--voice", model, config, *TAGGED)
+    if text == "-":
+        text = "".join(stdin_parts())
+        check_text(text)
     said = open_model(model, device, threads, weights).say(text, voice, seed, sampling, True, duration)
     said.save(out)
     seconds = len(said.audio) / said.sample_rate
@@ -83,3 +88,19 @@ def transcribe(
     check_recording(audio)
     check_layout("transcribe", model, check_model(model), *WRITES)
     print(open_model(model, device, threads).transcribe(audio, max_s=seconds))
+
+
+def check_text(text: str) -> None:
+    if not text.strip():
+        raise ValueError("TEXT is empty; give what is to be said")
+
+
+def stdin_parts() -> Iterator[str]:
+    """What is written to standard input, as it comes. Raises ValueError if it is not UTF-8."""
+    decoder = getincrementaldecoder("utf-8")()
+    try:
+        while data := sys.stdin.buffer.read1():
+            yield decoder.decode(data)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise ValueError("standard input: is not UTF-8 text; convert it") from None

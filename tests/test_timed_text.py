@@ -144,6 +144,20 @@ def test_a_text_is_said_alike_alone_and_beside_others(lm):
     np.testing.assert_array_equal(tickets[3].generation().codes, lm.generate(None, 0.4, 9).codes)
 
 
+def test_a_text_is_said_alike_while_it_is_being_written(lm):
+    text, taken = " ".join(TEXTS), []
+    parts = (taken.append(part) or part for part in text)
+    chunks = lm.stream(voice(lm, 1), 1.0, seed=4, text=parts)
+    first = next(chunks)
+    assert len(taken) < len(text)  # it begins before it knows how the text ends
+    whole = list(lm.stream(voice(lm, 1), 1.0, seed=4, text=text))
+    np.testing.assert_array_equal(np.concatenate([first, *chunks]), np.concatenate(whole))
+    short, in_parts = (list(lm.stream(voice(lm, 1), seed=4, text=text)) for text in (TEXTS[0], iter(TEXTS[0])))
+    np.testing.assert_array_equal(np.concatenate(in_parts), np.concatenate(short))  # and ends where it ends
+    with pytest.raises(ValueError, match="the text is empty"):
+        next(lm.stream(voice(lm, 1), text=iter([" ", ""])))
+
+
 def test_a_step_of_the_frame_step_is_one_of_the_walk(lm, monkeypatch):
     fast = lm.say(TEXTS[0], voice(lm, 2), 5, SamplingConfig(1.0, 1.0))
     monkeypatch.setattr("codeclm.inference.engine.is_supported", lambda model: False)

@@ -1,0 +1,105 @@
+"""A text that is said while it is still being written, as a language model's is: no word is said before it is whole.
+
+In the layout "timed" a text runs a few tokens ahead of its audio (data/align.py), so speech begins when that many are
+there, and waits where the next is not.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..model.text_tokens import EOS
+from .config import SamplingConfig
+from .grid import State
+from .prompt import Prompt
+from .request import LONGEST_S, continuation, text_layout, until_end
+from .streaming import stream
+
+if TYPE_CHECKING:
+    from .generator import SpeechGenerator
+
+
+def words_of(parts: Iterable[str]) -> Iterator[str]:
+    """Parts of a text, cut anywhere -> its words, each as soon as white space or the end of the text follows it."""
+    begun = ""
+    for part in parts:
+        *whole, begun = f"{begun}{part}|".split()  # the mark keeps the last word, or nothing, apart from white space
+        begun = begun[:-1]
+        yield from whole
+    if begun:
+        yield begun
+
+
+class WrittenText:
+    """The tokens of a text that a model says, word by word, and EOS for each that is told ahead."""
+
+    def __init__(self, lm: "SpeechGenerator", parts: Iterable[str]):
+        assert lm.tokenizer is not None
+        self.encode, self.ahead = lm.tokenizer.encode, lm.model.config.text.lookahead
+        self.longest_wait = round(LONGEST_S * lm.codec.frame_rate)
+        self.needed = 1 + max(lm.model.config.delays)  # tokens that may be told until the next look
+        self.words = words_of(parts)
+        self.rest: Iterator[list[int]] = chain(map(self.encode, self.words), [[EOS] * self.ahead])
+        self.waited = 0  # frames since all was told
+
+    def beginning(self) -> tuple[str, bool]:
+        """As many words as are told before the audio, and of one token beside it; whether there may be more."""
+        words, num_tokens = [], 0
+        for word in self.words:
+            words.append(word)
+            num_tokens += len(self.encode(word))
+            if num_tokens >= self.ahead + self.needed:
+                return " ".join(words), True
+        return " ".join(words), False
+
+    def tell(self, state: State) -> bool:
+        """Let row 0 have what it may tell next, waiting for it -> whether it should go on."""
+        pacing = state.pacing
+        assert pacing is not None
+        while pacing.num_left(0) < self.needed and (tokens := next(self.rest, None)) is not None:
+            pacing.add(0, tokens)
+        self.waited = 0 if pacing.num_left(0) else self.waited + 1
+        return self.waited < self.longest_wait
+
+
+def stream_written(
+    lm: "SpeechGenerator",
+    parts: Iterable[str],
+    voice: Prompt,
+    duration_s: float | None,
+    seed: int,
+    sampling: SamplingConfig,
+) -> Iterator[np.ndarray]:
+    """See `SpeechGenerator.stream`. Raises ValueError for a model that needs all of a text at once."""
+    if text_layout(lm) != "timed":
+        raise ValueError(
+            f"{lm.name}: needs all of a text before it says it; join its parts, or train a model with "
+            "--model.text.layout timed"
+        )
+    return _stream_written(lm, WrittenText(lm, parts), voice, duration_s, seed, sampling)
+
+
+def _stream_written(
+    lm: "SpeechGenerator",
+    text: WrittenText,
+    voice: Prompt,
+    duration_s: float | None,
+    seed: int,
+    sampling: SamplingConfig,
+) -> Iterator[np.ndarray]:
+    beginning, has_more = text.beginning()
+    if not beginning:
+        raise ValueError("the text is empty; give what is to be said")
+    sampling = until_end(sampling, voice, duration_s, beginning)
+    asked = continuation(lm, voice, float("inf") if duration_s is None else duration_s, sampling, beginning, True)
+    request, extra = lm.completed(asked)
+    if has_more:  # so it does not end here
+        request = replace(request, paced=request.paced[: -text.ahead])
+    else:
+        text.rest = iter(())
+    assert request.codes is not None
+    num_frames = request.codes.shape[-1] + request.num_frames - extra
+    yield from stream(lm, request, seed, sampling, num_frames, text.tell)
