@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def people(folder: Path) -> list[Recording]:
 
 
 def material(folder: Path, side: str = "train") -> shards.Material:
-    return shards.Material(side, {}, people(folder), (), folder)
+    return shards.Material(side, {}, people(folder), ("human",), folder)
 
 
 def test_definitions_examples_and_quotations_are_sentences():
@@ -199,6 +200,17 @@ def test_two_processes_make_the_same_shards_as_one_and_a_stopped_one_leaves_whol
     assert not (tmp_path / "stopped").exists()
 
 
+def test_of_some_voices_only_the_shards_hold_what_these_say_in_all_of_them(tmp_path: Path):
+    everything = material(tmp_path)
+    chosen = replace(everything, only=("anna", "boris~1"))
+    whole, part = (list(made.utterances(1)) for made in (everything, chosen))
+    wanted = [(audio, known) for audio, known in whole if known["speaker"] in chosen.only]
+    assert 0 < len(wanted) < len(whole) and [known for _, known in part] == [known for _, known in wanted]
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(part, wanted, strict=True))
+    assert not chosen.is_empty and replace(everything, only=("heart",)).is_empty
+    assert replace(chosen, side="new_voices").is_empty
+
+
 @pytest.mark.slow
 def test_the_recipe_makes_speech_of_what_is_installed_and_refuses_other_settings(tmp_path: Path, monkeypatch):
     pytest.importorskip("hibari")
@@ -220,6 +232,14 @@ def test_the_recipe_makes_speech_of_what_is_installed_and_refuses_other_settings
     assert not {about["speaker"] for about in said["train"]} & {about["speaker"] for about in said["new_voices"]}
     with pytest.raises(ValueError, match="was begun with"):
         run(tmp_path, RecipeConfig(hours=0.02, without=left_out, seed=1), until="speech")
+    alone = tmp_path / "heart"
+    shutil.copytree(tmp_path / "texts", alone / "texts")
+    with pytest.raises(ValueError, match="only names hart: no voice"):
+        run(alone, RecipeConfig(hours=0.02, num_workers=1, without=("human",), only=("hart",)), until="speech")
+    (alone / "recipe.json").unlink()
+    run(alone, RecipeConfig(hours=0.1, num_workers=1, only=("heart",)), until="speech")  # nothing else is installed
+    assert {about["speaker"] for about in _described(alone / "speech/train/00000.tar")} == {"heart"}
+    assert sorted(path.name for path in (alone / "speech").iterdir()) == ["heldout", "train"]
 
 
 @pytest.mark.slow

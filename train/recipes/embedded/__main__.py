@@ -38,7 +38,7 @@ from .recordings import fetch_recordings, join_clips, recordings
 from .shards import SHARD_HOURS, Material, make_shards
 from .synthesizers import fetch_kokoro, missing
 from .texts import Sides, utterance_texts
-from .voices import SHARES
+from .voices import SHARES, synthetic_voices
 from .written import written_sentences
 
 RECIPE = "codeclm-embedded-2"  # changes when the same settings give other shards
@@ -63,6 +63,8 @@ class RecipeConfig:
     """processes that make speech"""
     without: tuple[str, ...] = ()
     """kinds of voices to leave out: hibari, kokoro, joe, human, flite, espeak"""
+    only: tuple[str, ...] = ()
+    """names of voices, such as heart: of those hours, make only what these say"""
     codec: CodecTrainConfig = CodecTrainConfig()
     model: TrainConfig = ON_CPU
 
@@ -98,19 +100,20 @@ def run(out: Path, config: RecipeConfig, until: Step = "tokens") -> None:
             raise ValueError("several processes train the model only: --until tokens by one, then --until model by all")
         return train_model(out, config)
     kinds = tuple(kind for kind in SHARES if kind not in config.without)
-    for kind in kinds:
+    needed = needed_kinds(kinds, config.only)
+    for kind in needed:
         if (how := missing(kind, out / "voices")) is not None:
             raise ValueError(f"voices of the kind '{kind}' need: {how}; or leave them out: --without {kind}")
     check_same(out, config, kinds)
     works = {
         "people": lambda: fetch_people(out / "people"),
         "texts": lambda: gathered_texts(out / "texts", config),
-        "speech": lambda: make_speech(out, config, kinds),
+        "speech": lambda: make_speech(out, config, kinds, needed),
         "codec": lambda: train_on_sample(out, config),
         "tokens": lambda: encode(out, config),
         "model": lambda: train_model(out, config),
     }
-    if "human" not in kinds:
+    if "human" not in needed:
         del works["people"]
     for step, work in works.items():
         work()
@@ -118,9 +121,17 @@ def run(out: Path, config: RecipeConfig, until: Step = "tokens") -> None:
             return
 
 
+def needed_kinds(kinds: tuple[str, ...], only: tuple[str, ...]) -> tuple[str, ...]:
+    """The kinds of the voices that are wanted; a name that no synthesizer's has is a person's."""
+    kind_of = {voice.name: kind for kind, voices in synthetic_voices().items() for voice in voices}
+    wanted = {kind_of.get(name, "human") for name in only}
+    return tuple(kind for kind in kinds if not only or kind in wanted)
+
+
 def check_same(out: Path, config: RecipeConfig, kinds: tuple[str, ...]) -> None:
     """Write down what decides about every shard. Raises ValueError if `out` was begun otherwise; hours may grow."""
     now = {"recipe": RECIPE, "seed": config.seed, "written": config.written, "kinds": list(kinds)}
+    now |= {"only": list(config.only)} if config.only else {}
     made = out / "recipe.json"
     if not made.is_file():
         write_whole(made, json.dumps(now, indent=2) + "\n")
@@ -150,16 +161,24 @@ def gathered_texts(out: Path, config: RecipeConfig) -> dict[str, Sides]:
     return json.loads(stored.read_text())
 
 
-def make_speech(out: Path, config: RecipeConfig, kinds: tuple[str, ...]) -> None:
+def make_speech(out: Path, config: RecipeConfig, kinds: tuple[str, ...], needed: tuple[str, ...]) -> None:
+    """Raises ValueError, in one line, for a voice that there is none of."""
     texts = gathered_texts(out / "texts", config)
-    if "kokoro" in kinds:
+    if "kokoro" in needed:
         fetch_kokoro(out / "voices")
     count = math.ceil(config.hours / SHARD_HOURS)
     tested = math.ceil(count * HELDOUT_SHARE)
-    for side, number in (("heldout", tested), ("new_voices", tested), ("train", count)):
-        people = recordings(out / "people" / ("train" if side == "train" else "heldout")) if "human" in kinds else []
-        material = Material(side, texts, people, kinds, out / "voices", config.seed)
-        make_shards(material, out / "speech" / side, number, config.num_workers)
+    numbers = {"heldout": tested, "new_voices": tested, "train": count}
+    materials = []
+    for side in numbers:
+        people = recordings(out / "people" / ("train" if side == "train" else "heldout")) if "human" in needed else []
+        materials.append(Material(side, texts, people, kinds, out / "voices", config.seed, config.only))
+    for name in config.only:
+        if all(replace(material, only=(name,)).is_empty for material in materials):
+            raise ValueError(f"only names {name}: no voice of these kinds is called that, as heart or joe~1 are")
+    for material in materials:
+        if not material.is_empty:
+            make_shards(material, out / "speech" / material.side, numbers[material.side], config.num_workers)
 
 
 def train_on_sample(out: Path, config: RecipeConfig) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -52,17 +53,27 @@ class Material:
     kinds: tuple[str, ...]  # kinds of voices that can be had here
     folder: Path  # where the files of synthesizers are
     seed: int = 0
+    only: tuple[str, ...] = ()  # names of voices: what the others say is left out
 
     @cached_property
     def voices(self) -> dict[str, list[Voice]]:
         """Kind -> voices of this side."""
         found = {kind: voices for kind, voices in synthetic_voices().items() if kind in self.kinds}
         return {kind: mine for kind, voices in found.items() if (mine := [v for v in voices if self._is_mine(v)])} | (
-            {"human": []} if self.people else {}
+            {"human": []} if "human" in self.kinds else {}
         )
 
     def _is_mine(self, voice: Voice) -> bool:
         return voice.heldout == (self.side == "new_voices")
+
+    def _is_wanted(self, voice: Voice) -> bool:
+        return not self.only or voice.name in self.only
+
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether no voice that is wanted speaks on this side."""
+        people = [self._of_person(speaker) for speaker in {recording.speaker for recording in self.people}]
+        return not any(map(self._is_wanted, chain(*self.voices.values(), *people)))
 
     @cached_property
     def spoken(self) -> dict[str, list[str]]:
@@ -103,6 +114,8 @@ class Material:
         else:
             as_it_comes = kind == "hibari" and self.side != "new_voices" and rng.random() < AS_IT_COMES
             chosen = [voices[0 if as_it_comes else int(rng.integers(len(voices)))]]
+        if not (chosen := list(filter(self._is_wanted, chosen))):
+            return
         audio, rate = synthesizer(kind, self.folder)(text, chosen[0].settings, rng)
         if not len(audio) or np.sqrt(np.mean(np.square(audio, dtype=np.float64))) < MIN_LOUDNESS:
             logger.warning("left out: %s says nothing for %r", chosen[0].name, text)
@@ -112,18 +125,26 @@ class Material:
 
     def _recorded(self, number: int) -> Iterator[tuple[np.ndarray, Voice, dict]]:
         """First each recording as it is, in an order of its own; then in the first voice that is made of it; ..."""
+        if not self.people:  # none of them is wanted
+            return
         turn, place = divmod(number, len(self.people))
         recording = self.people[self.order[place]]
-        own = Voice(recording.speaker, "human")
-        made = [voice for voice in changed(own) if self._is_mine(voice)]
-        voices = made if self.side == "new_voices" else [own, *made]
+        voices = self._of_person(recording.speaker)
+        voice = voices[turn % len(voices)]
+        if not self._is_wanted(voice):
+            return
         try:
             audio = load_audio(recording.path, RATE)
         except AudioError as error:
             logger.warning("left out: %s", error)
             return
-        voice = voices[turn % len(voices)]
         yield voice.change.of(audio, RATE), voice, {"text": recording.text} if recording.text else {}
+
+    def _of_person(self, speaker: str) -> list[Voice]:
+        """The voices of this side that are made of a person's, or are that person's."""
+        own = Voice(speaker, "human")
+        made = [voice for voice in changed(own) if self._is_mine(voice)]
+        return made if self.side == "new_voices" else [own, *made]
 
 
 def shard_path(folder: Path, number: int) -> Path:
