@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -89,18 +90,38 @@ def convert_store(old: Path, new: Path) -> None:
     where it can link them, else copies. Raises ValueError if the old one is damaged, FileExistsError if `new` is there.
     """
     header = StoreHeader.read(old)
-    indices = read_shards(old, header)
     with whole_folder(new) as folder:
-        for index in indices:
-            for suffix in (".bin", ".json"):
-                source = old / f"{index.name}{suffix}"
-                try:
-                    os.link(source, folder / source.name)
-                except OSError:
-                    shutil.copy2(source, folder / source.name)
+        indices = _link_shards(old, header, folder)
         if (old / "rejected.jsonl").is_file():
             shutil.copy2(old / "rejected.jsonl", folder)
         commit_store(folder, header.codec, indices)
+
+
+def join_stores(stores: Sequence[Path], new: Path) -> None:
+    """Stores of one codec -> one in the new folder `new`, with the utterances of the first, of the second, ...; its
+    shards are as `convert_store` has them. Raises ValueError for stores of several codecs, or the same shard twice.
+    """
+    headers = [StoreHeader.read(store) for store in stores]
+    for store, header in zip(stores, headers, strict=True):
+        if header.codec != headers[0].codec:
+            raise ValueError(f"{store}: has tokens of another codec than {stores[0]}; encode it with the same")
+    with whole_folder(new) as folder:
+        indices = [_link_shards(store, header, folder) for store, header in zip(stores, headers, strict=True)]
+        commit_store(folder, headers[0].codec, list(chain(*indices)))
+
+
+def _link_shards(store: Path, header: StoreHeader, folder: Path) -> list[ShardIndex]:
+    indices = read_shards(store, header)
+    for index in indices:
+        for suffix in (".bin", ".json"):
+            source = store / f"{index.name}{suffix}"
+            if (folder / source.name).exists():
+                raise ValueError(f"{source}: a shard of that name is in another of the stores, too; leave one out")
+            try:
+                os.link(source, folder / source.name)
+            except OSError:
+                shutil.copy2(source, folder / source.name)
+    return indices
 
 
 def _write_index(folder: Path, shards: Sequence[ShardIndex]) -> IndexInfo:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeclm.data.split import split_heldout
-from codeclm.data.store_writer import Utterance, commit_store, write_shard
-from codeclm.data.text_times import write_times
+from codeclm.data.store_writer import Utterance, commit_store, join_stores, write_shard
+from codeclm.data.text_times import TextTimes, write_times
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
@@ -128,6 +129,41 @@ def test_the_store_that_arrives_is_the_store_that_was_packed(recipe: Path, small
     path.write_text(path.read_text().replace('"depth_fraction"', '"depth_share"'))
     with pytest.raises(ValueError, match="settings.json: .*depth_share"):
         read_settings(tmp_path / "sent")
+
+
+def test_hours_that_came_later_are_in_the_store_with_their_times(
+    recipe: Path, small: TrainConfig, make_store, codec, tmp_path: Path
+):
+    codes = [SOURCE.draw(20, np.random.default_rng(seed)) for seed in range(3)]
+    names = [f"{side}/later/{number}" for number, side in enumerate(("heldout", "train", "train"))]
+    later = make_store(tmp_path / "later/tokens", codes, codec, names, ["one two", "two", "four"])
+    text = replace(small.model.text, layout="mixed", vocab_size=0)  # needs no times
+    mixed = replace(small, model=replace(small.model, text=text))
+    pack(recipe, tmp_path / "sent", small, None, 1000)
+    pack(tmp_path / "later", tmp_path / "sent/more", mixed, None, 1000)
+    here, there = TokenStore(recipe / "tokens"), unpack(tmp_path / "sent", tmp_path / "there")
+    count = len(here)
+    assert there.names == [*here.names, *later.names] and there.text(count) == "one two"
+    assert np.array_equal(there.codes(count + 2), codes[2])
+    before, after = TextTimes(here), TextTimes(there)
+    assert after.is_known.tolist() == [*before.is_known.tolist(), False, False, False]
+    assert np.array_equal(after.frames, before.frames)
+    write_times(later, [np.arange(7), np.arange(3), np.arange(4)])
+    pack(tmp_path / "later", tmp_path / "sent/more", mixed, None, 1000)
+    after = TextTimes(unpack(tmp_path / "sent", tmp_path / "again"))
+    assert after.frames[after.starts[count + 1] :].tolist() == [0, 1, 2, 0, 1, 2, 3]
+    shutil.copytree(tmp_path / "sent/more", tmp_path / "sent/twice")
+    with pytest.raises(ValueError, match="a shard of that name is in another of the stores, too"):
+        unpack(tmp_path / "sent", tmp_path / "twice")
+    assert not (tmp_path / "twice").exists()
+
+
+def test_stores_of_several_codecs_are_not_joined(make_store, make_codec, tmp_path: Path):
+    for size in (4, 8):
+        make_store(tmp_path / str(size), [np.zeros((3, 2), np.int64)], make_codec(num_codebooks=2, codebook_size=size))
+    with pytest.raises(ValueError, match="8: has tokens of another codec than .*4; encode it with the same"):
+        join_stores([tmp_path / "4", tmp_path / "8"], tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()
 
 
 def test_both_settings_are_of_one_model_and_hold_out_what_the_recipe_holds_out(recipe: Path):

@@ -7,12 +7,17 @@ back    config.json, metrics.jsonl, run.html, model/
 import json
 import logging
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
+from .....data.store_writer import join_stores
+from .....data.text_times import TextTimes, times_file, write_times
 from .....data.text_tokenizer import TextTokenizer
 from .....data.token_store import TokenStore
 from .....inference.loading import is_embedded, load, load_speech_lm, load_tokenizer, save_model
@@ -25,7 +30,7 @@ from ....new_model import new_tokenizer
 from ....run_folder import CONFIG, METRICS
 from ....run_page import PAGE
 from .packed_store import pack_store, unpack_store
-from .parcel import receive, send
+from .parcel import MANIFEST, receive, send
 
 TOKENS, STORE, FIRST = "tokens", "store", "first"
 SETTINGS = "settings.json"  # beside the parts, so that it can be changed
@@ -62,13 +67,36 @@ def newest_run(out: Path) -> Path | None:
 
 
 def unpack(parcel: Path, folder: Path) -> TokenStore:
-    """Everything of the parcel in `folder`, whole or not at all, with the tokens as FOLDER/store. Again is fine."""
+    """Everything of the parcel in `folder`, whole or not at all, with the tokens as FOLDER/store. Again is fine.
+
+    A folder of PARCEL that is a parcel itself has hours that came later: their tokens are in that store, too.
+    """
     if not folder.is_dir():
-        with whole_folder(folder) as partial:
+        with whole_folder(folder) as partial, TemporaryDirectory(dir=folder.parent) as scratch:
             receive(parcel, partial)
-            unpack_store(partial / TOKENS, partial / STORE)
+            stores = [unpack_store(partial / TOKENS, Path(scratch) / STORE)]
             shutil.rmtree(partial / TOKENS)
+            for number, later in enumerate(sorted(path.parent for path in parcel.glob(f"*/{MANIFEST}"))):
+                place = Path(scratch) / str(number)
+                place.mkdir()
+                receive(later, place)
+                stores.append(unpack_store(place / TOKENS, place / STORE))
+            joined(stores, partial / STORE)
     return TokenStore(folder / STORE)
+
+
+def joined(stores: Sequence[TokenStore], folder: Path) -> None:
+    """The stores as one, with the times of their texts."""
+    join_stores([store.folder for store in stores], folder)
+    if any(times_file(store).is_file() for store in stores):
+        write_times(TokenStore(folder), list(chain(*map(times_in, stores))))
+
+
+def times_in(store: TokenStore) -> Iterator[np.ndarray]:
+    """The frames of each utterance's characters; none where they are not known."""
+    times = TextTimes(store) if times_file(store).is_file() else None
+    for i in range(len(store)):
+        yield np.zeros(0, np.int64) if times is None else times.frames[times.starts[i] : times.starts[i + 1]]
 
 
 def read_settings(parcel: Path) -> TrainConfig:
