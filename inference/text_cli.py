@@ -3,8 +3,9 @@
 import sys
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from tyro.conf import Positional, arg
 
@@ -97,9 +98,9 @@ def check_text(text: str) -> None:
 
 def stdin_parts() -> Iterator[str]:
     """What is written to standard input, as it comes. Raises ValueError if it is not UTF-8."""
-    decoder = getincrementaldecoder("utf-8")()
+    pipe, decoder = cast(BufferedReader, sys.stdin.buffer), getincrementaldecoder("utf-8")()
     try:
-        while data := sys.stdin.buffer.read1():
+        while data := pipe.read1():
             yield decoder.decode(data)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
