@@ -84,10 +84,14 @@ class TextTimes:
         """[N] bool."""
         return np.diff(self.starts) > 0
 
+    def of(self, i: int) -> np.ndarray:
+        """The frame of each character of utterance i's text; none where they are not known."""
+        return self.frames[self.starts[i] : self.starts[i + 1]]
+
     def of_tokens(self, i: int, tokenizer: TextTokenizer, text: str) -> tuple[list[int], np.ndarray]:
         """Tokens of utterance i's text, and the frame [L] at which each begins to be heard, never falling."""
         tokens, places = tokenizer.encode_places(text)
-        frames = self.frames[self.starts[i] : self.starts[i + 1]]
+        frames = self.of(i)
         if len(frames) < (places.max() if len(places) else 0):
             raise ValueError(f"utterance {i} has times for {len(frames)} characters, and a text of {places.max()}")
         # a token begins with its first character that is heard; without one, where the next token does

@@ -205,9 +205,7 @@ class SpeechGenerator:
         if text is not None and not isinstance(text, str):
             return stream_written(self, text, prompt, duration_s, seed, sampling)
         sampling = self.until_end(sampling, prompt, duration_s, text)
-        request, extra = self.completed(self.request(prompt, duration_s, sampling, text, endless=True))
-        given = 0 if request.codes is None else request.codes.shape[-1]
-        return stream(self, request, seed, sampling, given + request.num_frames - extra)
+        return stream(self, self.request(prompt, duration_s, sampling, text, endless=True), seed, sampling)
 
     def until_end(
         self, sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None

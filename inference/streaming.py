@@ -93,15 +93,16 @@ def stream(
     request: Request,
     seed: int,
     sampling: SamplingConfig,
-    num_frames: int,
     tell: Callable[[State], bool] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Chunks [S] float32 of the continuation, as soon as the codec can say them. num_frames: see AudioStream.
+    """Chunks [S] float32 of the continuation, as soon as the codec can say them.
 
     tell: what the state learns after each frame, once its chunk was taken; False ends it.
     """
+    request, extra = lm.completed(request)
     states = generate(lm.model, request, [seed], sampling, keep=False, graphs=tell is None)
-    audio = AudioStream(lm, num_frames, request.num_voice)
+    given = 0 if request.codes is None else request.codes.shape[-1]
+    audio = AudioStream(lm, given + request.num_frames - extra, request.num_voice)
     goes_on = True
     while True:
         with decoding_threads(lm.threads):

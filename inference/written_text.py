@@ -43,7 +43,6 @@ class WrittenText:
         self.needed = 1 + max(lm.model.config.delays)  # tokens that may be told until the next look
         self.words = words_of(parts)
         self.rest: Iterator[list[int]] = chain(map(self.encode, self.words), [[EOS] * self.ahead])
-        self.waited = 0  # frames since all was told
 
     def beginning(self) -> tuple[str, bool]:
         """As many words as are told before the audio, and of one token beside it; whether there may be more."""
@@ -61,8 +60,7 @@ class WrittenText:
         assert pacing is not None
         while pacing.num_left(0) < self.needed and (tokens := next(self.rest, None)) is not None:
             pacing.add(0, tokens)
-        self.waited = 0 if pacing.num_left(0) else self.waited + 1
-        return self.waited < self.longest_wait
+        return pacing.num_left(0) > 0 or int(pacing.waited[0]) < self.longest_wait
 
 
 def stream_written(
@@ -94,12 +92,9 @@ def _stream_written(
     if not beginning:
         raise ValueError("the text is empty; give what is to be said")
     sampling = until_end(sampling, voice, duration_s, beginning)
-    asked = continuation(lm, voice, float("inf") if duration_s is None else duration_s, sampling, beginning, True)
-    request, extra = lm.completed(asked)
+    request = continuation(lm, voice, float("inf") if duration_s is None else duration_s, sampling, beginning, True)
     if has_more:  # so it does not end here
         request = replace(request, paced=request.paced[: -text.ahead])
     else:
         text.rest = iter(())
-    assert request.codes is not None
-    num_frames = request.codes.shape[-1] + request.num_frames - extra
-    yield from stream(lm, request, seed, sampling, num_frames, text.tell)
+    yield from stream(lm, request, seed, sampling, text.tell)

@@ -42,8 +42,7 @@ def first_sound(lm: SpeechGenerator, num_frames: int, rounds: int, prompt: Tenso
     codes = lm.encode(spoken_prompt(lm)) if prompt is None else prompt
 
     def chunks(count: int, seed: int) -> Iterator[np.ndarray]:
-        request = Request(count, codes, num_codes=lm.codec.codebook_size)
-        return stream(lm, request, seed, SamplingConfig(), codes.shape[1] + count)
+        return stream(lm, Request(count, codes), seed, SamplingConfig())
 
     for _ in chunks(WARM, 0):
         pass

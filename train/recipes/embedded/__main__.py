@@ -173,11 +173,10 @@ def make_speech(out: Path, config: RecipeConfig, kinds: tuple[str, ...], needed:
     for side in numbers:
         people = recordings(out / "people" / ("train" if side == "train" else "heldout")) if "human" in needed else []
         materials.append(Material(side, texts, people, kinds, out / "voices", config.seed, config.only))
-    for name in config.only:
-        if all(replace(material, only=(name,)).is_empty for material in materials):
-            raise ValueError(f"only names {name}: no voice of these kinds is called that, as heart or joe~1 are")
+    if unknown := sorted(set(config.only).difference(*(material.speakers for material in materials))):
+        raise ValueError(f"only names {unknown[0]}: no voice of these kinds is called that, as heart or joe~1 are")
     for material in materials:
-        if not material.is_empty:
+        if material.speakers:
             make_shards(material, out / "speech" / material.side, numbers[material.side], config.num_workers)
 
 

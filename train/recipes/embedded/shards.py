@@ -70,10 +70,10 @@ class Material:
         return not self.only or voice.name in self.only
 
     @cached_property
-    def is_empty(self) -> bool:
-        """Whether no voice that is wanted speaks on this side."""
+    def speakers(self) -> set[str]:
+        """The names of the voices that are wanted and speak on this side."""
         people = [self._of_person(speaker) for speaker in {recording.speaker for recording in self.people}]
-        return not any(map(self._is_wanted, chain(*self.voices.values(), *people)))
+        return {voice.name for voice in chain(*self.voices.values(), *people) if self._is_wanted(voice)}
 
     @cached_property
     def spoken(self) -> dict[str, list[str]]:

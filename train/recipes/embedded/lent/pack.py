@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .....data.store_writer import join_stores
-from .....data.text_times import TextTimes, times_file, write_times
+from .....data.text_times import times_file, times_of, write_times
 from .....data.text_tokenizer import TextTokenizer
 from .....data.token_store import TokenStore
 from .....inference.loading import is_embedded, load, load_speech_lm, load_tokenizer, save_model
@@ -94,9 +94,9 @@ def joined(stores: Sequence[TokenStore], folder: Path) -> None:
 
 def times_in(store: TokenStore) -> Iterator[np.ndarray]:
     """The frames of each utterance's characters; none where they are not known."""
-    times = TextTimes(store) if times_file(store).is_file() else None
+    times = times_of(store)
     for i in range(len(store)):
-        yield np.zeros(0, np.int64) if times is None else times.frames[times.starts[i] : times.starts[i + 1]]
+        yield np.zeros(0, np.int64) if times is None else times.of(i)
 
 
 def read_settings(parcel: Path) -> TrainConfig:
