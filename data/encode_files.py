@@ -26,6 +26,7 @@ from .sources.folder import transcript_path
 from .store_index import Rejected
 from .store_writer import Utterance
 from .text_tokenizer import clean_text
+from .word_times import Word, character_frames, read_words, text_of, words_between
 
 PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded
 GPU_BATCH_S = 240.0
@@ -60,8 +61,10 @@ class Recording:
     """A source that is being read: its pieces so far, each with its copies."""
 
     source: Source
+    codec: Codec
     text: str | None = None
-    pieces: list[list[Clip] | Rejected] = field(default_factory=list)
+    words: Sequence[Word] = ()
+    pieces: list[tuple[int, list[Clip] | Rejected]] = field(default_factory=list)
     reason: str | None = None  # why all of it is rejected
 
     def entries(self) -> Entries:
@@ -69,20 +72,25 @@ class Recording:
         if self.reason is not None:
             return [Rejected(name, self.reason)]
         names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
-        about = self.text if len(pieces) == 1 else None, self.source.speaker, self.source.origin
         entries: Entries = []
-        for name, piece in zip(names, pieces, strict=True):
+        for name, (first, piece) in zip(names, pieces, strict=True):
             if isinstance(piece, Rejected):
                 entries.append(replace(piece, name=name))
                 continue
             for number, clip in enumerate(piece):
                 assert clip.codes is not None
                 copy_name = f"{name}~{number}" if len(piece) > 1 else name
-                text, speaker, origin = about
-                entries.append(
-                    Utterance(copy_name, clip.num_samples, clip.codes, text, name != names[-1], speaker, origin)
-                )
+                text, times = self._said(first, len(clip.codes))
+                about = text, name != names[-1], self.source.speaker, self.source.origin, times
+                entries.append(Utterance(copy_name, clip.num_samples, clip.codes, *about))
         return entries
+
+    def _said(self, first: int, num_frames: int) -> tuple[str | None, np.ndarray | None]:
+        """The text of the piece that begins at sample `first`, and the frame in which each character begins."""
+        rate, start_s = self.codec.frame_rate, self.source.start_s + first / self.codec.sample_rate
+        words = words_between(self.words, start_s, start_s + num_frames / rate)
+        text = self.text if self.text and len(self.pieces) == 1 else text_of(words)
+        return text, character_frames(text, words, rate, num_frames, start_s) if text else None
 
 
 def encode_sources(
@@ -93,17 +101,17 @@ def encode_sources(
     A long one is cut where it is quiet, and every piece but its last is marked as one that goes on: also before
     pieces that are rejected, as silence is. With several copies, copy c of an utterance is called `name~c`; copy 0 is
     the utterance as it is. A source that cannot be read to its end is rejected as a whole, and so is one whose
-    transcript cannot be read. Copies of an utterance have its text, pieces have none.
+    transcript cannot be read. Copies of an utterance have its text, pieces only where it is known when words are said.
     batch_s: seconds of audio, padding included, that are encoded at once, neighbours in length together; 0: one by
     one. By the codec's contract the codes are the same. threads: read files meanwhile.
     """
     batches, waiting = Batches(codec, batch_s), deque[Recording]()
     for source, pieces in decode_ahead(sources, lambda source: read_pieces(source, codec, config), threads):
-        recording = Recording(source)
+        recording = Recording(source, codec)
         try:
-            recording.text = true_text(source)
-            for piece in pieces:
-                recording.pieces.append(piece)
+            recording.text, recording.words = true_text(source), true_words(source)
+            for first, piece in pieces:
+                recording.pieces.append((first, piece))
                 if not isinstance(piece, Rejected):
                     batches.add(piece)
         except AudioError as error:
@@ -116,18 +124,21 @@ def encode_sources(
     yield from (recording.entries() for recording in waiting)
 
 
-def read_pieces(source: Source, codec: Codec, config: PrepareConfig) -> Iterator[list[Clip] | Rejected]:
-    """The pieces of a source, each with its copies. Raises AudioError where it cannot be read to its end."""
+def read_pieces(source: Source, codec: Codec, config: PrepareConfig) -> Iterator[tuple[int, list[Clip] | Rejected]]:
+    """The pieces of a source, each with its first sample, and its copies. Raises AudioError where it cannot be read to
+    its end."""
     limit = codec.hop_length * max(1, int(config.max_utterance_s * codec.sample_rate / codec.hop_length))
     least = int(np.ceil(MIN_DURATION_S * codec.sample_rate))
     audio, label = source.open(), source.label
     blocks = audio_blocks(audio, codec.sample_rate, False, label, source.start_s, source.end_s)
+    first = 0
     for piece in pieces_of(blocks, limit, least, codec.hop_length, codec.sample_rate):
         try:
             check_usable(piece, codec.sample_rate, label)
-            yield [Clip.of(copy) for copy in _copies(piece, codec.hop_length, config.copies, least)]
+            yield first, [Clip.of(copy) for copy in _copies(piece, codec.hop_length, config.copies, least)]
         except AudioError as error:
-            yield Rejected("", _reason(error, source))
+            yield first, Rejected("", _reason(error, source))
+        first += len(piece)
 
 
 class Batches:
@@ -165,6 +176,19 @@ def true_text(source: Source) -> str | None:
     if source.has_transcript and isinstance(source.audio, Path):
         return read_transcript(source.audio)
     return source.text
+
+
+def true_words(source: Source) -> tuple[Word, ...]:
+    """When its words are said, if that is known. Raises AudioError, naming the file, if that is broken."""
+    if source.words_in is None:
+        return ()
+    try:
+        if isinstance(source.words_in, Path):
+            return read_words(source.words_in.read_bytes())
+        return read_words(source.words_in.open().read())
+    except (OSError, ValueError) as error:
+        name = readable(source.words_in.name) if isinstance(source.words_in, Path) else "its .json"
+        raise AudioError(f"{source.label}: {name} {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_transcript(audio: Path) -> str | None:

@@ -88,14 +88,15 @@ class Entry:
     goes_on: bool = False  # a piece of a longer recording, and not its last
     speaker: str | None = None
     source: str | None = None  # the file, address or row that it came from, as people would look it up
+    times: list[int] | None = None  # the frame in which each character of the text begins, where that is known
 
     def stored(self) -> dict[str, Any]:
         """As in the file: what is not known is written, and hashed, as if there were no such thing."""
         return {key: value for key, value in vars(self).items() if value is not None and value is not False}
 
     def hashed(self) -> dict[str, Any]:
-        """What belongs to the data: not who speaks, nor where it comes from."""
-        return {key: value for key, value in self.stored().items() if key not in ("speaker", "source")}
+        """What belongs to the data: not who speaks, where it comes from, nor when its text is said."""
+        return {key: value for key, value in self.stored().items() if key not in ("speaker", "source", "times")}
 
     @classmethod
     def read(cls, values: Any) -> "Entry":
@@ -104,6 +105,8 @@ class Entry:
         kinds = [type(value) for value in (entry.name, entry.num_frames, entry.num_samples, entry.goes_on)]
         words = entry.text, entry.speaker, entry.source
         if kinds != [str, int, int, bool] or entry.num_frames < 1 or not all(isinstance(w, str | None) for w in words):
+            raise TypeError
+        if entry.times is not None and not (entry.text and {*map(type, entry.times)} == {int}):
             raise TypeError
         return entry
 

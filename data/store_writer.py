@@ -25,6 +25,8 @@ from .store_index import (
     read_shards,
     shard_name,
 )
+from .text_times import times_file, write_times
+from .token_store import TokenStore
 from .utterance_table import numbers, table_of, to_bytes
 
 
@@ -39,11 +41,13 @@ class Utterance:
     goes_on: bool = False  # a piece of a longer recording, and not its last
     speaker: str | None = None
     source: str | None = None  # the file, address or row that it came from, as people would look it up
+    times: np.ndarray | None = None  # [L] the frame in which each character of the text begins, where that is known
 
     @property
     def entry(self) -> Entry:
         words = self.text, self.goes_on, self.speaker, self.source
-        return Entry(self.name, len(self.codes), self.num_samples, *words)
+        times = None if self.times is None else self.times.tolist()
+        return Entry(self.name, len(self.codes), self.num_samples, *words, times)
 
 
 def write_shard(
@@ -72,7 +76,8 @@ def write_shard(
 
 def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardIndex]) -> None:
     """Write the index and store.json over these shards, which must be finished: from now on they are the store in
-    `folder`. Whoever has an older index open keeps it, though its file is removed."""
+    `folder`, and the times that they know are its times, unless it has been aligned already. Whoever has an older index
+    open keeps it, though its file is removed."""
     check_storable(codec)
     index = _write_index(folder, shards)
     infos = [
@@ -83,6 +88,9 @@ def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardInde
     for path in folder.glob("index-*.arrow"):
         if path.name != index.name:
             path.unlink()
+    entries = [entry for shard in shards for entry in shard.utterances]
+    if any(entry.times for entry in entries) and not times_file(store := TokenStore(folder)).is_file():
+        write_times(store, [np.array(entry.times or [], np.int64) for entry in entries])
 
 
 def convert_store(old: Path, new: Path) -> None:

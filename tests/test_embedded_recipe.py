@@ -155,6 +155,12 @@ def test_speech_in_a_place_is_as_loud_as_drawn_and_never_clipped():
     assert -34 < min(levels) < max(levels) < -14 and max(levels) - min(levels) > 6
 
 
+def test_plain_speech_is_that_of_a_studio(tmp_path: Path):
+    plain = list(replace(material(tmp_path), plain=True).utterances(0))
+    levels = [20 * np.log10(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) for audio, _ in plain]
+    assert len(plain) > 20 and np.allclose(levels, -23, atol=0.1) and {known["conditions"] for _, known in plain} == {""}
+
+
 def test_a_shard_is_the_same_whenever_it_is_made_and_says_who_speaks(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(shards, "SYNTHESES", 8)
     made = material(tmp_path / "people")
@@ -237,7 +243,7 @@ def test_the_recipe_makes_speech_of_what_is_installed_and_refuses_other_settings
     with pytest.raises(ValueError, match="only names hart: no voice"):
         run(alone, RecipeConfig(hours=0.02, num_workers=1, without=("human",), only=("hart",)), until="speech")
     (alone / "recipe.json").unlink()
-    run(alone, RecipeConfig(hours=0.1, num_workers=1, only=("heart",)), until="speech")  # nothing else is installed
+    run(alone, RecipeConfig(hours=0.1, num_workers=1, only=("heart",), plain=True), until="speech")  # nothing else is installed
     assert {about["speaker"] for about in _described(alone / "speech/train/00000.tar")} == {"heart"}
     assert sorted(path.name for path in (alone / "speech").iterdir()) == ["heldout", "train"]
 

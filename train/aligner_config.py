@@ -14,8 +14,9 @@ class AlignerConfig:
     frames_per_batch: int = 6000  # frames of a step, padding included
     learning_rate: float = 2e-3  # peak learning rate of AdamW
     seed: int = 0  # seed of the weights and of the order of utterances
+    again: bool = False  # find out also for texts of which the store knows it
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "seed" and not 0 < value < float("inf"):
+            if name not in ("seed", "again") and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; it must be more than 0, and finite")

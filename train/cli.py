@@ -91,7 +91,8 @@ def align(
 ) -> None:
     """Find out when the texts of a token store are said, for models with --model.text.layout timed.
 
-    A small network is taught to hear characters on the store itself, and aligns its texts.
+    A small network is taught to hear characters on the store itself, and aligns its texts; times that came with the
+    speech stay as they are.
     """
     if not (tokens / STORE).is_file():
         raise ValueError(f"{tokens}: is no token store; make one with codeclm prepare")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.progress import progress_bar
-from ..data.text_times import UNHEARD, write_times
+from ..data.text_times import UNHEARD, TextTimes, times_file, write_times
 from ..data.text_tokenizer import clean_text
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
@@ -160,12 +160,17 @@ class TextAlignment:
 
 
 def align(tokens: Path, codec: Codec, config: AlignerConfig = AlignerConfig()) -> Path:
-    """Write into a token store when its texts are said (text_times.py) -> the file.
+    """Write into a token store when its texts are said (text_times.py) -> the file. Times that it has stay as they are.
 
     Raises ValueError for what is no token store, for another codec's, or for a store without texts.
     """
     store = TokenStore(tokens)
     alignment = TextAlignment(store, codec, config)
+    times = known_times(store, config.again)
+    sought = [i for i in alignment.texts if not len(times[i])]
+    if not sought:
+        log.info(f"{store.folder}: it is known when its texts are said; --again finds it out anew")
+        return times_file(store)
     chosen = alignment.chosen()
     kept_out = chosen[: min(HELDOUT, len(chosen) // 10)]
     heard = progress_bar(alignment.heard(chosen), total=len(chosen), desc="decode", unit="utterance")
@@ -175,11 +180,12 @@ def align(tokens: Path, codec: Codec, config: AlignerConfig = AlignerConfig()) -
         nats = alignment.heldout_nats(kept_out, known)
         log.info(f"{nats:.2f} nats a character on {len(kept_out)} utterances that it did not learn from")
         if nats > SURE:
-            log.warning("so the times are hardly better than guessed: it needs more hours of speech, or more --epochs")
-    times = [NONE] * len(store)
-    others = [i for i in alignment.texts if i not in known]
-    bar = progress_bar(total=len(alignment.texts), desc="align", unit="utterance")
-    for spectra_of in chain([known], alignment.heard_in_parts(others)):
+            more = "it needs more hours of speech, or more --epochs, and --again"
+            log.warning(f"so the times are hardly better than guessed: {more}")
+    heard_before = {i: known[i] for i in sought if i in known}
+    others = [i for i in sought if i not in known]
+    bar = progress_bar(total=len(sought), desc="align", unit="utterance")
+    for spectra_of in chain([heard_before], alignment.heard_in_parts(others)):
         for batch in alignment.by_length(list(spectra_of), config.frames_per_batch):
             for i, frames in zip(batch, alignment.times(batch, spectra_of), strict=True):
                 times[i] = frames
@@ -188,3 +194,11 @@ def align(tokens: Path, codec: Codec, config: AlignerConfig = AlignerConfig()) -
     if missing := len(store) - len(alignment.texts):
         log.info(f"{missing} of {len(store)} utterances have no text, or one that cannot be said in their time")
     return write_times(store, times)
+
+
+def known_times(store: TokenStore, again: bool) -> list[np.ndarray]:
+    """The times that a store has already, none where they are to be found."""
+    if again or not times_file(store).is_file():
+        return [NONE] * len(store)
+    times = TextTimes(store)
+    return [times.of(i) for i in range(len(store))]

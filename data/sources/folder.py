@@ -1,10 +1,11 @@
-"""A folder of audio files, or one file, with transcripts NAME.txt beside NAME.wav."""
+"""A folder of audio files, or one file, with transcripts NAME.txt and times of words NAME.json beside NAME.wav."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..audio import find_audio
-from .source import Found, Source, file_stamp, stems
+from ..word_times import words_beside
+from .source import Found, Source, file_stamp, stems, words_stamp
 
 
 def read_folder(audio: Path) -> Found:
@@ -30,6 +31,7 @@ def transcript_path(audio: Path) -> Path:
 
 
 def _source(path: Path, name: str) -> Source:
-    stamp, of_text = file_stamp(path), file_stamp(transcript_path(path))
+    stamp, of_text, words_in = file_stamp(path), file_stamp(transcript_path(path)), words_beside(path)
     has_text = of_text != (-1, -1)
-    return Source(name, path, (*stamp, *of_text) if has_text else stamp, max(0, stamp[0]), has_transcript=has_text)
+    known = (*stamp, *(of_text if has_text else ()), *words_stamp(words_in))
+    return Source(name, path, known, max(0, stamp[0]), has_transcript=has_text, words_in=words_in)

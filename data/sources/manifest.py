@@ -21,7 +21,8 @@ from ...model.files import readable
 from ..audio import AudioError
 from ..store_index import Rejected
 from ..text_tokenizer import clean_text
-from .source import ByteRange, Fact, Found, Source, place_stamp, stems
+from ..word_times import words_beside
+from .source import ByteRange, Fact, Found, Source, place_stamp, stems, words_stamp
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 # what a column may be called, the first name that is there counts
@@ -78,7 +79,7 @@ def read_manifest(place: str | Path) -> Found:
         raise AudioError(f"{readable(place)}: names no audio that can be used{reason}")
     root = str(place).rpartition("/")[0] if "/" in str(place) else "."
     names = _names(root, [row for _, row in numbered])
-    stamp_of, lines = lru_cache(maxsize=None)(place_stamp), {}
+    stamp_of, words_of, lines = lru_cache(maxsize=None)(place_stamp), lru_cache(maxsize=1)(words_beside), {}
     for (number, row), name in zip(numbered, names, strict=True):
         if name in lines:
             reason = f"has the name of line {lines[name]}, '{name}'"
@@ -88,10 +89,12 @@ def read_manifest(place: str | Path) -> Found:
         lines[name] = number
         where = _resolved(root, row.place)
         size, *version = stamp_of(where)
-        stamp: tuple[Fact, ...] = (size, *version, row.start_s, row.end_s, row.text, row.speaker)
         audio = ByteRange(where) if "://" in where else Path(where)
+        words_in = words_of(audio) if isinstance(audio, Path) else None
+        facts = row.start_s, row.end_s, row.text, row.speaker
+        stamp: tuple[Fact, ...] = (size, *version, *facts, *words_stamp(words_in))
         about = (row.start_s, row.end_s, row.text, False, row.speaker, readable(row.place))
-        found.sources.append(Source(name, audio, stamp, _size(size, row), *about))
+        found.sources.append(Source(name, audio, stamp, _size(size, row), *about, words_in))
     return found
 
 

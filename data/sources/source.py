@@ -71,6 +71,7 @@ class Source:
     has_transcript: bool = False  # its text is in NAME.txt beside it, and read with the audio
     speaker: str | None = None
     origin: str | None = None  # where it is from, for people; None: as the name says
+    words_in: Path | ByteRange | None = None  # JSON that says when its words are said, read with the audio
 
     @property
     def label(self) -> str:
@@ -118,6 +119,10 @@ def file_stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return stat.st_size, stat.st_mtime_ns
+
+
+def words_stamp(words_in: Path | None) -> tuple[int, ...]:
+    return () if words_in is None else file_stamp(words_in)
 
 
 def place_stamp(place: str) -> tuple[Fact, ...]:

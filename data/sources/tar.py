@@ -4,6 +4,7 @@ import json
 import logging
 import tarfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +14,7 @@ from ...model.files import readable
 from ..audio import EXTENSIONS, FOREIGN, AudioError
 from ..store_index import Rejected
 from ..text_tokenizer import clean_text
+from ..word_times import has_words
 from .manifest import BadLine, known_text, pick
 from .source import ByteRange, Fact, Found, Source, place_stamp, prefixes
 
@@ -53,7 +55,18 @@ def _add(found: Found, file: str, prefix: str) -> None:
             found.skipped.append(Rejected(name, str(error)))
 
 
-Sample = dict[str, tuple[int, int] | bytes]  # extension -> place and size of audio, or the content of the rest
+Place = tuple[int, int]  # the first byte of a member in the file, and its size
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is said about a recording."""
+
+    place: Place
+    content: bytes
+
+
+Sample = dict[str, Place | Member]  # extension -> where the audio is, or what is said about it
 
 
 def _samples(file: str) -> tuple[dict[str, Sample], bool]:
@@ -67,12 +80,12 @@ def _samples(file: str) -> tuple[dict[str, Sample], bool]:
             suffix = "." + extension.rpartition(".")[2].lower()
             if not member.isfile() or not stem:
                 continue
-            content: tuple[int, int] | bytes | None = None
+            place, content = (member.offset_data, member.size), None
             if suffix in (*EXTENSIONS, *FOREIGN):
-                content = member.offset_data, member.size
+                content = place
             elif suffix in (".txt", ".json"):
                 part = tar.extractfile(member)
-                content = part.read() if part else b""
+                content = Member(place, part.read() if part else b"")
             if content is not None:
                 samples.setdefault(readable(folder + slash + stem), {})[extension.lower()] = content
         stream.seek(tar.offset)  # Python stops at a broken header without a word
@@ -87,13 +100,16 @@ def _source(file: str, key: str, name: str, sample: Sample, stamp: tuple[Fact, .
         raise BadLine(f"a sample has one audio file, this one: {found}")
     extension, (first, size) = audio[0]
     about: dict[str, Any] = {}
+    words_in = None
     for other, content in sample.items():
-        if isinstance(content, bytes):
-            about |= _described(other, content)
+        if isinstance(content, Member):
+            about |= (values := _described(other, content.content))
+            if has_words(values):
+                words_in = ByteRange(file, *content.place)
     text, speaker = known_text(pick(about, "text")), known_text(pick(about, "speaker"))
     facts = (*stamp, first, size, text, speaker)
-    place = f"{readable(file)}: {key}.{extension}"
-    return Source(name, ByteRange(file, first, size), facts, size, text=text, speaker=speaker, origin=place)
+    audio_in, origin = ByteRange(file, first, size), f"{readable(file)}: {key}.{extension}"
+    return Source(name, audio_in, facts, size, text=text, speaker=speaker, origin=origin, words_in=words_in)
 
 
 def _described(extension: str, content: bytes) -> dict[str, Any]:

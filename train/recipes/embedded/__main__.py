@@ -65,6 +65,8 @@ class RecipeConfig:
     """kinds of voices to leave out: hibari, kokoro, joe, human, flite, espeak"""
     only: tuple[str, ...] = ()
     """names of voices, such as heart: of those hours, make only what these say"""
+    plain: bool = False
+    """all in a studio: without rooms, noise, other colours and levels"""
     codec: CodecTrainConfig = CodecTrainConfig()
     model: TrainConfig = ON_CPU
 
@@ -132,6 +134,7 @@ def check_same(out: Path, config: RecipeConfig, kinds: tuple[str, ...]) -> None:
     """Write down what decides about every shard. Raises ValueError if `out` was begun otherwise; hours may grow."""
     now = {"recipe": RECIPE, "seed": config.seed, "written": config.written, "kinds": list(kinds)}
     now |= {"only": list(config.only)} if config.only else {}
+    now |= {"plain": True} if config.plain else {}
     made = out / "recipe.json"
     if not made.is_file():
         write_whole(made, json.dumps(now, indent=2) + "\n")
@@ -172,7 +175,7 @@ def make_speech(out: Path, config: RecipeConfig, kinds: tuple[str, ...], needed:
     materials = []
     for side in numbers:
         people = recordings(out / "people" / ("train" if side == "train" else "heldout")) if "human" in needed else []
-        materials.append(Material(side, texts, people, kinds, out / "voices", config.seed, config.only))
+        materials.append(Material(side, texts, people, kinds, out / "voices", config.seed, config.only, config.plain))
     if unknown := sorted(set(config.only).difference(*(material.speakers for material in materials))):
         raise ValueError(f"only names {unknown[0]}: no voice of these kinds is called that, as heart or joe~1 are")
     for material in materials:

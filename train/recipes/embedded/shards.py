@@ -54,6 +54,7 @@ class Material:
     folder: Path  # where the files of synthesizers are
     seed: int = 0
     only: tuple[str, ...] = ()  # names of voices: what the others say is left out
+    plain: bool = False  # without rooms, noise, other colours and levels
 
     @cached_property
     def voices(self) -> dict[str, list[Voice]]:
@@ -100,7 +101,7 @@ class Material:
                 versions, known = self._synthesized(kind, text, rng), {"text": text, "source": f"{kind}/{source}"}
             for audio, voice, about in versions:
                 if MIN_S * RATE <= len(audio) <= MAX_S * RATE:
-                    audio, conditions = placed(audio, RATE, rng)
+                    audio, conditions = placed(audio, RATE, rng, self.plain)
                     yield audio, {"speaker": voice.name, **known, **about, "conditions": conditions}
 
     def _synthesized(self, kind: str, text: str, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, Voice, dict]]:

@@ -8,6 +8,7 @@ from ....inference.sound.manipulate import at_level, in_room, low_pass, tilted, 
 from ....inference.sound.stretch import shift_pitch, stretch
 
 LEVELS_DBFS = (-33.0, -15.0)  # root mean square of an utterance
+PLAIN_DBFS = -23.0
 IN_ROOM, NOISY, NARROW, TILTED = 0.2, 0.15, 0.07, 0.3  # shares of the utterances
 PAUSE_S = 0.4  # at most, before and after the speech
 
@@ -40,9 +41,11 @@ class Change:
         return stretch(moved, self.tempo, sample_rate) if abs(self.tempo - 1) > 0.03 else moved
 
 
-def placed(audio: np.ndarray, sample_rate: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """Speech as a microphone somewhere takes it up -> audio, and what was done, in words."""
-    draws = rng.random(4)
+def placed(
+    audio: np.ndarray, sample_rate: int, rng: np.random.Generator, plain: bool = False
+) -> tuple[np.ndarray, str]:
+    """Speech as a microphone somewhere takes it up, plain: in a studio -> audio, and what was done, in words."""
+    draws = np.ones(4) if plain else rng.random(4)
     done = []
     lengths = [round(rng.uniform(0.02, PAUSE_S) * sample_rate) for _ in range(2)]
     audio = np.pad(trimmed(audio, sample_rate), lengths)
@@ -58,4 +61,4 @@ def placed(audio: np.ndarray, sample_rate: int, rng: np.random.Generator) -> tup
     if draws[3] < NOISY:
         done.append(f"noise {(below := rng.uniform(10, 40)):.0f} dB below")
         audio = with_noise(audio, below, rng)
-    return at_level(audio, rng.uniform(*LEVELS_DBFS)), ", ".join(done)
+    return at_level(audio, PLAIN_DBFS if plain else rng.uniform(*LEVELS_DBFS)), ", ".join(done)

@@ -1,0 +1,104 @@
+"""When words are said, where that comes with speech: what aligners and recognisers write, in JSON beside the audio.
+
+    {"alignments": [["word", [0.32, 0.61], "SPEAKER_MAIN"], ...]}        moshi-finetune
+    {"words": [{"word": "word", "start": 0.32, "end": 0.61}, ...]}       Whisper, WhisperX; also in each of "segments"
+
+A token store keeps when each character is said (text_times.py): those of a word follow each other evenly from its start
+to its end. T frames, L characters.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .text_times import UNHEARD
+from .text_tokenizer import clean_text
+
+Word = tuple[str, float, float]  # or a part of one; where it begins and ends, in seconds
+
+LISTS = ("alignments", "words", "segments")  # the first that is there counts
+
+
+def has_words(values: Any) -> bool:
+    """Whether what a JSON file says of a recording has words with times, whole or broken: "words" may be others."""
+    if not isinstance(values, Mapping):
+        return False
+    lists = [values.get(name) for name in LISTS]
+    entries = next((entries for entries in lists if entries), None)
+    first = entries[0] if isinstance(entries, list) else None
+    if isinstance(first, Mapping):
+        return "start" in first if entries is not values.get("segments") else any("words" in part for part in entries)
+    return isinstance(first, list) and len(first) > 1 and isinstance(first[1], list)
+
+
+def words_beside(audio: Path) -> Path | None:
+    """NAME.json of NAME.wav, if that is there and has words with times; what else it may be is nothing of ours."""
+    path = audio.with_suffix(".json")
+    try:
+        return path if has_words(json.loads(path.read_bytes())) else None
+    except (OSError, ValueError):
+        return None
+
+
+def read_words(content: bytes) -> tuple[Word, ...]:
+    """The words of a JSON file, in their order. One without times, as WhisperX leaves what it could not align, is left
+    out. Raises ValueError, to stand after the file's name, if they are broken.
+    """
+    try:
+        values = json.loads(content)
+        name = next(name for name in LISTS if values.get(name))
+        entries = values[name]
+        if name == "segments":
+            entries = [entry for segment in entries for entry in segment.get("words") or ()]
+        return tuple(word for word in map(_word, entries) if word is not None)
+    except (TypeError, ValueError, LookupError, AttributeError, StopIteration):
+        raise ValueError("has no words with the seconds where they begin and end; mend or remove it") from None
+
+
+def _word(entry: Any) -> Word | None:
+    if isinstance(entry, Mapping):
+        text, times = entry["word"] if "word" in entry else entry["text"], (entry.get("start"), entry.get("end"))
+    else:
+        text, times = entry[0], entry[1]
+    if None in times:
+        return None
+    start, end = map(float, times)
+    if not isinstance(text, str) or not 0 <= start <= end < math.inf:
+        raise ValueError
+    return text, start, end
+
+
+def words_between(words: Sequence[Word], start_s: float, end_s: float) -> list[Word]:
+    """Those whose middle is there."""
+    return [word for word in words if start_s <= (word[1] + word[2]) / 2 < end_s]
+
+
+def text_of(words: Sequence[Word]) -> str | None:
+    return clean_text(" ".join(text for text, _, _ in words)) or None
+
+
+def character_frames(
+    text: str, words: Sequence[Word], frame_rate: float, num_frames: int, start_s: float = 0.0
+) -> np.ndarray | None:
+    """The frame [L] in which each character of a clean text begins, UNHEARD for what is no letter or digit.
+
+    None unless the words, or parts of words, are the text, but for case, white space and punctuation. start_s: where
+    the T frames begin in the recording.
+    """
+    places = [place for place, character in enumerate(text) if character.isalnum()]
+    letters: list[str] = []
+    seconds: list[float] = []
+    for word, start, end in words:
+        heard = [character for character in word if character.isalnum()]
+        letters += heard
+        seconds += np.linspace(start, end, len(heard), endpoint=False).tolist()
+    if not places or "".join(letters).casefold() != "".join(text[place] for place in places).casefold():
+        return None
+    found = np.floor((np.array(seconds) - start_s) * frame_rate).astype(np.int64).clip(0, num_frames - 1)
+    frames = np.full(len(text), UNHEARD)
+    frames[places] = np.maximum.accumulate(found)
+    return frames
