@@ -1,6 +1,7 @@
 """Sources -> codes, here or in worker processes: the same bytes either way. S samples, T frames, K codebooks."""
 
 import logging
+import math
 import multiprocessing
 import os
 import tempfile
@@ -73,24 +74,25 @@ class Recording:
             return [Rejected(name, self.reason)]
         names = [name] if len(pieces) == 1 else [f"{name}#{number}" for number in range(len(pieces))]
         entries: Entries = []
-        for name, (first, piece) in zip(names, pieces, strict=True):
+        bounds = [self.source.start_s + first / self.codec.sample_rate for first, _ in pieces]
+        bounds.append(math.inf if self.source.end_s is None else self.source.end_s)
+        for name, (_, piece), start_s, end_s in zip(names, pieces, bounds[:-1], bounds[1:], strict=True):
             if isinstance(piece, Rejected):
                 entries.append(replace(piece, name=name))
                 continue
             for number, clip in enumerate(piece):
                 assert clip.codes is not None
                 copy_name = f"{name}~{number}" if len(piece) > 1 else name
-                text, times = self._said(first, len(clip.codes))
+                text, times = self._said(start_s, end_s, len(clip.codes))
                 about = text, name != names[-1], self.source.speaker, self.source.origin, times
                 entries.append(Utterance(copy_name, clip.num_samples, clip.codes, *about))
         return entries
 
-    def _said(self, first: int, num_frames: int) -> tuple[str | None, np.ndarray | None]:
-        """The text of the piece that begins at sample `first`, and the frame in which each character begins."""
-        rate, start_s = self.codec.frame_rate, self.source.start_s + first / self.codec.sample_rate
-        words = words_between(self.words, start_s, start_s + num_frames / rate)
+    def _said(self, start_s: float, end_s: float, num_frames: int) -> tuple[str | None, np.ndarray | None]:
+        """The text of a piece of the recording, and the frame in which each character begins, where that is known."""
+        words = words_between(self.words, start_s, end_s)
         text = self.text if self.text and len(self.pieces) == 1 else text_of(words)
-        return text, character_frames(text, words, rate, num_frames, start_s) if text else None
+        return text, character_frames(text, words, self.codec.frame_rate, num_frames, start_s) if text else None
 
 
 def encode_sources(

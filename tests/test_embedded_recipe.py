@@ -6,6 +6,7 @@ import re
 import shutil
 import tarfile
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codeclm.data import prepare
 from codeclm.data.audio import load_audio
 from codeclm.data.audio_out import save_audio
 from codeclm.data.sources import find_sources
+from codeclm.data.text_times import TextTimes
 from codeclm.data.token_store import TokenStore
 from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
@@ -30,10 +33,11 @@ from codeclm.model.shapes import TextConfig
 from codeclm.model.speech_lm_config import SpeechLMConfig
 from codeclm.train.recipes import embedded
 from codeclm.train.recipes.embedded import shards
+from codeclm.train.recipes.embedded.heart import shaped
 from codeclm.train.recipes.embedded.language_model import ON_CPU
 from codeclm.train.recipes.embedded.limits import Parts, distance
 from codeclm.train.recipes.embedded.recordings import Recording, recordings
-from codeclm.train.recipes.embedded.synthesizers import shaped
+from codeclm.train.recipes.embedded.spelling import Spelling
 from codeclm.train.recipes.embedded.texts import deal, quotations, sided, wordnet
 from codeclm.train.recipes.embedded.variants import Change, placed
 from codeclm.train.recipes.embedded.voices import synthetic_voices
@@ -155,10 +159,57 @@ def test_speech_in_a_place_is_as_loud_as_drawn_and_never_clipped():
     assert -34 < min(levels) < max(levels) < -14 and max(levels) - min(levels) > 6
 
 
+SPELLED = """cat kat, tack tak, back bak, cab kab, act akt, box boks, ox oks, at at, tab tab, tot tot, cot kot, cob kob
+bat bat
+bass bas, task task, sock sok, sob sob, sack sak, fox foks, tax taks""".replace("\n", ", ")
+WORDS = [(written, said) for written, said in (pair.split() for pair in SPELLED.split(", "))]
+
+
+def test_a_spelling_says_which_letters_are_which_phonemes():
+    spelling = Spelling(WORDS)
+    assert spelling.reading("backs", "baks") == [1, 1, 0, 1, 1] and spelling.reading("cox", "koks") == [1, 1, 2]
+    assert spelling.reading("a", "takt") is None and spelling.reading("", "") == []
+
+
+@given(st.text("abckotx", max_size=5), st.text("abkost", max_size=6))
+def test_a_reading_says_all_phonemes_in_the_likeliest_way(letters, phonemes):
+    spelling = Spelling(WORDS)
+    found = spelling.reading(letters, phonemes)
+    ways = [way for way in product(range(4), repeat=len(letters)) if sum(way) == len(phonemes)]
+    if not ways:
+        assert found is None
+        return
+
+    def cost(way) -> float:
+        ends = np.cumsum(way)
+        parts = [tuple(phonemes[end - count : end]) for count, end in zip(way, ends, strict=True)]
+        seen = zip(letters, parts, strict=True)
+        return sum(spelling.cost(letter, part) for letter, part in seen)
+
+    assert found is not None and cost(found) == pytest.approx(min(map(cost, ways)))
+
+
+def test_heart_says_when_its_letters_are_said():
+    pytest.importorskip("hibari")
+    from codeclm.train.recipes.embedded import heart
+
+    audio, rate, words = heart.say("Stop. Then go on to Dr. Box, No. 20.", "", np.random.default_rng(0))
+    assert "".join(piece for piece, _, _ in words) == "StopThengoontoDrBoxNo20"
+    bounds = np.array([times for _, *times in words])
+    assert (bounds[:, 0] <= bounds[:, 1]).all() and (bounds[1:, 0] >= bounds[:-1, 1] - 1e-6).all()
+    loudness = [np.square(audio[int(first * rate) : int(end * rate)]).mean() for first, end in bounds if end > first]
+    edge = rate // 15
+    pause = audio[int(words[3][2] * rate) + edge : int(words[4][1] * rate) - edge]  # "Stop" is over, "Then" not begun
+    assert len(pause) > rate / 10 and np.square(pause).mean() < 0.01 * np.median(loudness)
+    slow = heart.say("Stop. Then go on to Dr. Box, No. 20.", "speed=0.7", np.random.default_rng(0))[2]
+    assert slow[-1][1] / words[-1][1] == pytest.approx(1 / 0.7, rel=0.1)
+
+
 def test_plain_speech_is_that_of_a_studio(tmp_path: Path):
     plain = list(replace(material(tmp_path), plain=True).utterances(0))
     levels = [20 * np.log10(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) for audio, _ in plain]
-    assert len(plain) > 20 and np.allclose(levels, -23, atol=0.1) and {known["conditions"] for _, known in plain} == {""}
+    assert len(plain) > 20 and np.allclose(levels, -23, atol=0.1)
+    assert {known["conditions"] for _, known in plain} == {""}
 
 
 def test_a_shard_is_the_same_whenever_it_is_made_and_says_who_speaks(tmp_path: Path, monkeypatch):
@@ -218,7 +269,9 @@ def test_of_some_voices_only_the_shards_hold_what_these_say_in_all_of_them(tmp_p
 
 
 @pytest.mark.slow
-def test_the_recipe_makes_speech_of_what_is_installed_and_refuses_other_settings(tmp_path: Path, monkeypatch):
+def test_the_recipe_makes_speech_of_what_is_installed_and_refuses_other_settings(
+    tmp_path: Path, monkeypatch, make_codec
+):
     pytest.importorskip("hibari")
     from codeclm.train.recipes.embedded.__main__ import RecipeConfig, run
 
@@ -243,8 +296,11 @@ def test_the_recipe_makes_speech_of_what_is_installed_and_refuses_other_settings
     with pytest.raises(ValueError, match="only names hart: no voice"):
         run(alone, RecipeConfig(hours=0.02, num_workers=1, without=("human",), only=("hart",)), until="speech")
     (alone / "recipe.json").unlink()
-    run(alone, RecipeConfig(hours=0.1, num_workers=1, only=("heart",), plain=True), until="speech")  # nothing else is installed
+    alone_in_studio = RecipeConfig(hours=0.1, num_workers=1, only=("heart",), plain=True)
+    run(alone, alone_in_studio, until="speech")  # nothing else is installed
     assert {about["speaker"] for about in _described(alone / "speech/train/00000.tar")} == {"heart"}
+    prepare(alone / "speech", alone / "tokens", make_codec())
+    assert TextTimes(TokenStore(alone / "tokens")).is_known.all()
     assert sorted(path.name for path in (alone / "speech").iterdir()) == ["heldout", "train"]
 
 

@@ -66,15 +66,21 @@ def coloured(audio: np.ndarray, spread_db: float, sample_rate: int, rng: np.rand
 
 def trimmed(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """Without the silence around the speech, but for 50 ms."""
+    first, end = speech_bounds(audio, sample_rate)
+    return audio[first:end]
+
+
+def speech_bounds(audio: np.ndarray, sample_rate: int) -> tuple[int, int]:
+    """The samples between which there is speech, and 50 ms around it; all of them where there is none."""
     hop = round(QUIET_S * sample_rate)
     power = np.square(audio[: len(audio) // hop * hop].reshape(-1, hop), dtype=np.float64).mean(axis=1)
     if not len(power):
-        return audio
+        return 0, len(audio)
     least = max(10 ** (SILENCE_DBFS / 10), power.max() * 10 ** (-EDGE_DB / 10))
     loud, edge = np.flatnonzero(power >= least), round(EDGE_S * sample_rate)
     if not len(loud):
-        return audio
-    return audio[max(0, loud[0] * hop - edge) : (loud[-1] + 1) * hop + edge]
+        return 0, len(audio)
+    return max(0, int(loud[0]) * hop - edge), min(len(audio), int(loud[-1] + 1) * hop + edge)
 
 
 def quietest(audio: np.ndarray, first: int, last: int, sample_rate: int) -> int:

@@ -11,7 +11,7 @@ import os
 import random
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,13 +25,14 @@ import numpy as np
 
 from ....data.audio import AudioError, load_audio
 from ....data.progress import progress_bar
+from ....data.word_times import Word
 from ....inference.sound.measures import resampled
 from ....model.files import whole_file
 from .recordings import Recording
 from .synthesizers import synthesizer
 from .texts import SHARES as TEXT_SHARES
 from .texts import Sides, deal
-from .variants import placed
+from .variants import Change, placed
 from .voices import AS_IT_COMES, SHARES, VERSIONS, Voice, changed, synthetic_voices
 
 RATE = 16_000  # Hz
@@ -41,6 +42,8 @@ MIN_S, MAX_S = 0.5, 30.0  # an utterance of another length is left out
 MIN_LOUDNESS = 1e-4  # root mean square of a synthesis; less is silence
 
 logger = logging.getLogger(__name__)
+
+Version = tuple[np.ndarray, Voice, dict[str, Any], Sequence[Word]]  # audio [S], who speaks, and what is known of it
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,13 @@ class Material:
                 source, place = source_of(number)
                 text = self.spoken[source][place % len(self.spoken[source])]
                 versions, known = self._synthesized(kind, text, rng), {"text": text, "source": f"{kind}/{source}"}
-            for audio, voice, about in versions:
+            for audio, voice, about, words in versions:
                 if MIN_S * RATE <= len(audio) <= MAX_S * RATE:
-                    audio, conditions = placed(audio, RATE, rng, self.plain)
-                    yield audio, {"speaker": voice.name, **known, **about, "conditions": conditions}
+                    audio, conditions, later_s = placed(audio, RATE, rng, self.plain)
+                    about |= {"conditions": conditions} | _aligned(words, later_s)
+                    yield audio, {"speaker": voice.name, **known, **about}
 
-    def _synthesized(self, kind: str, text: str, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, Voice, dict]]:
+    def _synthesized(self, kind: str, text: str, rng: np.random.Generator) -> Iterator[Version]:
         """The text as one synthesis; where that is slow, also in other voices that are made of it."""
         voices = self.voices[kind]
         if kind in VERSIONS:
@@ -117,14 +121,15 @@ class Material:
             chosen = [voices[0 if as_it_comes else int(rng.integers(len(voices)))]]
         if not (chosen := list(filter(self._is_wanted, chosen))):
             return
-        audio, rate = synthesizer(kind, self.folder)(text, chosen[0].settings, rng)
+        audio, rate, words = synthesizer(kind, self.folder)(text, chosen[0].settings, rng)
         if not len(audio) or np.sqrt(np.mean(np.square(audio, dtype=np.float64))) < MIN_LOUDNESS:
             logger.warning("left out: %s says nothing for %r", chosen[0].name, text)
             return
         for voice in chosen:  # changed at the synthesizer's rate: a lower pitch moves what is above 8 kHz into the band
-            yield resampled(voice.change.of(audio, rate), rate, RATE).astype(np.float32), voice, {}
+            sound = resampled(voice.change.of(audio, rate), rate, RATE).astype(np.float32)
+            yield sound, voice, {}, words if voice.change == Change() else ()
 
-    def _recorded(self, number: int) -> Iterator[tuple[np.ndarray, Voice, dict]]:
+    def _recorded(self, number: int) -> Iterator[Version]:
         """First each recording as it is, in an order of its own; then in the first voice that is made of it; ..."""
         if not self.people:  # none of them is wanted
             return
@@ -139,13 +144,19 @@ class Material:
         except AudioError as error:
             logger.warning("left out: %s", error)
             return
-        yield voice.change.of(audio, RATE), voice, {"text": recording.text} if recording.text else {}
+        yield voice.change.of(audio, RATE), voice, {"text": recording.text} if recording.text else {}, ()
 
     def _of_person(self, speaker: str) -> list[Voice]:
         """The voices of this side that are made of a person's, or are that person's."""
         own = Voice(speaker, "human")
         made = [voice for voice in changed(own) if self._is_mine(voice)]
         return made if self.side == "new_voices" else [own, *made]
+
+
+def _aligned(words: Sequence[Word], later_s: float) -> dict[str, Any]:
+    """Times of words, as moshi-finetune writes them."""
+    at = [[word, [round(max(0.0, time + later_s), 3) for time in times]] for word, *times in words]
+    return {"alignments": at} if at else {}
 
 
 def shard_path(folder: Path, number: int) -> Path:

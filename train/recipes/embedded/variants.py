@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....inference.sound.manipulate import at_level, in_room, low_pass, tilted, trimmed, with_noise
+from ....inference.sound.manipulate import at_level, in_room, low_pass, speech_bounds, tilted, with_noise
 from ....inference.sound.stretch import shift_pitch, stretch
 
 LEVELS_DBFS = (-33.0, -15.0)  # root mean square of an utterance
@@ -43,12 +43,15 @@ class Change:
 
 def placed(
     audio: np.ndarray, sample_rate: int, rng: np.random.Generator, plain: bool = False
-) -> tuple[np.ndarray, str]:
-    """Speech as a microphone somewhere takes it up, plain: in a studio -> audio, and what was done, in words."""
+) -> tuple[np.ndarray, str, float]:
+    """Speech as a microphone somewhere takes it up, plain: in a studio -> audio, what was done, in words, and how many
+    seconds later all is said."""
     draws = np.ones(4) if plain else rng.random(4)
     done = []
     lengths = [round(rng.uniform(0.02, PAUSE_S) * sample_rate) for _ in range(2)]
-    audio = np.pad(trimmed(audio, sample_rate), lengths)
+    first, end = speech_bounds(audio, sample_rate)
+    later_s = (lengths[0] - first) / sample_rate
+    audio = np.pad(audio[first:end], lengths)
     if draws[0] < TILTED:
         done.append(f"tilt {(slope := rng.uniform(-6, 6)):+.1f} dB")
         audio = tilted(audio, slope, sample_rate)
@@ -61,4 +64,4 @@ def placed(
     if draws[3] < NOISY:
         done.append(f"noise {(below := rng.uniform(10, 40)):.0f} dB below")
         audio = with_noise(audio, below, rng)
-    return at_level(audio, PLAIN_DBFS if plain else rng.uniform(*LEVELS_DBFS)), ", ".join(done)
+    return at_level(audio, PLAIN_DBFS if plain else rng.uniform(*LEVELS_DBFS)), ", ".join(done), later_s
