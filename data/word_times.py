@@ -25,14 +25,19 @@ LISTS = ("alignments", "words", "segments")  # the first that is there counts
 
 def has_words(values: Any) -> bool:
     """Whether what a JSON file says of a recording has words with times, whole or broken: "words" may be others."""
-    if not isinstance(values, Mapping):
+    name = next((name for name in LISTS if values.get(name)), None) if isinstance(values, Mapping) else None
+    entries = values[name] if name is not None else ()
+    if not isinstance(entries, list):
         return False
-    lists = [values.get(name) for name in LISTS]
-    entries = next((entries for entries in lists if entries), None)
-    first = entries[0] if isinstance(entries, list) else None
-    if isinstance(first, Mapping):
-        return "start" in first if entries is not values.get("segments") else any("words" in part for part in entries)
-    return isinstance(first, list) and len(first) > 1 and isinstance(first[1], list)
+    if name == "segments":
+        return any(isinstance(segment, Mapping) and segment.get("words") for segment in entries)
+    return any(_is_timed(entry) for entry in entries)
+
+
+def _is_timed(entry: Any) -> bool:
+    if isinstance(entry, Mapping):
+        return "start" in entry
+    return isinstance(entry, list) and len(entry) > 1 and isinstance(entry[1], list)
 
 
 def words_beside(audio: Path) -> Path | None:
@@ -61,12 +66,12 @@ def read_words(content: bytes) -> tuple[Word, ...]:
 
 def _word(entry: Any) -> Word | None:
     if isinstance(entry, Mapping):
-        text, times = entry["word"] if "word" in entry else entry["text"], (entry.get("start"), entry.get("end"))
+        text, start, end = entry["word"] if "word" in entry else entry["text"], entry.get("start"), entry.get("end")
     else:
-        text, times = entry[0], entry[1]
-    if None in times:
+        text, (start, end) = entry[:2]
+    if start is None or end is None:
         return None
-    start, end = map(float, times)
+    start, end = float(start), float(end)
     if not isinstance(text, str) or not 0 <= start <= end < math.inf:
         raise ValueError
     return text, start, end

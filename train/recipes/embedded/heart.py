@@ -159,17 +159,17 @@ def letter_times(sentence: str, tokens: Sequence[Token], phonemes: str, begins: 
     What is read otherwise than it is written, as "Dr." is, is one piece.
     """
     read = [piece for token in tokens for piece in _pieces(token, phonemes, begins)]
-    written = [(place, c) for place, c in enumerate(sentence) if c.isalnum()]
-    a, b = ([c.casefold() for c in letters] for letters in ([c for _, c in written], [c for c, _, _ in read]))
+    written = [c for c in sentence if c.isalnum()]
+    matcher = SequenceMatcher(None, [c.casefold() for c in written], [c.casefold() for c, _, _ in read], autojunk=False)
     words: list[Word] = []
-    for kind, first, end, start, stop in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+    for kind, first, end, start, stop in matcher.get_opcodes():
+        said = read[start:stop]
         if kind == "equal":
-            words += [(c, *times) for (_, c), (_, *times) in zip(written[first:end], read[start:stop], strict=True)]
+            words += said
         elif first < end:  # others were read, or none
             before = words[-1][2] if words else float(begins[0])
-            spoken = read[start:stop]
-            bounds = (spoken[0][1], spoken[-1][2]) if spoken else (before, before)
-            words.append(("".join(c for _, c in written[first:end]), *bounds))
+            bounds = (said[0][1], said[-1][2]) if said else (before, before)
+            words.append(("".join(written[first:end]), *bounds))
     return words
 
 
