@@ -25,7 +25,7 @@ from .store_index import (
     read_shards,
     shard_name,
 )
-from .text_times import times_file, write_times
+from .text_times import keep_times
 from .token_store import TokenStore
 from .utterance_table import numbers, table_of, to_bytes
 
@@ -76,8 +76,8 @@ def write_shard(
 
 def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardIndex]) -> None:
     """Write the index and store.json over these shards, which must be finished: from now on they are the store in
-    `folder`, and the times that they know are its times, unless it has been aligned already. Whoever has an older index
-    open keeps it, though its file is removed."""
+    `folder`, and what they know of when texts are said is its own. Whoever has an older index open keeps it, though its
+    file is removed."""
     check_storable(codec)
     index = _write_index(folder, shards)
     infos = [
@@ -88,9 +88,9 @@ def commit_store(folder: Path, codec: CodecReference, shards: Sequence[ShardInde
     for path in folder.glob("index-*.arrow"):
         if path.name != index.name:
             path.unlink()
-    entries = [entry for shard in shards for entry in shard.utterances]
-    if any(entry.times for entry in entries) and not times_file(store := TokenStore(folder)).is_file():
-        write_times(store, [np.array(entry.times or [], np.int64) for entry in entries])
+    known = [entry.times or [] for shard in shards for entry in shard.utterances]
+    if any(known):
+        keep_times(TokenStore(folder), known)
 
 
 def convert_store(old: Path, new: Path) -> None:

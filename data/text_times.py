@@ -48,6 +48,17 @@ def write_times(store: TokenStore, times: Sequence[np.ndarray]) -> Path:
     return path
 
 
+def keep_times(store: TokenStore, known: Sequence[Sequence[int]]) -> None:
+    """Write the times that came with the speech, beside what the store has of others."""
+    try:
+        others = TextTimes(store)
+    except (FileNotFoundError, ValueError):
+        others = None
+    none = np.zeros(0, np.int64)
+    found = [np.asarray(times) if times else others.of(i) if others else none for i, times in enumerate(known)]
+    write_times(store, found)
+
+
 def times_of(store: TokenStore) -> "TextTimes | None":
     """None, with a warning, if the store does not say. Raises ValueError if what it says is damaged."""
     try:

@@ -50,28 +50,30 @@ def words_beside(audio: Path) -> Path | None:
 
 
 def read_words(content: bytes) -> tuple[Word, ...]:
-    """The words of a JSON file, in their order. One without times, as WhisperX leaves what it could not align, is left
-    out. Raises ValueError, to stand after the file's name, if they are broken.
+    """The words of a JSON file, in their order. One without times, as WhisperX leaves what it could not align, stands
+    where the one before it ends. Raises ValueError, to stand after the file's name, if they are broken.
     """
+    words: list[Word] = []
     try:
         values = json.loads(content)
         name = next(name for name in LISTS if values.get(name))
         entries = values[name]
         if name == "segments":
             entries = [entry for segment in entries for entry in segment.get("words") or ()]
-        return tuple(word for word in map(_word, entries) if word is not None)
+        for entry in entries:
+            words.append(_word(entry, words[-1][2] if words else 0.0))
+        return tuple(words)
     except (TypeError, ValueError, LookupError, AttributeError, StopIteration):
         raise ValueError("has no words with the seconds where they begin and end; mend or remove it") from None
 
 
-def _word(entry: Any) -> Word | None:
+def _word(entry: Any, before: float) -> Word:
+    """before: where the word before it ends."""
     if isinstance(entry, Mapping):
         text, start, end = entry["word"] if "word" in entry else entry["text"], entry.get("start"), entry.get("end")
     else:
         text, (start, end) = entry[:2]
-    if start is None or end is None:
-        return None
-    start, end = float(start), float(end)
+    start, end = (before, before) if start is None or end is None else (float(start), float(end))
     if not isinstance(text, str) or not 0 <= start <= end < math.inf:
         raise ValueError
     return text, start, end

@@ -35,7 +35,7 @@ def spoken(seconds: float, seed: int = 0) -> np.ndarray:
     [
         ALIGNMENTS,
         {"text": TEXT, "words": ENTRIES},
-        {"segments": [{"words": ENTRIES[:2]}, {"text": ""}, {"words": [*ENTRIES[2:], {"word": "7"}]}]},
+        {"segments": [{"words": ENTRIES[:2]}, {"text": ""}, {"words": ENTRIES[2:]}]},
         {"segments": [{"words": [{"text": entry["word"], **entry} for entry in ENTRIES]}]},
     ],
 )
@@ -43,6 +43,11 @@ def test_the_words_of_aligners_and_recognisers_are_read(values):
     assert has_words(values)
     words = read_words(json.dumps(values).encode())
     assert [(word.strip(), start, end) for word, start, end in words] == WORDS and text_of(words) == TEXT
+
+
+def test_a_word_without_times_stands_where_the_one_before_it_ends():
+    words = read_words(json.dumps({"words": [ENTRIES[0], {"word": "7"}, *ENTRIES[1:]]}).encode())
+    assert words[1] == ("7", 0.5, 0.5) and text_of(words) == "It's 7 a trap!"
 
 
 @pytest.mark.parametrize(
@@ -138,3 +143,11 @@ def test_alignment_finds_out_what_is_missing(make_codec, tmp_path: Path, caplog)
     assert "it is known when its texts are said" in caplog.text
     align(store.folder, codec, AlignerConfig(**quick, again=True))
     assert not np.array_equal(TextTimes(store).of(known), before)
+    found = TextTimes(store).of(known - 1).copy()
+    mended = {"alignments": [[word, [start + 0.1, end + 0.1]] for word, start, end in WORDS]}
+    (folder / "3.json").write_text(json.dumps(mended))
+    prepare(folder, tmp_path / "store", codec)
+    times = TextTimes(TokenStore(tmp_path / "store"))
+    assert times.of(known)[0] == before[0] + round(0.1 * codec.frame_rate) and np.array_equal(
+        times.of(known - 1), found
+    )
