@@ -20,6 +20,7 @@ from .token_store import TokenStore, mapped
 from .utterance_table import numbers
 
 UNHEARD = -1
+NONE = np.zeros(0, np.int64)  # times that are not known
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +52,19 @@ def write_times(store: TokenStore, times: Sequence[np.ndarray]) -> Path:
 def keep_times(store: TokenStore, known: Sequence[Sequence[int]]) -> None:
     """Write the times that came with the speech, beside what the store has of others."""
     try:
-        others = TextTimes(store)
-    except (FileNotFoundError, ValueError):
-        others = None
-    none = np.zeros(0, np.int64)
-    found = [np.asarray(times) if times else others.of(i) if others else none for i, times in enumerate(known)]
-    write_times(store, found)
+        before = known_times(store)
+    except ValueError:  # they are found out again
+        before = [NONE] * len(store)
+    write_times(store, [np.asarray(times) if times else other for times, other in zip(known, before, strict=True)])
+
+
+def known_times(store: TokenStore) -> list[np.ndarray]:
+    """The frames of each utterance's characters, none where they are not known. Raises ValueError if damaged."""
+    try:
+        times = TextTimes(store)
+    except FileNotFoundError:
+        return [NONE] * len(store)
+    return [times.of(i) for i in range(len(store))]
 
 
 def times_of(store: TokenStore) -> "TextTimes | None":

@@ -101,7 +101,7 @@ def test_a_folder_a_list_and_a_tar_keep_times_and_pieces_keep_their_words(make_c
     assert np.array_equal(times.of(place["with"]), wanted)
     pieces = [place[f"long#{number}"] for number in range(3)]
     assert " ".join(store.text(i) or "" for i in pieces) == " ".join(word for word, _, _ in long)
-    first = np.cumsum([0, *store.num_frames[pieces[:-1]]])  # of each piece, in frames of the recording
+    first = np.cumsum([0, *store.num_frames[pieces[:-1]]])  # where each piece begins, in frames of the recording
     begins = np.concatenate([times.of(i)[:1] + start for i, start in zip(pieces, first, strict=True)])
     starts = {word: start for word, start, _ in long}
     said = [starts[(store.text(i) or "").split()[0]] for i in pieces]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.progress import progress_bar
-from ..data.text_times import UNHEARD, TextTimes, times_file, write_times
+from ..data.text_times import NONE, UNHEARD, known_times, times_file, write_times
 from ..data.text_tokenizer import clean_text
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
@@ -22,7 +22,6 @@ from ..model.device import has_fast_bf16
 from .aligner import BLANK, STEPS_PER_FRAME, Aligner, Alphabet, likeliest_paths, spectra
 from .aligner_config import AlignerConfig
 
-NONE = np.zeros(0, np.int64)
 DECODED_FRAMES = 1500  # at once
 
 HELDOUT = 100  # utterances that are not learned from, at most, and at most a tenth
@@ -166,7 +165,7 @@ def align(tokens: Path, codec: Codec, config: AlignerConfig = AlignerConfig()) -
     """
     store = TokenStore(tokens)
     alignment = TextAlignment(store, codec, config)
-    times = known_times(store, config.again)
+    times = [NONE] * len(store) if config.again else known_times(store)
     sought = [i for i in alignment.texts if not len(times[i])]
     if not sought:
         log.info(f"{store.folder}: it is known when its texts are said; --again finds it out anew")
@@ -194,11 +193,3 @@ def align(tokens: Path, codec: Codec, config: AlignerConfig = AlignerConfig()) -
     if missing := len(store) - len(alignment.texts):
         log.info(f"{missing} of {len(store)} utterances have no text, or one that cannot be said in their time")
     return write_times(store, times)
-
-
-def known_times(store: TokenStore, again: bool) -> list[np.ndarray]:
-    """The times that a store has already, none where they are to be found."""
-    if again or not times_file(store).is_file():
-        return [NONE] * len(store)
-    times = TextTimes(store)
-    return [times.of(i) for i in range(len(store))]

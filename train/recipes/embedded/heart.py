@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import cache
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Token(NamedTuple):
     """A word or a sign of a sentence, as hibari reads it."""
 
     text: str
-    first: int  # of its phonemes in those of the sentence
+    first: int  # place of its phonemes in those of the sentence
     end: int
 
 
@@ -39,24 +39,24 @@ def say(text: str, voice: str, rng: np.random.Generator) -> tuple[np.ndarray, in
     voice: what `shaped` takes: "pitch=3 throat=1.06 melody=1.4 breath=2"; and speed=1.1.
     """
     from hibari import dsp  # pyright: ignore[reportMissingImports]
+    from hibari.tts import MAX_PHONEMES  # pyright: ignore[reportMissingImports]
 
     shape = {name: float(value) for name, value in (setting.split("=") for setting in voice.split())}
     speed = shape.pop("speed", 1.0)
     parts, words, seconds = [np.zeros(0, np.float32)], [], 0.0
-    sentences, read = heart().split_sentences(text), phonemes_of(text, "us")
-    read_whole = [(sentence, *tokens_of(sentence)) for sentence in sentences]
-    whole = [entry for entry in read_whole if entry[1]]
-    knows = [phonemes for _, phonemes, _ in whole] == read
-    for number, phonemes in enumerate(read):
-        if len(ids := heart().ids(phonemes)) < 3:
-            continue
-        inputs = {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
-        *outputs, lengths = _network().run(None, inputs)
-        parts.append(dsp.synth(*shaped([output[0] for output in outputs], **shape), rng=rng))
-        if knows:
-            begins = seconds + _begins(phonemes, np.ravel(lengths)) * UNIT / RATE
-            words += letter_times(whole[number][0], whole[number][2], phonemes, begins)
-        seconds += len(parts[-1]) / RATE
+    for sentence in heart().split_sentences(text):
+        whole, tokens = tokens_of(sentence)
+        is_long = len(whole) > MAX_PHONEMES
+        for phonemes in phonemes_of(sentence, "us") if is_long else [whole]:
+            if len(ids := heart().ids(phonemes)) < 3:
+                continue
+            inputs = {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
+            *outputs, lengths = _network().run(None, inputs)
+            parts.append(dsp.synth(*shaped([output[0] for output in outputs], **shape), rng=rng))
+            if not is_long:
+                begins = seconds + _begins(phonemes, np.ravel(lengths)) * UNIT / RATE
+                words += letter_times(sentence, tokens, phonemes, begins)
+            seconds += len(parts[-1]) / RATE
     return np.concatenate(parts), RATE, words
 
 
@@ -191,13 +191,14 @@ def _pieces(token: Token, phonemes: str, begins: np.ndarray) -> list[Word]:
 
 def _units(phonemes: str, first: int, end: int) -> list[tuple[str, int]]:
     """Phonemes and where they are, a mark of stress with what it stands before."""
-    places = [place for place in range(first, end) if not phonemes[place].isspace()]
     units: list[tuple[str, int]] = []
-    for is_stress, group in groupby(places, lambda place: phonemes[place] in STRESS):
-        if not is_stress:
-            for number, place in enumerate(group):
-                begin = place - 1 if number == 0 and place - 1 in places and phonemes[place - 1] in STRESS else place
-                units.append((phonemes[place], begin))
+    stress = None  # where the mark before is
+    for place in range(first, end):
+        if phonemes[place] in STRESS:
+            stress = place
+        elif not phonemes[place].isspace():
+            units.append((phonemes[place], place if stress is None else stress))
+            stress = None
     return units
 
 

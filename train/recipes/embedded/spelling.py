@@ -8,7 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-ROUNDS = 5  # of counting
+ROUNDS = 5  # times that it is counted
 MOST = 3  # phonemes of a letter
 SEVERAL = 1.0  # nats for each phoneme of a letter after the first
 UNSEEN = 0.1  # counts of what was not seen

@@ -7,17 +7,16 @@ back    config.json, metrics.jsonl, run.html, model/
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
 from .....data.store_writer import join_stores
-from .....data.text_times import times_file, times_of, write_times
+from .....data.text_times import known_times, times_file, write_times
 from .....data.text_tokenizer import TextTokenizer
 from .....data.token_store import TokenStore
 from .....inference.loading import is_embedded, load, load_speech_lm, load_tokenizer, save_model
@@ -89,14 +88,7 @@ def joined(stores: Sequence[TokenStore], folder: Path) -> None:
     """The stores as one, with the times of their texts."""
     join_stores([store.folder for store in stores], folder)
     if any(times_file(store).is_file() for store in stores):
-        write_times(TokenStore(folder), list(chain(*map(times_in, stores))))
-
-
-def times_in(store: TokenStore) -> Iterator[np.ndarray]:
-    """The frames of each utterance's characters; none where they are not known."""
-    times = times_of(store)
-    for i in range(len(store)):
-        yield np.zeros(0, np.int64) if times is None else times.of(i)
+        write_times(TokenStore(folder), list(chain(*map(known_times, stores))))
 
 
 def read_settings(parcel: Path) -> TrainConfig:
