@@ -16,6 +16,7 @@ import numpy as np
 
 from ..model.files import write_whole
 from ..model.text_tokens import BOS, EOS, EPAD, PAD
+from .number_words import check_language, said
 
 MIN_VOCAB_SIZE = 4 + 256 + 1  # special tokens, bytes and the start of a word
 TOKENIZER_FILE = "tokenizer.model"
@@ -27,17 +28,26 @@ def clean_text(text: str) -> str:
     return " ".join(text.replace(WORD_START, " ").split())
 
 
+def said_words(text: str, numbers: str) -> list[str]:
+    """The words of a text as they are told: numbers become words of the language `numbers`, with spaces between."""
+    words = clean_text(text).split()
+    return [said(word, numbers) for word in words] if numbers else words
+
+
 class TextTokenizer:
     """Tokens are 0..vocab_size-1: EPAD, BOS, EOS, PAD, 256 bytes, then pieces of words."""
 
-    def __init__(self, model: bytes, source: str = TOKENIZER_FILE):
-        """model: the content of a tokenizer.model; source: what to call it in errors.
+    def __init__(self, model: bytes, source: str = TOKENIZER_FILE, numbers: str = ""):
+        """model: the content of a tokenizer.model; source: what to call it in errors. numbers: the language in which
+        the numbers of a text become words before they become tokens, a code such as "en"; "": digits stay digits.
 
-        Raises ValueError if it is no sentencepiece model or has other special ids.
+        Raises ValueError if it is no sentencepiece model or has other special ids, or the language is not known.
         """
         from sentencepiece import SentencePieceProcessor
 
-        self.model = model
+        if numbers:
+            check_language(numbers)
+        self.model, self.numbers = model, numbers
         self.fingerprint = hashlib.sha256(model).hexdigest()
         self._pieces = SentencePieceProcessor()
         try:
@@ -54,7 +64,7 @@ class TextTokenizer:
             )
 
     @classmethod
-    def train(cls, transcripts: Iterable[str], vocab_size: int = 2000) -> "TextTokenizer":
+    def train(cls, transcripts: Iterable[str], vocab_size: int = 2000, numbers: str = "") -> "TextTokenizer":
         """The same transcripts in the same order give the same bytes. vocab_size: 0 for characters alone.
 
         Raises ValueError if there is no text, or a vocabulary of this size cannot be made from it.
@@ -63,10 +73,11 @@ class TextTokenizer:
 
         if not vocab_size:
             texts = list(transcripts)
-            return cls.train(texts, cls._num_characters(texts))
+            return cls.train(texts, cls._num_characters(texts), numbers)
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(f"vocab_size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}, 256 of them for bytes")
-        texts = [text for text in map(clean_text, transcripts) if text]
+        texts = [" ".join(said_words(text, numbers)) for text in transcripts]
+        texts = [text for text in texts if text]
         if not texts:
             raise ValueError("no text to train a tokenizer on; put a transcript NAME.txt beside each NAME.wav")
         model = io.BytesIO()
@@ -88,7 +99,7 @@ class TextTokenizer:
             )
         except (RuntimeError, ValueError) as error:
             raise ValueError(_in_one_line(str(error), vocab_size)) from None
-        return cls(model.getvalue())
+        return cls(model.getvalue(), numbers=numbers)
 
     @classmethod
     def _num_characters(cls, transcripts: list[str]) -> int:
@@ -102,13 +113,13 @@ class TextTokenizer:
         return MIN_VOCAB_SIZE
 
     @classmethod
-    def load(cls, path: str | Path) -> "TextTokenizer":
+    def load(cls, path: str | Path, numbers: str = "") -> "TextTokenizer":
         """`path`: a tokenizer.model, or the folder that holds it. Raises FileNotFoundError or ValueError."""
         path = Path(path)
         path = path / TOKENIZER_FILE if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a model that reads text has a {TOKENIZER_FILE}")
-        return cls(path.read_bytes(), str(path))
+        return cls(path.read_bytes(), str(path), numbers)
 
     def save(self, folder: str | Path) -> Path:
         """Write folder/tokenizer.model, whole or not at all -> its path. Raises OSError if it cannot be written."""
@@ -127,20 +138,28 @@ class TextTokenizer:
         except UnicodeEncodeError as error:
             raise ValueError(f"the text holds {text[error.start]!r}, which is no character") from None
         # one at a time: for a list sentencepiece starts threads, and waits for them
-        return [self._pieces.encode(word) for word in clean_text(text).split()]
+        return [
+            [token for part in word.split() for token in self._pieces.encode(part)]
+            for word in said_words(text, self.numbers)
+        ]
 
     def encode_places(self, text: str) -> tuple[list[int], np.ndarray]:
         """Tokens of the text, and the places of each in `clean_text(text)`: [L, 2], its first character and the one
-        after its last."""
+        after its last. Those of a number in words are spread over its digits."""
         tokens, places, start = [], [], 0
-        for word, pieces in zip(clean_text(text).split(), self.encode_words(text), strict=True):
+        words = clean_text(text).split(), said_words(text, self.numbers), self.encode_words(text)
+        for written, word, pieces in zip(*words, strict=True):
+            word = word.replace(" ", "")
             character_of = [place for place, c in enumerate(word) for _ in c.encode()] + [len(word)]  # for each byte
             sizes = [self._num_bytes[token] for token in pieces]
             for token, after, size in zip(pieces, accumulate(sizes), sizes, strict=True):
                 tokens.append(token)
+                first = character_of[after - size]
                 last = character_of[after - 1] + 1 if size else character_of[after]
-                places.append((start + character_of[after - size], start + last))
-            start += len(word) + 1
+                if word != written:
+                    first, last = first * len(written) // len(word), -(-last * len(written) // len(word))
+                places.append((start + first, start + last))
+            start += len(written) + 1
         return tokens, np.array(places, np.int64).reshape(-1, 2)
 
     @cached_property

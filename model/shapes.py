@@ -139,6 +139,7 @@ class TextConfig:
     lag_s: float = 0.4
     # tokens that a text to be said runs ahead of its sound, all of which a step is told ("timed")
     lookahead: int = 0
+    numbers: str = ""  # language in which numbers become words before they become tokens; "": digits stay digits
 
     def __post_init__(self) -> None:
         if not 0 <= self.vocab_size <= MAX_VOCABULARY:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from ..data.config import FormShares, HeldoutBy
+from ..data.number_words import check_language
 from ..model.dial import batch_by_layers, check_layers, shape_by_layers
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, DepthConfig, Pattern, TextConfig, TextLayout, TransformerConfig
@@ -107,8 +108,11 @@ class TextOptions:
     # tokens that a text to be said runs ahead of its sound ("timed"): each step is told them all, and so need not find
     # its place in the text
     lookahead: int = 10
+    numbers: str = ""  # language in which numbers are told in words, a code such as en; empty: digits stay digits
 
     def __post_init__(self) -> None:
+        if self.numbers:
+            check_language(self.numbers)
         if self.layout != "none":
             self.of_model(self.vocab_size, "")
 
@@ -117,8 +121,9 @@ class TextOptions:
         assert self.layout != "none"
         ahead = self.lookahead if self.layout == "timed" else 0
         return TextConfig(
-            vocab_size, layout=self.layout, tokenizer=tokenizer, lead_s=self.lead_s, lag_s=self.lag_s, lookahead=ahead
-        )
+            vocab_size, layout=self.layout, tokenizer=tokenizer, lead_s=self.lead_s, lag_s=self.lag_s, lookahead=ahead,
+            numbers=self.numbers,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

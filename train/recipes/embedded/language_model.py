@@ -16,7 +16,8 @@ SHAPE = ModelConfig(
     backbone=TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, ff_dim=1152, sliding_window=384),
     # small: a frame costs seven positions of it
     depth=DepthConfig(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, ff_dim=640),
-    text=TextOptions(layout="timed", vocab_size=0),  # characters: how a piece of a word sounds needs far more hours
+    # characters: how a piece of a word sounds needs far more hours; most texts are English
+    text=TextOptions(layout="timed", vocab_size=0, numbers="en"),
     unit_start=True,
 )
 ON_CPU = TrainConfig(

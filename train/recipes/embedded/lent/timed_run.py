@@ -78,7 +78,8 @@ def first_model(folder: Path, store: TokenStore, config: TrainConfig) -> tuple[S
     if (folder / FIRST).is_dir():
         model = load_speech_lm(folder / FIRST)
         return model, load_tokenizer(folder / FIRST, model)
-    tokenizer = TextTokenizer.load(folder) if (folder / TOKENIZER_FILE).is_file() else None
+    has_tokenizer = (folder / TOKENIZER_FILE).is_file()
+    tokenizer = TextTokenizer.load(folder, config.model.text.numbers) if has_tokenizer else None
     return new_model(store, config, tokenizer), tokenizer
 
 
