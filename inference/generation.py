@@ -21,6 +21,7 @@ class Generation:
     finish_reason: str  # "length" or "eos"
     text: str = ""  # what the model wrote beside the audio, or after it
     seed: int = 0
+    told: np.ndarray | None = None  # [T] text tokens beside the codes, PAD or -1 where there is none; None: no text
 
     @property
     def surprise_bits(self) -> np.ndarray:

@@ -28,6 +28,7 @@ from .out_of_memory import is_out_of_memory, out_of_memory
 from .precision import weights_of
 from .prefix import Prefix, fingerprint_of, make_prefix, read_prefix
 from .prompt import Audio, Prompt, encode_end
+from .read_back import best_reading
 from .rendering import rendered
 from .request import completed, continuation, filling, regeneration, saying, transcription, until_end
 from .threads import decoding_threads
@@ -135,14 +136,18 @@ class SpeechGenerator:
         sampling: SamplingConfig = SamplingConfig(),
         progress: bool = False,
         duration_s: float | None = None,
+        best_of: int = 1,
     ) -> Generation:
         """Say `text`, until the model ends it; `duration_s` seconds at most (20, or 0.2 for each character).
 
         voice: somebody to sound like, as a `prompt` of `generate_many`, for a model with a tagged text layout; it is
-        no part of the result. Raises AudioError for an unusable voice, ValueError for a model that cannot.
+        no part of the result. best_of: readings that are drawn, with seeds from `seed` on; such a model writes down
+        what it hears in each, and the one is taken in which `text` costs it the fewest bits. Raises AudioError for an
+        unusable voice, ValueError for a model that cannot.
         """
         sampling = replace(sampling, stop_at_end=True)
-        return self.run(saying(self, text, voice, duration_s, sampling), [seed], sampling, progress)[0]
+        request = saying(self, text, voice, duration_s, sampling, best_of)
+        return best_reading(self, self.run(request, range(seed, seed + best_of), sampling, progress), text)
 
     def regenerate(
         self,

@@ -25,10 +25,11 @@ def rendered(
     finish_reason: str,
 ) -> Generation:
     """codes, nll: [K, T]. text: [T]. num_given: columns that were given, the first ones."""
-    if text is not None and lm.model.config.text.layout == "timed":
-        text = torch.tensor(told_apart(text.tolist(), lm.model.config.text.lookahead))
     audible = (codes[0] != ABSENT).nonzero().flatten()  # columns of text alone make no sound
     codes, nll = codes[:, audible], nll[:, audible]
+    told = None if text is None else text[audible].cpu().numpy()
+    if text is not None and lm.model.config.text.layout == "timed":
+        text = torch.tensor(told_apart(text.tolist(), lm.model.config.text.lookahead))
     cut = int((audible < num_given).sum())
     audio = np.zeros(0, np.float32)
     if len(audible):
@@ -45,4 +46,5 @@ def rendered(
         finish_reason=finish_reason,
         text="" if lm.tokenizer is None or text is None else lm.tokenizer.decode(text.tolist()),
         seed=seed,
+        told=told,
     )

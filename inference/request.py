@@ -123,9 +123,16 @@ def transcription(lm: "SpeechGenerator", audio: Audio, max_tokens: int, max_s: f
 
 
 def saying(
-    lm: "SpeechGenerator", text: str, voice: Prompt, duration_s: float | None, sampling: SamplingConfig
+    lm: "SpeechGenerator",
+    text: str,
+    voice: Prompt,
+    duration_s: float | None,
+    sampling: SamplingConfig,
+    best_of: int = 1,
 ) -> Request:
     """See `SpeechGenerator.say`."""
+    if best_of < 1:
+        raise ValueError(f"best_of is {best_of}; it must be at least 1")
     layout = text_layout(lm)
     if layout not in SAYS:
         raise ValueError(f"{lm.name}: cannot say a text; train a model with --model.text.layout mixed")
@@ -133,6 +140,8 @@ def saying(
         raise ValueError("the text is empty; give what is to be said")
     if voice is not None and layout not in TAGGED:
         raise ValueError(f"{lm.name}: takes no voice before a text; train a model with --model.text.layout mixed")
+    if best_of > 1 and layout not in TAGGED:
+        raise ValueError(f"{lm.name}: writes nothing down to choose by; best_of is for --model.text.layout mixed")
     return continuation(lm, voice, duration_s or longest_s(text), sampling, text, endless=False)
 
 

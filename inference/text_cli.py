@@ -42,6 +42,10 @@ def say(
         float | None,
         arg(metavar="S", help="stop after N seconds, if the model has not ended (20, or 0.2 for each character)"),
     ] = None,
+    best_of: Annotated[
+        int,
+        arg(help="draw N readings, and take the one in which the model, writing down what it hears, finds TEXT best"),
+    ] = 1,
     seed: Seed = 0,
     weights: Weights = "float32",
     device: Device = "auto",
@@ -51,6 +55,7 @@ def say(
     """Say TEXT, in the voice of a recording where one is given, until the model ends it."""
     check_text(text)
     check_seeds(seed)
+    check_number("--best-of", best_of, 1)
     if duration is not None:
         check_duration(duration)
     check_device(device)
@@ -64,10 +69,14 @@ def say(
     check_layout("say", model, config, *SAYS)
     if voice is not None:
         check_layout("--voice", model, config, *TAGGED)
+    if best_of > 1:
+        check_layout("--best-of", model, config, *TAGGED)
     if text == "-":
         text = "".join(stdin_parts())
         check_text(text)
-    said = open_model(model, device, threads, weights).say(text, voice, seed, sampling, True, duration)
+    said = open_model(model, device, threads, weights, best_of).say(
+        text, voice, seed, sampling, True, duration, best_of
+    )
     said.save(out)
     seconds = len(said.audio) / said.sample_rate
     print(f"{out}: {seconds:.2f} s, seed {said.seed}")

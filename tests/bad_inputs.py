@@ -116,6 +116,7 @@ generate good.wav --text hello | has no text stream
 generate good.wav --text hello --model model | has no text stream
 
 say hello | the model 'default' has no text stream; train one with --model.text.layout mixed
+say hello --best-of 0 | --best-of
 say hello --model model | has no text stream
 say hello --model missing | no such model folder
 say "" | TEXT is empty

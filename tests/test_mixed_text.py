@@ -19,6 +19,7 @@ from codeclm.inference.evaluate.score import evaluate, score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load, save_model
 from codeclm.inference.prefix import Prefix, make_prefix
+from codeclm.inference.read_back import text_nats
 from codeclm.inference.request import saying
 from codeclm.inference.scheduler import Scheduler
 from codeclm.model.shapes import TextConfig
@@ -82,6 +83,20 @@ def test_without_a_voice_it_is_said_in_any_one(lm):
     assert len(found) > 1
 
 
+def test_the_reading_is_taken_in_which_the_text_is_found(lm):
+    wild, text = SamplingConfig(3.0, 1.0), TEXTS[0]
+    readings = [lm.say(text, voice(lm, 1), seed, wild) for seed in range(12)]
+    best = lm.say(text, voice(lm, 1), 0, wild, best_of=12)
+    nats = [text_nats(lm, reading, text) for reading in readings]
+    np.testing.assert_array_equal(best.codes, readings[int(np.argmin(nats))].codes)
+    is_right = [np.array_equal(reading.codes[0], spell(text, 1)[:, 0]) for reading in readings]
+    assert not all(is_right)
+    right = lm.say(text, voice(lm, 1), sampling=GREEDY)
+    assert text_nats(lm, right, text) <= min(nats) + 0.1 and text_nats(lm, right, TEXTS[1]) > text_nats(lm, right, text)
+    with pytest.raises(ValueError, match="best_of is 0"):
+        lm.say(text, best_of=0)
+
+
 def test_it_transcribes(lm, monkeypatch):
     for speaker, text in enumerate(TEXTS):
         codes = torch.from_numpy(spell(text, speaker).T.copy())
@@ -143,6 +158,8 @@ def test_what_cannot_be_said_is_told_in_a_line(lm, store, make_model, make_codec
     first = make_model((0, 0), codec=codec, dtype=torch.float32, text=TextConfig(269, layout="first"))
     with pytest.raises(ValueError, match="first: takes no voice before a text"):
         SpeechGenerator(first, codec, "first", lm.tokenizer).say("a b", voice(lm, 0))
+    with pytest.raises(ValueError, match="first: writes nothing down to choose by"):
+        SpeechGenerator(first, codec, "first", lm.tokenizer).say("a b", best_of=2)
     with pytest.raises(
         ValueError, match="given_text: is for models with the text layout 'mixed' or 'timed'; this one has 'first'"
     ):

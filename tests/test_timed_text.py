@@ -24,6 +24,7 @@ from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
 from codeclm.inference.prefix import Prefix, make_prefix
+from codeclm.inference.read_back import best_reading, text_nats
 from codeclm.inference.scheduler import Scheduler
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.shapes import TextConfig
@@ -130,6 +131,33 @@ def test_what_is_said_is_written_down(lm, monkeypatch):
         codes = torch.from_numpy(spell(text, speaker, [2, 4, 3, 2]).T.copy())
         monkeypatch.setattr(lm, "encode", lambda audio, max_s, codes=codes: codes)
         assert lm.transcribe("unread.wav") == text
+
+
+def test_the_reading_is_taken_in_which_the_text_is_found(lm):
+    wild, text = SamplingConfig(3.0, 1.0), "a b c d"
+    readings = [lm.say(text, voice(lm, 1), seed, wild) for seed in range(12)]
+    nats = [text_nats(lm, reading, text) for reading in readings]
+    is_right = [letters_of(reading.codes) == merged(text) for reading in readings]
+    best = lm.say(text, voice(lm, 1), 0, wild, best_of=12)
+    np.testing.assert_array_equal(best.codes, readings[int(np.argmin(nats))].codes)
+    assert best.seed == np.argmin(nats) and not all(is_right)
+    # of two that differ in one letter only, the one that is right
+    right = lm.say(text, voice(lm, 1), 0, SamplingConfig(0.0))
+    codes = right.codes.copy()
+    codes[0, codes[0] == codes[0, -1]] = codes[0, 0]  # "a" for "d"
+    assert letters_of(codes) == "abca" and text_nats(lm, replace(right, codes=codes), text) > text_nats(lm, right, text)
+    assert text_nats(lm, right, text) < text_nats(lm, right, "a b d c")
+    cut = lm.say(text, voice(lm, 1), 0, SamplingConfig(0.0), duration_s=0.03)
+    assert cut.finish_reason == "length" and text_nats(lm, cut, text) == np.inf
+    assert best_reading(lm, [cut, right, cut], text) is right
+
+
+def test_what_is_told_stands_beside_its_frames(lm):
+    said = lm.say("a b c d", voice(lm, 1), 0, SamplingConfig(0.0))
+    assert said.told is not None and len(said.told) == said.codes.shape[1]
+    tokens = lm.tokenizer.encode("a b c d")
+    ahead = lm.model.config.text.lookahead
+    assert said.told[(said.told != PAD)].tolist() == [*tokens, *[EOS] * ahead][ahead:]
 
 
 def test_a_text_is_said_alike_alone_and_beside_others(lm):

@@ -63,6 +63,7 @@ def main(
     model: Model = "default",
     limit: Annotated[int, arg(help="use N recordings, spread evenly over those with a text")] = 50,
     out: Annotated[Path | None, arg(metavar="FOLDER", help="keep what was said as NUMBER-said.wav")] = None,
+    best_of: Annotated[int, arg(help="each text is said N times, and the model chooses (codeclm say --best-of)")] = 1,
     seed: Seed = 0,
     device: Device = "auto",
     sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
@@ -70,13 +71,13 @@ def main(
     """Print word errors of what MODEL says and writes, and whether it keeps voices."""
     try:
         with log_lines():
-            lm, transcriber = open_model(model, device), Transcriber(language)
+            lm, transcriber = open_model(model, device, rows=best_of), Transcriber(language)
             embed = None
             if is_installed("similarity"):
                 from .quality.speaker import VoiceEncoder
 
                 embed = VoiceEncoder().embed
-            print(saying_table(lm, transcriber, data, limit, seed, embed, out, sampling))
+            print(saying_table(lm, transcriber, data, limit, seed, embed, out, sampling, best_of))
     except (ValueError, OSError, ImportError) as error:
         say_error(error)
         sys.exit(2)
@@ -91,6 +92,7 @@ def saying_table(
     embed: Embed | None = None,
     out: Path | None = None,
     sampling: SamplingConfig = SamplingConfig(),
+    best_of: int = 1,
 ) -> str:
     """Markdown: a row for each way. Raises ValueError for a model without a text, AudioError without recordings."""
     layout = lm.model.config.text.layout if lm.tokenizer is not None else "none"
@@ -102,7 +104,7 @@ def saying_table(
     heard: dict[str, Heard] = {}
     for number, recording in enumerate(progress_bar(recordings, desc="say", unit="text")):
         voice = voices.get(recording.source.name)
-        for way, audio, written in ways(lm, recording, layout, voice, seed, sampling):
+        for way, audio, written in ways(lm, recording, layout, voice, seed, sampling, best_of):
             row = heard.setdefault(way, Heard())
             if written is None:
                 written = transcriber.transcribe(audio, rate) if len(audio) else ""
@@ -120,6 +122,7 @@ def saying_table(
     count = sum(len(spoken_words(recording.text, language)) for recording in recordings)
     usual = asdict(SamplingConfig())
     chosen = "".join(f", {name} {value}" for name, value in asdict(sampling).items() if value != usual[name])
+    chosen += f", the best of {best_of}" if best_of > 1 else ""
     told = f"{len(recordings)} recordings of {data}, {count} words, seed {seed}{chosen}; heard by whisper-base"
     return "\n".join(
         [told, "", *markdown_table([HEADING, *(cells(way, row, references) for way, row in heard.items())])]
@@ -158,14 +161,16 @@ def ways(
     voice: np.ndarray | None,
     seed: int,
     sampling: SamplingConfig,
+    best_of: int = 1,
 ) -> Iterator[tuple[str, np.ndarray, str | None]]:
     """Name, audio [S] and, where whisper is not asked, the words."""
     yield RECORDING, recording.audio, None
     yield ROUND_TRIP, round_trip(lm, recording.audio), None
     if layout in SAYS:
-        yield SAID, lm.say(recording.text, seed=seed, sampling=sampling).audio, None
+        yield SAID, lm.say(recording.text, seed=seed, sampling=sampling, best_of=best_of).audio, None
     if layout in TAGGED and voice is not None:
-        yield IN_VOICE, lm.say(recording.text, (voice, lm.codec.sample_rate), seed, sampling).audio, None
+        lent = voice, lm.codec.sample_rate
+        yield IN_VOICE, lm.say(recording.text, lent, seed, sampling, best_of=best_of).audio, None
     if layout in WRITES:
         yield WRITTEN, recording.audio[:0], lm.transcribe((recording.audio, lm.codec.sample_rate))
 
