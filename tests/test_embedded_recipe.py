@@ -21,6 +21,7 @@ from codeclm.data.audio_out import save_audio
 from codeclm.data.sources import find_sources
 from codeclm.data.text_times import TextTimes
 from codeclm.data.token_store import TokenStore
+from codeclm.data.word_times import character_frames
 from codeclm.inference.config import EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.loading import load
@@ -37,6 +38,7 @@ from codeclm.train.recipes.embedded.heart import shaped
 from codeclm.train.recipes.embedded.language_model import ON_CPU
 from codeclm.train.recipes.embedded.limits import Parts, distance
 from codeclm.train.recipes.embedded.recordings import Recording, recordings
+from codeclm.train.recipes.embedded.shards import as_written
 from codeclm.train.recipes.embedded.spelling import Spelling
 from codeclm.train.recipes.embedded.texts import deal, quotations, sided, wordnet
 from codeclm.train.recipes.embedded.variants import Change, placed
@@ -203,6 +205,20 @@ def test_heart_says_when_its_letters_are_said():
     assert len(pause) > rate / 10 and np.square(pause).mean() < 0.01 * np.median(loudness)
     slow = heart.say("Stop. Then go on to Dr. Box, No. 20.", "speed=0.7", np.random.default_rng(0))[2]
     assert slow[-1][1] / words[-1][1] == pytest.approx(1 / 0.7, rel=0.1)
+
+
+def test_a_number_has_the_time_of_the_words_in_which_it_is_said():
+    text, told = "In 1973, 5 of us.", "Innineteenseventythreefiveofus"
+    letters = [(letter, float(place), place + 1.0) for place, letter in enumerate(told)]
+    others = [
+        (letter, float(place), place + 1.0) for place, letter in enumerate(told) if letter in "ofus" and place > 25
+    ]
+    expected = [*letters[:2], ("1973", 2.0, 22.0), ("5", 22.0, 26.0), *others]
+    assert as_written(text, letters) == expected
+    assert as_written(text, [("Innineteen", 0.0, 10.0), *letters[10:]]) == expected  # pieces of any size
+    assert as_written("No 7.", []) == []
+    frames = character_frames(text, expected, 1.0, 40)
+    assert frames is not None and frames[[3, 4, 5, 6]].tolist() == [2, 7, 12, 17]
 
 
 def test_plain_speech_is_that_of_a_studio(tmp_path: Path):

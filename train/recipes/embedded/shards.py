@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -25,6 +25,7 @@ import numpy as np
 
 from ....data.audio import AudioError, load_audio
 from ....data.progress import progress_bar
+from ....data.text_tokenizer import clean_text, said_words
 from ....data.word_times import Word
 from ....inference.sound.measures import resampled
 from ....model.files import whole_file
@@ -39,6 +40,7 @@ RATE = 16_000  # Hz
 SYNTHESES = 50  # for each shard: half a turn of SHARES
 SHARD_HOURS = 0.11  # about
 MIN_S, MAX_S = 0.5, 30.0  # an utterance of another length is left out
+LANGUAGE = "en"  # of the texts that synthesizers say
 MIN_LOUDNESS = 1e-4  # root mean square of a synthesis; less is silence
 
 logger = logging.getLogger(__name__)
@@ -121,13 +123,14 @@ class Material:
             chosen = [voices[0 if as_it_comes else int(rng.integers(len(voices)))]]
         if not (chosen := list(filter(self._is_wanted, chosen))):
             return
-        audio, rate, words = synthesizer(kind, self.folder)(text, chosen[0].settings, rng)
+        told = " ".join(said_words(text, LANGUAGE))  # so that numbers are said as a model is told them
+        audio, rate, words = synthesizer(kind, self.folder)(told, chosen[0].settings, rng)
         if not len(audio) or np.sqrt(np.mean(np.square(audio, dtype=np.float64))) < MIN_LOUDNESS:
             logger.warning("left out: %s says nothing for %r", chosen[0].name, text)
             return
         for voice in chosen:  # changed at the synthesizer's rate: a lower pitch moves what is above 8 kHz into the band
             sound = resampled(voice.change.of(audio, rate), rate, RATE).astype(np.float32)
-            yield sound, voice, {}, words if voice.change == Change() else ()
+            yield sound, voice, {}, as_written(text, words) if voice.change == Change() else ()
 
     def _recorded(self, number: int) -> Iterator[Version]:
         """First each recording as it is, in an order of its own; then in the first voice that is made of it; ..."""
@@ -151,6 +154,23 @@ class Material:
         own = Voice(speaker, "human")
         made = [voice for voice in changed(own) if self._is_mine(voice)]
         return made if self.side == "new_voices" else [own, *made]
+
+
+def as_written(text: str, words: Sequence[Word]) -> list[Word]:
+    """Letters of a text with its numbers in words, and their times -> those of the text itself, whose numbers in digits
+    are one piece each."""
+    letters = [
+        (letter, *times)
+        for word, start, end in words
+        for letter, times in zip(word, pairwise(np.linspace(start, end, len(word) + 1).tolist()), strict=True)
+    ]
+    pieces, place = [], 0
+    for written, told in zip(clean_text(text).split(), said_words(text, LANGUAGE), strict=True):
+        own = letters[place : (place := place + sum(map(str.isalnum, told)))]
+        if own and told != written:
+            own = [("".join(filter(str.isalnum, written)), own[0][1], own[-1][2])]
+        pieces += own
+    return pieces
 
 
 def _aligned(words: Sequence[Word], later_s: float) -> dict[str, Any]:
