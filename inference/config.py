@@ -63,6 +63,10 @@ def numbers(setting: Any, name: str) -> tuple[Any, ...]:
     return values
 
 
+# how a text is said: what is misheard least of the embedded recipe's model (train/recipes/embedded)
+SAYING = SamplingConfig(temperature=0.3, guidance=2.0)
+
+
 @dataclass(frozen=True)
 class EvaluateConfig:
     """How likelihood is measured."""

@@ -19,7 +19,7 @@ from ..model.delay_pattern import ABSENT
 from ..model.shapes import SAYS, SPEAKS, TAGGED, WRITES
 from ..model.text_tokens import EOS, SAY, WRITE
 from .argument_checks import check_kept
-from .config import SamplingConfig
+from .config import SAYING, SamplingConfig
 from .grid import Request
 from .prefix import SUFFIX, Prefix
 from .prompt import Audio, Prompt
@@ -120,6 +120,11 @@ def transcription(lm: "SpeechGenerator", audio: Audio, max_tokens: int, max_s: f
         codes = F.pad(codes, (0, 1), value=ABSENT)
         tag = F.pad(torch.tensor([WRITE]), (codes.shape[1] - 1, 0), value=ABSENT)
     return Request(max_tokens, codes, tag, draw_codes=False, draw_text=True, text_end=EOS)
+
+
+def usual_saying(lm: "SpeechGenerator") -> SamplingConfig:
+    """How a text is said where nobody says how; a model that never spoke without a text has nothing to weigh it by."""
+    return SAYING if text_layout(lm) in TAGGED else SamplingConfig()
 
 
 def saying(

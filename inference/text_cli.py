@@ -22,7 +22,7 @@ from .argument_checks import (
     check_recording,
     check_seeds,
 )
-from .config import SamplingConfig
+from .config import SAYING, SamplingConfig
 from .options import AudioFile, Device, Model, Options, Seed, Threads, Weights, open_model
 from .threads import check_threads
 
@@ -50,7 +50,7 @@ def say(
     weights: Weights = "float32",
     device: Device = "auto",
     threads: Threads = None,
-    sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
+    sampling: Annotated[SamplingConfig, Options] = SAYING,
 ) -> None:
     """Say TEXT, in the voice of a recording where one is given, until the model ends it."""
     check_text(text)
@@ -75,7 +75,7 @@ def say(
         text = "".join(stdin_parts())
         check_text(text)
     said = open_model(model, device, threads, weights, best_of).say(
-        text, voice, seed, sampling, True, duration, best_of
+        text, voice, seed, None if sampling == SAYING else sampling, True, duration, best_of
     )
     said.save(out)
     seconds = len(said.audio) / said.sample_rate

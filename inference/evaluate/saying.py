@@ -24,9 +24,10 @@ from ...data.audio_out import save_audio
 from ...data.progress import progress_bar
 from ...data.sources import Source
 from ...model.shapes import SAYS, TAGGED, WRITES
-from ..config import EvaluateConfig, SamplingConfig
+from ..config import SAYING, EvaluateConfig, SamplingConfig
 from ..generator import SpeechGenerator
 from ..options import Data, Device, Model, Options, Seed, open_model
+from ..request import usual_saying
 from ..screen import log_lines, say_error
 from ..sound.compare import Words, text_error_rate
 from ..sound.transcribe import Transcriber, character_error_rate, spoken_words
@@ -66,7 +67,7 @@ def main(
     best_of: Annotated[int, arg(help="each text is said N times, and the model chooses (codeclm say --best-of)")] = 1,
     seed: Seed = 0,
     device: Device = "auto",
-    sampling: Annotated[SamplingConfig, Options] = SamplingConfig(),
+    sampling: Annotated[SamplingConfig, Options] = SAYING,
 ) -> None:
     """Print word errors of what MODEL says and writes, and whether it keeps voices."""
     try:
@@ -77,7 +78,8 @@ def main(
                 from .quality.speaker import VoiceEncoder
 
                 embed = VoiceEncoder().embed
-            print(saying_table(lm, transcriber, data, limit, seed, embed, out, sampling, best_of))
+            chosen = None if sampling == SAYING else sampling
+            print(saying_table(lm, transcriber, data, limit, seed, embed, out, chosen, best_of))
     except (ValueError, OSError, ImportError) as error:
         say_error(error)
         sys.exit(2)
@@ -91,10 +93,11 @@ def saying_table(
     seed: int,
     embed: Embed | None = None,
     out: Path | None = None,
-    sampling: SamplingConfig = SamplingConfig(),
+    sampling: SamplingConfig | None = None,
     best_of: int = 1,
 ) -> str:
     """Markdown: a row for each way. Raises ValueError for a model without a text, AudioError without recordings."""
+    sampling = sampling or usual_saying(lm)
     layout = lm.model.config.text.layout if lm.tokenizer is not None else "none"
     if layout not in {*SAYS, *WRITES}:
         raise ValueError(f"{lm.name}: neither says nor writes; train a model with --model.text.layout mixed")
