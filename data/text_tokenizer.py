@@ -149,7 +149,7 @@ class TextTokenizer:
         tokens, places, start = [], [], 0
         words = clean_text(text).split(), said_words(text, self.numbers), self.encode_words(text)
         for written, word, pieces in zip(*words, strict=True):
-            word = word.replace(" ", "")
+            word = "".join(word.split())
             character_of = [place for place, c in enumerate(word) for _ in c.encode()] + [len(word)]  # for each byte
             sizes = [self._num_bytes[token] for token in pieces]
             for token, after, size in zip(pieces, accumulate(sizes), sizes, strict=True):
