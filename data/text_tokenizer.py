@@ -73,7 +73,7 @@ class TextTokenizer:
 
         if not vocab_size:
             texts = list(transcripts)
-            return cls.train(texts, cls._num_characters(texts), numbers)
+            return cls.train(texts, cls._num_characters(texts, numbers), numbers)
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(f"vocab_size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}, 256 of them for bytes")
         texts = [" ".join(said_words(text, numbers)) for text in transcripts]
@@ -102,10 +102,10 @@ class TextTokenizer:
         return cls(model.getvalue(), numbers=numbers)
 
     @classmethod
-    def _num_characters(cls, transcripts: list[str]) -> int:
+    def _num_characters(cls, transcripts: list[str], numbers: str) -> int:
         """The least vocab_size: sentencepiece says it of one that is too small. Very rare characters are bytes."""
         try:
-            cls.train(transcripts, MIN_VOCAB_SIZE)
+            cls.train(transcripts, MIN_VOCAB_SIZE, numbers)
         except ValueError as error:
             if found := re.search(r"choose at least (\d+)", str(error)):
                 return int(found[1])

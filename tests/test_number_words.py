@@ -83,6 +83,13 @@ def test_a_number_is_one_word_of_the_text_and_its_tokens_are_those_of_its_words(
     assert as_written.encode("nineteen seventy-three") == tokenizer.encode("1973")
 
 
+def test_characters_of_a_vocabulary_are_those_of_the_words():
+    tokenizer = TextTokenizer.train(["on 26 days of 1990"], 0, "en")
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("6")] == ["", *"six"]
+    digits = {tokenizer.decode([token]) for token in range(260, tokenizer.vocab_size)} & set("0123456789")
+    assert not digits
+
+
 @settings(max_examples=200)
 @given(text=st.text("0123456789 .,$aé", max_size=30))
 def test_places_of_tokens_lie_in_the_words_that_they_are_of(tokenizer, text):
