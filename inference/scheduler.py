@@ -110,9 +110,11 @@ class Ticket:
         frames = list(self.frames())
         codes = torch.cat([self.given, *(frame.codes[:, None] for frame in frames)], dim=1)
         nll = torch.cat([self.given_nll, *(frame.nll[:, None] for frame in frames)], dim=1)
-        text = torch.tensor([*self.given_text, *(frame.text for frame in frames)])
+        lm, text = self.scheduler.lm, None
+        if lm.model.text_size:
+            text = torch.tensor([*self.given_text, *(frame.text for frame in frames)])
         try:
-            return rendered(self.scheduler.lm, codes, nll, text, self.given.shape[1], self.seed, self.finish_reason)
+            return rendered(lm, codes, nll, text, self.given.shape[1], self.seed, self.finish_reason)
         except RuntimeError as error:
             raise MemoryError(TOO_LARGE) if is_out_of_memory(error) else error from None
 
