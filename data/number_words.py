@@ -12,7 +12,7 @@ from typing import Any
 CURRENCIES = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
 NUMBER = re.compile(r"([$€£¥]?)(\d+(?:[.,:]\d+)*)((?:st|nd|rd|th)\b)?", re.ASCII)
 YEARS = range(1100, 2100)
-MOST_DIGITS = 9  # of what is said as one number
+MOST_DIGITS = 9  # longer ones are said digit by digit
 
 
 def check_language(language: str) -> None:
@@ -36,12 +36,12 @@ def said(word: str, language: str) -> str:
     word = re.sub(r"(?<=\d)[-–](?=\d)", " ", word)  # from one to another
 
     def in_words(match: re.Match[str]) -> str:
-        sign, digits, ordinal = match.groups()
-        ordinal = ordinal if language.startswith("en") else None
-        found = _money(sign, digits, language) if sign else _number(digits, bool(ordinal), language)
+        sign, digits, suffix = match.groups("")
+        is_ordinal = bool(suffix) and language.startswith("en")
+        found = _money(sign, digits, language) if sign else _number(digits, is_ordinal, language)
+        if not is_ordinal:
+            found += suffix
         before, after = word[: match.start()], word[match.end() :]
-        if match[3] and not ordinal:
-            found += match[3]
         return " " * before[-1:].isalnum() + found + " " * after[:1].isalnum()
 
     return NUMBER.sub(in_words, word)
@@ -80,7 +80,7 @@ def _value(digits: str, language: str) -> Decimal | None:
 
 
 def _num2words(number: float | Decimal, language: str, **options: Any) -> str | None:
-    """None for what the language has no words for."""
+    """None for what the language has no words for: each language's code says so by an error of its own."""
     from num2words import num2words
 
     try:

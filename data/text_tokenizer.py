@@ -133,23 +133,27 @@ class TextTokenizer:
 
     def encode_words(self, text: str) -> list[list[int]]:
         """Tokens of each word, words being what white space separates."""
+        return [self._tokens_of(word) for word in self._told(text)]
+
+    def _told(self, text: str) -> list[str]:
+        """`said_words`. Raises ValueError as `encode`."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"the text holds {text[error.start]!r}, which is no character") from None
+        return said_words(text, self.numbers)
+
+    def _tokens_of(self, told: str) -> list[int]:
+        """Tokens of what `said` gives for a word."""
         # one at a time: for a list sentencepiece starts threads, and waits for them
-        return [
-            [token for part in word.split() for token in self._pieces.encode(part)]
-            for word in said_words(text, self.numbers)
-        ]
+        return [token for part in told.split() for token in self._pieces.encode(part)]
 
     def encode_places(self, text: str) -> tuple[list[int], np.ndarray]:
         """Tokens of the text, and the places of each in `clean_text(text)`: [L, 2], its first character and the one
         after its last. Those of a number in words are spread over its digits."""
         tokens, places, start = [], [], 0
-        words = clean_text(text).split(), said_words(text, self.numbers), self.encode_words(text)
-        for written, word, pieces in zip(*words, strict=True):
-            word = "".join(word.split())
+        for written, told in zip(clean_text(text).split(), self._told(text), strict=True):
+            pieces, word = self._tokens_of(told), "".join(told.split())
             character_of = [place for place, c in enumerate(word) for _ in c.encode()] + [len(word)]  # for each byte
             sizes = [self._num_bytes[token] for token in pieces]
             for token, after, size in zip(pieces, accumulate(sizes), sizes, strict=True):

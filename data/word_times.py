@@ -10,6 +10,7 @@ to its end. T frames, L characters.
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,16 @@ def text_of(words: Sequence[Word]) -> str | None:
     return clean_text(" ".join(text for text, _, _ in words)) or None
 
 
+def letters_of(words: Sequence[Word]) -> list[Word]:
+    """Letters and digits of words, each with its share of the word's time."""
+    letters: list[Word] = []
+    for word, start, end in words:
+        heard = [character for character in word if character.isalnum()]
+        bounds = np.linspace(start, end, len(heard) + 1).tolist()
+        letters += [(letter, *times) for letter, times in zip(heard, pairwise(bounds), strict=True)]
+    return letters
+
+
 def character_frames(
     text: str, words: Sequence[Word], frame_rate: float, num_frames: int, start_s: float = 0.0
 ) -> np.ndarray | None:
@@ -97,15 +108,12 @@ def character_frames(
     the T frames begin in the recording.
     """
     places = [place for place, character in enumerate(text) if character.isalnum()]
-    letters: list[str] = []
-    seconds: list[float] = []
-    for word, start, end in words:
-        heard = [character for character in word if character.isalnum()]
-        letters += heard
-        seconds += np.linspace(start, end, len(heard), endpoint=False).tolist()
-    if not places or "".join(letters).casefold() != "".join(text[place] for place in places).casefold():
+    letters = letters_of(words)
+    spelled = "".join(letter for letter, _, _ in letters)
+    if not places or spelled.casefold() != "".join(text[place] for place in places).casefold():
         return None
-    found = np.floor((np.array(seconds) - start_s) * frame_rate).astype(np.int64).clip(0, num_frames - 1)
+    seconds = np.array([start for _, start, _ in letters])
+    found = np.floor((seconds - start_s) * frame_rate).astype(np.int64).clip(0, num_frames - 1)
     frames = np.full(len(text), UNHEARD)
     frames[places] = np.maximum.accumulate(found)
     return frames

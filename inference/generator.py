@@ -20,7 +20,7 @@ from ..model.codecs import Codec
 from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .adapters import Base, use_adapter
-from .config import EvaluateConfig, SamplingConfig
+from .config import SAYING, EvaluateConfig, SamplingConfig
 from .engine import generate
 from .generation import Generation
 from .grid import Request, State
@@ -30,7 +30,7 @@ from .prefix import Prefix, fingerprint_of, make_prefix, read_prefix
 from .prompt import Audio, Prompt, encode_end
 from .read_back import best_reading
 from .rendering import rendered
-from .request import completed, continuation, filling, regeneration, saying, transcription, until_end, usual_saying
+from .request import completed, continuation, filling, regeneration, sayable, saying, transcription, until_end
 from .threads import decoding_threads
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class SpeechGenerator:
         text: str,
         voice: Prompt = None,
         seed: int = 0,
-        sampling: SamplingConfig | None = None,
+        sampling: SamplingConfig = SAYING,
         progress: bool = False,
         duration_s: float | None = None,
         best_of: int = 1,
@@ -141,11 +141,12 @@ class SpeechGenerator:
         """Say `text`, until the model ends it; `duration_s` seconds at most (20, or 0.2 for each character).
 
         voice: somebody to sound like, as a `prompt` of `generate_many`, for a model with a tagged text layout; it is
-        no part of the result. sampling: default SAYING, for such a model. best_of: readings that are drawn, with seeds
-        from `seed` on; such a model writes down what it hears in each, and the one is taken in which `text` costs it
-        the fewest bits. Raises AudioError for an unusable voice, ValueError for a model that cannot.
+        no part of the result. sampling: SAYING is for such models; others take SamplingConfig(). best_of: readings that
+        are drawn, with seeds from `seed` on; such a model writes down what it hears in each, and the one is taken in
+        which `text` costs it the fewest bits. Raises AudioError for an unusable voice, ValueError for a model that
+        cannot.
         """
-        sampling = replace(sampling or usual_saying(self), stop_at_end=True)
+        sampling = replace(sayable(self, sampling), stop_at_end=True)
         request = saying(self, text, voice, duration_s, sampling, best_of)
         return best_reading(self, self.run(request, range(seed, seed + best_of), sampling, progress), text)
 

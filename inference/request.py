@@ -122,9 +122,10 @@ def transcription(lm: "SpeechGenerator", audio: Audio, max_tokens: int, max_s: f
     return Request(max_tokens, codes, tag, draw_codes=False, draw_text=True, text_end=EOS)
 
 
-def usual_saying(lm: "SpeechGenerator") -> SamplingConfig:
-    """How a text is said where nobody says how; a model that never spoke without a text has nothing to weigh it by."""
-    return SAYING if text_layout(lm) in TAGGED else SamplingConfig()
+def sayable(lm: "SpeechGenerator", sampling: SamplingConfig) -> SamplingConfig:
+    """`sampling`; but in place of SAYING the default of others for a model that never spoke without a text, and so has
+    nothing to weigh it by."""
+    return SamplingConfig() if sampling == SAYING and text_layout(lm) not in TAGGED else sampling
 
 
 def saying(

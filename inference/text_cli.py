@@ -75,7 +75,7 @@ def say(
         text = "".join(stdin_parts())
         check_text(text)
     said = open_model(model, device, threads, weights, best_of).say(
-        text, voice, seed, None if sampling == SAYING else sampling, True, duration, best_of
+        text, voice, seed, sampling, True, duration, best_of
     )
     said.save(out)
     seconds = len(said.audio) / said.sample_rate

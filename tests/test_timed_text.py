@@ -141,7 +141,7 @@ def test_the_reading_is_taken_in_which_the_text_is_found(lm):
     best = lm.say(text, voice(lm, 1), 0, wild, best_of=12)
     np.testing.assert_array_equal(best.codes, readings[int(np.argmin(nats))].codes)
     assert best.seed == np.argmin(nats) and not all(is_right)
-    # of two that differ in one letter only, the one that is right
+    # two that differ in one letter only: the right one costs less
     right = lm.say(text, voice(lm, 1), 0, SamplingConfig(0.0))
     codes = right.codes.copy()
     codes[0, codes[0] == codes[0, -1]] = codes[0, 0]  # "a" for "d"

@@ -27,7 +27,7 @@ from ...model.shapes import SAYS, TAGGED, WRITES
 from ..config import SAYING, EvaluateConfig, SamplingConfig
 from ..generator import SpeechGenerator
 from ..options import Data, Device, Model, Options, Seed, open_model
-from ..request import usual_saying
+from ..request import sayable
 from ..screen import log_lines, say_error
 from ..sound.compare import Words, text_error_rate
 from ..sound.transcribe import Transcriber, character_error_rate, spoken_words
@@ -78,8 +78,7 @@ def main(
                 from .quality.speaker import VoiceEncoder
 
                 embed = VoiceEncoder().embed
-            chosen = None if sampling == SAYING else sampling
-            print(saying_table(lm, transcriber, data, limit, seed, embed, out, chosen, best_of))
+            print(saying_table(lm, transcriber, data, limit, seed, embed, out, sampling, best_of))
     except (ValueError, OSError, ImportError) as error:
         say_error(error)
         sys.exit(2)
@@ -93,11 +92,11 @@ def saying_table(
     seed: int,
     embed: Embed | None = None,
     out: Path | None = None,
-    sampling: SamplingConfig | None = None,
+    sampling: SamplingConfig = SAYING,
     best_of: int = 1,
 ) -> str:
     """Markdown: a row for each way. Raises ValueError for a model without a text, AudioError without recordings."""
-    sampling = sampling or usual_saying(lm)
+    sampling = sayable(lm, sampling)
     layout = lm.model.config.text.layout if lm.tokenizer is not None else "none"
     if layout not in {*SAYS, *WRITES}:
         raise ValueError(f"{lm.name}: neither says nor writes; train a model with --model.text.layout mixed")
@@ -164,7 +163,7 @@ def ways(
     voice: np.ndarray | None,
     seed: int,
     sampling: SamplingConfig,
-    best_of: int = 1,
+    best_of: int,
 ) -> Iterator[tuple[str, np.ndarray, str | None]]:
     """Name, audio [S] and, where whisper is not asked, the words."""
     yield RECORDING, recording.audio, None

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -26,7 +26,7 @@ import numpy as np
 from ....data.audio import AudioError, load_audio
 from ....data.progress import progress_bar
 from ....data.text_tokenizer import clean_text, said_words
-from ....data.word_times import Word
+from ....data.word_times import Word, letters_of
 from ....inference.sound.measures import resampled
 from ....model.files import whole_file
 from .recordings import Recording
@@ -40,7 +40,7 @@ RATE = 16_000  # Hz
 SYNTHESES = 50  # for each shard: half a turn of SHARES
 SHARD_HOURS = 0.11  # about
 MIN_S, MAX_S = 0.5, 30.0  # an utterance of another length is left out
-LANGUAGE = "en"  # of the texts that synthesizers say
+LANGUAGE = "en"  # in which synthesizers say their texts
 MIN_LOUDNESS = 1e-4  # root mean square of a synthesis; less is silence
 
 logger = logging.getLogger(__name__)
@@ -159,12 +159,7 @@ class Material:
 def as_written(text: str, words: Sequence[Word]) -> list[Word]:
     """Letters of a text with its numbers in words, and their times -> those of the text itself, whose numbers in digits
     are one piece each."""
-    letters = [
-        (letter, *times)
-        for word, start, end in words
-        for letter, times in zip(word, pairwise(np.linspace(start, end, len(word) + 1).tolist()), strict=True)
-    ]
-    pieces, place = [], 0
+    letters, pieces, place = letters_of(words), [], 0
     for written, told in zip(clean_text(text).split(), said_words(text, LANGUAGE), strict=True):
         own = letters[place : (place := place + sum(map(str.isalnum, told)))]
         if own and told != written:
