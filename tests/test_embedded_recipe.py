@@ -32,6 +32,7 @@ from codeclm.model.lm import SpeechLM
 from codeclm.model.pretrained import PROMPT
 from codeclm.model.shapes import TextConfig
 from codeclm.model.speech_lm_config import SpeechLMConfig
+from codeclm.train.config import LossConfig
 from codeclm.train.recipes import embedded
 from codeclm.train.recipes.embedded import shards
 from codeclm.train.recipes.embedded.heart import shaped
@@ -335,7 +336,7 @@ def test_the_recipe_trains_a_model_on_train_and_scores_it_on_heldout(
     make_codec().save(tmp_path / "codec/int8")
     left_out = ("hibari", "kokoro", "joe", "flite", "espeak")
     small = replace(ON_CPU.batch, frames_per_batch=256, max_frames=64)
-    model = replace(ON_CPU, steps=4, evaluate_every=2, canary=0, model=SHAPE, batch=small)
+    model = replace(ON_CPU, steps=4, evaluate_every=2, canary=0, model=SHAPE, batch=small, loss=LossConfig())
     config = RecipeConfig(hours=0.02, num_workers=1, without=left_out, model=model)
     run(tmp_path, config, until="model")
     store = TokenStore(tmp_path / "tokens")
