@@ -26,7 +26,7 @@ from .sources import Source
 from .sources.folder import transcript_path
 from .store_index import Rejected
 from .store_writer import Utterance
-from .text_tokenizer import clean_text
+from .text_encoder import clean_text
 from .word_times import Word, character_frames, read_words, text_of, words_between
 
 PUSH_S = 60.0  # audio longer than this is streamed through the codec in such chunks, so that memory is bounded

@@ -27,8 +27,9 @@ from .align import (
 from .config import FormShares
 from .forms import Form, Voices, drawn_forms
 from .rows import Piece
+from .text_encoder import clean_text
 from .text_times import times_of
-from .text_tokenizer import TextTokenizer, clean_text
+from .text_tokenizer import TextTokenizer
 from .token_store import TokenStore
 
 KEPT_COLUMNS = 1 << 24  # texts beside their audio that are kept as put together: 200 hours, in 64 MB
@@ -71,13 +72,15 @@ class StoreGrids:
         self.times = times_of(store) if layout == "timed" and tokenizer is not None else None
         self.max_columns = np.iinfo(np.int64).max if max_columns is None else max_columns
         self.indices = np.arange(len(store)) if indices is None else np.array(list(indices), np.int64)
-        num_tokens = np.zeros(len(store), np.int64)
+        num_said, num_written = np.zeros((2, len(store)), np.int64)
         has_text = tokenizer is not None and (layout != "timed" or self.times is not None)
         for i in set(self.indices.tolist()) if has_text else ():
             if self.times is not None and not self.times.is_known[i]:
                 continue
-            num_tokens[i] = sum(map(len, self._words(i)))
-        self._num_tokens = num_tokens  # [N]
+            num_written[i] = num_said[i] = sum(map(len, self._words(i, Form.LAST)))
+            if text.phonemes:
+                num_said[i] = sum(map(len, self._words(i, Form.FIRST)))
+        self._num_said, self._num_written = num_said, num_written  # [N] tokens
         self._lent: Voices | None = None  # once it is asked for
         self._kept: dict[tuple[int, Form], np.ndarray] = {}  # what `_timed` has put together, for all epochs
         self._num_kept = 0  # columns
@@ -86,17 +89,18 @@ class StoreGrids:
 
     def _take(self, forms: np.ndarray) -> None:
         """These forms [N], but audio alone where the text does not fit."""
-        text = self._num_tokens + 1 + self.text.is_tagged  # columns, with EOS
+        num_tokens = np.where(forms == Form.LAST, self._num_written, self._num_said)
+        text = num_tokens + 1 + self.text.is_tagged  # columns, with EOS
         if self.times is not None:
             text = np.where(forms == Form.LAST, 1 + TAIL, 1 + self.text.lookahead)
         least = np.where(forms == Form.LAST, self.store.num_frames, 1)  # frames that the text's row must hold too
         aligned = forms == Form.ALIGNED
-        fits_beside = self._num_tokens <= self.store.num_frames
+        fits_beside = num_tokens <= self.store.num_frames
         fits = text + least <= self.max_columns
         if self.times is not None:
             fits &= fits_beside
         fits = np.where(aligned, fits_beside, fits)
-        self.forms = np.where((self._num_tokens > 0) & fits, forms, Form.ALONE)  # [N]
+        self.forms = np.where((num_tokens > 0) & fits, forms, Form.ALONE)  # [N]
         has_columns = (self.forms != Form.ALONE) & ~aligned
         self.num_columns: np.ndarray = np.where(has_columns, text, 0)  # [N] beside those of the audio
 
@@ -150,7 +154,7 @@ class StoreGrids:
             if form == Form.LAST:
                 return heard_beside(text, codes)
             return said_beside(text[: len(text) - int(self.store.num_frames[utterance]) + stop], codes, voice)
-        words = self._words(utterance)
+        words = self._words(utterance, form)
         if form == Form.ALIGNED:
             num_characters = [len(word) for word in clean_text(self.store.text(utterance) or "").split()]
             text, codes = spread(words, num_characters, self.store.codes(utterance).T)
@@ -201,7 +205,8 @@ class StoreGrids:
         if (found := self._kept.get((utterance, form))) is not None:
             return found
         assert self.times is not None and self.tokenizer is not None
-        tokens, frames = self.times.of_tokens(utterance, self.tokenizer, self.store.text(utterance) or "")
+        encoder = self.tokenizer if form == Form.LAST else self.tokenizer.saying
+        tokens, frames = self.times.of_tokens(utterance, encoder, self.store.text(utterance) or "")
         num_frames, rate = int(self.store.num_frames[utterance]), self.store.codec.frame_rate
         if form == Form.LAST:
             text = heard_in_time(tokens, frames, num_frames, round(self.text.lag_s * rate))
@@ -212,6 +217,9 @@ class StoreGrids:
             self._num_kept += len(text)
         return text
 
-    def _words(self, utterance: int) -> list[list[int]]:
+    def _words(self, utterance: int, form: Form) -> list[list[int]]:
         """The tokens of each word of its transcript."""
-        return self.tokenizer.encode_words(self.store.text(utterance) or "") if self.tokenizer is not None else []
+        if self.tokenizer is None:
+            return []
+        encoder = self.tokenizer if form == Form.LAST else self.tokenizer.saying
+        return encoder.encode_words(self.store.text(utterance) or "")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..model.files import write_whole
-from .text_tokenizer import TextTokenizer
+from .text_encoder import TextEncoder
 from .token_store import TokenStore, mapped
 from .utterance_table import numbers
 
@@ -107,18 +107,22 @@ class TextTimes:
         """The frame of each character of utterance i's text; none where they are not known."""
         return self.frames[self.starts[i] : self.starts[i + 1]]
 
-    def of_tokens(self, i: int, tokenizer: TextTokenizer, text: str) -> tuple[list[int], np.ndarray]:
+    def of_tokens(self, i: int, encoder: TextEncoder, text: str) -> tuple[list[int], np.ndarray]:
         """Tokens of utterance i's text, and the frame [L] at which each begins to be heard, never falling."""
-        tokens, places = tokenizer.encode_places(text)
+        tokens, places = encoder.encode_places(text)
         frames = self.of(i)
         if len(frames) < (places.max() if len(places) else 0):
             raise ValueError(f"utterance {i} has times for {len(frames)} characters, and a text of {places.max()}")
-        # a token begins with its first character that is heard; without one, where the next token does
-        place = next_true(frames != UNHEARD)[places[:, 0]]
-        is_heard = place < places[:, 1]
-        known = np.where(is_heard, np.append(frames, 0)[place], 0)
-        found = np.append(known, frames.max())[next_true(is_heard)[:-1]]
-        return tokens, found
+        return tokens, token_frames(places, frames)
+
+
+def token_frames(places: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Places of tokens [L, 2] and the frame of each character of their text -> those where the tokens begin [L], never
+    falling: a token begins with its first character that is heard; without one, where the next token does."""
+    place = next_true(frames != UNHEARD)[places[:, 0]]
+    is_heard = place < places[:, 1]
+    known = np.where(is_heard, np.append(frames, 0)[place], 0)
+    return np.append(known, frames.max())[next_true(is_heard)[:-1]]
 
 
 def next_true(flags: np.ndarray) -> np.ndarray:

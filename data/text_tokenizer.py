@@ -7,39 +7,32 @@ normalised. Where tokens lie beside the codes of the audio is align.py.
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
-
-import numpy as np
 
 from ..model.files import write_whole
 from ..model.text_tokens import BOS, EOS, EPAD, PAD
-from .number_words import check_language, said
+from .number_words import check_language
+from .phoneme_encoder import PhonemeEncoder
+from .phonemes import NUM_PHONEME_TOKENS, written
+from .text_encoder import WORD_START, TextEncoder, said_words
 
 MIN_VOCAB_SIZE = 4 + 256 + 1  # special tokens, bytes and the start of a word
 TOKENIZER_FILE = "tokenizer.model"
-WORD_START = "\u2581"  # how sentencepiece writes the space before a word
 
 
-def clean_text(text: str) -> str:
-    """White space of any kind and length -> one space; none at the ends."""
-    return " ".join(text.replace(WORD_START, " ").split())
+class TextTokenizer(TextEncoder):
+    """Tokens are 0..vocab_size-1: EPAD, BOS, EOS, PAD, 256 bytes, then pieces of words, then those of phonemes.
 
+    `saying` encodes the texts that a model is to say: this one, or that of their phonemes.
+    """
 
-def said_words(text: str, numbers: str) -> list[str]:
-    """The words of a text as they are told: numbers become words of the language `numbers`, with spaces between."""
-    words = clean_text(text).split()
-    return [said(word, numbers) for word in words] if numbers else words
-
-
-class TextTokenizer:
-    """Tokens are 0..vocab_size-1: EPAD, BOS, EOS, PAD, 256 bytes, then pieces of words."""
-
-    def __init__(self, model: bytes, source: str = TOKENIZER_FILE, numbers: str = ""):
+    def __init__(self, model: bytes, source: str = TOKENIZER_FILE, numbers: str = "", phonemes: str = ""):
         """model: the content of a tokenizer.model; source: what to call it in errors. numbers: the language in which
         the numbers of a text become words before they become tokens, a code such as "en"; "": digits stay digits.
+        phonemes: the accent in which a text that is said becomes phonemes (phonemes.py); "": it is told as written.
 
         Raises ValueError if it is no sentencepiece model or has other special ids, or the language is not known.
         """
@@ -47,25 +40,31 @@ class TextTokenizer:
 
         if numbers:
             check_language(numbers)
-        self.model, self.numbers = model, numbers
+        super().__init__(numbers)
+        self.model = model
         self.fingerprint = hashlib.sha256(model).hexdigest()
         self._pieces = SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(model)
-            self.vocab_size = self._pieces.vocab_size()
+            self.num_pieces = self._pieces.vocab_size()
             special = tuple(getattr(self._pieces, f"{name}_id")() for name in ("unk", "bos", "eos", "pad"))
         except (RuntimeError, ValueError):  # ValueError: the reason itself is not UTF-8
-            special, self.vocab_size = None, 0
-        if not self.vocab_size:
+            special, self.num_pieces = None, 0
+        if not self.num_pieces:
             raise ValueError(f"{source}: is not a sentencepiece model, or is damaged; copy or train it again")
         if special != (EPAD, BOS, EOS, PAD):
             raise ValueError(
                 f"{source}: has the ids {special} for unknown, BOS, EOS and PAD; they must be {(EPAD, BOS, EOS, PAD)}"
             )
+        self.saying = PhonemeEncoder(phonemes, self.num_pieces, numbers) if phonemes else self
+        self.vocab_size = self.num_pieces + (NUM_PHONEME_TOKENS if phonemes else 0)
 
     @classmethod
-    def train(cls, transcripts: Iterable[str], vocab_size: int = 2000, numbers: str = "") -> "TextTokenizer":
-        """The same transcripts in the same order give the same bytes. vocab_size: 0 for characters alone.
+    def train(
+        cls, transcripts: Iterable[str], vocab_size: int = 2000, numbers: str = "", phonemes: str = ""
+    ) -> "TextTokenizer":
+        """The same transcripts in the same order give the same bytes. vocab_size: without those of phonemes; 0 for
+        characters alone.
 
         Raises ValueError if there is no text, or a vocabulary of this size cannot be made from it.
         """
@@ -73,7 +72,7 @@ class TextTokenizer:
 
         if not vocab_size:
             texts = list(transcripts)
-            return cls.train(texts, cls._num_characters(texts, numbers), numbers)
+            return cls.train(texts, cls._num_characters(texts, numbers), numbers, phonemes)
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(f"vocab_size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}, 256 of them for bytes")
         texts = [" ".join(said_words(text, numbers)) for text in transcripts]
@@ -99,7 +98,7 @@ class TextTokenizer:
             )
         except (RuntimeError, ValueError) as error:
             raise ValueError(_in_one_line(str(error), vocab_size)) from None
-        return cls(model.getvalue(), numbers=numbers)
+        return cls(model.getvalue(), numbers=numbers, phonemes=phonemes)
 
     @classmethod
     def _num_characters(cls, transcripts: list[str], numbers: str) -> int:
@@ -113,13 +112,13 @@ class TextTokenizer:
         return MIN_VOCAB_SIZE
 
     @classmethod
-    def load(cls, path: str | Path, numbers: str = "") -> "TextTokenizer":
+    def load(cls, path: str | Path, numbers: str = "", phonemes: str = "") -> "TextTokenizer":
         """`path`: a tokenizer.model, or the folder that holds it. Raises FileNotFoundError or ValueError."""
         path = Path(path)
         path = path / TOKENIZER_FILE if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a model that reads text has a {TOKENIZER_FILE}")
-        return cls(path.read_bytes(), str(path), numbers)
+        return cls(path.read_bytes(), str(path), numbers, phonemes)
 
     def save(self, folder: str | Path) -> Path:
         """Write folder/tokenizer.model, whole or not at all -> its path. Raises OSError if it cannot be written."""
@@ -127,60 +126,39 @@ class TextTokenizer:
         write_whole(path, self.model)
         return path
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of the text, without BOS and EOS. Raises ValueError for lone surrogates, which are no text."""
-        return [token for word in self.encode_words(text) for token in word]
+    def tokens_of(self, told: Sequence[str]) -> list[list[int]]:
+        # a part at a time: for a list sentencepiece starts threads, and waits for them
+        return [[token for part in word.split() for token in self._pieces.encode(part)] for word in told]
 
-    def encode_words(self, text: str) -> list[list[int]]:
-        """Tokens of each word, words being what white space separates."""
-        return [self._tokens_of(word) for word in self._told(text)]
-
-    def _told(self, text: str) -> list[str]:
-        """`said_words`. Raises ValueError as `encode`."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the text holds {text[error.start]!r}, which is no character") from None
-        return said_words(text, self.numbers)
-
-    def _tokens_of(self, told: str) -> list[int]:
-        """Tokens of what `said` gives for a word."""
-        # one at a time: for a list sentencepiece starts threads, and waits for them
-        return [token for part in told.split() for token in self._pieces.encode(part)]
-
-    def encode_places(self, text: str) -> tuple[list[int], np.ndarray]:
-        """Tokens of the text, and the places of each in `clean_text(text)`: [L, 2], its first character and the one
-        after its last. Those of a number in words are spread over its digits."""
-        tokens, places, start = [], [], 0
-        for written, told in zip(clean_text(text).split(), self._told(text), strict=True):
-            pieces, word = self._tokens_of(told), "".join(told.split())
-            character_of = [place for place, c in enumerate(word) for _ in c.encode()] + [len(word)]  # for each byte
-            sizes = [self._num_bytes[token] for token in pieces]
-            for token, after, size in zip(pieces, accumulate(sizes), sizes, strict=True):
-                tokens.append(token)
-                first = character_of[after - size]
-                last = character_of[after - 1] + 1 if size else character_of[after]
-                if word != written:
-                    first, last = first * len(written) // len(word), -(-last * len(written) // len(word))
-                places.append((start + first, start + last))
-            start += len(written) + 1
-        return tokens, np.array(places, np.int64).reshape(-1, 2)
+    def spans_of(self, told: str, tokens: Sequence[int]) -> list[tuple[int, int]]:
+        word = told.replace(" ", "")
+        character_of = [place for place, c in enumerate(word) for _ in c.encode()] + [len(word)]  # for each byte
+        sizes = [self._num_bytes[token] for token in tokens]
+        return [
+            (character_of[after - size], character_of[after - 1] + 1 if size else character_of[after])
+            for after, size in zip(accumulate(sizes), sizes, strict=True)
+        ]
 
     @cached_property
     def _num_bytes(self) -> list[int]:
         """What each token writes of a word, without the space before it."""
-        pieces = [self._pieces.id_to_piece(token) for token in range(self.vocab_size)]
+        pieces = [self._pieces.id_to_piece(token) for token in range(self.num_pieces)]
         return [
             1 if self._pieces.is_byte(token) else len(piece.removeprefix(WORD_START).encode())
             for token, piece in enumerate(pieces)
         ]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Tokens -> text; special tokens and -1 (absent) are left out. Raises ValueError for unknown tokens."""
-        pieces = [token for token in map(int, tokens) if token > PAD]
-        if pieces and max(pieces) >= self.vocab_size:
-            raise ValueError(f"text token {max(pieces)} is unknown; this tokenizer has 0..{self.vocab_size - 1}")
-        return self._pieces.decode(pieces)
+        """Tokens -> text, or its phonemes; special tokens and -1 (absent) are left out. Raises ValueError for unknown
+        tokens."""
+        found = [token for token in map(int, tokens) if token > PAD]
+        if found and max(found) >= self.vocab_size:
+            raise ValueError(f"text token {max(found)} is unknown; this tokenizer has 0..{self.vocab_size - 1}")
+        runs = groupby(found, lambda token: token < self.num_pieces)
+        return " ".join(
+            self._pieces.decode(list(run)) if is_written else written(token - self.num_pieces for token in run)
+            for is_written, run in runs
+        )
 
 
 def _in_one_line(error: str, vocab_size: int) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from .text_encoder import clean_text
 from .text_times import UNHEARD
-from .text_tokenizer import clean_text
 
 Word = tuple[str, float, float]  # or a part of one; where it begins and ends, in seconds
 

@@ -215,7 +215,7 @@ def load_tokenizer(folder: Path, model: SpeechLM) -> TextTokenizer | None:
     text = model.config.text
     if not text.vocab_size or not text.tokenizer:
         return None
-    tokenizer = TextTokenizer.load(folder, text.numbers)
+    tokenizer = TextTokenizer.load(folder, text.numbers, text.phonemes)
     if tokenizer.fingerprint != text.tokenizer:
         raise ValueError(
             f"{folder}: the model was trained with the tokenizer {text.tokenizer[:12]}, not with this "

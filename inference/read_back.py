@@ -12,6 +12,9 @@ import numpy as np
 import torch
 
 from ..data.align import audio_first, given_columns, heard_beside, heard_in_time
+from ..data.text_encoder import clean_text
+from ..data.text_times import UNHEARD, token_frames
+from ..data.text_tokenizer import TextTokenizer
 from ..model.recent_tokens import is_told
 from ..model.text_tokens import WRITE
 from .generation import Generation
@@ -39,10 +42,11 @@ def text_nats(lm: "SpeechGenerator", reading: Generation, text: str) -> float:
         assert reading.told is not None
         told = reading.told[reading.num_prompt_frames :]
         begun = is_told(torch.from_numpy(told)).numpy().nonzero()[0]  # one for each token, `lead_s` before its sound
-        if len(begun) < len(tokens):
-            return math.inf
         lead, lag = (round(seconds * lm.codec.frame_rate) for seconds in (config.lead_s, config.lag_s))
-        row = heard_in_time(tokens, np.minimum(begun + lead, num_frames - 1), num_frames, lag)
+        frames = written_frames(lm.tokenizer, text, np.minimum(begun + lead, num_frames - 1))
+        if frames is None:
+            return math.inf
+        row = heard_in_time(tokens, frames, num_frames, lag)
         row, grid = heard_beside(row, codes)
     else:
         row, grid = audio_first(codes, [WRITE, *tokens])
@@ -53,3 +57,20 @@ def text_nats(lm: "SpeechGenerator", reading: Generation, text: str) -> float:
         nats = lm.model(columns, text=beside, given=given).text_nll
     assert nats is not None
     return float(nats.double().sum())
+
+
+def written_frames(tokenizer: TextTokenizer, text: str, frames: np.ndarray) -> np.ndarray | None:
+    """The frames at which the tokens of a text were said -> those of the tokens that write it [L]; None if not all
+    were."""
+    said, said_places = tokenizer.saying.encode_places(text)
+    if len(frames) < len(said):
+        return None
+    frames = frames[: len(said)]
+    if tokenizer.saying is tokenizer:
+        return frames
+    text = clean_text(text)
+    by_character = np.full(len(text), UNHEARD)
+    for place, frame in zip(said_places[::-1, 0], frames[::-1], strict=True):  # of several tokens the first
+        if text[place : place + 1].isalnum():  # else a sign, which a store does not say when it is heard
+            by_character[place] = frame
+    return token_frames(tokenizer.encode_places(text)[1], by_character)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.align import TAIL, said_beside, spread, text_first, told_ahead
-from ..data.text_tokenizer import clean_text
+from ..data.text_encoder import clean_text
 from ..model.delay_pattern import ABSENT
 from ..model.shapes import SAYS, SPEAKS, TAGGED, WRITES
 from ..model.text_tokens import EOS, SAY, WRITE
@@ -158,7 +158,7 @@ def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text:
         return Request(num_frames, codes, draw_text=layout == "aligned" and lm.model.predicts_text)
     if lm.tokenizer is None or layout not in SPEAKS:
         raise ValueError(f"{lm.name}: cannot speak a given text; train a model with --model.text.layout first")
-    words = lm.tokenizer.encode_words(text)
+    words = lm.tokenizer.saying.encode_words(text)
     if layout == "aligned":
         if num_frames == NO_END:
             raise ValueError("a text that is spread over the audio needs a duration that is not infinite")
@@ -168,6 +168,8 @@ def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text:
     nothing = np.zeros((lm.model.num_codebooks, 0), np.int64)
     given = nothing if codes is None else codes.cpu().numpy()
     tokens = [token for word in words for token in word]
+    if clean_text(text) and not tokens:
+        raise ValueError(f"nothing of the text {text!r} is said; give words")
     if layout not in TAGGED:
         row, grid = text_first(tokens, given)
         return Request(num_frames, torch.from_numpy(grid), torch.from_numpy(row))

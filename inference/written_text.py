@@ -1,4 +1,5 @@
-"""A text that is said while it is still being written, as a language model's is: no word is said before it is whole.
+"""A text that is said while it is still being written, as a language model's is: no word is said before it is whole,
+and where texts are told as phonemes no sentence, as a word's depend on those around it.
 
 In the layout "timed" a text runs a few tokens ahead of its audio (data/align.py), so speech begins when that many are
 there, and waits where the next is not.
@@ -34,25 +35,26 @@ def words_of(parts: Iterable[str]) -> Iterator[str]:
 
 
 class WrittenText:
-    """The tokens of a text that a model says, word by word, and EOS for each that is told ahead."""
+    """The tokens of a text that a model says, unit by unit (`TextEncoder.units`), and EOS for each told ahead."""
 
     def __init__(self, lm: "SpeechGenerator", parts: Iterable[str]):
         assert lm.tokenizer is not None
-        self.encode, self.ahead = lm.tokenizer.encode, lm.model.config.text.lookahead
+        encoder = lm.tokenizer.saying
+        self.encode, self.ahead = encoder.encode, lm.model.config.text.lookahead
         self.longest_wait = round(LONGEST_S * lm.codec.frame_rate)
         self.needed = 1 + max(lm.model.config.delays)  # tokens that may be told until the next look
-        self.words = words_of(parts)
-        self.rest: Iterator[list[int]] = chain(map(self.encode, self.words), [[EOS] * self.ahead])
+        self.units = encoder.units(words_of(parts))
+        self.rest: Iterator[list[int]] = chain(map(self.encode, self.units), [[EOS] * self.ahead])
 
     def beginning(self) -> tuple[str, bool]:
-        """As many words as are told before the audio, and of one token beside it; whether there may be more."""
-        words, num_tokens = [], 0
-        for word in self.words:
-            words.append(word)
-            num_tokens += len(self.encode(word))
+        """As much as is told before the audio, and of one token beside it; whether there may be more."""
+        units, num_tokens = [], 0
+        for unit in self.units:
+            units.append(unit)
+            num_tokens += len(self.encode(unit))
             if num_tokens >= self.ahead + self.needed:
-                return " ".join(words), True
-        return " ".join(words), False
+                return " ".join(units), True
+        return " ".join(units), False
 
     def tell(self, state: State) -> bool:
         """Let row 0 have what it may tell next, waiting for it -> whether it should go on."""

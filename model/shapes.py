@@ -140,6 +140,7 @@ class TextConfig:
     # tokens that a text to be said runs ahead of its sound, all of which a step is told ("timed")
     lookahead: int = 0
     numbers: str = ""  # language in which numbers become words before they become tokens; "": digits stay digits
+    phonemes: str = ""  # accent in which a text to be said becomes phonemes; "": it is told as it is written
 
     def __post_init__(self) -> None:
         if not 0 <= self.vocab_size <= MAX_VOCABULARY:
@@ -149,6 +150,8 @@ class TextConfig:
         for name in ("lead_s", "lag_s"):
             if not 0 <= getattr(self, name) <= MAX_LEAD_S:
                 raise ValueError(f"text.{name} is {getattr(self, name)}; it must be 0 to {MAX_LEAD_S:g} seconds")
+        if self.phonemes and self.layout not in SAYS:
+            raise ValueError(f"text.phonemes: are for texts to be said, not for the layout '{self.layout}'")
         least, most = (1, MAX_LOOKAHEAD) if self.layout == "timed" else (0, 0)
         if not least <= self.lookahead <= most:
             raise ValueError(

@@ -274,6 +274,7 @@ finetune audio --out new --lora.rank -1 | --lora.rank
 finetune audio --out new --lora.alpha inf | --lora.alpha
 finetune audio --out new --lora.rank 2 --text.layout first | exclude each other
 finetune audio --out new --text.layout first --text.numbers xx | numbers are not known in the language 'xx'
+finetune audio --out new --text.layout first --text.phonemes fr | phonemes are not known for 'fr'; choose
 finetune audio --out new --copies 0 | --copies
 finetune audio --out new --replay missing | missing: no such file or folder
 finetune audio --out new --replay other-store --from model | holds tokens of codec

@@ -19,6 +19,7 @@ from codeclm.data import prepare
 from codeclm.data.audio import load_audio
 from codeclm.data.audio_out import save_audio
 from codeclm.data.sources import find_sources
+from codeclm.data.spelling import Spelling
 from codeclm.data.text_times import TextTimes
 from codeclm.data.token_store import TokenStore
 from codeclm.data.word_times import character_frames
@@ -40,7 +41,6 @@ from codeclm.train.recipes.embedded.language_model import ON_CPU
 from codeclm.train.recipes.embedded.limits import Parts, distance
 from codeclm.train.recipes.embedded.recordings import Recording, recordings
 from codeclm.train.recipes.embedded.shards import as_written
-from codeclm.train.recipes.embedded.spelling import Spelling
 from codeclm.train.recipes.embedded.texts import deal, quotations, sided, wordnet
 from codeclm.train.recipes.embedded.variants import Change, placed
 from codeclm.train.recipes.embedded.voices import synthetic_voices

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeclm.data.number_words import said
+from codeclm.data.text_encoder import clean_text, said_words
 from codeclm.data.text_times import UNHEARD
-from codeclm.data.text_tokenizer import TextTokenizer, clean_text, said_words
+from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.inference.loading import load, save_model
 from codeclm.train.config import TextOptions
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codeclm.data.text_encoder import clean_text
 from codeclm.data.text_times import UNHEARD, TextTimes, times_file, write_times
-from codeclm.data.text_tokenizer import TextTokenizer, clean_text
+from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.data.token_store import TokenStore
 from codeclm.model.codecs import load_codec
 from codeclm.train.aligner import BLANK, Alphabet, likeliest_paths

@@ -8,7 +8,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclm.data.text_tokenizer import TOKENIZER_FILE, TextTokenizer, clean_text
+from codeclm.data.text_encoder import clean_text
+from codeclm.data.text_tokenizer import TOKENIZER_FILE, TextTokenizer
 from codeclm.model.text_tokens import BOS, EOS, EPAD, PAD
 
 TEXTS = [

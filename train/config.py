@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from ..data.config import FormShares, HeldoutBy
 from ..data.number_words import check_language
+from ..data.phonemes import check_accent
 from ..model.dial import batch_by_layers, check_layers, shape_by_layers
 from ..model.presets import PRESETS, Preset
 from ..model.shapes import BACKBONE, DEPTH, DepthConfig, Pattern, TextConfig, TextLayout, TransformerConfig
@@ -109,10 +110,15 @@ class TextOptions:
     # its place in the text
     lookahead: int = 10
     numbers: str = ""  # language in which numbers are told in words, a code such as en; empty: digits stay digits
+    # accent in which texts to be said are told as phonemes, en-us or en-gb (needs the extra "phonemes"); empty: as they
+    # are written, which texts to be written down always are
+    phonemes: str = ""
 
     def __post_init__(self) -> None:
         if self.numbers:
             check_language(self.numbers)
+        if self.phonemes:
+            check_accent(self.phonemes)
         if self.layout != "none":
             self.of_model(self.vocab_size, "")
 
@@ -122,7 +128,7 @@ class TextOptions:
         ahead = self.lookahead if self.layout == "timed" else 0
         return TextConfig(
             vocab_size, layout=self.layout, tokenizer=tokenizer, lead_s=self.lead_s, lag_s=self.lag_s, lookahead=ahead,
-            numbers=self.numbers,
+            numbers=self.numbers, phonemes=self.phonemes,
         )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def new_tokenizer(stores: Sequence[TokenStore], text: TextOptions, batch: BatchC
         for store in stores:
             TextTimes(store)
     texts = (store.text(i) or "" for store in stores for i in split_heldout(store, *batch.split)[0])
-    return TextTokenizer.train(texts, text.vocab_size, text.numbers)
+    return TextTokenizer.train(texts, text.vocab_size, text.numbers, text.phonemes)
 
 
 def new_model(

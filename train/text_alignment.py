@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.progress import progress_bar
+from ..data.text_encoder import clean_text
 from ..data.text_times import NONE, UNHEARD, known_times, times_file, write_times
-from ..data.text_tokenizer import clean_text
 from ..data.token_store import TokenStore
 from ..model.codecs import Codec
 from ..model.device import has_fast_bf16

@@ -20,7 +20,7 @@ from typing import Any
 from ...model.files import readable
 from ..audio import AudioError
 from ..store_index import Rejected
-from ..text_tokenizer import clean_text
+from ..text_encoder import clean_text
 from ..word_times import words_beside
 from .source import ByteRange, Fact, Found, Source, place_stamp, stems, words_stamp
 

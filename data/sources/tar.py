@@ -13,7 +13,7 @@ from fsspec.core import url_to_fs
 from ...model.files import readable
 from ..audio import EXTENSIONS, FOREIGN, AudioError
 from ..store_index import Rejected
-from ..text_tokenizer import clean_text
+from ..text_encoder import clean_text
 from ..word_times import has_words
 from .manifest import BadLine, known_text, pick
 from .source import ByteRange, Fact, Found, Source, place_stamp, prefixes

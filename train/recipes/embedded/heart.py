@@ -1,28 +1,24 @@
 """hibari's voice "heart" (PyPI hibari-tts), other voices made of its spectra, and when it says each letter.
 
-Its network gives phonemes their lengths before it gives them a sound; spelling.py says which letters they are.
+Its network gives phonemes their lengths before it gives them a sound; data/spelling.py says which letters they are.
 """
 
-import gzip
-import json
-import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ....data.phonemes import STRESS
+from ....data.pronunciation import reader, spelling
 from ....data.word_times import Word
-from .spelling import Spelling
 
 RATE = 24_000  # Hz
 LENGTHS = "/Clip_output_0"  # what the network calls the lengths of its phonemes
 UNIT = 600  # samples, of these lengths
-STRESS = "ˈˌ"
-DICTIONARY_SHARE = 30  # one word of this many teaches how letters are said
+ACCENT = "en-us"
 
 
 class Token(NamedTuple):
@@ -47,7 +43,7 @@ def say(text: str, voice: str, rng: np.random.Generator) -> tuple[np.ndarray, in
     for sentence in heart().split_sentences(text):
         whole, tokens = tokens_of(sentence)
         is_long = len(whole) > MAX_PHONEMES
-        for phonemes in phonemes_of(sentence, "us") if is_long else [whole]:
+        for phonemes in phonemes_of(sentence, ACCENT) if is_long else [whole]:
             if len(ids := heart().ids(phonemes)) < 3:
                 continue
             inputs = {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
@@ -119,16 +115,9 @@ def _network() -> Any:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-@cache
-def _accents(accent: str) -> Any:
-    from hibari.g2p import G2P  # pyright: ignore[reportMissingImports]
-
-    return G2P(british=accent == "gb")
-
-
 def phonemes_of(text: str, accent: str) -> list[str]:
     """Sentence by sentence."""
-    heart()._g2p = _accents(accent)
+    heart()._g2p = reader(accent)
     return heart().phonemize(text)
 
 
@@ -136,9 +125,9 @@ def tokens_of(sentence: str) -> tuple[str, list[Token]]:
     """The American phonemes of a sentence, and its words as they are read: numbers and abbreviations written out."""
     from hibari.g2p.normalize import normalize  # pyright: ignore[reportMissingImports]
 
-    reader = _accents("us")
+    found = reader(ACCENT)
     whole, tokens = "", []
-    for token in reader.phonemize_tokens(reader.tokenize(normalize(sentence))):
+    for token in found.phonemize_tokens(found.tokenize(normalize(sentence))):
         said = token.phonemes or ""
         tokens.append(Token(token.text, len(whole), len(whole) + len(said)))
         whole += said + (" " if token.whitespace else "")
@@ -179,7 +168,7 @@ def _pieces(token: Token, phonemes: str, begins: np.ndarray) -> list[Word]:
     units = _units(phonemes, token.first, min(token.end, len(phonemes)))
     first, end = (float(begins[min(place, len(phonemes))]) for place in (token.first, token.end))
     spelled = "".join(letters).casefold()
-    reading = spelling().reading(spelled, [unit for unit, _ in units]) if spelled.isalpha() else None
+    reading = spelling(ACCENT).reading(spelled, [unit for unit, _ in units]) if spelled.isalpha() else None
     if not units or reading is None or len(spelled) != len(letters):
         bounds = np.linspace(first, end, len(letters) + 1).tolist()
     else:
@@ -200,14 +189,3 @@ def _units(phonemes: str, first: int, end: int) -> list[tuple[str, int]]:
             units.append((phonemes[place], place if stress is None else stress))
             stress = None
     return units
-
-
-@cache
-def spelling() -> Spelling:
-    """How American English is written, of words of hibari's dictionary."""
-    import hibari  # pyright: ignore[reportMissingImports]
-
-    path = Path(hibari.__file__).parent / "assets/lexicon_us_gold.json.gz"
-    entries = json.loads(gzip.decompress(path.read_bytes()))
-    plain = [word for word, said in entries.items() if isinstance(said, str) and re.fullmatch("[a-z]{3,}", word)]
-    return Spelling((word, re.sub(f"[{STRESS}]", "", entries[word])) for word in plain[::DICTIONARY_SHARE])

@@ -25,7 +25,7 @@ import numpy as np
 
 from ....data.audio import AudioError, load_audio
 from ....data.progress import progress_bar
-from ....data.text_tokenizer import clean_text, said_words
+from ....data.text_encoder import clean_text, said_words
 from ....data.word_times import Word, letters_of
 from ....inference.sound.measures import resampled
 from ....model.files import whole_file

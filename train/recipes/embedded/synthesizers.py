@@ -74,7 +74,7 @@ def _kokoro(folder: Path) -> Speak:
         """voice: "bm_george", or "bm_george+af_sky" for their mean."""
         network, parts = _network(folder), []
         table = np.mean([_style(folder, name) for name in voice.split("+")], axis=0)
-        for phonemes in heart.phonemes_of(text, "gb" if voice.startswith("b") else "us"):
+        for phonemes in heart.phonemes_of(text, "en-gb" if voice.startswith("b") else "en-us"):
             ids = heart.heart().ids(phonemes)
             style = table[min(len(ids) - 2, len(table) - 1)][None]
             inputs = {"tokens": np.array([ids], np.int64), "style": style, "speed": np.ones(1, np.float32)}

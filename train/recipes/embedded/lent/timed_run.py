@@ -78,8 +78,8 @@ def first_model(folder: Path, store: TokenStore, config: TrainConfig) -> tuple[S
     if (folder / FIRST).is_dir():
         model = load_speech_lm(folder / FIRST)
         return model, load_tokenizer(folder / FIRST, model)
-    has_tokenizer = (folder / TOKENIZER_FILE).is_file()
-    tokenizer = TextTokenizer.load(folder, config.model.text.numbers) if has_tokenizer else None
+    has_tokenizer, text = (folder / TOKENIZER_FILE).is_file(), config.model.text
+    tokenizer = TextTokenizer.load(folder, text.numbers, text.phonemes) if has_tokenizer else None
     return new_model(store, config, tokenizer), tokenizer
 
 
