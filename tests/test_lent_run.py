@@ -77,7 +77,7 @@ def recipe(codec, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def small() -> TrainConfig:
     """The settings of the lent run, for a model of the tests."""
-    shape = replace(SHAPE, text=replace(ON_GPU.model.text, vocab_size=300, numbers=""))
+    shape = replace(SHAPE, text=replace(ON_GPU.model.text, vocab_size=300, numbers="", phonemes=""))
     batch = replace(ON_GPU.batch, frames_per_batch=256, max_frames=64)
     optimizer = replace(ON_GPU.optimizer, warmup_steps=5)
     return replace(ON_GPU, evaluate_every=50, loss=LossConfig(), model=shape, batch=batch, optimizer=optimizer)

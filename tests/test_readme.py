@@ -20,8 +20,8 @@ from codeclm.train import cli
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ROOMS = sorted(path for house in ("model", "data", "inference", "train") for path in (ROOT / house).rglob("README.md"))
-LARGE = ROOT / "train/recipes/large.md"
-PAGES = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOMS, LARGE)}
+LARGE, LOG = ROOT / "train/recipes/large.md", ROOT / "train/recipes/embedded/log.md"
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOMS, LARGE, LOG)}
 EVERY = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", EVERY, re.MULTILINE | re.DOTALL)
 SHELL = [

@@ -16,8 +16,9 @@ SHAPE = ModelConfig(
     backbone=TransformerConfig(dim=512, num_layers=8, num_heads=8, num_kv_heads=2, ff_dim=1152, sliding_window=384),
     # small: a frame costs seven positions of it
     depth=DepthConfig(dim=256, num_layers=3, num_heads=4, num_kv_heads=2, ff_dim=640),
-    # characters: how a piece of a word sounds needs far more hours; most texts are English
-    text=TextOptions(layout="timed", vocab_size=0, numbers="en"),
+    # phonemes of what is said, characters of what is written: how a piece of a word sounds needs far more hours; most
+    # texts are English
+    text=TextOptions(layout="timed", vocab_size=0, numbers="en", phonemes="en-us"),
     unit_start=True,
 )
 ON_CPU = TrainConfig(
@@ -40,7 +41,8 @@ ON_CPU = TrainConfig(
     optimizer=OptimizerConfig(learning_rate=1.2e-3, warmup_steps=300),
     # words are in the first four codebooks: with those of a recording and the others drawn they are understood, with
     # the first alone none (README.md)
-    loss=LossConfig(codebooks=(4.0, 3.0, 2.0, 1.5, 0.5, 0.5, 0.5, 0.5), text=1.0),
+    # the text, a column's sum of one term beside eight, would be 2 % of the loss of what is written down
+    loss=LossConfig(codebooks=(4.0, 3.0, 2.0, 1.5, 0.5, 0.5, 0.5, 0.5), text=6.0),
 )
 ON_GPU = replace(
     ON_CPU,
@@ -53,7 +55,6 @@ ON_GPU = replace(
     skip_bad=True,
     canary=0,
     track="none",
-    loss=replace(ON_CPU.loss, text=2.0),  # few of the columns are text
     batch=replace(
         ON_CPU.batch,
         frames_per_batch=16_384,
