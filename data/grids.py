@@ -27,7 +27,7 @@ from .align import (
 from .config import FormShares
 from .forms import Form, Voices, drawn_forms
 from .rows import Piece
-from .text_encoder import clean_text
+from .text_encoder import TextEncoder, clean_text
 from .text_times import times_of
 from .text_tokenizer import TextTokenizer
 from .token_store import TokenStore
@@ -205,7 +205,7 @@ class StoreGrids:
         if (found := self._kept.get((utterance, form))) is not None:
             return found
         assert self.times is not None and self.tokenizer is not None
-        encoder = self.tokenizer if form == Form.LAST else self.tokenizer.saying
+        encoder = self._encoder(self.tokenizer, form)
         tokens, frames = self.times.of_tokens(utterance, encoder, self.store.text(utterance) or "")
         num_frames, rate = int(self.store.num_frames[utterance]), self.store.codec.frame_rate
         if form == Form.LAST:
@@ -221,5 +221,8 @@ class StoreGrids:
         """The tokens of each word of its transcript."""
         if self.tokenizer is None:
             return []
-        encoder = self.tokenizer if form == Form.LAST else self.tokenizer.saying
-        return encoder.encode_words(self.store.text(utterance) or "")
+        return self._encoder(self.tokenizer, form).encode_words(self.store.text(utterance) or "")
+
+    @staticmethod
+    def _encoder(tokenizer: TextTokenizer, form: Form) -> TextEncoder:
+        return tokenizer if form == Form.LAST else tokenizer.saying

@@ -43,14 +43,19 @@ def sentences(words: Iterable[str]) -> Iterator[list[str]]:
         yield begun
 
 
+def read_tokens(sentence: str, accent: str) -> Any:
+    """hibari's tokens of a sentence: their text, phonemes and white space, abbreviations and numbers written out."""
+    found = reader(accent)
+    from hibari.g2p.normalize import normalize  # pyright: ignore[reportMissingImports]
+
+    return found.phonemize_tokens(found.tokenize(normalize(sentence)))
+
+
 @lru_cache(maxsize=1 << 16)
 def pronounced(words: tuple[str, ...], accent: str) -> tuple[str, ...]:
     """Phonemes of each word of a sentence. A word may have spaces, and so may its phonemes; none: it is not said."""
-    from hibari.g2p.normalize import normalize  # pyright: ignore[reportMissingImports]
-
-    found = reader(accent)
-    read = [("", "")]  # letters and phonemes of the words as they are read: abbreviations and numbers written out
-    for token in found.phonemize_tokens(found.tokenize(normalize(" ".join(words)))):
+    read = [("", "")]  # letters and phonemes of the words as they are read
+    for token in read_tokens(" ".join(words), accent):
         letters, phonemes = read[-1]
         read[-1] = letters + token.text, phonemes + (token.phonemes or "")
         if token.whitespace:

@@ -70,7 +70,7 @@ def written_frames(tokenizer: TextTokenizer, text: str, frames: np.ndarray) -> n
         return frames
     text = clean_text(text)
     by_character = np.full(len(text), UNHEARD)
-    for place, frame in zip(said_places[::-1, 0], frames[::-1], strict=True):  # of several tokens the first
+    for place, frame in zip(said_places[::-1, 0], frames[::-1], strict=True):  # the first of several stays
         if text[place : place + 1].isalnum():  # else a sign, which a store does not say when it is heard
             by_character[place] = frame
     return token_frames(tokenizer.encode_places(text)[1], by_character)

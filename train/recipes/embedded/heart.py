@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....data.phonemes import STRESS
-from ....data.pronunciation import reader, spelling
+from ....data.pronunciation import read_tokens, reader, spelling
 from ....data.word_times import Word
 
 RATE = 24_000  # Hz
@@ -123,11 +123,8 @@ def phonemes_of(text: str, accent: str) -> list[str]:
 
 def tokens_of(sentence: str) -> tuple[str, list[Token]]:
     """The American phonemes of a sentence, and its words as they are read: numbers and abbreviations written out."""
-    from hibari.g2p.normalize import normalize  # pyright: ignore[reportMissingImports]
-
-    found = reader(ACCENT)
     whole, tokens = "", []
-    for token in found.phonemize_tokens(found.tokenize(normalize(sentence))):
+    for token in read_tokens(sentence, ACCENT):
         said = token.phonemes or ""
         tokens.append(Token(token.text, len(whole), len(whole) + len(said)))
         whole += said + (" " if token.whitespace else "")

@@ -40,8 +40,7 @@ ON_CPU = TrainConfig(
     ),
     optimizer=OptimizerConfig(learning_rate=1.2e-3, warmup_steps=300),
     # words are in the first four codebooks: with those of a recording and the others drawn they are understood, with
-    # the first alone none (README.md)
-    # the text, a column's sum of one term beside eight, would be 2 % of the loss of what is written down
+    # the first alone none; a text that is written down would be 3 % of its utterance's loss with the weight 1 (log.md)
     loss=LossConfig(codebooks=(4.0, 3.0, 2.0, 1.5, 0.5, 0.5, 0.5, 0.5), text=6.0),
 )
 ON_GPU = replace(
