@@ -33,8 +33,9 @@ class PhonemeEncoder(TextEncoder):
         spans, after = [], 0
         for symbol in symbols:
             first = max(word.find(symbol, after), after) if symbol in SIGNS else next(places, 0)
+            first = min(first, len(word) - 1)  # more signs than the letters around them leave places for
             after = first + 1
-            spans.append((first, min(after, len(word))))
+            spans.append((first, after))
         return spans
 
     def units(self, words: Iterable[str]) -> Iterator[str]:
