@@ -46,6 +46,7 @@ class FormShares:
     say_voice: float = 0.25  # the same, after speech of another recording of the voice: a voice prompt
     write: float = 0.25  # share of the utterances whose text comes after them: transcription
     voice_s: float = 10.0  # a voice prompt has at most N seconds, 1 at least
+    own_voice: str = ""  # a speaker: texts without a voice prompt are said in this voice alone (empty: in any)
 
     def __post_init__(self) -> None:
         shares = self.say, self.say_voice, self.write

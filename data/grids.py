@@ -124,6 +124,8 @@ class StoreGrids:
         other = copy(self)
         luck = np.random.default_rng([seed, epoch, 3]).random((3, len(self.store)))
         forms, wants_voice = drawn_forms(shares, luck[0])
+        is_own = self._lent.are_of(shares.own_voice)
+        wants_voice |= ~is_own
         other._take(forms)
         lender, rate = self._lent.drawn(luck[1]), self.store.codec.frame_rate
         shortest, longest = max(1, round(rate)), max(1, round(shares.voice_s * rate))
@@ -132,6 +134,7 @@ class StoreGrids:
         room = self.max_columns - other.num_columns - self.store.num_frames  # a voice never cuts an utterance
         heard = np.minimum(np.minimum(drawn, length), room)
         has_voice = wants_voice & (lender >= 0) & (other.forms == Form.FIRST) & (heard >= np.minimum(shortest, length))
+        other._take(np.where((forms == Form.FIRST) & ~is_own & ~has_voice, Form.ALONE, forms))
         heard = np.where(has_voice, heard, 0)
         other.voices = np.stack([lender, length - heard, length], axis=1)
         other.num_columns = other.num_columns + heard

@@ -30,9 +30,10 @@ from .depth_logits import depth_logits
 from .flatten import Contexts, SlotEmbedding, embed, slot_contexts
 from .layout import Steps, arrange, given_first, num_scored, scored_part, to_frames
 from .linear import GroupedLinear
-from .losses import Weights, cross_entropy
+from .losses import Weights, cross_entropy, text_cross_entropy
 from .pieces import Scored, is_long, score_in_pieces
 from .random_bits import FRAMES, HEARD, TOLD, chosen, fold
+from .recent_tokens import only_timed
 from .speech_lm_config import SpeechLMConfig
 from .strict_model import StrictModel
 from .transformer import Block, KVCache, Transformer
@@ -192,8 +193,10 @@ class SpeechLM(StrictModel):
         if self.config.user_codebooks and user is None:
             user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
         everything = arrange(self.config, codes, ends, text, user, documents)
-        codes, text = scored_part(codes, text, given)
-        steps = everything if given is None else arrange(self.config, codes, ends, text, user, documents)
+        is_timed = weights.time_only and self.config.text.layout == "timed"
+        codes, text = scored_part(codes, only_timed(text) if is_timed and text is not None else text, given)
+        is_all = given is None and not is_timed
+        steps = everything if is_all else arrange(self.config, codes, ends, text, user, documents)
         if row_keys is None and (depth_fraction < 1 or max(input_dropout, frame_dropout) > 0 or self.has_dropout):
             row_keys = torch.randint(1 << 62, (len(codes),), device=codes.device)
         steps, heard = replace(steps, keys=row_keys), replace(everything, keys=row_keys)
@@ -260,7 +263,7 @@ class SpeechLM(StrictModel):
         text_nll = None
         if self.predicts_text and steps.text_targets is not None:
             logits = self.text_logits(contexts.text)
-            text_nll, penalty = cross_entropy(logits, steps.text_targets, weights.z_loss)
+            text_nll, penalty = text_cross_entropy(logits, steps.text_targets, weights.z_loss)
             total = total + weights.text * text_nll.sum() + penalty.sum()
         parts = []
         if not self.depth_is_first:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .delay_pattern import ABSENT
 from .device import put
+from .text_tokens import PAD, UNNAMED
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Weights:
 
     codebooks: Sequence[float] | None = None  # one for each codebook; None: 1 for all
     text: float = 1.0
+    time_only: bool = False  # a text to be said ("timed") is given: only when its tokens are told is learned
     z_loss: float = 0.0  # weight of the squared log-normaliser (arXiv:2204.02311), which keeps logits from drifting
 
     def of(self, num_codebooks: int, like: Tensor) -> Tensor:
@@ -35,3 +37,12 @@ def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> tuple
     if not z_loss:
         return flat.view(targets.shape), wide.new_zeros(()).expand(targets.shape)
     return flat.view(targets.shape), z_loss * (wide.logsumexp(dim=-1).square() * (targets != ABSENT))
+
+
+def text_cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
+    """`cross_entropy` of text; UNNAMED is all tokens but PAD together."""
+    is_unnamed = targets == UNNAMED
+    nats, penalty = cross_entropy(logits, targets.masked_fill(is_unnamed, PAD), z_loss)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    others = torch.cat([wide[..., :PAD], wide[..., PAD + 1 :]], dim=-1).logsumexp(dim=-1)
+    return torch.where(is_unnamed, wide.logsumexp(dim=-1) - others, nats), penalty

@@ -1,4 +1,4 @@
-"""The tokens of a text that were told last: what a step of a "timed" model hears beside its own.
+"""The tokens of a text that were told last: what a step of a "timed" model hears beside its own, and predicts of them.
 
     text           BOS  SAY  a    b    PAD  c    PAD  EOS
     newest          .   SAY  a    b    b    c    c    EOS
@@ -15,12 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .delay_pattern import ABSENT
-from .text_tokens import PAD
+from .text_tokens import PAD, SAY, UNNAMED, WRITE
 
 
 def is_told(text: Tensor) -> Tensor:
     """Text tokens of any shape -> bool, those that are tokens: neither PAD nor ABSENT."""
     return (text != ABSENT) & (text != PAD)
+
+
+def only_timed(text: Tensor) -> Tensor:
+    """Text [B, S] of a "timed" model -> what it is to predict of it: where a text is to be said, that a token is told.
+
+    Which one is given, and nobody ever draws it (inference/pacing.py).
+    """
+    place = torch.arange(text.shape[1], device=text.device)
+    tag = torch.where((text == SAY) | (text == WRITE), place, 0).cummax(dim=1).values  # the last one before each column
+    is_said = (text.gather(1, tag) == SAY) & (tag < place)
+    return torch.where(is_said & is_told(text), UNNAMED, text)
 
 
 def recent_tokens(text: Tensor, count: int, start: int) -> Tensor:

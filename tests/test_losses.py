@@ -1,6 +1,7 @@
 """model/losses.py and the loss of model/lm.py: the weighted sum that it says, of numbers that no weight touches."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from codeclm.model import SpeechLM
 from codeclm.model.delay_pattern import ABSENT
 from codeclm.model.layout import Steps, arrange, num_scored, scored_part
 from codeclm.model.losses import Weights, cross_entropy
+from codeclm.model.shapes import TextConfig
+from codeclm.model.text_tokens import EOS, PAD, SAY, WRITE
 
-from .options import OPTIONS, example
+from .options import OPTIONS, WORDS, example
 
 MIXED = ["default", "first", "sets", "delay", "parallel", "flatten", "text", "text seen", "text flat", "text given"]
 
@@ -95,6 +98,33 @@ def test_given_columns_are_heard_and_cost_nothing(make_model, option):
     count = num_scored(model.config, left[0], ends, left[1])
     assert int(count) == sum(int((x != 0).sum()) for x in (expected, plain.eos_nll, *expected_text))
     torch.testing.assert_close(found.loss, total / count, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_of_a_text_to_be_said_only_the_time_of_each_token_is_learned(make_model):
+    """By hand: said, a token costs what all but PAD have together; written, it costs itself. Rows and packed rows."""
+    model = make_model(text=TextConfig(WORDS, layout="timed", lookahead=2))
+    a, b = 5, 6
+    text = torch.tensor([[SAY, a, PAD, b, EOS, ABSENT], [WRITE, PAD, a, b, PAD, EOS], [WRITE, a, EOS, SAY, b, PAD]])
+    inputs = {**example(model), "text": text, "given": (text == SAY) | (text == WRITE)}
+    inputs["documents"] = torch.tensor([[0] * 6, [0] * 6, [0, 0, 0, 1, 1, 1]])
+    output = model(**inputs, return_logits=True)
+    probabilities = output.text_logits.softmax(dim=-1)
+    own = probabilities.gather(2, text.clamp_min(0)[..., None])[..., 0]
+    is_unnamed = torch.zeros(3, 6, dtype=torch.bool)
+    is_unnamed[0, [1, 3, 4]], is_unnamed[2, 4] = True, True
+    costs = -torch.where(is_unnamed, 1 - probabilities[..., PAD], own).log()
+    costs = costs.masked_fill(inputs["given"] | (text == ABSENT), 0.0)
+    silent = Weights([0.0] * model.num_codebooks, text=0.5, time_only=True)
+    trained = model(**inputs, weights=silent)
+    counted = int((~inputs["given"] & (text != ABSENT)).sum())
+    codes = int((inputs["codes"].masked_fill(inputs["given"][:, None], ABSENT) != ABSENT).sum())
+    torch.testing.assert_close(trained.loss, 0.5 * costs.sum() / (counted + codes), rtol=0, atol=1e-12)
+    torch.testing.assert_close(trained.nll, output.nll, rtol=0, atol=1e-12)
+    assert trained.loss < model(**inputs, weights=replace(silent, time_only=False)).loss
+    other = make_model(**OPTIONS["text"])  # in a layout where it means nothing
+    plain = example(other)
+    assert other(**plain, weights=Weights(time_only=True)).loss == other(**plain).loss
 
 
 @torch.no_grad()

@@ -169,6 +169,8 @@ class LossConfig:
 
     codebooks: tuple[float, ...] = ()  # weight of each codebook; empty: 1 for all
     text: float = 1.0  # weight of the text tokens
+    # learn of a text to be said ("timed") only when its tokens are told, not which: nothing ever draws that
+    time_only: bool = False
     z_loss: float = 0.0  # weight of the squared log-normaliser, which keeps logits from drifting in long runs
 
 

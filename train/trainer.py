@@ -176,7 +176,7 @@ class Trainer:
                 text=self.text_of(rows),
                 documents=rows.documents,
                 given=rows.given,
-                weights=Weights(config.loss.codebooks or None, config.loss.text, config.loss.z_loss),
+                weights=Weights(config.loss.codebooks or None, config.loss.text, config.loss.time_only, config.loss.z_loss),
                 depth_fraction=config.depth_fraction,
                 depth_chunk=config.depth_chunk,
                 input_dropout=config.input_dropout,
