@@ -169,6 +169,7 @@ class Trainer:
     def loss(self, part: Microbatch) -> Tensor:
         """The mean over what the rows score."""
         config, rows = self.config, part.rows.to(self.accelerator.device)
+        of = config.loss
         with self.autocast():
             output = self.model(
                 rows.codes,
@@ -176,7 +177,7 @@ class Trainer:
                 text=self.text_of(rows),
                 documents=rows.documents,
                 given=rows.given,
-                weights=Weights(config.loss.codebooks or None, config.loss.text, config.loss.time_only, config.loss.z_loss),
+                weights=Weights(of.codebooks or None, of.text, of.time_only, of.z_loss),
                 depth_fraction=config.depth_fraction,
                 depth_chunk=config.depth_chunk,
                 input_dropout=config.input_dropout,
