@@ -3,6 +3,7 @@
 N utterances, M segments (utterance, start, stop) in frames, K codebooks, L columns (frames and text columns).
 """
 
+import logging
 from collections.abc import Iterable
 from copy import copy
 
@@ -31,6 +32,8 @@ from .text_encoder import TextEncoder, clean_text
 from .text_times import times_of
 from .text_tokenizer import TextTokenizer
 from .token_store import TokenStore
+
+log = logging.getLogger(__name__)
 
 KEPT_COLUMNS = 1 << 24  # texts beside their audio that are kept as put together: 200 hours, in 64 MB
 # where nothing is drawn, the codes of an utterance are scored as those of audio alone, in "mixed" then its text
@@ -121,6 +124,11 @@ class StoreGrids:
             return self
         if self._lent is None:
             self._lent = Voices(self.store, self.indices)
+            if shares.own_voice and not self._lent.are_of(shares.own_voice)[self.indices].any():
+                log.warning(
+                    f"{self.store.folder}: nobody is called '{shares.own_voice}' (own_voice), so no text is said there "
+                    "without a voice prompt"
+                )
         other = copy(self)
         luck = np.random.default_rng([seed, epoch, 3]).random((3, len(self.store)))
         forms, wants_voice = drawn_forms(shares, luck[0])

@@ -162,15 +162,17 @@ def test_every_other_utterance_of_a_voice_is_heard_about_equally_often(tmp_path)
     assert Counter(Voices(store, np.array([0, 2])).drawn(np.zeros(6)).tolist()) == {2: 1, 0: 1, -1: 4}
 
 
-def test_other_voices_than_its_own_are_said_after_a_voice_prompt_or_not_at_all(large, tmp_path, tokenizer):
+def test_other_voices_than_its_own_are_said_after_a_voice_prompt_or_not_at_all(large, tmp_path, tokenizer, caplog):
     counts = Counter()
     for i, form in enumerate(forms_in(large, tokenizer, FormShares(0.6, 0.2, 0.1, own_voice="a"), 1)):
         counts[large.speaker(i), form] += 1
     assert not any(form == "say" and speaker != "a" for speaker, form in counts)
     assert counts["a", "say"] / 150 == pytest.approx(0.6, abs=0.12)
     assert counts["b", "voice"] / 150 == pytest.approx(0.8, abs=0.12) and counts["b", "write"]
+    assert not caplog.records
     lone = make_store(tmp_path, [20] * 40, ["the dog"] * 40, [f"v{i}" for i in range(40)])
     assert Counter(forms_in(lone, tokenizer, FormShares(1.0, 0.0, 0.0, own_voice="a"), 0)) == {"alone": 40}
+    assert "nobody is called 'a'" in caplog.text
     assert Counter(forms_in(lone, tokenizer, FormShares(1.0, 0.0, 0.0), 0)) == {"say": 40}
     long = make_store(tmp_path / "long", [62] * 4, ["the dog"] * 4, ["b"] * 4)  # no room for a voice
     grids = StoreGrids(long, tokenizer, MIXED, 70).of_epoch(FormShares(1.0, 0.0, 0.0, own_voice="a"), 0, 0)
