@@ -33,8 +33,8 @@ class Voices:
 
     def __init__(self, store: TokenStore, indices: np.ndarray):
         """indices: the utterances that are used; no other is ever heard."""
-        self.names = np.array(voices_of(store))  # [N]
-        names, voices = np.unique(self.names, return_inverse=True)
+        names, voices = np.unique(voices_of(store), return_inverse=True)
+        self.names, self.voice_of = names, voices  # of the voices, and the voice of each utterance [N]
         known = np.unique(indices)
         known = known[names[voices[known]] != ""]
         # one voice after another, in each the pieces and copies of one recording
@@ -49,7 +49,7 @@ class Voices:
 
     def are_of(self, voice: str) -> np.ndarray:
         """Which utterances are of that voice [N] bool; no voice: all."""
-        return (self.names == voice) | (not voice)
+        return (self.names == voice)[self.voice_of] | (not voice)
 
     def drawn(self, luck: np.ndarray) -> np.ndarray:
         """Numbers [N] in 0..1 -> an utterance for each to hear before it [N], -1 where there is none."""

@@ -142,10 +142,11 @@ class StoreGrids:
         room = self.max_columns - other.num_columns - self.store.num_frames  # a voice never cuts an utterance
         heard = np.minimum(np.minimum(drawn, length), room)
         has_voice = wants_voice & (lender >= 0) & (other.forms == Form.FIRST) & (heard >= np.minimum(shortest, length))
-        other._take(np.where((forms == Form.FIRST) & ~is_own & ~has_voice, Form.ALONE, forms))
+        is_unsaid = (other.forms == Form.FIRST) & ~is_own & ~has_voice
+        other.forms = np.where(is_unsaid, Form.ALONE, other.forms)
         heard = np.where(has_voice, heard, 0)
         other.voices = np.stack([lender, length - heard, length], axis=1)
-        other.num_columns = other.num_columns + heard
+        other.num_columns = np.where(is_unsaid, 0, other.num_columns) + heard
         return other
 
     def lengths(self, segments: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.recent_tokens import is_told
+from ..model.recent_tokens import is_told, of_any_token
 from ..model.text_tokens import PAD
 
 
@@ -73,7 +73,7 @@ class Pacing:
     def allowed(self, logits: Tensor) -> Tensor:
         """logits [B, C] of the text, but where a row is paced of PAD and the next token alone."""
         following, pad = self.tokens.gather(1, self.num_said[:, None]), logits[:, PAD : PAD + 1]  # [B, 1]
-        other = torch.cat([logits[:, :PAD], logits[:, PAD + 1 :]], dim=1).logsumexp(dim=1, keepdim=True)
+        other = of_any_token(logits)[:, None]
         is_left, may_wait = self.is_left[:, None], (self.waited < self.longest_pause)[:, None]
         choices = torch.full_like(logits, float("-inf")).scatter(1, following, other)
         choices[:, PAD : PAD + 1] = torch.where(may_wait | ~is_left, pad, float("-inf"))

@@ -193,9 +193,11 @@ class SpeechLM(StrictModel):
         if self.config.user_codebooks and user is None:
             user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
         everything = arrange(self.config, codes, ends, text, user, documents)
-        is_timed = weights.time_only and self.config.text.layout == "timed"
-        codes, text = scored_part(codes, only_timed(text) if is_timed and text is not None else text, given)
-        is_all = given is None and not is_timed
+        predicted = text
+        if weights.time_only and text is not None and self.config.text.layout == "timed":
+            predicted = only_timed(text)
+        is_all = given is None and predicted is text
+        codes, text = scored_part(codes, predicted, given)
         steps = everything if is_all else arrange(self.config, codes, ends, text, user, documents)
         if row_keys is None and (depth_fraction < 1 or max(input_dropout, frame_dropout) > 0 or self.has_dropout):
             row_keys = torch.randint(1 << 62, (len(codes),), device=codes.device)
@@ -263,7 +265,8 @@ class SpeechLM(StrictModel):
         text_nll = None
         if self.predicts_text and steps.text_targets is not None:
             logits = self.text_logits(contexts.text)
-            text_nll, penalty = text_cross_entropy(logits, steps.text_targets, weights.z_loss)
+            cost = text_cross_entropy if weights.time_only else cross_entropy
+            text_nll, penalty = cost(logits, steps.text_targets, weights.z_loss)
             total = total + weights.text * text_nll.sum() + penalty.sum()
         parts = []
         if not self.depth_is_first:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .delay_pattern import ABSENT
 from .device import put
+from .recent_tokens import of_any_token
 from .text_tokens import PAD, UNNAMED
 
 
@@ -44,5 +45,4 @@ def text_cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> 
     is_unnamed = targets == UNNAMED
     nats, penalty = cross_entropy(logits, targets.masked_fill(is_unnamed, PAD), z_loss)
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    others = torch.cat([wide[..., :PAD], wide[..., PAD + 1 :]], dim=-1).logsumexp(dim=-1)
-    return torch.where(is_unnamed, wide.logsumexp(dim=-1) - others, nats), penalty
+    return torch.where(is_unnamed, wide.logsumexp(dim=-1) - of_any_token(wide), nats), penalty

@@ -23,6 +23,11 @@ def is_told(text: Tensor) -> Tensor:
     return (text != ABSENT) & (text != PAD)
 
 
+def of_any_token(logits: Tensor) -> Tensor:
+    """Logits [..., C] of a step's text -> that of all tokens but PAD together [...]: of any being told."""
+    return torch.cat([logits[..., :PAD], logits[..., PAD + 1 :]], dim=-1).logsumexp(dim=-1)
+
+
 def only_timed(text: Tensor) -> Tensor:
     """Text [B, S] of a "timed" model -> what it is to predict of it: where a text is to be said, that a token is told.
 
