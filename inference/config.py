@@ -25,7 +25,7 @@ class SamplingConfig:
     repetition_share: float = 1.0
     repetition_frames: int = 10  # last frames in which --repetition-share is counted
     num_codebooks: int = 0  # draw this many leading codebooks only, and hear no others in the prompt (0: all)
-    guidance: float = 1.0  # weight of the text: logits without it + N x what it changes in them (1: the model's own)
+    guidance: float = 1.0  # weight of text and voice: logits without + N x what these change (1: the model's own)
     stop_at_end: bool = False  # stop when the model ends the utterance, even before the duration is over
     max_prompt_s: float = 10.0  # use at most the last N seconds of the prompt
 

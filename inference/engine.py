@@ -20,7 +20,7 @@ from .config import SamplingConfig
 from .cuda_frame import GraphedFrame, graphed
 from .frame_step import FrameStep, is_supported
 from .grid import Request, State, given_rows, start
-from .guidance import GuidedWalk, check_guided
+from .guidance import GuidedStep, GuidedWalk, check_guided
 from .labelled import as_labelled
 from .resources import release_memory
 from .sampling import BatchSampling, batch_sampling, leading_codebooks
@@ -69,7 +69,8 @@ def generate(
             else:
                 rows = len(seeds) * (2 if settings.is_guided else 1)
                 if not fused or not is_supported(model):
-                    state.walk = Walk(model, rows, capacity)
+                    walks = [Walk(model, len(seeds), capacity) for _ in range(rows // len(seeds))]
+                    state.walk = GuidedWalk(*walks, settings.guidance) if settings.is_guided else walks[0]
                 elif isinstance(state.walk, FrameStep):
                     state.walk.restart()
                 elif frames is not None:
@@ -77,9 +78,8 @@ def generate(
                 else:
                     # given codes are asked for only where some lag
                     absent = can_end(model, settings) or request.text_end is not None or longest > 0
-                    state.walk = FrameStep(model, rows, capacity, absent or settings.is_guided)
-                if settings.is_guided:
-                    state.walk = GuidedWalk(state.walk, settings.guidance)
+                    step = FrameStep(model, rows, capacity, absent or settings.is_guided)
+                    state.walk = GuidedStep(step, settings.guidance) if settings.is_guided else step
                 yield from walk_window(model, state, window.moved(-state.num_dropped), settings, frames, keep)
                 check_numbers(state)
                 if has_ended(state, settings):
@@ -157,7 +157,10 @@ def prefill(model: SpeechLM, state: State, window: Window, heard: Tensor | None)
     prefix = state.request.prefix if window.stop == state.num_prompt_frames else None
     if prefix is not None and isinstance(walk, FrameStep):
         return walk.prefill(codes, text, prefix=prefix)
-    return walk.prefill(codes, text, None if heard is None else heard[rows, :, steps])
+    user = None if heard is None else heard[rows, :, steps]
+    if not isinstance(walk, GuidedWalk | GuidedStep):
+        return walk.prefill(codes, text, user)
+    return walk.prefill(codes, text, user, max(state.request.num_voice - state.num_dropped - window.start, 0))
 
 
 def score_window(model: SpeechLM, state: State, window: Window, contexts: Tensor | None = None) -> None:

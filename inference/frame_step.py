@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from .prefix import Prefix
 
 
+Steps = tuple[Tensor, Tensor | None, Tensor | None]  # codes [B, K, S], text [B, S], user [B, U, S]
+
+
 def is_supported(model: SpeechLM) -> bool:
     """Whether the frame step knows this model; others are walked (walk.py)."""
     config, depth = model.config, model.config.depth
@@ -144,6 +147,15 @@ class FrameStep:
         assert self.position == 0
         self.is_ahead = self.looks_ahead and prefix is None
         return self.fill(EVERY_ROW, codes, text, user, prefix)
+
+    def prefill_parts(self, parts: Sequence[Steps]) -> Tensor | None:
+        """As `prefill`, but each part of the rows has steps of its own, the first one the most -> its contexts."""
+        assert self.position == 0
+        contexts, size, self.is_ahead = [], self.batch // len(parts), self.looks_ahead
+        for number, (codes, text, user) in enumerate(parts):
+            contexts.append(self.fill(slice(number * size, (number + 1) * size), codes, text, user))
+            self.starts[number * size : (number + 1) * size] = [self.position - codes.shape[2]] * size
+        return contexts[0]
 
     def join(self, row: int, codes: Tensor, text: Tensor | None = None, prefix: "Prefix | None" = None) -> None:
         """Empty a row and let it begin anew: with known steps, codes [K, S] and text [S], of which S may be 0.

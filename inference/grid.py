@@ -17,7 +17,7 @@ from ..model.delay_pattern import ABSENT
 from ..model.lm import SpeechLM
 from ..model.walk import Walk
 from .frame_step import FrameStep
-from .guidance import GuidedWalk
+from .guidance import GuidedStep, GuidedWalk
 from .noise import Noise
 from .pacing import Pacing
 
@@ -67,7 +67,7 @@ class State:
     request: Request
     num_codebooks: int  # leading ones that are heard and drawn; the others are ABSENT
     pacing: Pacing | None = None  # where a text is said token by token
-    walk: Walk | FrameStep | GuidedWalk | None = field(default=None, repr=False)
+    walk: Walk | FrameStep | GuidedWalk | GuidedStep | None = field(default=None, repr=False)
     frame: int = 0  # frames that are complete
     num_dropped: int = 0  # columns that the grid does not hold any more
 

@@ -9,7 +9,7 @@ what is known of the new columns; TO_DRAW stands where nothing is:
     row 1    ..   0   1   2   3   4    ahead = -40: two columns were given, and it joined before column 42
 
 Noise is that of a row's own columns, so it draws what it draws alone. A row whose window is full (windows.py) joins
-anew, given half of that window. A guided row (guidance.py) takes two places, the second one without its text.
+anew, given half of that window. A guided row (guidance.py) takes two places, the second one without text and voice.
 B places, K codebooks, T columns.
 """
 
@@ -141,19 +141,21 @@ class RowBatch:
         self.leave_graph()
         state, column = self.state, self.column
         row.ahead = row.window.start + num_known - (column + state.num_dropped)
-        known = slice(column - num_known, column)
+        num_voice = min(max(row.request.num_voice - row.window.start, 0), num_known)
         for place in self.places_of(row):
+            num_seen = num_known - (0 if self.has_text(place) else num_voice)
+            known = slice(column - num_seen, column)
             codes = state.codes[place, :, known]
-            if self.longest and num_known:
-                codes = delay(codes[None], self.model.config.delays)[0, :, :num_known]
+            if self.longest and num_seen:
+                codes = delay(codes[None], self.model.config.delays)[0, :, :num_seen]
             text = state.text[place, known] if state.text is not None and self.has_text(place) else None
             with as_labelled(self.model):
                 self.walk.join(place, codes, text, prefix)
             for noise in self.noises:
                 noise.set_row(place, row.seed, row.ahead)
             for k, lag in enumerate(self.model.config.delays):
-                if lag > num_known:  # nothing is known from before the window
-                    state.codes[place, k, column - lag : column - num_known] = ABSENT
+                if lag > num_seen:  # nothing is known from before the window
+                    state.codes[place, k, column - lag : column - num_seen] = ABSENT
             self.lay_out(place, row)
         self.all_drawn = None
 

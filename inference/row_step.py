@@ -20,7 +20,7 @@ class Pairs(NamedTuple):
     """The places of guided rows, of which each has two; others are their own pair."""
 
     own: Tensor  # [B] the first of a place's row, that is recorded
-    without: Tensor  # [B] the one without its text
+    without: Tensor  # [B] the one without text and voice
 
 
 @dataclass(frozen=True, kw_only=True)

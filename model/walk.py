@@ -61,19 +61,28 @@ class Walk:
         known: slots whose values [B] need no logits; they cost nothing. user: the other speaker's codes [B, U].
         Raises ValueError for a model without BOS that has not been given its first step.
         """
+        self.begin()
+        for slot in self.slots:
+            self.take(slot, known[slot] if known and slot in known else choose(slot, self.logits(slot)))
+        self.finish(user)
+
+    def begin(self) -> None:
         if not self.position and not self.model.config.bos:
             raise ValueError("this model has no BOS: it goes on from a given first frame (text or codes)")
         self.values = {}
         self._depth_cache = self._condition = None  # the depth decoder starts afresh every step
-        for slot in self.slots:
-            value = known[slot] if known and slot in known else choose(slot, self._logits(slot))
-            if slot == 0:
-                value = torch.where(value == self.model.eos, ABSENT, value)
-            self.values[slot] = value
+
+    def take(self, slot: int, value: Tensor) -> None:
+        """The next slot holds this [B]."""
+        self.values[slot] = torch.where(value == self.model.eos, ABSENT, value) if slot == 0 else value
+
+    def finish(self, user: Tensor | None = None) -> None:
+        """The step is complete."""
         self.feed.finish(self.values, user)
         self.position += 1
 
-    def _logits(self, slot: int) -> Tensor:
+    def logits(self, slot: int) -> Tensor:
+        """Of the next slot, given those that the step holds."""
         model, context = self.model, self.feed.context(self.values)
         if slot == TEXT:
             return model.text_logits(context)

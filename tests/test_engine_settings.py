@@ -123,6 +123,26 @@ def test_a_guided_code_is_the_likeliest_between_and_beyond_with_and_without_text
     assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
 
 
+@torch.no_grad()
+def test_where_a_voice_comes_before_the_text_guidance_weighs_both(make_model):
+    model = make_model(text=TextConfig(11))
+    voice, text = draw_codes(5), torch.tensor([4, 9, 2])
+    codes = torch.cat([voice, torch.full((3, 3), ABSENT)], dim=1)
+    beside = torch.cat([torch.full((5,), ABSENT), text])
+    request = Request(4, codes, beside, num_voice=5)
+    drawn = []
+    for weight in (0.0, 1.0, 3.0):
+        state = run(model, request, (0,), SamplingConfig(temperature=0.0, guidance=weight))
+        check_scores(model, state)
+        own = model(state.codes, text=state.text, return_logits=True).logits
+        alone = state.codes[:, :, 5:]
+        without = model(alone, text=torch.full_like(state.text[:, 5:], ABSENT), return_logits=True).logits
+        mixed = (without + weight * (own[:, :, 5:] - without))[:, :, 3:, :7]
+        assert torch.equal(mixed.argmax(dim=-1), state.codes[:, :, 8:])
+        drawn.append(state.codes[:, :, 8:])
+    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+
+
 def test_guidance_also_weighs_a_text_that_the_model_writes_itself(speaker):
     request = Request(6, draw_codes(3), draw_text=True)
     guided = run(speaker, request, (0, 1), replace(FREE, guidance=2.0))

@@ -53,6 +53,9 @@ def requests(model: SpeechLM) -> dict[str, Request]:
         new = torch.randint(0, model.text_size, (6,), generator=draw)
         found["with text"] = Request(6, codes, text, new_text=new)
         found["text before a silent prompt"] = Request(6, torch.full_like(codes, -1), text)
+        voice, after = codes.clone(), text.clone()
+        voice[:, 2:] = after[:2] = -1
+        found["text after a voice"] = Request(6, voice, after, num_voice=2)
         if model.predicts_text:
             found["own text"] = Request(6, codes, text, draw_text=True)
         if ahead := model.config.text.lookahead:

@@ -77,12 +77,15 @@ def jobs(lm: SpeechGenerator, count: int) -> list[Job]:
         given = int(torch.randint(0 if model.config.bos else 1, 31, (), generator=draw))
         frames = int(torch.randint(1, 41, (), generator=draw))
         codes = torch.randint(model.codebook_size, (model.num_codebooks, given), generator=draw)
-        text = None
+        text, num_voice = None, 0
         if model.text_size and given > 4 and number % 2:
             text = torch.randint(WORDS, (given,), generator=draw)
             text[4:] = ABSENT
             codes[:, :4] = ABSENT
-        request = Request(frames, codes if given else None, text, num_codes=model.codebook_size)
+            num_voice = number % 4
+            codes[:, :num_voice] = text[:num_voice].clamp_max(model.codebook_size - 1)
+            text[:num_voice] = ABSENT
+        request = Request(frames, codes if given else None, text, num_codes=model.codebook_size, num_voice=num_voice)
         if number % 3 == 1:  # codes of new frames that are known: codebook 0, and some frames
             known = torch.randint(model.codebook_size, (model.num_codebooks, frames), generator=draw)
             known[1:, : frames // 2] = ABSENT

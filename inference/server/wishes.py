@@ -66,7 +66,7 @@ class Sampling(BaseModel):
     num_codebooks: Count = Field(
         default=SamplingConfig.num_codebooks, description="draw this many leading codebooks (0: all)"
     )
-    guidance: float = Field(default=SamplingConfig.guidance, description="weight of the text")
+    guidance: float = Field(default=SamplingConfig.guidance, description="weight of the text and voice")
     stop_at_end: bool = Field(default=SamplingConfig.stop_at_end, description="stop when the model ends the utterance")
     max_prompt_s: float = Field(
         default=SamplingConfig.max_prompt_s, le=60, description="use the last N seconds of the prompt"
