@@ -110,7 +110,7 @@ def test_the_predicted_bits_are_those_of_evaluate(make_codec, make_model, make_s
 
 def moved(amount: float) -> Callable[[Walk, int], Tensor]:
     """Logits as another machine computes them: each off by up to `amount`."""
-    generator, exact = torch.Generator().manual_seed(1), Walk._logits
+    generator, exact = torch.Generator().manual_seed(1), Walk.logits
 
     def logits(walk: Walk, slot: int) -> Tensor:
         right = exact(walk, slot)
@@ -123,10 +123,10 @@ def test_codes_come_back_on_a_machine_that_rounds_otherwise(make_model, monkeypa
     model = make_model(codebook_size=1000)
     utterances = some_codes(model)
     payloads = compress_codes(model, utterances)
-    monkeypatch.setattr(Walk, "_logits", moved(MARGIN / 2))
+    monkeypatch.setattr(Walk, "logits", moved(MARGIN / 2))
     back = decompress_codes(model, payloads, LENGTHS, batch_size=2)
     assert all(torch.equal(codes, decoded) for codes, decoded in zip(utterances, back, strict=True))
-    monkeypatch.setattr(Walk, "_logits", moved(1e-3))
+    monkeypatch.setattr(Walk, "logits", moved(1e-3))
     try:
         back = decompress_codes(model, payloads, LENGTHS)
     except ValueError:
@@ -135,14 +135,14 @@ def test_codes_come_back_on_a_machine_that_rounds_otherwise(make_model, monkeypa
 
 
 def test_logits_of_float64_differ_far_less_between_batches_than_is_allowed_for(make_model, monkeypatch):
-    model, seen, exact = make_model(codebook_size=64), {1: [], 4: []}, Walk._logits
+    model, seen, exact = make_model(codebook_size=64), {1: [], 4: []}, Walk.logits
 
     def spy(walk: Walk, slot: int) -> Tensor:
         logits = exact(walk, slot)
         seen[walk.batch].append(logits[0])
         return logits
 
-    monkeypatch.setattr(Walk, "_logits", spy)
+    monkeypatch.setattr(Walk, "logits", spy)
     codes = some_codes(model, (20,))[0]
     compress_codes(model, [codes])
     compress_codes(model, [codes] * 4, batch_size=4)
@@ -268,7 +268,7 @@ def test_a_file_that_cannot_come_back_is_refused_in_one_line(folders, speech, tm
 def test_a_machine_with_other_probabilities_says_so(folders, speech, tmp_path, capsys, monkeypatch, amount):
     small = tmp_path / "speech.clm"
     codeclm("codec", "compress", speech, small, "--model", folders[0])
-    monkeypatch.setattr(Walk, "_logits", moved(amount))
+    monkeypatch.setattr(Walk, "logits", moved(amount))
     error = refused(capsys, "codec", "decompress", small, tmp_path / "back.wav", "--model", folders[0])
     assert "speech.clm: did not come out as it went in, because this machine computes other" in error
     assert not (tmp_path / "back.wav").exists() and ClmFile.read(small).num_frames == 50
