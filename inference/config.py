@@ -64,7 +64,7 @@ def numbers(setting: Any, name: str) -> tuple[Any, ...]:
 
 
 # how a text is said: what is misheard least of the embedded recipe's model (train/recipes/embedded)
-SAYING = SamplingConfig(temperature=0.3, guidance=2.0)
+SAYING = SamplingConfig(temperature=0.3, guidance=3.0)
 
 
 @dataclass(frozen=True)

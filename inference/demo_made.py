@@ -28,10 +28,11 @@ class Made:
     said: Generation | None  # SENTENCE; without audio if the model ended at once. None: it says no text
     written: str | None  # the words of the recording by the model. None: it writes no text
     sounds: Sequence[Sound]
+    missing: str = ""  # what there is to install before it can say a text
 
     @property
     def has_text(self) -> bool:
-        return self.said is not None or self.written is not None
+        return self.said is not None or self.written is not None or bool(self.missing)
 
     @property
     def num_continued(self) -> int:
@@ -53,14 +54,16 @@ def make(lm: SpeechGenerator, duration_s: float, seeds: Sequence[int], transcrib
     """A continuation for each seed, and with the first seed the sentence."""
     recording = load_audio(PROMPT, lm.codec.sample_rate)
     continued = lm.generate_many(PROMPT, duration_s, seeds, progress=True)
-    layout, said, written = text_layout(lm), None, None
+    layout, said, written, missing = text_layout(lm), None, None, ""
     if layout in SAYS:
-        voice = PROMPT if layout in TAGGED else None
-        said = lm.say(SENTENCE, voice, seeds[0], progress=True)
+        try:
+            said = lm.say(SENTENCE, PROMPT if layout in TAGGED else None, seeds[0], progress=True)
+        except ImportError as error:
+            missing = str(error)
     if layout in WRITES:
         written = lm.transcribe(PROMPT)
     sounds = heard(sounds_of(lm, recording, continued, said), transcriber)
-    return Made(recording, continued, said, written, sounds)
+    return Made(recording, continued, said, written, sounds, missing)
 
 
 def sounds_of(

@@ -4,7 +4,7 @@ from .demo_made import SENTENCE, Made
 from .loading import DEFAULT
 from .report.page import Page, Section
 
-MEANING = "words and a voice, no meaning: the model is small"  # the embedded one
+MEANING = "it goes on with words and a voice, without meaning: the model is small"  # the embedded one
 WITHOUT_TEXT = "it neither says a text nor writes what it hears; a model with --model.text.layout mixed does both"
 
 
@@ -23,4 +23,5 @@ def page_of(made: Made, name: str) -> Page:
 
 def remarks(made: Made, name: str) -> list[str]:
     """What to know before listening."""
-    return [MEANING] * (name == DEFAULT) + [WITHOUT_TEXT] * (not made.has_text)
+    unsaid = [f"it says a text, too, but {made.missing}"] * bool(made.missing)
+    return [MEANING] * (name == DEFAULT) + unsaid + [WITHOUT_TEXT] * (not made.has_text)

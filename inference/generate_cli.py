@@ -163,7 +163,7 @@ def generate(
     result.save(out, with_prompt)
     bits = result.surprise_bits[result.num_prompt_frames :].mean() * lm.codec.frame_rate
     print(f"{out}: {len(result.audio) / result.sample_rate:.2f} s, {bits:.0f} bits/s, seed {result.seed}")
-    if result.text:
+    if result.text and text is None:
         print(f"text: {result.text}")
     if report:
         from .sound.drift import measure_drift

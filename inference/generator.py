@@ -121,9 +121,10 @@ class SpeechGenerator:
         None generates until the model ends, 20 s at most, or 0.2 s for each character of a longer text; but 8 s after a
         prompt without a text, as a recording mostly stops where an utterance ends, and 8 s with a model that knows no
         end. text: what is to be said, for a model with a text stream; in a model whose text comes first it begins with
-        what the prompt says, in a tagged one it is all that is said, in the voice of the prompt (`say`). A model with
-        aligned text writes its own where none is given. Raises AudioError for an unusable prompt, ValueError for a
-        duration that is not positive, or a text that the model cannot take.
+        what the prompt says, in a tagged one it is all that is said, in the voice of the prompt, and drawn as `say`
+        does where `sampling` is the usual one. A model with aligned text writes its own where none is given. Raises
+        AudioError for an unusable prompt, ValueError for a duration that is not positive, or a text that the model
+        cannot take.
         """
         sampling = self.until_end(sampling, prompt, duration_s, text)
         return self.run(self.request(prompt, duration_s, sampling, text), seeds, sampling, progress)
@@ -217,7 +218,7 @@ class SpeechGenerator:
         self, sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None
     ) -> SamplingConfig:
         """`sampling`, so that the model may end where it is to say when; see `generate_many`."""
-        return until_end(sampling, prompt, duration_s, text)
+        return until_end(self, sampling, prompt, duration_s, text)
 
     def request(
         self,

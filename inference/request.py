@@ -39,10 +39,15 @@ def longest_s(text: str | None) -> float:
     return max(LONGEST_S, SLOWEST_S * len(text or ""))
 
 
-def until_end(sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None) -> SamplingConfig:
-    """`sampling`, so that the model may end where it is to say when; see `SpeechGenerator.generate_many`."""
-    ends = duration_s is None and (prompt is None or text is not None)
-    return replace(sampling, stop_at_end=sampling.stop_at_end or ends)
+def until_end(
+    lm: "SpeechGenerator", sampling: SamplingConfig, prompt: Prompt, duration_s: float | None, text: str | None
+) -> SamplingConfig:
+    """`sampling`, so that the model may end where it is to say when, and a text is said as `say` does where nothing
+    else is asked for; see `SpeechGenerator.generate_many`."""
+    ends = sampling.stop_at_end or (duration_s is None and (prompt is None or text is not None))
+    is_usual = replace(sampling, stop_at_end=False) == SamplingConfig()
+    says = text is not None and is_usual and text_layout(lm) in TAGGED
+    return replace(SAYING if says else sampling, stop_at_end=ends)
 
 
 def continuation(
@@ -168,7 +173,7 @@ def laid_out(lm: "SpeechGenerator", num_frames: int, codes: Tensor | None, text:
     nothing = np.zeros((lm.model.num_codebooks, 0), np.int64)
     given = nothing if codes is None else codes.cpu().numpy()
     tokens = [token for word in words for token in word]
-    if clean_text(text) and not tokens:
+    if not tokens:
         raise ValueError(f"nothing of the text {text!r} is said; give words")
     if layout not in TAGGED:
         row, grid = text_first(tokens, given)

@@ -93,7 +93,7 @@ def _stream_written(
     beginning, has_more = text.beginning()
     if not beginning:
         raise ValueError("the text is empty; give what is to be said")
-    sampling = until_end(sampling, voice, duration_s, beginning)
+    sampling = until_end(lm, sampling, voice, duration_s, beginning)
     request = continuation(lm, voice, float("inf") if duration_s is None else duration_s, sampling, beginning, True)
     if has_more:  # so it does not end here
         request = replace(request, paced=request.paced[: -text.ahead])

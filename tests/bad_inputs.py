@@ -112,12 +112,10 @@ generate good.wav --model text.wav | holds no model
 generate good.wav --model no-weights | holds no model
 generate good.wav --model empty | holds no model
 generate good.wav --model run | holds no model
-generate good.wav --text hello | has no text stream
 generate good.wav --text hello --model model | has no text stream
 
-say hello | the model 'default' has no text stream; train one with --model.text.layout mixed
 say hello --best-of 0 | --best-of
-say hello --model model | has no text stream
+say hello --model model | the model 'model' has no text stream; train one with --model.text.layout mixed
 say hello --model missing | no such model folder
 say "" | TEXT is empty
 say hello --voice missing.wav | missing.wav: no such file
@@ -133,7 +131,7 @@ evaluate store --given-text --model model | --given-text: the model 'model' has 
 evaluate hearing --given-text | --given-text: of no use with these pairs
 
 transcribe missing.wav --model model | no such file
-transcribe good.wav --model default | has no text stream
+transcribe good.wav --model model | has no text stream
 transcribe good.wav --model missing | no such model folder
 transcribe good.wav --model model --seconds 0 | --seconds
 transcribe audio --model model | is a folder

@@ -14,14 +14,14 @@ from codeclm.data.audio import load_audio
 from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.inference import demo
 from codeclm.inference.demo_made import SENTENCE, make
-from codeclm.inference.demo_page import WITHOUT_TEXT, page_of
+from codeclm.inference.demo_page import MEANING, WITHOUT_TEXT, page_of, remarks
 from codeclm.inference.loading import load, save_model
 from codeclm.inference.sound.manipulate import pieces
 from codeclm.model.pretrained import PROMPT
 from codeclm.model.shapes import TextConfig
 from codeclm.train.cli import main
 
-SOUNDS = {"prompt.wav", "prompt-as-codec.wav", "continuation-0.wav", "prompt+continuation-0.wav"}
+SOUNDS = {"prompt.wav", "prompt-as-codec.wav", "continuation-0.wav", "prompt+continuation-0.wav", "said.wav"}
 
 
 @pytest.mark.slow
@@ -36,7 +36,9 @@ def test_the_demo_leaves_sounds_numbers_and_a_picture_where_it_can(picture, tmp_
     assert files == SOUNDS | {"metrics.json", "index.html"} | ({"demo.png"} if picture else set())
     assert json.loads((tmp_path / "metrics.json").read_text())["continuations"][0]["seed"] == 0
     out = capsys.readouterr().out
-    assert WITHOUT_TEXT in out and WITHOUT_TEXT in (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text()
+    assert MEANING in out and MEANING in page and WITHOUT_TEXT not in out + page
+    assert SENTENCE in page and "It writes what it hears" in page
     assert ("look at demo.png" in out) == picture and ("codeclm[demo]" in out) != picture
 
 
@@ -121,6 +123,26 @@ def test_a_model_with_text_on_one_side_only_shows_that_side(text_model, tmp_path
         assert ("It says a sentence" in page, "It writes what it hears" in page) == (says, not says)
         assert ("said" in metrics, "written" in metrics) == (says, not says)
         assert WITHOUT_TEXT not in page
+
+
+def test_a_model_without_text_says_that_others_have_it(text_model):
+    lm = load(text_model("aligned"))
+    made = make(lm, 0.1, [0], None)
+    assert made.said is made.written is None
+    assert WITHOUT_TEXT in page_of(made, lm.name).html() and remarks(made, lm.name) == [WITHOUT_TEXT]
+
+
+def test_what_a_sentence_needs_is_named_and_the_rest_is_made(text_model, monkeypatch):
+    def nothing_installed(*_: object, **__: object) -> None:
+        raise ImportError("phonemes need: pip install 'codeclm[phonemes]'")
+
+    lm = load(text_model("mixed"))
+    monkeypatch.setattr(lm, "say", nothing_installed)
+    made = make(lm, 0.1, [0], None)
+    assert made.said is None and made.written is not None and len(made.continued) == 1
+    assert remarks(made, lm.name) == ["it says a text, too, but phonemes need: pip install 'codeclm[phonemes]'"]
+    page = page_of(made, lm.name).html()
+    assert "It goes on" in page and "It writes what it hears" in page and "codeclm[phonemes]" in page
 
 
 def test_a_sentence_that_ended_at_once_is_told_and_leaves_no_file(text_model, tmp_path):

@@ -54,7 +54,7 @@ def lm(make_model, make_codec):
 
 def test_each_way_is_heard_beside_the_recording(lm, recordings, tmp_path):
     table = saying_table(lm, Ears(), recordings, 10, 0, loudest, tmp_path / "kept")
-    told = f"4 recordings of {recordings}, 20 words, seed 0, temperature 0.3, guidance 2.0; heard by whisper-base\n"
+    told = f"4 recordings of {recordings}, 20 words, seed 0, temperature 0.3, guidance 3.0; heard by whisper-base\n"
     assert table.startswith(told)
     found = rows(table)
     assert list(found) == [RECORDING, "codec round trip", SAID, IN_VOICE, WRITTEN]
@@ -76,10 +76,10 @@ def test_a_table_names_the_settings_that_were_chosen_and_says_by_them(lm, record
         return say(text, voice, seed, sampling)
 
     monkeypatch.setattr(lm, "say", heard)
-    table = saying_table(lm, Ears(), recordings, 1, 0, sampling=SamplingConfig(0.6, guidance=3.0), best_of=4)
-    assert "seed 0, temperature 0.6, guidance 3.0, the best of 4; heard" in table and drawn == [(3.0, 0.6, 4)] * 2
+    table = saying_table(lm, Ears(), recordings, 1, 0, sampling=SamplingConfig(0.6, guidance=2.5), best_of=4)
+    assert "seed 0, temperature 0.6, guidance 2.5, the best of 4; heard" in table and drawn == [(2.5, 0.6, 4)] * 2
     table = saying_table(lm, Ears(), recordings, 1, 0)
-    assert "seed 0, temperature 0.3, guidance 2.0; heard" in table and drawn[2:] == [(2.0, 0.3, 1)] * 2
+    assert "seed 0, temperature 0.3, guidance 3.0; heard" in table and drawn[2:] == [(3.0, 0.3, 1)] * 2
 
 
 def test_recordings_of_nobody_lend_no_voice(lm, recordings, tmp_path):

@@ -112,10 +112,12 @@ def test_the_likelihood_is_that_of_evaluate(lm, client, prompt):
     assert found["bits_per_second"] == pytest.approx(np.sum(found["bits"]) / found["duration_s"], rel=1e-4)
 
 
-def test_a_model_that_speaks_text_answers_as_openai_does_and_another_says_so(tmp_path, make_model, make_codec, client):
-    refused = client.http.post("/v1/audio/speech", json={"model": "tts-1", "input": "hello", "voice": "default"})
-    assert refused.status_code == 400 and "speaks no text" in refused.json()["error"]["message"]
+def test_a_model_that_speaks_text_answers_as_openai_does_and_another_says_so(tmp_path, make_model, make_codec):
     tokenizer, codec = TextTokenizer.train(["the quick brown fox jumps"], 280), make_codec(codebook_size=7)
+    save_model(make_model(codec=codec), codec, tmp_path / "wordless")
+    with served(codeclm.load(tmp_path / "wordless", device="cpu")) as (address, _), Client(address) as other:
+        refused = other.http.post("/v1/audio/speech", json={"model": "tts-1", "input": "hello", "voice": "default"})
+        assert refused.status_code == 400 and "speaks no text" in refused.json()["error"]["message"]
     text = TextConfig(280, layout="first", tokenizer=tokenizer.fingerprint)
     save_model(make_model(codec=codec, text=text), codec, tmp_path / "speaker", tokenizer=tokenizer)
     lm = codeclm.load(tmp_path / "speaker", device="cpu")

@@ -78,7 +78,7 @@ def test_the_first_chunk_comes_before_the_rest_is_drawn(embedded, monkeypatch):
 
 
 def test_what_cannot_be_generated_is_refused_before_the_first_chunk(embedded):
-    for arguments, message in ((dict(duration_s=0), "duration"), (dict(text="hello"), "cannot speak")):
+    for arguments, message in ((dict(duration_s=0), "duration"), (dict(text=" "), "nothing of the text")):
         with pytest.raises(ValueError, match=message):
             embedded.stream(PROMPT, **arguments)
 

@@ -114,11 +114,13 @@ def test_a_shared_model_is_whole_in_any_place(make_model, make_codec, tmp_path):
 
     save_model(make_model((0, 1, 1), codec=codec, dtype=torch.float32), codec, tmp_path / "own")
     for name, lm in (("own", load(tmp_path / "own")), ("embedded", load())):
+        assert (lm.tokenizer is not None) == (name == "embedded")
         lm.save_pretrained(tmp_path / "shared" / name)
         folder = (tmp_path / "shared" / name).rename(tmp_path / f"moved {name}")
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         both = {"config.json", "model.safetensors", "checksums.json"}
-        assert files == both | {f"codec/{file}" for file in both} | {"README.md"}
+        written = {"tokenizer.model"} if lm.tokenizer else set()
+        assert files == both | {f"codec/{file}" for file in both} | written | {"README.md"}
         again = load(folder)
         assert again.codec.fingerprint == lm.codec.fingerprint
         assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), lm.model.parameters(), strict=True))
