@@ -67,8 +67,14 @@ class _Mode(TorchDispatchMode):
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    with patch("torch.tensor", _tensor), patch("torch._VF.lstm", _lstm), _Mode():
-        yield
+    # else a module that changes its type in place (`double()`) keeps the numbers that its tensors held
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        with patch("torch.tensor", _tensor), patch("torch._VF.lstm", _lstm), _Mode():
+            yield
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 
 def _tensor(data: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
