@@ -34,7 +34,7 @@ class Voices:
     def __init__(self, store: TokenStore, indices: np.ndarray):
         """indices: the utterances that are used; no other is ever heard."""
         names, voices = np.unique(voices_of(store), return_inverse=True)
-        self.names, self.voice_of = names, voices  # of the voices, and the voice of each utterance [N]
+        self.names, self.voice_of = names, voices  # names of voices, and which of them speaks each utterance [N]
         known = np.unique(indices)
         known = known[names[voices[known]] != ""]
         # one voice after another, in each the pieces and copies of one recording

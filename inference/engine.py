@@ -8,6 +8,7 @@ B batch, K codebooks, T columns (frames).
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -67,10 +68,9 @@ def generate(
                     with as_labelled(model):
                         score_window(model, state, window)
             else:
-                rows = len(seeds) * (2 if settings.is_guided else 1)
                 if not fused or not is_supported(model):
-                    walks = [Walk(model, len(seeds), capacity) for _ in range(rows // len(seeds))]
-                    state.walk = GuidedWalk(*walks, settings.guidance) if settings.is_guided else walks[0]
+                    walk = partial(Walk, model, len(seeds), capacity)
+                    state.walk = GuidedWalk(walk(), walk(), settings.guidance) if settings.is_guided else walk()
                 elif isinstance(state.walk, FrameStep):
                     state.walk.restart()
                 elif frames is not None:
@@ -78,8 +78,11 @@ def generate(
                 else:
                     # given codes are asked for only where some lag
                     absent = can_end(model, settings) or request.text_end is not None or longest > 0
-                    step = FrameStep(model, rows, capacity, absent or settings.is_guided)
-                    state.walk = GuidedStep(step, settings.guidance) if settings.is_guided else step
+                    if settings.is_guided:
+                        step = FrameStep(model, 2 * len(seeds), capacity)
+                        state.walk = GuidedStep(step, settings.guidance)
+                    else:
+                        state.walk = FrameStep(model, len(seeds), capacity, absent)
                 yield from walk_window(model, state, window.moved(-state.num_dropped), settings, frames, keep)
                 check_numbers(state)
                 if has_ended(state, settings):
