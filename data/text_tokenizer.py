@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..model.files import write_whole
 from ..model.text_tokens import BOS, EOS, EPAD, PAD
+from .ngram import ORDER, Ngram
 from .number_words import check_language
 from .phoneme_encoder import PhonemeEncoder
 from .phonemes import NUM_PHONEME_TOKENS, written
@@ -56,6 +57,7 @@ class TextTokenizer(TextEncoder):
             raise ValueError(
                 f"{source}: has the ids {special} for unknown, BOS, EOS and PAD; they must be {(EPAD, BOS, EOS, PAD)}"
             )
+        self.ngram: Ngram | None = None  # which texts are likely, where something has counted them
         self.saying = PhonemeEncoder(phonemes, self.num_pieces, numbers) if phonemes else self
         self.vocab_size = self.num_pieces + (NUM_PHONEME_TOKENS if phonemes else 0)
 
@@ -113,18 +115,32 @@ class TextTokenizer(TextEncoder):
 
     @classmethod
     def load(cls, path: str | Path, numbers: str = "", phonemes: str = "") -> "TextTokenizer":
-        """`path`: a tokenizer.model, or the folder that holds it. Raises FileNotFoundError or ValueError."""
+        """`path`: a tokenizer.model, or the folder that holds it, with an n-gram model where there is one beside it.
+
+        Raises FileNotFoundError or ValueError.
+        """
         path = Path(path)
         path = path / TOKENIZER_FILE if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a model that reads text has a {TOKENIZER_FILE}")
-        return cls(path.read_bytes(), str(path), numbers, phonemes)
+        tokenizer = cls(path.read_bytes(), str(path), numbers, phonemes)
+        tokenizer.ngram = Ngram.load(path.parent, tokenizer.fingerprint)
+        return tokenizer
 
     def save(self, folder: str | Path) -> Path:
-        """Write folder/tokenizer.model, whole or not at all -> its path. Raises OSError if it cannot be written."""
+        """Write folder/tokenizer.model, whole or not at all -> its path, and the n-gram model beside it.
+
+        Raises OSError if it cannot be written.
+        """
         path = Path(folder) / TOKENIZER_FILE
         write_whole(path, self.model)
+        if self.ngram is not None:
+            self.ngram.save(path.parent, self.fingerprint)
         return path
+
+    def counted(self, texts: Iterable[str], order: int = ORDER) -> Ngram:
+        """An n-gram model of these texts. Raises ValueError if there is none, or one that is no text."""
+        return Ngram.count((self.encode(text) for text in texts), self.num_pieces, order)
 
     def tokens_of(self, told: Sequence[str]) -> list[list[int]]:
         # a part at a time: for a list sentencepiece starts threads, and waits for them

@@ -68,6 +68,23 @@ SAYING = SamplingConfig(temperature=0.3, guidance=3.0)
 
 
 @dataclass(frozen=True)
+class BeamConfig:
+    """How a text is found for what is heard (beam_search.py)."""
+
+    beam_size: int = 8  # texts that are kept at every step, of which the best is written (1: the likeliest step)
+    # weight of the n-gram model of texts (the tokenizer's) beside the model's own ear (0: none)
+    ngram_weight: float = 0.5
+    token_bonus: float = 1.0  # nats for each token, as the n-gram model has none for a short text
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise ValueError(f"beam_size is {self.beam_size}; it must be at least 1")
+        for name in ("ngram_weight", "token_bonus"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """How likelihood is measured."""
 

@@ -189,6 +189,16 @@ class FrameStep:
             self.recent.put(rows, before.recent, index)
         self.starts[rows] = [before.starts[row] for row in kept]
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Let row b be what row rows[b] was, before the step's first codebook is asked for."""
+        index = torch.tensor(rows, device=self.codes.device)
+        self.backbone.select(rows)
+        self.codes, self.text = self.codes[index], self.text[index]
+        self.starts = [self.starts[row] for row in rows]
+        self.values = {slot: value[index] for slot, value in self.values.items()}
+        if self.recent is not None:
+            self.recent.select(index)
+
     def fill(
         self,
         rows: slice,

@@ -20,10 +20,12 @@ from ..model.codecs import Codec
 from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .adapters import Base, use_adapter
-from .config import SAYING, EvaluateConfig, SamplingConfig
+from .beam_search import likeliest_text
+from .config import SAYING, BeamConfig, EvaluateConfig, SamplingConfig
 from .engine import generate
 from .generation import Generation
 from .grid import Request, State
+from .labelled import as_labelled
 from .out_of_memory import is_out_of_memory, out_of_memory
 from .precision import weights_of
 from .prefix import Prefix, fingerprint_of, make_prefix, read_prefix
@@ -32,6 +34,7 @@ from .read_back import best_reading
 from .rendering import rendered
 from .request import completed, continuation, filling, regeneration, sayable, saying, transcription, until_end
 from .threads import decoding_threads
+from .windows import window_frames
 
 if TYPE_CHECKING:
     from .evaluate.held_out import Speech
@@ -248,14 +251,26 @@ class SpeechGenerator:
         self,
         audio: Audio,
         max_tokens: int = 200,
-        sampling: SamplingConfig = SamplingConfig(text_temperature=0.0),
+        sampling: SamplingConfig | None = None,
         max_s: float = 20.0,
+        beam: BeamConfig = BeamConfig(),
     ) -> str:
         """What is said in the last `max_s` seconds of `audio`, by a model with the text layout "last" or a tagged one.
 
+        beam: how the likeliest text is found (beam_search.py), by what is heard and by how texts are spelled: what
+        `tokenizer.ngram` counts, where it is not None (`tokenizer.counted(texts)` makes one). sampling: a text is drawn
+        instead, token by token; so it is also where the audio does not fit into a window of a model with full
+        attention, the likeliest token each time.
         Raises AudioError for unusable audio, ValueError for a model without such a text.
         """
-        return self.run(transcription(self, audio, max_tokens, max_s), [0], sampling)[0].text
+        request = transcription(self, audio, max_tokens, max_s)
+        assert request.codes is not None and self.tokenizer is not None
+        fits = request.codes.shape[1] + request.num_frames <= window_frames(self.model.config)
+        if sampling is not None or not fits:
+            return self.run(request, [0], sampling or SamplingConfig(text_temperature=0.0))[0].text
+        with decoding_threads(self.threads), as_labelled(self.model):
+            ngram = self.tokenizer.ngram if beam.ngram_weight else None
+            return self.tokenizer.decode(likeliest_text(self.model, request, self.tokenizer.num_pieces, beam, ngram))
 
     def evaluate(
         self,

@@ -1,8 +1,9 @@
 """Load a speech LM with its codec: `load()` is the embedded default, `load(folder)` what training has written.
 
 A model folder holds config.json and model.safetensors (transformers' layout), tokenizer.model where there is a text
-stream, `codec/` where the codec is not the embedded one, and checksums.json. Loading is strict: nothing missing,
-unknown, misshapen, NaN or changed gets through. A CSM or Moshi folder of transformers' is taken as it is (foreign.py).
+stream, and perhaps ngram.safetensors beside it, `codec/` where the codec is not the embedded one, and checksums.json.
+Loading is strict: nothing missing, unknown, misshapen, NaN or changed gets through. A CSM or Moshi folder of
+transformers' is taken as it is (foreign.py).
 """
 
 import hashlib
@@ -13,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.text_tokenizer import TextTokenizer
+from ..data.ngram import NGRAM_FILE
+from ..data.text_tokenizer import TOKENIZER_FILE, TextTokenizer
 from ..model.checksums import CHECKSUMS, check_files, write_checksums
 from ..model.checksums import FOREIGN_KEYS as NOTES
 from ..model.codecs import EMBEDDED_CODEC, EMBEDDED_FILES, Codec, load_codec
@@ -41,7 +43,8 @@ DEFAULT = "default"
 FOREIGN_KEYS = NOTES | {"model_type"}
 # what is fetched of a model on the hub: never code
 PATTERNS = (
-    *("config.json", CHECKSUMS, WEIGHTS, INDEX, "model-*.safetensors", "tokenizer.model", ADAPTER, ADAPTER_WEIGHTS),
+    *("config.json", CHECKSUMS, WEIGHTS, INDEX, "model-*.safetensors", TOKENIZER_FILE, NGRAM_FILE),
+    *(ADAPTER, ADAPTER_WEIGHTS),
     *("codec/config.json", f"codec/{CHECKSUMS}", f"codec/{WEIGHTS}"),
 )
 
@@ -156,7 +159,7 @@ def checksum_note(folder: Path) -> str:
 
 def checked_names(folder: Path) -> list[str]:
     """The files of a model folder that decide its numbers, the codec's left out."""
-    others = [path.name for path in (folder / INDEX, folder / "tokenizer.model") if path.is_file()]
+    others = [name for name in (INDEX, TOKENIZER_FILE, NGRAM_FILE) if (folder / name).is_file()]
     return ["config.json", *(path.name for path in weight_files(folder)), *others]
 
 

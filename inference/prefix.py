@@ -8,7 +8,6 @@ K codebooks, T frames, L layers, G key/value heads, P positions, E head width.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from torch import Tensor
 from ..model.check_inputs import check_inputs
 from ..model.files import readable, write_whole
 from ..model.lm import SpeechLM
+from ..model.weights import metadata_of
 from .engine import prefill, score_window
 from .frame_step import FrameStep, is_supported
 from .grid import Request, start
@@ -114,12 +114,6 @@ def prefix_from(content: bytes, lm: "SpeechGenerator", name: str) -> Prefix:
     prefix.check(lm, name)
     check_tensors(prefix, lm.model, name)
     return prefix
-
-
-def metadata_of(content: bytes) -> dict[str, str]:
-    """What is written beside the tensors of a safetensors file that is known to be whole."""
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]).get("__metadata__") or {}
 
 
 def check_tensors(prefix: Prefix, model: SpeechLM, name: str) -> None:

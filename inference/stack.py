@@ -85,6 +85,16 @@ class Stack:
         for cache in self.caches:  # NaN would come through the mask: it is NaN when multiplied by 0, too
             cache[:, rows, :, : self.num_clear].zero_()
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Let row b see what row rows[b] saw."""
+        changed = [row for row, source in enumerate(rows) if row != source]
+        index = torch.tensor(changed, device=self.x.device)
+        source = torch.tensor([rows[row] for row in changed], device=self.x.device)
+        for cache in self.caches:
+            seen = cache[:, :, :, : self.num_used]
+            seen[:, index] = seen[:, source]
+        self.mask[index] = self.mask[source]
+
     def clear_slots(self, count: int) -> None:
         """Let the first slots hold zeros until they are filled, those that were not looked at before."""
         if count > self.num_clear:

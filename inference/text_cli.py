@@ -22,7 +22,7 @@ from .argument_checks import (
     check_recording,
     check_seeds,
 )
-from .config import SAYING, SamplingConfig
+from .config import SAYING, BeamConfig, SamplingConfig
 from .options import AudioFile, Device, Model, Options, Seed, Threads, Weights, open_model
 from .threads import check_threads
 
@@ -88,8 +88,17 @@ def transcribe(
     audio: Positional[AudioFile],
     model: Model = "default",
     seconds: Annotated[float, arg(help="transcribe at most the last N seconds of AUDIO")] = 20.0,
+    texts: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="texts, a line each, by which words are spelled: an n-gram model is counted in them, in place of the "
+            "one that MODEL may have",
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
+    beam: Annotated[BeamConfig, Options] = BeamConfig(),
 ) -> None:
     """Write down what is said in AUDIO, with a model of the text layout mixed, timed or last."""
     check_number("--seconds", seconds, 0.1, unit=" s")
@@ -97,7 +106,24 @@ def transcribe(
     check_threads(threads)
     check_recording(audio)
     check_layout("transcribe", model, check_model(model), *WRITES)
-    print(open_model(model, device, threads).transcribe(audio, max_s=seconds))
+    lines = None if texts is None else lines_of(texts)
+    lm = open_model(model, device, threads)
+    if lines is not None and lm.tokenizer is not None:
+        lm.tokenizer.ngram = lm.tokenizer.counted(lines)
+    print(lm.transcribe(audio, max_s=seconds, beam=beam))
+
+
+def lines_of(texts: Path) -> list[str]:
+    """Raises FileNotFoundError, or ValueError for a file that is no text."""
+    if not texts.is_file():
+        raise FileNotFoundError(f"--texts {texts}: no such file")
+    try:
+        lines = [line for line in texts.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ValueError(f"--texts {texts}: is not UTF-8 text; convert it") from None
+    if not lines:
+        raise ValueError(f"--texts {texts}: holds no text; give a line for each")
+    return lines
 
 
 def check_text(text: str) -> None:

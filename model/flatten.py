@@ -103,6 +103,12 @@ class SlotFeed:
         assert self.last is not None
         return self.last
 
+    def select(self, rows: Tensor) -> None:
+        """Let row b be what row rows[b] was."""
+        self.cache.select(rows)
+        self.pending = [x[rows] for x in self.pending]
+        self.last = None if self.last is None else self.last[rows]
+
     def finish(self, values: Mapping[int, Tensor], user: Tensor | None) -> None:
         """A step is complete: what of it was not fed waits for the next one."""
         self.feed(values)

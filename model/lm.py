@@ -33,7 +33,7 @@ from .linear import GroupedLinear
 from .losses import Weights, cross_entropy, text_cross_entropy
 from .pieces import Scored, is_long, score_in_pieces
 from .random_bits import FRAMES, HEARD, TOLD, chosen, fold
-from .recent_tokens import only_timed
+from .recent_tokens import is_heard_beside, only_timed
 from .speech_lm_config import SpeechLMConfig
 from .strict_model import StrictModel
 from .transformer import Block, KVCache, Transformer
@@ -193,12 +193,14 @@ class SpeechLM(StrictModel):
         if self.config.user_codebooks and user is None:
             user = torch.full_like(codes[:, : self.config.user_codebooks], ABSENT)
         everything = arrange(self.config, codes, ends, text, user, documents)
-        predicted = text
-        if weights.time_only and text is not None and self.config.text.layout == "timed":
-            predicted = only_timed(text)
-        is_all = given is None and predicted is text
-        codes, text = scored_part(codes, predicted, given)
-        steps = everything if is_all else arrange(self.config, codes, ends, text, user, documents)
+        predicted, learned = text, codes
+        if text is not None and self.config.text.layout == "timed":
+            predicted = only_timed(text) if weights.time_only else text
+            learned = codes if weights.written_codes else codes.masked_fill(is_heard_beside(text)[:, None], ABSENT)
+        is_all = given is None and predicted is text and learned is codes
+        learned, text = scored_part(learned, predicted, given)
+        codes, _ = scored_part(codes, None, given)
+        steps = everything if is_all else arrange(self.config, learned, ends, text, user, documents)
         if row_keys is None and (depth_fraction < 1 or max(input_dropout, frame_dropout) > 0 or self.has_dropout):
             row_keys = torch.randint(1 << 62, (len(codes),), device=codes.device)
         steps, heard = replace(steps, keys=row_keys), replace(everything, keys=row_keys)
@@ -219,7 +221,7 @@ class SpeechLM(StrictModel):
             scored = self.score(parts, steps, heard, *options)
         # a model without BOS has nothing before its first step: equal probabilities there
         delays, place, dtype = self.config.delays, steps.place, scored.total.dtype
-        first_nats = given_first(place, delays, codes != ABSENT).to(dtype) * math.log(self.codebook_size)
+        first_nats = given_first(place, delays, learned != ABSENT).to(dtype) * math.log(self.codebook_size)
         total = scored.total + (first_nats.sum(dim=(0, 2)) * weights.of(self.num_codebooks, first_nats)).sum()
         # from steps back to frames; EOS is reported apart
         output = SpeechLMOutput()

@@ -20,6 +20,7 @@ class Weights:
     codebooks: Sequence[float] | None = None  # one for each codebook; None: 1 for all
     text: float = 1.0
     time_only: bool = False  # a text to be said ("timed") is given: only when its tokens are told is learned
+    written_codes: bool = True  # the codes of speech that is written down ("timed") are learned, too
     z_loss: float = 0.0  # weight of the squared log-normaliser (arXiv:2204.02311), which keeps logits from drifting
 
     def of(self, num_codebooks: int, like: Tensor) -> Tensor:

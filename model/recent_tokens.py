@@ -33,10 +33,21 @@ def only_timed(text: Tensor) -> Tensor:
 
     Which one is given, and nobody ever draws it (inference/pacing.py).
     """
+    tag, is_after = last_tags(text)
+    return torch.where((tag == SAY) & is_after & is_told(text), UNNAMED, text)
+
+
+def is_heard_beside(text: Tensor) -> Tensor:
+    """Text [B, S] of a "timed" model -> bool, the columns whose audio is written down."""
+    return (last_tags(text)[0] == WRITE) & (text != ABSENT)
+
+
+def last_tags(text: Tensor) -> tuple[Tensor, Tensor]:
+    """Text [B, S] -> the tag in or before each column, the first column's token where there is none, and whether the
+    tag is before it. Columns without a text may have one of another document."""
     place = torch.arange(text.shape[1], device=text.device)
-    tag = torch.where((text == SAY) | (text == WRITE), place, 0).cummax(dim=1).values  # the last one before each column
-    is_said = (text.gather(1, tag) == SAY) & (tag < place)
-    return torch.where(is_said & is_told(text), UNNAMED, text)
+    tag = torch.where((text == SAY) | (text == WRITE), place, 0).cummax(dim=1).values
+    return text.gather(1, tag), tag < place
 
 
 def recent_tokens(text: Tensor, count: int, start: int) -> Tensor:
@@ -80,3 +91,7 @@ class RecentTokens:
         """Let rows be where those of another one are."""
         self.tokens = self.tokens.clone()
         self.tokens[rows] = other.tokens[index]
+
+    def select(self, rows: Tensor) -> None:
+        """Let row b be what row rows[b] was."""
+        self.tokens = self.tokens[rows]

@@ -47,6 +47,10 @@ class KVCache:
                 kept[:, :, :, : self.reach] = kept[:, :, :, held - self.reach : held].clone()
             self.forgotten = self.length - self.reach
 
+    def select(self, rows: Tensor) -> None:
+        """Let row b be what row rows[b] was."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """key, value [B, G, S, E] of the new positions -> these and what they see of the ones before, in this layer."""
         first = self.length - self.forgotten

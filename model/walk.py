@@ -11,7 +11,7 @@ The walk owns the caches, and is the state: there is none in the model. How far 
 B rows at the same step, K codebooks, U of another speaker, S steps, D width, V codebook size, C classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -36,8 +36,8 @@ class Walk:
         if model.pattern == "flatten":
             self.feed = SlotFeed(model.backbone, model.slot_embedding, batch, capacity)
         else:
-            cache = KVCache(model.config.backbone, batch, capacity, model.frame_embedding.weight)
-            self.feed = FrameFeed(model, batch, partial(model.backbone, cache=cache))
+            self.cache = KVCache(model.config.backbone, batch, capacity, model.frame_embedding.weight)
+            self.feed = FrameFeed(model, batch, partial(model.backbone, cache=self.cache))
         self.position = 0  # steps taken so far
         self.values: dict[int, Tensor] = {}  # in the step that is being taken
         self._depth_cache: KVCache | None = None
@@ -80,6 +80,14 @@ class Walk:
         """The step is complete."""
         self.feed.finish(self.values, user)
         self.position += 1
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Let row b be what row rows[b] was, before the step's first codebook is asked for."""
+        index = torch.tensor(rows, device=self.model.device)
+        if self.model.pattern != "flatten":
+            self.cache.select(index)
+        self.feed.select(index)
+        self.values = {slot: value[index] for slot, value in self.values.items()}
 
     def logits(self, slot: int) -> Tensor:
         """Of the next slot, given those that the step holds."""
@@ -167,6 +175,13 @@ class FrameFeed:
         self.codes = self.fill_gaps(codes, user)
         self.text = values[TEXT] if TEXT in values else torch.full_like(codes[:, 0], ABSENT)
         self.is_first, self.last = False, None
+
+    def select(self, rows: Tensor) -> None:
+        """Let row b be what row rows[b] was, but for what the backbone keeps of it."""
+        self.codes, self.text = self.codes[rows], self.text[rows]
+        self.last = None if self.last is None else self.last[rows]
+        if self.recent is not None:
+            self.recent.select(rows)
 
     def fill_gaps(self, codes: Tensor, user: Tensor | None) -> Tensor:
         """Codes [B, K, ...] and the other speaker's [B, U, ...] -> [B, K + U, ...], ABSENT as the model is given it."""

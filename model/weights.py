@@ -160,3 +160,9 @@ def unpack_int8(packed: dict[str, Tensor]) -> dict[str, Tensor]:
         elif not (name.endswith(SCALE) and name.removesuffix(SCALE) in packed):
             weights[name] = tensor
     return weights
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    """What is written beside the tensors of a safetensors file that is known to be whole."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__") or {}

@@ -135,6 +135,11 @@ transcribe good.wav --model model | has no text stream
 transcribe good.wav --model missing | no such model folder
 transcribe good.wav --model model --seconds 0 | --seconds
 transcribe audio --model model | is a folder
+transcribe good.wav --beam-size 0 | --beam-size
+transcribe good.wav --ngram-weight -1 | --ngram-weight
+transcribe good.wav --texts missing.txt | --texts missing.txt: no such file
+transcribe good.wav --texts good.wav | --texts good.wav: is not UTF-8 text
+transcribe good.wav --texts empty.jsonl | --texts empty.jsonl: holds no text
 
 evaluate missing | no such file or folder
 evaluate empty | no audio file

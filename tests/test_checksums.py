@@ -93,7 +93,7 @@ def test_an_edited_codec_is_refused_by_its_file(folder):
 
 def test_the_embedded_weights_have_checksums_that_hold():
     known = json.loads((EMBEDDED_MODEL / CHECKSUMS).read_text())
-    assert set(known) == {"config.json", "model.safetensors", "tokenizer.model", *EMBEDDED_FILES}
+    assert set(known) == {"config.json", "model.safetensors", "tokenizer.model", "ngram.safetensors", *EMBEDDED_FILES}
     assert {name: content_sha256(EMBEDDED_MODEL / name) for name in known} == known
 
 

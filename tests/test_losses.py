@@ -149,3 +149,28 @@ def test_a_wrong_number_of_codebook_weights_is_refused(make_model, option):
     model = make_model(**OPTIONS[option])
     with pytest.raises(ValueError, match="2 codebook weights were given for 3 codebooks"):
         model(**example(model), weights=Weights([1.0, 1.0]))
+
+
+@torch.no_grad()
+def test_codes_of_speech_that_is_written_down_can_be_left_out(make_model):
+    """By hand: they cost nothing then, while their text, their end and all other speech cost what they did."""
+    model = make_model(text=TextConfig(WORDS, layout="timed", lookahead=2))
+    a, b = 5, 6
+    text = torch.tensor([[SAY, a, PAD, b, EOS, ABSENT], [WRITE, PAD, a, b, PAD, EOS], [WRITE, a, EOS, *[ABSENT] * 3]])
+    inputs = {**example(model), "text": text, "given": (text == SAY) | (text == WRITE)}
+    inputs["documents"] = torch.tensor([[0] * 6, [0] * 6, [0, 0, 0, 1, 1, 1]])
+    ends = torch.zeros(3, 6, dtype=torch.bool)
+    ends[1, 5] = ends[2, 2] = True
+    output = model(**inputs, ends=ends)
+    is_written = torch.zeros(3, 6, dtype=torch.bool)
+    is_written[1, 1:], is_written[2, 1:3] = True, True
+    left = output.nll.masked_fill(is_written[:, None], 0.0)
+    total = left.sum() + 0.5 * output.text_nll.sum() + output.eos_nll.sum()
+    kept = scored_part(inputs["codes"], text, inputs["given"])
+    count = num_scored(model.config, kept[0], ends, kept[1])
+    found = model(**inputs, ends=ends, weights=Weights(text=0.5, written_codes=False))
+    torch.testing.assert_close(found.loss, total / count, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.nll, left, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.eos_nll, output.eos_nll, rtol=0, atol=1e-12)
+    whole = model(**inputs, ends=ends, weights=Weights(text=0.5))
+    torch.testing.assert_close(whole.nll, output.nll, rtol=0, atol=1e-12)

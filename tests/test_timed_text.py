@@ -19,7 +19,7 @@ from codeclm.data.text_times import TextTimes, write_times
 from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.data.token_store import TokenStore
 from codeclm.inference import SamplingConfig
-from codeclm.inference.config import EvaluateConfig
+from codeclm.inference.config import BeamConfig, EvaluateConfig
 from codeclm.inference.evaluate.score import score_store
 from codeclm.inference.generator import SpeechGenerator
 from codeclm.inference.loading import load
@@ -131,6 +131,16 @@ def test_what_is_said_is_written_down(lm, monkeypatch):
         codes = torch.from_numpy(spell(text, speaker, [2, 4, 3, 2]).T.copy())
         monkeypatch.setattr(lm, "encode", lambda audio, max_s, codes=codes: codes)
         assert lm.transcribe("unread.wav") == text
+
+
+def test_texts_that_are_counted_tell_what_is_written(lm, monkeypatch):
+    """A letter that no text has is not written, however it was heard, if texts count for much."""
+    codes = torch.from_numpy(spell("a b c d", 0, [2, 4, 3, 2]).T.copy())
+    monkeypatch.setattr(lm, "encode", lambda audio, max_s: codes)
+    monkeypatch.setattr(lm.tokenizer, "ngram", lm.tokenizer.counted(["a b c a"] * 5))
+    assert lm.transcribe("unread.wav", beam=BeamConfig(ngram_weight=0.0)) == "a b c d"
+    assert lm.transcribe("unread.wav", beam=BeamConfig(ngram_weight=50.0, token_bonus=50.0)).startswith("a b c a")
+    assert lm.transcribe("unread.wav", sampling=SamplingConfig(text_temperature=0.0)) == "a b c d"
 
 
 def test_the_reading_is_taken_in_which_the_text_is_found(lm):

@@ -171,6 +171,8 @@ class LossConfig:
     text: float = 1.0  # weight of the text tokens
     # learn of a text to be said ("timed") only when its tokens are told, not which: nothing ever draws that
     time_only: bool = False
+    # learn the codes of speech that is written down ("timed"), too; without them such speech costs less time
+    written_codes: bool = True
     z_loss: float = 0.0  # weight of the squared log-normaliser, which keeps logits from drifting in long runs
 
 

@@ -177,7 +177,7 @@ class Trainer:
                 text=self.text_of(rows),
                 documents=rows.documents,
                 given=rows.given,
-                weights=Weights(of.codebooks or None, of.text, of.time_only, of.z_loss),
+                weights=Weights(of.codebooks or None, of.text, of.time_only, of.written_codes, of.z_loss),
                 depth_fraction=config.depth_fraction,
                 depth_chunk=config.depth_chunk,
                 input_dropout=config.input_dropout,

@@ -2,12 +2,15 @@
 
     python -m codeclm.train.recipes.embed codec runs/codec/codec      # int8, before anything is tokenized with it
     python -m codeclm.train.recipes.embed model runs/lm               # bfloat16; with --int8 half as large
+    python -m codeclm.train.recipes.embed ngram runs/embedded/texts/utterances.json
     python -m codeclm.train.recipes.embed prompt datasets/speech/heldout/allison_en/X.flac
 
 Meant for a source checkout: the files written are committed. What is written is read back and checked.
 """
 
+import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,13 +19,14 @@ import tyro
 from safetensors.torch import load_file
 from tyro.conf import Positional
 
+from ...data.ngram import NGRAM_FILE
 from ...inference.loading import EMBEDDED_MODEL, is_embedded, load, save_model
-from ...model.checksums import write_checksums
+from ...model.checksums import COVERED, write_checksums
 from ...model.codecs import EMBEDDED_FILES, codec_folder, load_codec, load_spectral
 from ...model.files import whole_folder
 from ...model.weights import SCALE, WEIGHTS
 
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.model")
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.model", NGRAM_FILE)
 FILES = (*MODEL_FILES, *EMBEDDED_FILES)
 
 
@@ -64,6 +68,23 @@ def model(trained: Positional[Path], int8: bool = False) -> None:
     print(f"embedded model: {sum(p.numel() for p in load().model.parameters()) / 1e6:.1f} M parameters")
 
 
+def ngram(texts: Positional[Path]) -> None:
+    """Count in the texts that the recipe's voices read for training how the embedded model's words are spelled."""
+    count_texts(EMBEDDED_MODEL, texts, FILES)
+    print(f"{EMBEDDED_MODEL / NGRAM_FILE}: {(EMBEDDED_MODEL / NGRAM_FILE).stat().st_size / 1e6:.1f} MB")
+
+
+def count_texts(folder: Path, texts: Path, files: Iterable[str] = COVERED) -> None:
+    """Put an n-gram model of the recipe's texts (the JSON file of its step "texts"), those held out left out, beside
+    the tokenizer in a model's folder. files: what its checksums are of."""
+    tokenizer = load(folder).tokenizer
+    assert tokenizer is not None
+    sides = json.loads(texts.read_text()).values()
+    tokenizer.ngram = tokenizer.counted(text for side in sides for text in side["train"])
+    tokenizer.save(folder)
+    write_checksums(folder, files)
+
+
 def prompt(recording: Positional[Path]) -> None:
     """Bundle a recording as the demo's prompt."""
     shutil.copyfile(recording, EMBEDDED_MODEL / "prompt.flac")
@@ -71,4 +92,4 @@ def prompt(recording: Positional[Path]) -> None:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"codec": codec, "model": model, "prompt": prompt})
+    tyro.extras.subcommand_cli_from_dict({"codec": codec, "model": model, "ngram": ngram, "prompt": prompt})

@@ -208,8 +208,11 @@ def encode(out: Path, config: RecipeConfig) -> None:
 
 def train_model(out: Path, config: RecipeConfig) -> None:
     from ... import train
+    from ..embed import count_texts
 
-    train(out / "tokens", out / "model", out / CODEC, config.model)
+    folder, texts = train(out / "tokens", out / "model", out / CODEC, config.model), out / "texts/utterances.json"
+    if is_main() and texts.is_file():
+        count_texts(folder, texts)
 
 
 if __name__ == "__main__":
