@@ -14,6 +14,7 @@ tokens [N], the last one of each gram, as its place among those `seen`; counts [
 longer grams that begin with each; sizes [order], the grams of each length. N grams, N' without the longest, V tokens.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -133,8 +134,8 @@ class Ngram:
             "followers": torch.from_numpy(self.followers).to(small),
             "sizes": torch.from_numpy(self.sizes),
         }
-        notes = {"tokenizer": tokenizer, "num_tokens": str(self.num_tokens)}
-        write_whole(folder / NGRAM_FILE, save(tensors, metadata=notes))
+        notes = json.dumps({"tokenizer": tokenizer, "num_tokens": self.num_tokens})  # several would have no order
+        write_whole(folder / NGRAM_FILE, save(tensors, metadata={"ngram": notes}))
 
     @classmethod
     def load(cls, folder: Path, tokenizer: str) -> "Ngram | None":
@@ -145,11 +146,11 @@ class Ngram:
         again = "copy it again, or delete it: texts are then written without it"
         try:
             content = path.read_bytes()
-            tensors, notes = load(content), metadata_of(content)
+            tensors, notes = load(content), json.loads(metadata_of(content)["ngram"])
             tokens, followers, sizes = (tensors[name].long().numpy() for name in ("tokens", "followers", "sizes"))
             tokens = tensors["seen"].long().numpy()[tokens]
-            found = cls.checked(tokens, tensors["counts"].double().numpy(), followers, sizes, int(notes["num_tokens"]))
-        except (SafetensorError, OSError, KeyError, IndexError, ValueError) as error:
+            found = cls.checked(tokens, tensors["counts"].double().numpy(), followers, sizes, notes["num_tokens"])
+        except (SafetensorError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: is not a whole n-gram file ({error}); {again}") from None
         if notes.get("tokenizer") != tokenizer:
             raise ValueError(f"{path}: is of another tokenizer; {again}")

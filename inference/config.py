@@ -73,8 +73,8 @@ class BeamConfig:
 
     beam_size: int = 8  # texts that are kept at every step, of which the best is written (1: the likeliest step)
     # weight of the n-gram model of texts (the tokenizer's) beside the model's own ear (0: none)
-    ngram_weight: float = 0.5
-    token_bonus: float = 1.0  # nats for each token, as the n-gram model has none for a short text
+    ngram_weight: float = 0.4
+    token_bonus: float = 0.8  # nats for each token, against the n-gram model's liking for short texts
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from codeclm.data.ngram import NGRAM_FILE, Ngram
@@ -75,6 +76,10 @@ def tokenizer() -> TextTokenizer:
 
 def test_it_goes_with_the_tokenizer(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
+    content = (tmp_path / NGRAM_FILE).read_bytes()
+    for _ in range(5):
+        tokenizer.save(tmp_path)
+        assert (tmp_path / NGRAM_FILE).read_bytes() == content
     found = TextTokenizer.load(tmp_path).ngram
     assert found is not None and tokenizer.ngram is not None
     state, other = found.start, tokenizer.ngram.start
@@ -90,7 +95,8 @@ def test_a_damaged_file_or_that_of_another_tokenizer_is_refused(tokenizer, tmp_p
     path = tmp_path / NGRAM_FILE
     tokenizer.save(tmp_path)
     whole, tensors = path.read_bytes(), load_file(path)
-    notes = {"tokenizer": tokenizer.fingerprint, "num_tokens": str(tokenizer.num_pieces)}
+    with safe_open(path, "pt") as file:
+        notes = file.metadata()
     for cut in 0, 7, len(whole) // 2, len(whole) - 1:
         path.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match="is not a whole n-gram file"):
@@ -108,7 +114,7 @@ def test_a_damaged_file_or_that_of_another_tokenizer_is_refused(tokenizer, tmp_p
     save_file({name: tensors[name] for name in tensors if name != "counts"}, path, notes)
     with pytest.raises(ValueError, match="is not a whole n-gram file"):
         TextTokenizer.load(tmp_path)
-    save_file(tensors, path, notes | {"tokenizer": "another"})
+    save_file(tensors, path, {"ngram": notes["ngram"].replace(tokenizer.fingerprint, "another")})
     with pytest.raises(ValueError, match="is of another tokenizer"):
         TextTokenizer.load(tmp_path)
     save_file(tensors, path, notes)
