@@ -57,11 +57,13 @@ def test_real_speech_costs_fewer_bits_than_reversed_or_shuffled_speech(lm):
 
 
 def test_a_continuation_is_speech_by_measure(lm):
-    result = lm.generate(PROMPT, duration_s=4, seed=0)
-    measures = measure_speech(result.audio, result.sample_rate)
-    assert len(result.audio) == 4 * result.sample_rate
-    assert measures.loudness_dbfs > -40 and measures.clipped_share < 0.01 and measures.silent_share < 0.6
-    assert 0.2 < measures.voiced_share < 0.95
+    results = lm.generate_many(PROMPT, duration_s=4, seeds=range(4))
+    assert all(len(result.audio) == 4 * result.sample_rate for result in results)
+    measures = [measure_speech(result.audio, result.sample_rate) for result in results]
+    for own in measures:
+        assert own.loudness_dbfs > -40 and own.clipped_share < 0.01 and 0.2 < own.voiced_share < 0.95
+    # the prompt is a whole sentence, after which one alone may make a long pause
+    assert np.mean([own.silent_share for own in measures]) < 0.6
 
 
 def test_the_recorded_surprise_is_the_models_own_score(lm):
