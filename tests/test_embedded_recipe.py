@@ -34,6 +34,7 @@ from codeclm.model.pretrained import PROMPT
 from codeclm.model.shapes import TextConfig
 from codeclm.model.speech_lm_config import SpeechLMConfig
 from codeclm.train.config import LossConfig
+from codeclm.train.recipes.embed import count_texts, training_texts
 from codeclm.train.recipes.embedded import shards
 from codeclm.train.recipes.embedded.heart import shaped
 from codeclm.train.recipes.embedded.language_model import ON_CPU
@@ -331,7 +332,8 @@ def test_the_recipe_trains_a_model_on_train_and_scores_it_on_heldout(
     people(tmp_path / "people/heldout")
     (tmp_path / "people/.done").touch()
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts/utterances.json").write_text("{}")
+    texts = tmp_path / "texts/utterances.json"
+    texts.write_text(json.dumps({"spoken": {"train": ["Four of them came."], "heldout": ["Three did not."]}}))
     make_codec().save(tmp_path / "codec/int8")
     left_out = ("hibari", "kokoro", "joe", "flite", "espeak")
     small = replace(ON_CPU.batch, frames_per_batch=256, max_frames=64)
@@ -344,6 +346,9 @@ def test_the_recipe_trains_a_model_on_train_and_scores_it_on_heldout(
     looks = {line["step"]: line["heldout_bits_per_second"] for line in lines if "heldout_bits_per_second" in line}
     assert set(looks) == {0, 2, 4}
     lm = load(tmp_path / "model")
+    assert lm.tokenizer is None or lm.tokenizer.ngram is not None
+    count_texts(tmp_path / "model/model", training_texts(texts))  # of a model without text: nothing
+    assert training_texts(texts) == ["Four of them came."] and training_texts(tmp_path / "missing.json") == []
     run(tmp_path, config, until="model")  # is finished
     assert load(tmp_path / "model").fingerprint == lm.fingerprint
     heldout = [i for i, name in enumerate(store.names) if name.startswith("heldout/")]

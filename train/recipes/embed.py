@@ -70,19 +70,24 @@ def model(trained: Positional[Path], int8: bool = False) -> None:
 
 def ngram(texts: Positional[Path]) -> None:
     """Count in the texts that the recipe's voices read for training how the embedded model's words are spelled."""
-    count_texts(EMBEDDED_MODEL, texts, FILES)
+    count_texts(EMBEDDED_MODEL, training_texts(texts), FILES)
     print(f"{EMBEDDED_MODEL / NGRAM_FILE}: {(EMBEDDED_MODEL / NGRAM_FILE).stat().st_size / 1e6:.1f} MB")
 
 
-def count_texts(folder: Path, texts: Path, files: Iterable[str] = COVERED) -> None:
-    """Put an n-gram model of the recipe's texts (the JSON file of its step "texts"), those held out left out, beside
-    the tokenizer in a model's folder. files: what its checksums are of."""
+def training_texts(texts: Path) -> list[str]:
+    """Of the file that the recipe's step "texts" writes, those that are not held out; none where there is none."""
+    sides = json.loads(texts.read_text()).values() if texts.is_file() else ()
+    return [text for side in sides for text in side["train"]]
+
+
+def count_texts(folder: Path, texts: list[str], files: Iterable[str] = COVERED) -> None:
+    """Put an n-gram model of texts beside the tokenizer in a model's folder, if it has one. files: what its checksums
+    are of. Raises ValueError if there is no text."""
     tokenizer = load(folder).tokenizer
-    assert tokenizer is not None
-    sides = json.loads(texts.read_text()).values()
-    tokenizer.ngram = tokenizer.counted(text for side in sides for text in side["train"])
-    tokenizer.save(folder)
-    write_checksums(folder, files)
+    if tokenizer is not None:
+        tokenizer.ngram = tokenizer.counted(texts)
+        tokenizer.save(folder)
+        write_checksums(folder, files)
 
 
 def prompt(recording: Positional[Path]) -> None:

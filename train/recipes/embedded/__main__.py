@@ -208,10 +208,10 @@ def encode(out: Path, config: RecipeConfig) -> None:
 
 def train_model(out: Path, config: RecipeConfig) -> None:
     from ... import train
-    from ..embed import count_texts
+    from ..embed import count_texts, training_texts
 
-    folder, texts = train(out / "tokens", out / "model", out / CODEC, config.model), out / "texts/utterances.json"
-    if is_main() and texts.is_file():
+    folder = train(out / "tokens", out / "model", out / CODEC, config.model)
+    if is_main() and (texts := training_texts(out / "texts/utterances.json")):
         count_texts(folder, texts)
 
 
