@@ -42,9 +42,8 @@ class Ngram:
         """As in the file, counts as float; num_tokens: V."""
         self.tokens, self.counts, self.followers, self.sizes = tokens, counts, followers, sizes
         self.order, self.num_tokens = len(sizes), num_tokens
-        self.after = np.concatenate(
-            [[sizes[0]], sizes[0] + np.cumsum(followers)]
-        )  # where each gram's longer ones begin
+        # where the grams begin that have one token more
+        self.after = np.concatenate([[sizes[0]], sizes[0] + np.cumsum(followers)])
         alone = np.zeros(num_tokens)
         alone[tokens[: sizes[0]]] = counts[: sizes[0]]
         alone[BOS] = 0  # nothing comes before it
@@ -99,7 +98,7 @@ class Ngram:
         return tuple(found[: self.order - 1])
 
     def log_probabilities(self, state: State) -> np.ndarray:
-        """Of the next token, [V] nats."""
+        """ln of the probability of each token that may come next [V]."""
         if (known := self._known.get(state)) is not None:
             return known
         p = self.alone
@@ -109,9 +108,7 @@ class Ngram:
                 break
             counts, different = self.counts[first:last], last - first
             seen = counts.sum()
-            total = (
-                max(float(self.counts[gram]), seen) + different
-            )  # a count is rounded, and may be less than its parts
+            total = max(float(self.counts[gram]), seen) + different  # rounded, a count may be less than its parts
             p = p * (total - seen) / total
             p[self.tokens[first:last]] += counts / total
         if len(self._known) >= KEPT_CONTEXTS:

@@ -6,8 +6,8 @@
     another       WRITE  a    PAD  b    EOS
 
 A text is what is told, whenever that is: rows that tell the same text are one, which has the probability of all of them
-and goes on as the likeliest. Texts are chosen by that of the model and, where the tokenizer has one, of an n-gram model
-of texts alone (shallow fusion, arXiv:1503.03535), which the audio cannot tell how a word is spelled.
+and goes on as the likeliest. Texts are chosen by that of the model and, where the tokenizer has one, by that of an
+n-gram model of texts alone (shallow fusion, arXiv:1503.03535): audio tells only in part how a word is spelled.
 B rows (texts that are kept), K codebooks, T columns, C text tokens.
 """
 
@@ -39,7 +39,7 @@ class Reading:
     row: int  # that tells it, in its likeliest way so far
     likeliest: float  # ln of the probability of that way
     text_nats: float = 0.0  # ln of its probability by the n-gram model
-    state: State = ()  # of the n-gram model
+    state: State = ()  # what the n-gram model keeps of it
     told: int = PAD  # the last column
 
 

@@ -347,7 +347,7 @@ def test_the_recipe_trains_a_model_on_train_and_scores_it_on_heldout(
     assert set(looks) == {0, 2, 4}
     lm = load(tmp_path / "model")
     assert lm.tokenizer is None or lm.tokenizer.ngram is not None
-    count_texts(tmp_path / "model/model", training_texts(texts))  # of a model without text: nothing
+    count_texts(tmp_path / "model/model", training_texts(texts))  # a model without text stays as it is
     assert training_texts(texts) == ["Four of them came."] and training_texts(tmp_path / "missing.json") == []
     run(tmp_path, config, until="model")  # is finished
     assert load(tmp_path / "model").fingerprint == lm.fingerprint

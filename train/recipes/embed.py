@@ -75,7 +75,7 @@ def ngram(texts: Positional[Path]) -> None:
 
 
 def training_texts(texts: Path) -> list[str]:
-    """Of the file that the recipe's step "texts" writes, those that are not held out; none where there is none."""
+    """What is not held out in the file that the recipe's step "texts" writes; nothing where there is none."""
     sides = json.loads(texts.read_text()).values() if texts.is_file() else ()
     return [text for side in sides for text in side["train"]]
 
