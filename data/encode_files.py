@@ -22,6 +22,7 @@ from ..model.files import readable
 from .audio import MIN_DURATION_S, AudioError, audio_blocks, check_usable
 from .config import PrepareConfig
 from .decode_ahead import decode_ahead
+from .pieces import pieces_of
 from .sources import Source
 from .sources.folder import transcript_path
 from .store_index import Rejected
@@ -33,8 +34,6 @@ PUSH_S = 60.0  # audio longer than this is streamed through the codec in such ch
 GPU_BATCH_S = 240.0
 HELD_S = 3600.0  # audio that waits for neighbours in length
 COPY_LEVELS_DB = (0.0, 1.5, -1.5, 0.75, -0.75, 2.0, -2.0, 1.0)
-CUT_FROM = 0.8  # share of the longest piece after which the quietest place is sought
-CUT_WINDOW_S = 0.02
 # per worker: with less to do more processes are not worth their start
 LEAST_FILES, LEAST_BYTES = 50, 32e6
 FILES_AHEAD = 4  # per worker: files handed out before the oldest one is written
@@ -222,36 +221,6 @@ def _copies(audio: np.ndarray, hop_length: int, count: int, least: int) -> list[
             gain = 10 ** (COPY_LEVELS_DB[number % len(COPY_LEVELS_DB)] / 20)
             copies.append(np.clip(audio[first:] * np.float32(gain), -1.0, 1.0))
     return copies
-
-
-def pieces_of(
-    blocks: Iterable[np.ndarray], limit: int, least: int, hop_length: int, sample_rate: int
-) -> Iterator[np.ndarray]:
-    """Blocks [S] -> pieces of at most `limit` samples, each but the last a whole number of frames.
-
-    The last may be up to `least` samples longer: never a mere scrap.
-    """
-    held: list[np.ndarray] = []
-    for block in blocks:
-        held.append(block)
-        while sum(map(len, held)) >= limit + least:
-            audio = np.concatenate(held)
-            cut = quietest_cut(audio, limit, hop_length, sample_rate)
-            yield audio[:cut]
-            held = [audio[cut:]]
-    yield np.concatenate(held)
-
-
-def quietest_cut(audio: np.ndarray, limit: int, hop_length: int, sample_rate: int) -> int:
-    """Where to cut audio [S > limit]: the last of the quietest places in the last fifth before `limit`, on a frame."""
-    half = round(CUT_WINDOW_S * sample_rate / 2)
-    cuts = hop_length * np.arange(-(-round(CUT_FROM * limit) // hop_length), limit // hop_length + 1)
-    first = max(0, int(cuts[0]) - half)
-    energy = np.cumsum(np.square(audio[first : limit + half], dtype=np.float64))
-    energy = np.concatenate([[0.0], energy])  # energy of the samples before each
-    starts, stops = cuts - half - first, np.minimum(cuts + half - first, len(energy) - 1)
-    energies = energy[stops] - energy[np.maximum(starts, 0)]
-    return int(cuts[len(cuts) - 1 - np.argmin(energies[::-1])])
 
 
 def _encode(audio: np.ndarray, codec: Codec) -> np.ndarray:

@@ -113,6 +113,10 @@ class Client:
         """`text` as speech, of a model that speaks text."""
         return self.generate(None, duration_s, seed, text, **settings)
 
+    def transcribe(self, audio: str | Path | tuple[np.ndarray, int]) -> str:
+        """What is said in a recording, of a model that writes text."""
+        return self._json("POST", "/v1/audio/transcriptions", files={"file": content_of(audio)})["text"]
+
     def likelihood(self, audio: str | Path | tuple[np.ndarray, int]) -> dict[str, Any]:
         """The bits that a recording costs the model: a second, and each code of each frame."""
         return self._json("POST", "/v1/likelihood", files={"audio": content_of(audio)})

@@ -20,21 +20,20 @@ from ..model.codecs import Codec
 from ..model.device import resolve_device
 from ..model.lm import SpeechLM
 from .adapters import Base, use_adapter
-from .beam_search import likeliest_text
 from .config import SAYING, BeamConfig, EvaluateConfig, SamplingConfig
 from .engine import generate
 from .generation import Generation
 from .grid import Request, State
-from .labelled import as_labelled
 from .out_of_memory import is_out_of_memory, out_of_memory
+from .passage import Passage
 from .precision import weights_of
 from .prefix import Prefix, fingerprint_of, make_prefix, read_prefix
 from .prompt import Audio, Prompt, encode_end
 from .read_back import best_reading
 from .rendering import rendered
-from .request import completed, continuation, filling, regeneration, sayable, saying, transcription, until_end
+from .request import check_writes, completed, continuation, filling, regeneration, sayable, saying, until_end
 from .threads import decoding_threads
-from .windows import window_frames
+from .transcript import passages_of
 
 if TYPE_CHECKING:
     from .evaluate.held_out import Speech
@@ -250,27 +249,33 @@ class SpeechGenerator:
     def transcribe(
         self,
         audio: Audio,
-        max_tokens: int = 200,
-        sampling: SamplingConfig | None = None,
         max_s: float = 20.0,
         beam: BeamConfig = BeamConfig(),
+        sampling: SamplingConfig | None = None,
+        max_tokens: int = 200,
     ) -> str:
-        """What is said in the last `max_s` seconds of `audio`, by a model with the text layout "last" or a tagged one.
+        """What is said in `audio`: the words of all its passages."""
+        return " ".join(passage.text for passage in self.passages(audio, max_s, beam, sampling, max_tokens))
 
+    def passages(
+        self,
+        audio: Audio,
+        max_s: float = 20.0,
+        beam: BeamConfig = BeamConfig(),
+        sampling: SamplingConfig | None = None,
+        max_tokens: int = 200,
+    ) -> Iterator[Passage]:
+        """What is said in `audio`, by a model with the text layout "last" or a tagged one, passage by passage.
+
+        max_s: the most that a passage lasts; a longer recording is cut where it is quiet, and silence holds no words.
         beam: how the likeliest text is found (beam_search.py), by what is heard and by how texts are spelled: what
         `tokenizer.ngram` counts, where it is not None (`tokenizer.counted(texts)` makes one). sampling: a text is drawn
         instead, token by token; so it is also where the audio does not fit into a window of a model with full
-        attention, the likeliest token each time.
+        attention, the likeliest token each time. max_tokens: of a passage, for layouts without times.
         Raises AudioError for unusable audio, ValueError for a model without such a text.
         """
-        request = transcription(self, audio, max_tokens, max_s)
-        assert request.codes is not None and self.tokenizer is not None
-        fits = request.codes.shape[1] + request.num_frames <= window_frames(self.model.config)
-        if sampling is not None or not fits:
-            return self.run(request, [0], sampling or SamplingConfig(text_temperature=0.0))[0].text
-        with decoding_threads(self.threads), as_labelled(self.model):
-            ngram = self.tokenizer.ngram if beam.ngram_weight else None
-            return self.tokenizer.decode(likeliest_text(self.model, request, self.tokenizer.num_pieces, beam, ngram))
+        check_writes(self)
+        return passages_of(self, audio, max_s, beam, sampling, max_tokens)
 
     def evaluate(
         self,

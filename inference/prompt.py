@@ -22,12 +22,7 @@ def encode_end(codec: Codec, audio: Audio, max_s: float, threads: int | None = N
     A last frame that the audio does not fill is left out: it would tell of an end.
     """
     if isinstance(audio, tuple):
-        samples, rate = audio
-        if rate != codec.sample_rate:
-            import soxr
-
-            samples = soxr.resample(np.asarray(samples, np.float32), rate, codec.sample_rate, "HQ")
-        samples = np.asarray(samples, np.float32)
+        samples = resampled(*audio, codec.sample_rate)
         check_usable(samples, codec.sample_rate, "the prompt")
     else:
         samples = load_audio(audio, codec.sample_rate)
@@ -37,3 +32,13 @@ def encode_end(codec: Codec, audio: Audio, max_s: float, threads: int | None = N
     first = max(0, whole - kept)
     with decoding_threads(threads):
         return codec.encode(torch.from_numpy(samples[first:whole])[None, None].to(codec.device))[0]
+
+
+def resampled(samples: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """Samples [S] at `rate` Hz -> float32 [S] at `sample_rate`."""
+    samples = np.asarray(samples, np.float32)
+    if rate == sample_rate:
+        return samples
+    import soxr
+
+    return np.asarray(soxr.resample(samples, rate, sample_rate, "HQ"), np.float32)

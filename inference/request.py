@@ -109,12 +109,16 @@ def text_layout(lm: "SpeechGenerator") -> str:
     return lm.model.config.text.layout if lm.tokenizer is not None else "none"
 
 
-def transcription(lm: "SpeechGenerator", audio: Audio, max_tokens: int, max_s: float) -> Request:
-    """See `SpeechGenerator.transcribe`."""
-    layout = text_layout(lm)
-    if layout not in WRITES:
+def check_writes(lm: "SpeechGenerator") -> None:
+    """Raise ValueError for a model that writes no text."""
+    if text_layout(lm) not in WRITES:
         raise ValueError(f"{lm.name}: cannot transcribe; train a model with --model.text.layout last")
-    codes, tag = lm.encode(audio, max_s), None
+
+
+def transcription(lm: "SpeechGenerator", codes: Tensor, max_tokens: int) -> Request:
+    """The words of codes [K, T] are to be drawn. Raises ValueError for a model that writes no text."""
+    check_writes(lm)
+    layout, tag = text_layout(lm), None
     if layout == "timed":  # the text is drawn beside the codes, and what is left after them
         before = torch.full_like(codes[:, :1], ABSENT)
         return Request(

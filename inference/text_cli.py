@@ -24,6 +24,7 @@ from .argument_checks import (
 )
 from .config import SAYING, BeamConfig, SamplingConfig
 from .options import AudioFile, Device, Model, Options, Seed, Threads, Weights, open_model
+from .passage import TextFormat, lines
 from .threads import check_threads
 
 
@@ -87,7 +88,12 @@ def say(
 def transcribe(
     audio: Positional[AudioFile],
     model: Model = "default",
-    seconds: Annotated[float, arg(help="transcribe at most the last N seconds of AUDIO")] = 20.0,
+    max_s: Annotated[
+        float, arg(metavar="S", help="the most that a passage lasts: AUDIO is cut where it is quiet")
+    ] = 20.0,
+    format: Annotated[
+        TextFormat, arg(help="a line for each passage as plain text or, with its times, as JSON; subtitles: srt, vtt")
+    ] = "text",
     texts: Annotated[
         Path | None,
         arg(
@@ -101,16 +107,17 @@ def transcribe(
     beam: Annotated[BeamConfig, Options] = BeamConfig(),
 ) -> None:
     """Write down what is said in AUDIO, with a model of the text layout mixed, timed or last."""
-    check_number("--seconds", seconds, 0.1, unit=" s")
+    check_number("--max-s", max_s, 0.1, unit=" s")
     check_device(device)
     check_threads(threads)
     check_recording(audio)
     check_layout("transcribe", model, check_model(model), *WRITES)
-    lines = None if texts is None else lines_of(texts)
+    counted = None if texts is None else lines_of(texts)
     lm = open_model(model, device, threads)
-    if lines is not None and lm.tokenizer is not None:
-        lm.tokenizer.ngram = lm.tokenizer.counted(lines)
-    print(lm.transcribe(audio, max_s=seconds, beam=beam))
+    if counted is not None and lm.tokenizer is not None:
+        lm.tokenizer.ngram = lm.tokenizer.counted(counted)
+    for line in lines(lm.passages(audio, max_s, beam), format):
+        print(line, flush=True)
 
 
 def lines_of(texts: Path) -> list[str]:

@@ -133,7 +133,8 @@ evaluate hearing --given-text | --given-text: of no use with these pairs
 transcribe missing.wav --model model | no such file
 transcribe good.wav --model model | has no text stream
 transcribe good.wav --model missing | no such model folder
-transcribe good.wav --model model --seconds 0 | --seconds
+transcribe good.wav --model model --max-s 0 | --max-s
+transcribe good.wav --model model --format doc | --format
 transcribe audio --model model | is a folder
 transcribe good.wav --beam-size 0 | --beam-size
 transcribe good.wav --ngram-weight -1 | --ngram-weight

@@ -233,7 +233,7 @@ def test_transcribe_and_say_give_what_the_model_does(project, tmp_path, capsys):
         "train", tmp_path / "spoken", "--codec", project.codec, "--out", tmp_path / "run", "--steps", 1, *SIZES, *text
     )
     capsys.readouterr()
-    codeclm("transcribe", project.prompt, "--model", tmp_path / "run", "--seconds", "1")
+    codeclm("transcribe", project.prompt, "--model", tmp_path / "run", "--max-s", "1")
     lm = load(tmp_path / "run")
     assert capsys.readouterr().out == lm.transcribe(project.prompt, max_s=1.0) + "\n"
     said = lm.say("one two", project.prompt, seed=3, duration_s=0.5)

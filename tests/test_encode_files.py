@@ -12,8 +12,9 @@ import soundfile
 import torch
 
 from codeclm.data.audio import AudioError
-from codeclm.data.encode_files import encode_sources, encoder, pieces_of, quietest_cut, read_transcript
+from codeclm.data.encode_files import encode_sources, encoder, read_transcript
 from codeclm.data.make_shards import HoursBar
+from codeclm.data.pieces import pieces_of, quietest_cut
 from codeclm.data.preparation import PrepareConfig, prepare
 from codeclm.data.sources import find_sources
 from codeclm.data.sources.folder import utterance_names

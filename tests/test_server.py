@@ -17,7 +17,8 @@ import soundfile
 import codeclm
 from codeclm.data.text_tokenizer import TextTokenizer
 from codeclm.inference.client import Client
-from codeclm.inference.loading import save_model
+from codeclm.inference.loading import EMBEDDED_MODEL, save_model
+from codeclm.inference.passage import Passage, lines
 from codeclm.inference.server import run
 from codeclm.inference.server.refusal import Refusal, refusal_of
 from codeclm.model.shapes import TextConfig
@@ -134,6 +135,38 @@ def test_a_model_that_speaks_text_answers_as_openai_does_and_another_says_so(tmp
         assert "voice" in speaker.http.post("/v1/audio/speech", json=wrong).json()["error"]["message"]
 
 
+def test_a_model_that_writes_text_answers_as_openai_does(tmp_path):
+    """What it writes is what it writes in Python, in each format, with the times of its passages."""
+    lm, path = codeclm.load(device="cpu"), tmp_path / "late.wav"
+    speech, rate = soundfile.read(EMBEDDED_MODEL / "prompt.flac", dtype="float32")
+    soundfile.write(path, np.concatenate([np.zeros(round(18.5 * rate), np.float32), speech[: 2 * rate]]), rate)
+    passages = list(lm.passages(path))
+    whole = passages[0].text
+    assert len(passages) == 1 and 18 <= passages[0].start_s <= 18.5 and passages[0].end_s == 20.5 and len(whole) > 5
+    with served(lm) as (address, _), Client(address, timeout_s=120) as client:
+        assert client.model()["writes_text"] and client.transcribe(path) == whole
+
+        def told(**values: str) -> httpx2.Response:
+            files = {"file": ("long.wav", path.read_bytes(), "audio/wav")}
+            return client.http.post("/v1/audio/transcriptions", files=files, data={"model": "whisper-1", **values})
+
+        for kind in ("text", "srt", "vtt"):
+            written = [whole] if kind == "text" else lines(passages, kind)
+            assert told(response_format=kind).text == "".join(f"{line}\n" for line in written)
+        found = told(response_format="verbose_json", language="en").json()
+        assert (found["text"], found["language"], found["duration"]) == (whole, "en", 20.5)
+        assert [Passage(one["start"], one["end"], one["text"]) for one in found["segments"]] == passages
+        drawn = lm.transcribe(path, sampling=codeclm.inference.SamplingConfig(text_temperature=0.7))
+        assert told(temperature="0.7").json()["text"] == drawn
+        for values, line in (
+            ({"response_format": "exe"}, "response_format: "),
+            ({"prompt": "x"}, "prompt: Extra inputs"),
+        ):
+            assert told(**values).json()["error"]["message"].startswith(line)
+        empty = client.http.post("/v1/audio/transcriptions", files={"model": (None, "x")})
+        assert empty.status_code == 400 and "has a field file" in empty.json()["error"]["message"]
+
+
 WRONG = {
     "duration: Input should be greater than 0 (given: ": dict(duration="-1"),
     "duration is 100 s; this server gives at most 60 s": dict(duration="100"),
@@ -169,7 +202,7 @@ def test_metrics_and_openapi_and_the_page_are_there(client):
     assert 'codeclm_requests_total{path="/v1/continuations",status="200"}' in text
     assert 'codeclm_first_audio_seconds_bucket{le="+Inf"}' in text and "codeclm_underruns_total" in text
     paths = client.http.get("/openapi.json").json()["paths"]
-    assert {"/v1/continuations", "/v1/audio/speech", "/v1/likelihood", "/health", "/metrics"} <= set(paths)
+    assert {"/v1/continuations", "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/likelihood"} <= set(paths)
     page = client.http.get("/")
     assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
@@ -189,13 +222,15 @@ def test_the_curl_lines_of_the_readme_run(address, prompt, tmp_path):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, line
     assert {path for line in lines for path in re.findall(r"/v1/[\w/]+|/health|/metrics", line)} == {
-        "/v1/continuations", "/v1/likelihood", "/v1/audio/speech", "/v1/model", "/health", "/metrics",
+        "/v1/continuations", "/v1/likelihood", "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/model", "/health",
+        "/metrics",
     }  # fmt: skip
     assert len(soundfile.read(tmp_path / "continued.wav")[0]) == 2 * 8000
     assert (tmp_path / "streamed.wav").stat().st_size == 44 + 2 * 2 * 8000
     assert json.loads((tmp_path / "lines.jsonl").read_text().splitlines()[-1])["finish_reason"] == "length"
     assert json.loads((tmp_path / "bits.json").read_text())["bits_per_second"] > 0
     assert "speaks no text" in (tmp_path / "speech.mp3").read_text()
+    assert "writes no text" in (tmp_path / "written.json").read_text()
 
 
 def test_a_server_that_is_to_end_lets_open_requests_end_and_takes_no_new_ones(lm, prompt):

@@ -24,10 +24,11 @@ from .gate import Gate
 from .refusal import Refusal, refusal_of
 from .replies import SpeechReply, refused
 from .service import Service
-from .wishes import Continuation, Speech, prompt_of, recording, understood
+from .transcribed import transcribed
+from .wishes import Continuation, Speech, Transcription, prompt_of, recording, understood
 
 PAGE = Path(__file__).parent / "page"
-FILES = ("audio", "prefix")  # fields of a form that hold bytes
+FILES = ("audio", "prefix")  # what a continuation may have as bytes
 MOST_FIELDS = 40
 
 
@@ -46,7 +47,7 @@ def make_app(lm: SpeechGenerator, config: ServerConfig, host: str = "127.0.0.1")
     # the page of FastAPI's own that draws openapi.json is fetched from a network
     app = FastAPI(
         title="codeclm", version=version("codeclm"), lifespan=lifespan, docs_url=None, redoc_url=None,
-        description="Speech from a codec language model: continuations, speech from text, likelihoods, conversation.",
+        description="A speech language model: continuations, speech from text and text from speech, likelihoods, talk.",
     )  # fmt: skip
     app.add_exception_handler(Refusal, tell)
     app.add_exception_handler(HTTPException, tell)
@@ -70,8 +71,8 @@ def add_work(app: FastAPI, service: Service) -> None:
     @app.post("/v1/continuations", response_class=Response, openapi_extra=form_schema(Continuation, FILES))
     async def continuations(request: Request) -> Response:
         """Continue the speech in `audio`, in `prefix` (a file of `codeclm prefix`), or nothing."""
-        values, audio, prefix = await fields_of(request)
-        wish = understood(Continuation, values)
+        values, files = await fields_of(request, FILES)
+        wish, audio, prefix = understood(Continuation, values), files.get("audio"), files.get("prefix")
         if audio is not None and prefix is not None:
             raise Refusal(400, "audio and prefix: give one of them")
         return Late(SpeechReply(service, wish, lambda: prompt_of(lm, config, audio, prefix)))
@@ -84,13 +85,24 @@ def add_work(app: FastAPI, service: Service) -> None:
             raise Refusal(400, "this model speaks no text; serve one that was trained with --model.text.layout first")
         return Late(SpeechReply(service, wish, lambda: None))
 
+    @app.post("/v1/audio/transcriptions", openapi_extra=form_schema(Transcription, ("file",)))
+    async def transcriptions(request: Request) -> Response:
+        """Write down what is said in `file`, as OpenAI's endpoint of that name does; needs a model that writes text."""
+        values, files = await fields_of(request, ("file",))
+        wish = understood(Transcription, values)
+        if not service.writes_text:
+            raise Refusal(400, "this model writes no text; serve one that was trained with --model.text.layout last")
+        if not files:
+            raise Refusal(400, "a transcription has a field file, with the bytes of a recording")
+        return await transcribed(service, wish, files["file"], request)
+
     @app.post("/v1/likelihood", openapi_extra=form_schema(None, ("audio",)))
     async def likelihood(request: Request) -> JSONResponse:
         """The bits that the codes of `audio` cost the model: a second, and each code of each frame."""
-        values, audio, prefix = await fields_of(request)
-        if values or prefix is not None or audio is None:
+        values, files = await fields_of(request, ("audio",))
+        if values or not files:
             raise Refusal(400, "a likelihood has one field, audio, with the bytes of a recording")
-        return JSONResponse(await service.drawing.read(score, lm, config, audio))
+        return JSONResponse(await service.drawing.read(score, lm, config, files["audio"]))
 
     @app.websocket("/v1/stream")
     async def stream(socket: WebSocket) -> None:
@@ -124,6 +136,7 @@ def add_knowledge(app: FastAPI, service: Service) -> None:
             "codec": lm.codec.name,
             **service.about(),
             "speaks_text": service.speaks_text,
+            "writes_text": service.writes_text,
             "limits": {name: getattr(config, name) for name in limits},
             "settings": Continuation.model_json_schema()["properties"],
         }
@@ -150,13 +163,13 @@ class Late(Response):
         await self.reply(scope, receive, send)
 
 
-async def fields_of(request: Request) -> tuple[dict[str, str], bytes | None, bytes | None]:
-    """The fields of a form: plain ones, audio and prefix. Raises Refusal for anything else."""
+async def fields_of(request: Request, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, bytes]]:
+    """The fields of a form: plain ones, and files of these names. Raises Refusal for anything else."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         raise Refusal(415, "send a form: multipart/form-data")
     try:
-        form: FormData = await request.form(max_files=len(FILES), max_fields=MOST_FIELDS, max_part_size=2**16)
+        form: FormData = await request.form(max_files=len(names), max_fields=MOST_FIELDS, max_part_size=2**16)
     except (
         ValueError,
         KeyError,
@@ -170,14 +183,14 @@ async def fields_of(request: Request) -> tuple[dict[str, str], bytes | None, byt
     for name, value in form.multi_items():
         if name in values or name in files:
             raise Refusal(400, f"{name[:80]}: is given twice")
-        if (name in FILES) != isinstance(value, UploadFile):
-            raise Refusal(400, f"{name[:80]}: {'send the bytes of a file' if name in FILES else 'is not a file'}")
+        if (name in names) != isinstance(value, UploadFile):
+            raise Refusal(400, f"{name[:80]}: {'send the bytes of a file' if name in names else 'is not a file'}")
         if isinstance(value, UploadFile):
             files[name] = await value.read()
         else:
             values[name] = value
     await form.close()
-    return values, files.get("audio"), files.get("prefix")
+    return values, files
 
 
 async def json_of(request: Request) -> Any:

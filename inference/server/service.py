@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...model.shapes import SPEAKS
+from ...model.shapes import SPEAKS, WRITES
 from ..generator import SpeechGenerator
+from ..request import text_layout
 from .config import ServerConfig
 from .drawing import Drawing, Session
 from .metrics import Metrics
@@ -60,5 +61,9 @@ class Service:
     @property
     def speaks_text(self) -> bool:
         """Whether it says a text that is given."""
-        layout = self.lm.model.config.text.layout if self.lm.model.text_size else "none"
-        return self.lm.tokenizer is not None and layout in SPEAKS
+        return text_layout(self.lm) in SPEAKS
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it writes down what it hears."""
+        return text_layout(self.lm) in WRITES

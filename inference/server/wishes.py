@@ -112,6 +112,24 @@ class Speech(Sampling):
         )
 
 
+class Transcription(BaseModel):
+    """Speech to write down, in the shape of OpenAI's API."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str = Field(default="codeclm", max_length=200, description="the one that is served, whatever is said here")
+    language: str | None = Field(
+        default=None, max_length=40, description="of no influence: a model has learned its own"
+    )
+    temperature: float = Field(
+        default=0.0, ge=0, le=2, description="0: the likeliest text, found by beam search; else it is drawn"
+    )
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+
+    def sampling(self) -> SamplingConfig | None:
+        return SamplingConfig(text_temperature=self.temperature) if self.temperature else None
+
+
 class Order(NamedTuple):
     """A request that can be drawn."""
 
