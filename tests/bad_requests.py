@@ -70,7 +70,9 @@ class BadRequests:
     def form(self, rng: random.Random, files: dict[str, object]) -> str:
         path = rng.choice(["/v1/continuations", "/v1/continuations", "/v1/likelihood", "/v1/audio/transcriptions"])
         if path.endswith("transcriptions"):
-            files = {{"audio": "file", "format": "response_format"}.get(name, name): told for name, told in files.items()}
+            files = {
+                {"audio": "file", "format": "response_format"}.get(name, name): told for name, told in files.items()
+            }
         return self.post(path, files={"duration": (None, "0.2")} | files)
 
     def wrong_field(self, rng: random.Random) -> str:

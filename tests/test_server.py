@@ -63,7 +63,9 @@ def test_sessions_that_run_together_give_the_codes_they_give_alone(lm, client, a
     with ThreadPoolExecutor(len(asked)) as pool, Client(address) as other:
         together = list(pool.map(lambda one: other.generate(**one), asked))
     for one, found, expected in zip(asked, together, alone, strict=True):
-        sampling = codeclm.inference.SamplingConfig(one.get("temperature", 0.8), top_k=one.get("top_k", 100))
+        sampling = codeclm.inference.SamplingConfig(
+            **{name: one[name] for name in ("temperature", "top_k") if name in one}
+        )
         made = lm.generate(one.get("prompt"), one["duration_s"], one["seed"], sampling)
         np.testing.assert_array_equal(found.codes, expected.codes)
         np.testing.assert_array_equal(found.codes, made.codes[:, made.num_prompt_frames :])
