@@ -15,15 +15,14 @@ def pieces_of(
 
     The last may be up to `least` samples longer: never a mere scrap.
     """
-    held: list[np.ndarray] = []
+    held = np.zeros(0, np.float32)
     for block in blocks:
-        held.append(block)
-        while sum(map(len, held)) >= limit + least:
-            audio = np.concatenate(held)
-            cut = quietest_cut(audio, limit, hop_length, sample_rate)
-            yield audio[:cut]
-            held = [audio[cut:]]
-    yield np.concatenate(held)
+        held = np.concatenate([held, block])
+        while len(held) >= limit + least:
+            cut = quietest_cut(held, limit, hop_length, sample_rate)
+            yield held[:cut]
+            held = held[cut:]
+    yield held
 
 
 def quietest_cut(audio: np.ndarray, limit: int, hop_length: int, sample_rate: int) -> int:

@@ -3,6 +3,7 @@
 K codebooks, T frames, S samples.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from .beam_search import likeliest_text
 from .config import BeamConfig, SamplingConfig
 from .labelled import as_labelled
 from .passage import Passage
-from .prompt import Audio, encode_end, resampled
+from .prompt import Audio, resampled
 from .request import transcription
 from .threads import decoding_threads
 from .windows import window_frames
@@ -40,14 +41,10 @@ def passages_of(
     for piece in pieces_of(blocks_of(audio, rate), limit, least, hop, rate):
         stop = start + len(piece)
         try:
-            check_usable(piece, rate, "a passage")
+            codes = lm.encode((piece, rate), math.inf)
         except AudioError:  # too quiet or too short to hold words
-            text = ""
-        else:
-            text = written_down(
-                lm, encode_end(lm.codec, (piece, rate), float("inf"), lm.threads), beam, sampling, max_tokens
-            )
-        if text:
+            codes = None
+        if codes is not None and (text := written_down(lm, codes, beam, sampling, max_tokens)):
             yield Passage(start / rate, stop / rate, text)
         start = stop
 

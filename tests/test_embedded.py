@@ -62,8 +62,8 @@ def test_a_continuation_is_speech_by_measure(lm):
     measures = [measure_speech(result.audio, result.sample_rate) for result in results]
     for own in measures:
         assert own.loudness_dbfs > -40 and own.clipped_share < 0.01 and 0.2 < own.voiced_share < 0.95
-    # the prompt is a whole sentence, after which one alone may make a long pause
-    assert np.mean([own.silent_share for own in measures]) < 0.6
+    # the prompt is a whole sentence, after which some make a long pause
+    assert measures[0].silent_share < 0.6 and np.mean([own.silent_share for own in measures]) < 0.6
 
 
 def test_the_recorded_surprise_is_the_models_own_score(lm):
